@@ -1,0 +1,136 @@
+//! The checked configuration of an agent: defaults filled in, no `Option` that must be `Some`.
+
+use crate::{ByteSize, Finding, HumanDuration, SecretRef, Section};
+use std::{net::SocketAddr, path::PathBuf};
+use url::Url;
+
+/// The whole configuration folder.
+#[derive(Debug)]
+pub struct AgentConfig {
+    /// The configuration folder, absolute. The paths in these sections start from it and are absolute too.
+    pub dir: PathBuf,
+    /// `[hub]`
+    pub hub: HubSection,
+    /// `[trust]`
+    pub trust: TrustSection,
+    /// `[agent]`
+    pub agent: AgentSection,
+    /// `[log]`
+    pub log: LogSection,
+    /// `[resources.*]`, sorted by name.
+    pub resources: Vec<ResourceConfig>,
+    /// What is worth a look, but refuses nothing.
+    pub warnings: Vec<Finding>,
+}
+
+/// `[hub]`
+#[derive(Debug)]
+pub struct HubSection {
+    /// `https://…`, or `http://` to loopback.
+    pub url: Url,
+    /// The one-time token; needed until the agent is enrolled.
+    pub enrolment_token: Option<SecretRef>,
+    /// PEM file of certificates added to the system's roots.
+    pub ca_file: Option<PathBuf>,
+    /// The proxy towards the hub; else `HTTPS_PROXY` and `NO_PROXY` count.
+    pub proxy: Option<ProxySection>,
+}
+
+/// `[hub] proxy`
+#[derive(Debug)]
+pub struct ProxySection {
+    /// `http://host:port`
+    pub url: Url,
+    /// User name for Basic authentication.
+    pub username: Option<String>,
+    /// Password for Basic authentication.
+    pub password: Option<SecretRef>,
+}
+
+/// `[trust]`
+#[derive(Debug, Default)]
+pub struct TrustSection {
+    /// PEM files of the public keys that may sign jobs; empty: those pinned at enrolment.
+    pub job_keys: Vec<PathBuf>,
+}
+
+/// `[agent]`
+#[derive(Debug)]
+pub struct AgentSection {
+    /// The agent's name; default: the host's name, made to fit.
+    pub name: String,
+    /// Identity, journal, audit.
+    pub state_dir: PathBuf,
+    /// Where `/healthz`, `/readyz`, `/metrics` are served.
+    pub listen: SocketAddr,
+    /// How many jobs at once.
+    pub max_jobs: u32,
+    /// How long running jobs may go on after SIGTERM.
+    pub shutdown_grace: HumanDuration,
+}
+
+/// `[log] format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// `[log]`
+#[derive(Debug)]
+pub struct LogSection {
+    /// Text or JSON.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a `tracing` filter.
+    pub level: String,
+    /// Folder of the classic log files.
+    pub classic_dir: Option<PathBuf>,
+}
+
+/// `[resources.NAME] limits`
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Jobs of this resource at once.
+    pub max_concurrent: u32,
+    /// Attempts started per minute; `None`: no limit.
+    pub rate_per_minute: Option<u32>,
+}
+
+/// `[resources.NAME]`
+#[derive(Debug)]
+pub struct ResourceConfig {
+    /// Its name.
+    pub name: String,
+    /// Its kind of connector.
+    pub connector: String,
+    /// Its limits.
+    pub limits: Limits,
+    /// Its allow rules, in order. Nothing is allowed without one.
+    pub allow: Vec<AllowRule>,
+    /// Everything else: the connector's own settings.
+    pub section: Section,
+}
+
+/// `[[resources.NAME.allow]]`: its keys are AND, the rules of a resource are OR.
+#[derive(Debug, Clone)]
+pub struct AllowRule {
+    /// Operations it allows.
+    pub operations: Vec<String>,
+    /// Path globs: `*` does not cross `/`, `**/` matches zero or more folders, case-sensitive.
+    pub paths: Vec<String>,
+    /// HTTP methods; empty: none but what the operation implies (`GET` for request, `POST` for notify).
+    pub methods: Vec<String>,
+    /// Query keys a job may set.
+    pub query: Vec<String>,
+    /// Headers a job may set, lower case.
+    pub headers: Vec<String>,
+    /// Largest payload or file.
+    pub max_size: Option<ByteSize>,
+    /// Rights on top (`replace`, `create_dirs`, `delete_after_fetch`); `None`: the default of the operation.
+    pub may: Option<Vec<String>>,
+    /// Where the rule stands, for messages.
+    pub at: Finding,
+}

@@ -1,0 +1,39 @@
+//! Every default and bound of the configuration, in one place, each with its reason.
+
+use std::time::Duration;
+
+/// `[agent] state_dir`: inside the configuration folder, so that one mapped folder is enough.
+pub const STATE_DIR: &str = "state";
+/// `[agent] listen`: loopback, because the page is for the operator alone; the image sets `[::]:9464`.
+pub const LISTEN: &str = "127.0.0.1:9464";
+/// The environment variable that overrides `[agent] listen`, for images and health checks.
+pub const LISTEN_ENV: &str = "PASSERELLE_LISTEN";
+/// `[agent] max_jobs`: more than a site's private systems usually bear, little memory here.
+pub const MAX_JOBS: u32 = 32;
+/// The most jobs at once: what the protocol lets an agent hold.
+pub const MAX_JOBS_LIMIT: u32 = 1024;
+/// `[agent] shutdown_grace`: what container engines can be told to wait without surprising anybody.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
+/// The longest grace: beyond it a stop is no stop.
+pub const SHUTDOWN_GRACE_LIMIT: Duration = Duration::from_secs(3600);
+/// `[log] level`: state changes and what is worth a look.
+pub const LOG_LEVEL: &str = "info";
+/// `limits.max_concurrent`: file servers and in-house applications bear that many without tuning.
+pub const MAX_CONCURRENT: u32 = 4;
+/// The most attempts at once on one resource.
+pub const MAX_CONCURRENT_LIMIT: u32 = 1000;
+/// The most attempts per minute that can be told: above it the limit means nothing.
+pub const RATE_LIMIT: u32 = 1_000_000;
+/// The name of an agent whose host has no usable name.
+pub const AGENT_NAME: &str = "agent";
+
+/// The longest configuration file: a thousand resources fit; a mistaken log file or disk image does not.
+pub const MAX_FILE: u64 = 1024 * 1024;
+/// The most files in `resources.d`.
+pub const MAX_FILES: usize = 1000;
+/// The most resources: what the protocol lets an agent announce.
+pub const MAX_RESOURCES: usize = 500;
+/// The most allow rules of a resource: each decision walks them.
+pub const MAX_RULES: usize = 100;
+/// The longest name of an agent, resource or operation: that of the protocol.
+pub const MAX_NAME: usize = 64;

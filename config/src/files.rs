@@ -1,0 +1,105 @@
+//! Finds and reads the files of a configuration folder, each bounded.
+
+use crate::{Finding, defaults};
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+/// A finding about a whole file or folder.
+fn about(file: &Path, path: &str, message: impl Into<String>) -> Finding {
+    Finding { file: file.to_owned(), line: 1, column: 1, path: path.to_owned(), message: message.into() }
+}
+
+/// Checks that the folder is there.
+pub(crate) fn check_dir(dir: &Path) -> Result<(), Finding> {
+    let message = match fs::metadata(dir) {
+        Ok(meta) if meta.is_dir() => return Ok(()),
+        Ok(_) => {
+            "not a folder; --config and PASSERELLE_CONFIG name the folder that holds agent.toml".to_owned()
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            "no such folder; mount the configuration folder there, or name another one with --config or \
+             PASSERELLE_CONFIG"
+                .to_owned()
+        }
+        Err(error) => unreadable(dir, &error),
+    };
+    Err(about(dir, "configuration folder", message))
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        format!("not readable for the agent's user; give it access with chown or chmod on {}", path.display())
+    } else {
+        format!("can't be read: {error}")
+    }
+}
+
+/// The files of `resources.d`, sorted by name. Dot-files (editors' and mounts' own) don't count, as in a shell.
+pub(crate) fn list_resources(dir: &Path) -> Result<Vec<PathBuf>, Finding> {
+    let folder = dir.join("resources.d");
+    let fail = |error: &io::Error| about(&folder, "resources.d", unreadable(&folder, error));
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            return Err(about(&folder, "resources.d", "not a folder; make it one that holds *.toml files"));
+        }
+        Err(error) => return Err(fail(&error)),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| fail(&error))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.ends_with(".toml") && !name.starts_with('.') {
+            files.push(entry.path());
+        }
+        if files.len() > defaults::MAX_FILES {
+            let message = format!("more than {} files; put several resources into one", defaults::MAX_FILES);
+            return Err(about(&folder, "resources.d", message));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Reads one file as text, without its byte order mark.
+pub(crate) fn read(file: &Path) -> Result<String, Finding> {
+    let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let finding = |message: String| about(file, &name, message);
+    // Asked before opening: opening a named pipe would wait for a writer.
+    match fs::metadata(file) {
+        Ok(meta) if meta.is_file() => {}
+        Ok(_) => {
+            let hint = "a bind mount of a missing file makes a folder";
+            return Err(finding(format!("not a file; put a TOML file there ({hint})")));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let hint = "write one (config/examples in the sources is a complete, annotated folder)";
+            return Err(finding(format!("no such file; {hint}, or name another folder with --config")));
+        }
+        Err(error) => return Err(finding(unreadable(file, &error))),
+    }
+    let mut bytes = Vec::new();
+    File::open(file)
+        .and_then(|open| open.take(defaults::MAX_FILE + 1).read_to_end(&mut bytes))
+        .map_err(|error| finding(unreadable(file, &error)))?;
+    if bytes.len() as u64 > defaults::MAX_FILE {
+        return Err(finding(
+            "larger than 1 MiB; split the resources over several files in resources.d".to_owned(),
+        ));
+    }
+    if let Some(rest) = bytes.strip_prefix(b"\xef\xbb\xbf") {
+        bytes = rest.to_vec();
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        let line_start = valid.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        let column = String::from_utf8_lossy(&valid[line_start..]).chars().count() + 1;
+        Finding { line, column, ..finding("not text in UTF-8; save the file as UTF-8".to_owned()) }
+    })
+}

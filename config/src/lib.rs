@@ -1,0 +1,35 @@
+//! What the operator says: the configuration folder, read with positions, units and secrets by reference.
+//!
+//! Nothing here touches the network. Every finding names file, line, column, key, what is wrong and what is right,
+//! and all findings are collected before anything is refused.
+
+mod load;
+
+mod agent;
+mod check;
+pub mod defaults;
+mod diagnostics;
+mod files;
+mod glob;
+mod raw;
+mod read;
+mod resource;
+mod schema;
+mod secret;
+mod section;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod units;
+
+pub use agent::{
+    AgentConfig, AgentSection, AllowRule, HubSection, Limits, LogFormat, LogSection, ProxySection,
+    ResourceConfig, TrustSection,
+};
+pub use diagnostics::{Diagnostics, Finding};
+pub use glob::path_glob;
+pub use load::{DEFAULT_DIR, load};
+pub use schema::schema;
+pub use secret::{Secret, SecretError, SecretRef};
+pub use section::Section;
+pub use units::{ByteSize, HumanDuration};

@@ -1,0 +1,326 @@
+//! Reads a configuration folder.
+
+use crate::{
+    AgentConfig, AgentSection, Diagnostics, HubSection, HumanDuration, LogFormat, LogSection, ProxySection,
+    ResourceConfig, Section, TrustSection,
+    check::{self, Use},
+    defaults, files, raw,
+    read::unknown_key,
+    resource,
+    tree::{self, Node, Source, Value},
+};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// The configuration folder if none is named.
+pub const DEFAULT_DIR: &str = "/config";
+
+/// Reads `agent.toml` and `resources.d/*.toml` in `dir`. `PASSERELLE_LISTEN` overrides `agent.listen`.
+///
+/// # Errors
+/// All findings at once.
+pub fn load(dir: &Path) -> Result<AgentConfig, Diagnostics> {
+    load_with(dir, &|name| std::env::var(name).ok())
+}
+
+/// As [`load`], with the environment passed in.
+pub(crate) fn load_with(
+    dir: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<AgentConfig, Diagnostics> {
+    let mut loader = Loader {
+        dir: std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()),
+        diagnostics: Diagnostics::default(),
+    };
+    let config = loader.run(dir, env);
+    let mut diagnostics = loader.diagnostics;
+    diagnostics.sort();
+    match config {
+        Some(mut config) if diagnostics.is_empty() => {
+            config.warnings = diagnostics.warnings().to_vec();
+            Ok(config)
+        }
+        _ => Err(diagnostics),
+    }
+}
+
+struct Loader {
+    /// The folder as an absolute path, so that a later change of directory changes nothing.
+    dir: PathBuf,
+    diagnostics: Diagnostics,
+}
+
+impl Loader {
+    fn run(&mut self, dir: &Path, env: &dyn Fn(&str) -> Option<String>) -> Option<AgentConfig> {
+        if let Err(finding) = files::check_dir(dir) {
+            self.diagnostics.push(finding);
+            return None;
+        }
+        let mut resources = Resources::default();
+        let main = self.read(dir.join("agent.toml")).and_then(|(source, node)| {
+            let mut table = node.into_table()?;
+            if let Some(entry) = table.remove("resources") {
+                self.take_resources(entry.node, &source, &mut resources);
+            }
+            let root = Node { at: 0, value: Value::Table(table) };
+            self.check_main(Section::new("", String::new(), root, source, &[]), env)
+        });
+        match files::list_resources(dir) {
+            Ok(files) => {
+                for file in files {
+                    self.read_resource_file(file, &mut resources);
+                }
+            }
+            Err(finding) => self.diagnostics.push(finding),
+        }
+        let resources = self.check_resources(resources);
+        let (hub, trust, agent, log) = main?;
+        Some(AgentConfig { dir: self.dir.clone(), hub, trust, agent, log, resources, warnings: Vec::new() })
+    }
+
+    fn read(&mut self, file: PathBuf) -> Option<(Arc<Source>, Node)> {
+        match files::read(&file) {
+            Ok(text) => {
+                let source = Arc::new(Source { file, text });
+                let mut findings = Vec::new();
+                let node = tree::parse(&source, &mut findings);
+                findings.into_iter().for_each(|finding| self.diagnostics.push(finding));
+                Some((source, node?))
+            }
+            Err(finding) => {
+                self.diagnostics.push(finding);
+                None
+            }
+        }
+    }
+
+    fn read_resource_file(&mut self, file: PathBuf, resources: &mut Resources) {
+        let Some((source, node)) = self.read(file) else { return };
+        for (key, entry) in node.into_table().unwrap_or_default() {
+            if key == "resources" {
+                self.take_resources(entry.node, &source, resources);
+                continue;
+            }
+            let message = if ["hub", "trust", "agent", "log"].contains(&key.as_str()) {
+                "only [resources.*] stands in resources.d; move this to agent.toml".to_owned()
+            } else {
+                unknown_key(&key, &["resources"])
+            };
+            self.diagnostics.push(source.finding(entry.key_at, &tree::join("", &key), message));
+        }
+    }
+
+    /// Adds the resources of one file; a name that another file has is a finding.
+    fn take_resources(&mut self, node: Node, source: &Arc<Source>, resources: &mut Resources) {
+        let at = node.at;
+        let Some(table) = node.into_table() else {
+            let message = "expected a table: write [resources.NAME] and its keys below";
+            self.diagnostics.push(source.finding(at, "resources", message));
+            return;
+        };
+        for (name, entry) in table {
+            if let Some((other, node)) = resources.0.get(&name) {
+                let first = other.finding(node.at, "", "");
+                let message = format!(
+                    "there is already a resource of this name at {}:{}; rename or remove one of them",
+                    first.file.display(),
+                    first.line
+                );
+                let path = tree::join("resources", &name);
+                self.diagnostics.push(source.finding(entry.node.at, &path, message));
+            } else {
+                resources.0.insert(name, (Arc::clone(source), entry.node));
+            }
+        }
+    }
+
+    fn check_resources(&mut self, resources: Resources) -> Vec<ResourceConfig> {
+        if let Some((source, node)) = resources.0.values().nth(defaults::MAX_RESOURCES) {
+            let message = format!(
+                "expected at most {} resources, found {}",
+                defaults::MAX_RESOURCES,
+                resources.0.len()
+            );
+            self.diagnostics.push(source.finding(node.at, "resources", message));
+            return Vec::new();
+        }
+        let checked = resources.0.into_iter().filter_map(|(name, (source, node))| {
+            resource::check(&name, node, &source, &mut self.diagnostics)
+        });
+        let checked: Vec<_> = checked.collect();
+        for resource in checked.iter().filter(|resource| resource.allow.is_empty()) {
+            let message = "nothing is allowed here: add an allow rule if the cloud should use it";
+            self.diagnostics.warn(resource.section.finding("", message));
+        }
+        checked
+    }
+
+    fn check_main(&mut self, root: Section, env: &dyn Fn(&str) -> Option<String>) -> Option<MainSections> {
+        let raw: raw::File = root.parse_leniently(&mut self.diagnostics)?;
+        let hub = self.check_hub(&root, raw.hub.unwrap_or_default());
+        let trust = self.check_trust(&root, raw.trust.unwrap_or_default());
+        let agent = self.check_agent(&root, raw.agent.unwrap_or_default(), env);
+        let log = self.check_log(&root, raw.log.unwrap_or_default());
+        Some((hub?, trust, agent?, log))
+    }
+
+    fn check_hub(&mut self, root: &Section, raw: raw::Hub) -> Option<HubSection> {
+        let ca_file = self.optional_path(root, "hub.ca_file", raw.ca_file);
+        let proxy = raw.proxy.map(|proxy| self.check_proxy(root, proxy));
+        let Some(url) = raw.url else {
+            let message = "missing; write the hub's address: url = \"https://hub.example.com\" below [hub]";
+            self.missing(root, "hub.url", message);
+            return None;
+        };
+        let url = check::http_url(root, "hub.url", &url, Use::Hub, &mut self.diagnostics)?;
+        let proxy = match proxy {
+            Some(proxy) => Some(proxy?),
+            None => None,
+        };
+        Some(HubSection { url, enrolment_token: raw.enrolment_token, ca_file, proxy })
+    }
+
+    fn check_proxy(&mut self, root: &Section, raw: raw::Proxy) -> Option<ProxySection> {
+        if raw.password.is_some() && !root.has("hub.proxy.username") {
+            self.diagnostics
+                .push(root.finding("hub.proxy.password", "a password without a user name; add \"username\""));
+        }
+        if raw.username.as_deref().is_some_and(|name| name.is_empty() || name.contains(':')) {
+            let message = "a user name for Basic authentication is not empty and has no ':'";
+            self.diagnostics.push(root.finding("hub.proxy.username", message));
+        }
+        let Some(url) = raw.url else {
+            let message = "missing; write the proxy's address: url = \"http://proxy.example.com:3128\"";
+            self.missing(root, "hub.proxy.url", message);
+            return None;
+        };
+        let url = check::http_url(root, "hub.proxy.url", &url, Use::Proxy, &mut self.diagnostics)?;
+        Some(ProxySection { url, username: raw.username, password: raw.password })
+    }
+
+    fn check_trust(&mut self, root: &Section, raw: raw::Trust) -> TrustSection {
+        if raw.job_keys.as_ref().is_some_and(Vec::is_empty) {
+            let message = "empty; list PEM files, or leave the key out to trust the keys pinned at enrolment";
+            self.diagnostics.push(root.finding("trust.job_keys", message));
+        }
+        let keys = raw.job_keys.unwrap_or_default().into_iter().enumerate().map(|(index, path)| {
+            let key = format!("trust.job_keys[{}]", index + 1);
+            check::not_empty(root, &key, path.as_os_str().is_empty(), &mut self.diagnostics);
+            self.dir.join(path)
+        });
+        TrustSection { job_keys: keys.collect() }
+    }
+
+    fn check_agent(
+        &mut self,
+        root: &Section,
+        raw: raw::Agent,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Option<AgentSection> {
+        let name = raw.name.unwrap_or_else(|| default_name(env));
+        if !check::is_name(&name) {
+            let message = format!("not an agent's name: {}", check::NAME_RULE);
+            self.diagnostics.push(root.finding("agent.name", message));
+        }
+        let state_dir = self.optional_path(root, "agent.state_dir", raw.state_dir);
+        let listen = self.check_listen(root, raw.listen.as_deref(), env);
+        let max_jobs = raw.max_jobs.map_or(defaults::MAX_JOBS, |number| {
+            let range = 1..=defaults::MAX_JOBS_LIMIT;
+            check::in_range(root, "agent.max_jobs", number, range, &mut self.diagnostics)
+        });
+        let shutdown_grace = raw.shutdown_grace.unwrap_or(HumanDuration(defaults::SHUTDOWN_GRACE));
+        if shutdown_grace.0 > defaults::SHUTDOWN_GRACE_LIMIT {
+            self.diagnostics.push(root.finding("agent.shutdown_grace", "expected at most \"1h\""));
+        }
+        Some(AgentSection {
+            name,
+            state_dir: state_dir.unwrap_or_else(|| self.dir.join(defaults::STATE_DIR)),
+            listen: listen?,
+            max_jobs,
+            shutdown_grace,
+        })
+    }
+
+    fn check_listen(
+        &mut self,
+        root: &Section,
+        text: Option<&str>,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Option<SocketAddr> {
+        const RULE: &str = "expected an address and a port such as \"127.0.0.1:9464\" or \"[::]:9464\"";
+        let from_file = text.unwrap_or(defaults::LISTEN).parse::<SocketAddr>();
+        if from_file.is_err() {
+            self.diagnostics.push(root.finding("agent.listen", RULE));
+        }
+        let Some(text) = env(defaults::LISTEN_ENV) else { return from_file.ok() };
+        let from_env = text.parse::<SocketAddr>();
+        if from_env.is_err() {
+            let mut finding = root.finding("agent.listen", RULE);
+            finding.message = format!("environment variable {}: {RULE}", defaults::LISTEN_ENV);
+            self.diagnostics.push(finding);
+        }
+        from_env.ok()
+    }
+
+    fn check_log(&mut self, root: &Section, raw: raw::Log) -> LogSection {
+        let level = raw.level.unwrap_or_else(|| defaults::LOG_LEVEL.to_owned());
+        if !is_log_level(&level) {
+            let message = "expected \"error\", \"warn\", \"info\", \"debug\", \"trace\" or \"off\", \
+                           or a list such as \"info,passerelle_agent=debug\"";
+            self.diagnostics.push(root.finding("log.level", message));
+        }
+        LogSection {
+            format: raw.format.unwrap_or(LogFormat::Text),
+            level,
+            classic_dir: self.optional_path(root, "log.classic_dir", raw.classic_dir),
+        }
+    }
+
+    /// A required key that is missing, unless it is there and was refused already.
+    fn missing(&mut self, root: &Section, key: &str, message: &str) {
+        if !root.has(key) {
+            self.diagnostics.push(root.finding(key, message));
+        }
+    }
+
+    /// Makes a path absolute; relative ones start from the configuration folder.
+    fn optional_path(&mut self, root: &Section, key: &str, path: Option<PathBuf>) -> Option<PathBuf> {
+        let path = path?;
+        check::not_empty(root, key, path.as_os_str().is_empty(), &mut self.diagnostics);
+        Some(self.dir.join(path))
+    }
+}
+
+type MainSections = (HubSection, TrustSection, AgentSection, LogSection);
+
+/// Resources by name, each with its file.
+#[derive(Default)]
+struct Resources(BTreeMap<String, (Arc<Source>, Node)>);
+
+/// Whether a text is a level or a list of `target=level`, as `tracing` reads it.
+fn is_log_level(text: &str) -> bool {
+    let level = |text: &str| {
+        ["error", "warn", "info", "debug", "trace", "off"]
+            .iter()
+            .any(|level| level.eq_ignore_ascii_case(text))
+    };
+    let directive = |text: &str| match text.rsplit_once('=') {
+        Some((target, part)) => !target.is_empty() && !target.contains(char::is_whitespace) && level(part),
+        None => level(text),
+    };
+    text.split(',').map(str::trim).all(directive)
+}
+
+/// The host's name, made to fit.
+fn default_name(env: &dyn Fn(&str) -> Option<String>) -> String {
+    let from_kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    from_kernel
+        .or_else(|| env("HOSTNAME"))
+        .or_else(|| env("COMPUTERNAME"))
+        .and_then(|name| check::make_name(&name))
+        .unwrap_or_else(|| defaults::AGENT_NAME.to_owned())
+}

@@ -1,0 +1,143 @@
+//! The configuration as it stands in the files. The comments here are the operator's manual: they become the
+//! descriptions of the JSON Schema.
+
+use crate::{ByteSize, HumanDuration, LogFormat, SecretRef, defaults};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::{collections::BTreeMap, path::PathBuf};
+
+/// Configuration of a Passerelle agent (`agent.toml`). Relative paths start from the folder of this file.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct File {
+    /// The hub to which the agent opens its tunnel.
+    #[schemars(required)]
+    pub(crate) hub: Option<Hub>,
+    /// Who may sign jobs.
+    pub(crate) trust: Option<Trust>,
+    /// The agent itself.
+    pub(crate) agent: Option<Agent>,
+    /// Its logs.
+    pub(crate) log: Option<Log>,
+    /// The private systems that the cloud may name, and what it may do with them.
+    #[expect(
+        dead_code,
+        reason = "for the schema: the loader takes the resources out and reads them one by one"
+    )]
+    pub(crate) resources: Option<BTreeMap<String, Resource>>,
+}
+
+/// The hub to which the agent opens its tunnel.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Hub {
+    /// `https://…`; plain `http://` only to this machine.
+    #[schemars(required)]
+    pub(crate) url: Option<String>,
+    /// One-time token of the first start; not needed once the agent is enrolled.
+    pub(crate) enrolment_token: Option<SecretRef>,
+    /// PEM file of certificates that are trusted beside the system's own, for a private hub or a TLS-inspecting proxy.
+    pub(crate) ca_file: Option<PathBuf>,
+    /// HTTP proxy towards the hub. Without it `HTTPS_PROXY` and `NO_PROXY` count.
+    pub(crate) proxy: Option<Proxy>,
+}
+
+/// HTTP proxy towards the hub.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Proxy {
+    /// `http://host:port`
+    #[schemars(required)]
+    pub(crate) url: Option<String>,
+    /// User name for Basic authentication.
+    pub(crate) username: Option<String>,
+    /// Password for Basic authentication.
+    pub(crate) password: Option<SecretRef>,
+}
+
+/// Who may sign jobs.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Trust {
+    /// PEM files of the public keys that may sign jobs. Without it, the hub's keys pinned at enrolment.
+    pub(crate) job_keys: Option<Vec<PathBuf>>,
+}
+
+/// The agent itself.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Agent {
+    /// Name under which the hub shows this agent. Default: the host's name.
+    pub(crate) name: Option<String>,
+    /// Folder of identity, journal and audit, made by the agent.
+    #[schemars(extend("default" = defaults::STATE_DIR))]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Address and port of the local health and status page. `PASSERELLE_LISTEN` overrides it.
+    #[schemars(extend("default" = defaults::LISTEN))]
+    pub(crate) listen: Option<String>,
+    /// Jobs at once, over all resources.
+    #[schemars(range(min = 1, max = 1024), extend("default" = defaults::MAX_JOBS))]
+    pub(crate) max_jobs: Option<i64>,
+    /// How long running jobs may go on after SIGTERM.
+    #[schemars(extend("default" = "30s"))]
+    pub(crate) shutdown_grace: Option<HumanDuration>,
+}
+
+/// The agent's logs.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Log {
+    /// `text` for people or `json` for machines.
+    #[schemars(extend("default" = "text"))]
+    pub(crate) format: Option<LogFormat>,
+    /// `error`, `warn`, `info`, `debug`, `trace`, `off`, or a list such as `info,passerelle_agent=debug`.
+    #[schemars(extend("default" = defaults::LOG_LEVEL))]
+    pub(crate) level: Option<String>,
+    /// Folder of the classic log files; without it there are none.
+    pub(crate) classic_dir: Option<PathBuf>,
+}
+
+/// One private system. Beside these keys it has those of its connector.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+pub(crate) struct Resource {
+    /// The kind of connector: `file` or `http`.
+    #[schemars(required)]
+    pub(crate) connector: Option<String>,
+    /// How hard the resource may be used.
+    pub(crate) limits: Option<Limits>,
+    /// What the cloud may do here: the rules are alternatives; without one nothing is allowed.
+    pub(crate) allow: Option<Vec<Rule>>,
+}
+
+/// How hard a resource may be used.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Limits {
+    /// Attempts at once.
+    #[schemars(range(min = 1, max = 1000), extend("default" = defaults::MAX_CONCURRENT))]
+    pub(crate) max_concurrent: Option<i64>,
+    /// Attempts started per minute; without it there is no such limit.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(crate) rate_per_minute: Option<i64>,
+}
+
+/// An allow rule: a job must fit all of its keys.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rule {
+    /// The operations it allows.
+    #[schemars(required, length(min = 1))]
+    pub(crate) operations: Option<Vec<String>>,
+    /// Path globs below the resource's root: `*` does not cross `/`, `**/` matches any number of folders.
+    pub(crate) paths: Option<Vec<String>>,
+    /// HTTP methods, upper case. Default: `GET` and `HEAD` for `request`, `POST` for `notify`.
+    pub(crate) methods: Option<Vec<String>>,
+    /// Query keys that a job may set. Default: none.
+    pub(crate) query: Option<Vec<String>>,
+    /// HTTP headers that a job may set. Default: none.
+    pub(crate) headers: Option<Vec<String>>,
+    /// The largest payload and output.
+    pub(crate) max_size: Option<ByteSize>,
+    /// Rights on top: `replace`, `create_dirs`, `delete_after_fetch`. Default: the first two for `drop`, else none.
+    pub(crate) may: Option<Vec<String>>,
+}

@@ -1,0 +1,211 @@
+//! One TOML file as a tree of values that remember their places.
+//!
+//! The `toml` crate parses; its own deserializer is not used, because it borrows from the text, stops at the first
+//! mistake and quotes the values it refuses.
+
+use crate::Finding;
+use std::{collections::BTreeMap, ops::Range, path::PathBuf, sync::Arc};
+use toml::de::{DeTable, DeValue};
+
+/// A configuration file's name and text, for turning offsets into lines and columns.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) file: PathBuf,
+    pub(crate) text: String,
+}
+
+impl Source {
+    /// A finding at a byte offset. Columns count characters.
+    pub(crate) fn finding(&self, offset: usize, path: &str, message: impl Into<String>) -> Finding {
+        let before = self.text.get(..offset).unwrap_or(&self.text);
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        Finding {
+            file: self.file.clone(),
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+            path: path.to_owned(),
+            message: message.into(),
+        }
+    }
+}
+
+/// A value and where it stands. A table under a `[header]` stands at its header.
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub(crate) at: usize,
+    pub(crate) value: Value,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Value {
+    String(String),
+    Integer(i64),
+    Float(f64),
+    Bool(bool),
+    Datetime,
+    Array(Vec<Node>),
+    Table(Table),
+}
+
+/// The entries of a table by key.
+pub(crate) type Table = BTreeMap<String, Entry>;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    /// Where the key stands.
+    pub(crate) key_at: usize,
+    pub(crate) node: Node,
+}
+
+impl Node {
+    /// The value at a path such as `auth.token` or `allow[1].paths`; if there is none, the last value on the way.
+    pub(crate) fn nearest(&self, path: &str) -> &Self {
+        self.follow(path).unwrap_or_else(|nearest| nearest)
+    }
+
+    /// The value at a path.
+    pub(crate) fn find(&self, path: &str) -> Option<&Self> {
+        self.follow(path).ok()
+    }
+
+    fn follow(&self, path: &str) -> Result<&Self, &Self> {
+        let mut node = self;
+        for part in path.split('.') {
+            let (key, indexes) = part.split_once('[').unwrap_or((part, ""));
+            let Value::Table(table) = &node.value else { return Err(node) };
+            node = &table.get(key).ok_or(node)?.node;
+            for index in indexes.split('[').filter_map(|i| i.trim_end_matches(']').parse::<usize>().ok()) {
+                let Value::Array(items) = &node.value else { return Err(node) };
+                node = index.checked_sub(1).and_then(|i| items.get(i)).ok_or(node)?;
+            }
+        }
+        Ok(node)
+    }
+
+    /// The table's entries; none if it is something else.
+    pub(crate) fn into_table(self) -> Option<Table> {
+        match self.value {
+            Value::Table(table) => Some(table),
+            Value::String(_)
+            | Value::Integer(_)
+            | Value::Float(_)
+            | Value::Bool(_)
+            | Value::Datetime
+            | Value::Array(_) => None,
+        }
+    }
+}
+
+/// `path.key`, with quotes around a key that is not bare.
+pub(crate) fn join(path: &str, key: &str) -> String {
+    let bare = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+    let dot = if path.is_empty() { "" } else { "." };
+    if bare { format!("{path}{dot}{key}") } else { format!("{path}{dot}{key:?}") }
+}
+
+/// Parses a file. `None`: its syntax is broken beyond reading on.
+pub(crate) fn parse(source: &Arc<Source>, findings: &mut Vec<Finding>) -> Option<Node> {
+    let before = findings.len();
+    if let Some(offset) = overlong_key(&source.text) {
+        let message = format!("a dotted key has at most {MAX_KEY_PARTS} parts");
+        findings.push(source.finding(offset, "syntax", message));
+        return None;
+    }
+    let (table, errors) = DeTable::parse_recoverable(&source.text);
+    let mut readable = true;
+    for error in errors {
+        let span = error.span().unwrap_or(0..0);
+        findings.push(if error.message() == "duplicate key" {
+            let message = "set twice; keep one of the two";
+            source.finding(span.start, &duplicate_path(&source.text, &span), message)
+        } else {
+            readable = false;
+            source.finding(span.start, "syntax", format!("not valid TOML: {}", error.message()))
+        });
+    }
+    if !readable {
+        // What follows a broken place is mostly its consequence: one broken line, one finding.
+        let mut lines = std::collections::BTreeSet::new();
+        let mut at = 0;
+        findings.retain(|finding| {
+            at += 1;
+            at <= before || lines.insert(finding.line)
+        });
+        return None;
+    }
+    let mut too_large = Vec::new();
+    let root = Node { at: 0, value: convert_table(table.into_inner(), &mut too_large) };
+    for offset in too_large {
+        findings.push(source.finding(
+            offset,
+            "syntax",
+            "the number is too large: use at most 9223372036854775807",
+        ));
+    }
+    Some(root)
+}
+
+/// How many parts a dotted key may have; the tree below is walked recursively.
+const MAX_KEY_PARTS: usize = 64;
+
+/// The parser bounds the nesting of brackets but not of dotted keys: finds a run of dots that no honest key has.
+fn overlong_key(text: &str) -> Option<usize> {
+    let mut offset = 0;
+    for line in text.split_inclusive('\n') {
+        let key = line.split_once('=').map_or(line, |(key, _)| key);
+        let is_comment = key.trim_start().starts_with('#');
+        if !is_comment && key.matches('.').count() > MAX_KEY_PARTS && !key.contains(['"', '\'']) {
+            return Some(offset);
+        }
+        offset += line.len();
+    }
+    None
+}
+
+/// The full path of a key that is set twice: its own text after the last header above it.
+fn duplicate_path(text: &str, span: &Range<usize>) -> String {
+    let key = text.get(span.clone()).unwrap_or_default();
+    let start = text[..span.start].rfind('\n').map_or(0, |at| at + 1);
+    let line = text[start..].lines().next().unwrap_or_default();
+    let header = |line: &str| {
+        let inner = line.trim().strip_prefix('[')?;
+        Some(inner.trim_start_matches('[').split(']').next()?.trim().to_owned())
+    };
+    header(line).unwrap_or_else(|| match text[..start].lines().rev().find_map(header) {
+        Some(table) => format!("{table}.{key}"),
+        None => key.to_owned(),
+    })
+}
+
+fn convert_table(table: DeTable<'_>, too_large: &mut Vec<usize>) -> Value {
+    let entries = table.into_iter().map(|(key, value)| {
+        let key_at = key.span().start;
+        let at = value.span().start;
+        let node = Node { at, value: convert(value.into_inner(), at, too_large) };
+        (key.into_inner().into_owned(), Entry { key_at, node })
+    });
+    Value::Table(entries.collect())
+}
+
+fn convert(value: DeValue<'_>, at: usize, too_large: &mut Vec<usize>) -> Value {
+    match value {
+        DeValue::String(text) => Value::String(text.into_owned()),
+        DeValue::Integer(integer) => {
+            Value::Integer(i64::from_str_radix(integer.as_str(), integer.radix()).unwrap_or_else(|_| {
+                too_large.push(at);
+                i64::MAX
+            }))
+        }
+        DeValue::Float(float) => Value::Float(float.as_str().parse().unwrap_or(f64::NAN)),
+        DeValue::Boolean(boolean) => Value::Bool(boolean),
+        DeValue::Datetime(_) => Value::Datetime,
+        DeValue::Array(items) => {
+            let items = items.into_iter().map(|item| {
+                let at = item.span().start;
+                Node { at, value: convert(item.into_inner(), at, too_large) }
+            });
+            Value::Array(items.collect())
+        }
+        DeValue::Table(table) => convert_table(table, too_large),
+    }
+}

@@ -1,0 +1,78 @@
+//! The bodies of the HTTPS calls beside the tunnel: enrolment and problem documents.
+
+use crate::{AgentId, Name, VerifyingKey};
+use serde::{Deserialize, Serialize};
+
+/// `POST` here to enrol; no authentication but the token in the body.
+pub const ENROL_PATH: &str = "/agent/v1/enrol";
+/// `GET` here with `Upgrade: websocket` opens the tunnel.
+pub const TUNNEL_PATH: &str = "/agent/v1/tunnel";
+
+/// Where the payload of an offered job is downloaded (`GET`, `Range` honoured).
+#[must_use]
+pub fn payload_path(job: crate::JobId) -> String {
+    format!("/agent/v1/jobs/{job}/payload")
+}
+
+/// Where an attempt's output is uploaded: `HEAD` and `PATCH` with `Upload-Offset`, as in tus 1.0.
+#[must_use]
+pub fn output_path(job: crate::JobId, attempt: u32) -> String {
+    format!("/agent/v1/jobs/{job}/attempts/{attempt}/output")
+}
+
+/// Body of the enrolment request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrolRequest {
+    /// The one-time token.
+    pub token: String,
+    /// The agent's new public key.
+    pub public_key: VerifyingKey,
+    /// The agent's name, as its operator wrote it.
+    pub name: Name,
+    /// The agent's version.
+    pub agent_version: String,
+}
+
+/// Answer to an enrolment (201).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrolResponse {
+    /// The agent's id.
+    pub agent: AgentId,
+    /// The tenant of the token.
+    pub tenant: Name,
+    /// The site of the token.
+    pub site: Name,
+    /// `orchestrator` or `hub`.
+    pub application: String,
+    /// The `aud` of the agent's tokens.
+    pub audience: String,
+    /// The keys that sign jobs, to be pinned.
+    pub job_keys: Vec<VerifyingKey>,
+    /// The hub's clock.
+    pub server_time: jiff::Timestamp,
+}
+
+/// A problem document (RFC 9457), media type `application/problem+json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// `about:blank`: the code is what identifies the problem.
+    #[serde(rename = "type", default = "about_blank")]
+    pub kind: String,
+    /// The HTTP status in words.
+    #[serde(default)]
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What is wrong and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// The stable code.
+    pub code: String,
+    /// The hub's clock, on refusals of credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_time: Option<jiff::Timestamp>,
+}
+
+fn about_blank() -> String {
+    "about:blank".to_owned()
+}

@@ -1,0 +1,228 @@
+//! Compact JSON Web Signatures (RFC 7515) with Ed25519 (`EdDSA`, RFC 8037), through the `jsonwebtoken` crate.
+//!
+//! The header's `typ` says what was signed and is always checked, so a token of one kind never passes for another.
+//! Times are not judged here: the caller passes its own clock to the claims.
+
+use crate::limits::MAX_TEXT;
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::fmt;
+
+/// Names a public key: the RFC 7638 thumbprint of its JWK, base64url.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyId(pub String);
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a token was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JwsError {
+    /// Not a compact JWS, or its header or claims do not have the expected form.
+    #[error("malformed token: {0}")]
+    Malformed(String),
+    /// The header's `alg` is not `EdDSA`, or its `typ` not the expected one.
+    #[error("wrong kind of token: expected typ {expected} with alg EdDSA")]
+    WrongKind {
+        /// The `typ` that was expected.
+        expected: &'static str,
+    },
+    /// No known key has the header's `kid`.
+    #[error("signed with an unknown key")]
+    UnknownKey,
+    /// The signature does not fit.
+    #[error("the signature does not fit")]
+    BadSignature,
+    /// The key itself is unusable.
+    #[error("unusable key: {0}")]
+    BadKey(String),
+}
+
+/// An Ed25519 private key. Never printed.
+pub struct SigningKey {
+    encoding: EncodingKey,
+    public: VerifyingKey,
+}
+
+impl SigningKey {
+    /// Makes a new key pair; returns it with its PKCS#8 document (RFC 8410), for storage.
+    ///
+    /// # Errors
+    /// If the system's random source fails.
+    pub fn generate() -> Result<(Self, Vec<u8>), JwsError> {
+        let bad = |_| JwsError::BadKey("the system's random source failed".to_owned());
+        let pair = Ed25519KeyPair::generate().map_err(bad)?;
+        let document = pair.to_pkcs8().map_err(bad)?.as_ref().to_vec();
+        Ok((Self::from_pkcs8(&document)?, document))
+    }
+
+    /// Reads a key from its PKCS#8 document.
+    ///
+    /// # Errors
+    /// [`JwsError::BadKey`] if it is none.
+    pub fn from_pkcs8(document: &[u8]) -> Result<Self, JwsError> {
+        let pair = Ed25519KeyPair::from_pkcs8(document)
+            .map_err(|_| JwsError::BadKey("not an Ed25519 key in PKCS#8".to_owned()))?;
+        let mut public = [0; 32];
+        public.copy_from_slice(pair.public_key().as_ref());
+        Ok(Self { encoding: EncodingKey::from_ed_der(document), public: VerifyingKey::from_bytes(public) })
+    }
+
+    /// The public half.
+    #[must_use]
+    pub fn public(&self) -> &VerifyingKey {
+        &self.public
+    }
+
+    /// Signs `claims` as a compact JWS of kind `typ`.
+    ///
+    /// # Errors
+    /// If the claims cannot be written as JSON.
+    pub fn sign<T: Serialize>(&self, typ: &'static str, claims: &T) -> Result<String, JwsError> {
+        let header = Header {
+            typ: Some(typ.to_owned()),
+            kid: Some(self.public.id().0.clone()),
+            ..Header::new(Algorithm::EdDSA)
+        };
+        jsonwebtoken::encode(&header, claims, &self.encoding).map_err(|e| JwsError::Malformed(e.to_string()))
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SigningKey({})", self.public.id())
+    }
+}
+
+/// An Ed25519 public key; in JSON its 32 bytes as base64url without padding (the `x` of its JWK).
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct VerifyingKey {
+    bytes: [u8; 32],
+    id: KeyId,
+}
+
+impl VerifyingKey {
+    /// Wraps the raw 32 bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        // RFC 7638 §3: the required members in lexicographic order, without white space.
+        let jwk = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, URL_SAFE_NO_PAD.encode(bytes));
+        let digest = crate::Sha256::of(jwk.as_bytes());
+        Self { bytes, id: KeyId(URL_SAFE_NO_PAD.encode(digest.bytes())) }
+    }
+
+    /// The raw 32 bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.bytes
+    }
+
+    /// The key's name.
+    #[must_use]
+    pub fn id(&self) -> &KeyId {
+        &self.id
+    }
+
+    /// Verifies a compact JWS of kind `typ` against whichever of `keys` its header names, and reads its claims.
+    ///
+    /// # Errors
+    /// See [`JwsError`].
+    pub fn verify_any<'k, T: DeserializeOwned>(
+        keys: impl IntoIterator<Item = &'k Self>,
+        typ: &'static str,
+        token: &str,
+    ) -> Result<T, JwsError> {
+        let malformed = |e: &jsonwebtoken::errors::Error| {
+            // The parser may quote the token at any length.
+            JwsError::Malformed(e.to_string().chars().take(MAX_TEXT).collect())
+        };
+        let header = jsonwebtoken::decode_header(token).map_err(|e| malformed(&e))?;
+        if header.crit.is_some() {
+            return Err(JwsError::Malformed("the header has critical extensions, none are known".to_owned()));
+        }
+        if header.alg != Algorithm::EdDSA || header.typ.as_deref() != Some(typ) {
+            return Err(JwsError::WrongKind { expected: typ });
+        }
+        let kid = header.kid.ok_or(JwsError::UnknownKey)?;
+        let key = keys.into_iter().find(|k| k.id.0 == kid).ok_or(JwsError::UnknownKey)?;
+        let mut rules = Validation::new(Algorithm::EdDSA);
+        rules.required_spec_claims.clear();
+        rules.validate_exp = false;
+        rules.validate_nbf = false;
+        rules.validate_aud = false;
+        jsonwebtoken::decode(token, &DecodingKey::from_ed_der(&key.bytes), &rules)
+            .map(|data| data.claims)
+            .map_err(|e| match e.kind() {
+                jsonwebtoken::errors::ErrorKind::InvalidSignature => JwsError::BadSignature,
+                _ => malformed(&e),
+            })
+    }
+
+    /// Verifies a compact JWS of kind `typ` against this key alone.
+    ///
+    /// # Errors
+    /// See [`JwsError`].
+    pub fn verify<T: DeserializeOwned>(&self, typ: &'static str, token: &str) -> Result<T, JwsError> {
+        Self::verify_any([self], typ, token)
+    }
+}
+
+impl fmt::Debug for VerifyingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VerifyingKey({})", self.id)
+    }
+}
+
+impl TryFrom<String> for VerifyingKey {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        const WRONG: &str = "a public key is 32 bytes as base64url without padding";
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| WRONG)?;
+        bytes.try_into().map(Self::from_bytes).map_err(|_| WRONG)
+    }
+}
+
+impl From<VerifyingKey> for String {
+    fn from(key: VerifyingKey) -> Self {
+        URL_SAFE_NO_PAD.encode(key.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn a_token_verifies_with_its_own_key_and_kind_only() {
+        let (key, document) = SigningKey::generate().unwrap();
+        let (other, _) = SigningKey::generate().unwrap();
+        let token = SigningKey::from_pkcs8(&document).unwrap().sign("t+jws", &json!({"a": 1})).unwrap();
+        assert_eq!(key.public().verify::<Value>("t+jws", &token), Ok(json!({"a": 1})));
+        assert_eq!(
+            key.public().verify::<Value>("u+jws", &token),
+            Err(JwsError::WrongKind { expected: "u+jws" })
+        );
+        assert_eq!(other.public().verify::<Value>("t+jws", &token), Err(JwsError::UnknownKey));
+    }
+
+    #[test]
+    fn a_changed_token_is_refused() {
+        let (key, _) = SigningKey::generate().unwrap();
+        let token = key.sign("t+jws", &json!({"a": 1})).unwrap();
+        let parts: Vec<&str> = token.split('.').collect();
+        let forged = format!("{}.{}.{}", parts[0], URL_SAFE_NO_PAD.encode(r#"{"a":2}"#), parts[2]);
+        assert_eq!(key.public().verify::<Value>("t+jws", &forged), Err(JwsError::BadSignature));
+        let unsigned = format!("{}.{}.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"t+jws"}"#), parts[1]);
+        for bad in ["", "a", "a.b.c", unsigned.as_str(), &token[..token.len() - 9]] {
+            assert!(key.public().verify::<Value>("t+jws", bad).is_err(), "{bad}");
+        }
+    }
+}

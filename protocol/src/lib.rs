@@ -1,0 +1,35 @@
+//! What hub and agent say to each other: messages, ids, limits, signatures and the session state machine.
+//!
+//! This crate is pure: no socket, no clock, no runtime. Time is always passed in. `docs/protocol.md` is the
+//! specification that a second implementation is written from; `fixtures/v1/` holds one example per message.
+
+mod code;
+mod digest;
+pub mod http;
+mod ids;
+mod jws;
+pub mod limits;
+mod message;
+mod name;
+mod outcome;
+pub mod session;
+mod signed;
+
+pub use code::{ApiCode, Code};
+pub use digest::Sha256;
+pub use ids::{AgentId, BlobId, JobId, SessionId};
+pub use jws::{JwsError, KeyId, SigningKey, VerifyingKey};
+pub use message::{
+    Accept, Cancel, Commit, CommitGranted, ConnectorAnnouncement, Decline, DecodeError, Draining,
+    EncodeError, Held, HeldAction, HeldJob, HeldState, Hello, Intent, Offer, OperationAnnouncement,
+    PayloadSource, Progress, Refuse, Repeat, Report, ReportAck, ResourceAnnouncement, ToAgent, ToHub,
+    Unsupported, VersionRange, Welcome, decode_to_agent, decode_to_hub,
+};
+pub use name::{Name, NameError};
+pub use outcome::{Effect, Failure, Outcome, OutputPayload, Verdict};
+pub use signed::{AgentToken, CommitMode, Envelope, PayloadDigest, Receipt, Ticket, TokenRejected};
+
+/// The protocol version this crate speaks; also the highest it accepts.
+pub const PROTOCOL_VERSION: u16 = 1;
+/// The WebSocket subprotocol (RFC 6455 §1.9) of the tunnel.
+pub const SUBPROTOCOL: &str = "passerelle.v1";

@@ -1,0 +1,46 @@
+//! Every bound of the protocol, in one place. Sizes in bytes.
+
+use std::time::Duration;
+
+/// The longest control message, as text. A longer frame ends the session.
+pub const MAX_FRAME: usize = 1024 * 1024;
+/// Payloads up to this size travel inside `Offer` and `Report`; larger ones beside the tunnel.
+pub const MAX_INLINE_PAYLOAD: usize = 256 * 1024;
+/// The longest `params` of a job and `result` of an operation, as JSON text.
+pub const MAX_JSON: usize = 256 * 1024;
+/// The longest public sentence of a failure; longer ones are cut at a character boundary.
+pub const MAX_MESSAGE: usize = 1024;
+/// How many jobs an agent may hold at once, whatever it announces.
+pub const MAX_JOBS: u32 = 1024;
+/// How many resources an agent may announce.
+pub const MAX_RESOURCES: usize = 500;
+/// How many reports may wait for their acknowledgement before the agent pauses sending more.
+pub const MAX_UNACKED_REPORTS: usize = 64;
+/// How many bytes of unacknowledged reports an agent session keeps for re-sending (at least one report always fits).
+pub const MAX_UNACKED_REPORT_BYTES: usize = 1024 * 1024;
+/// How many bytes of unanswered offers a hub session keeps for re-sending (at least one offer always fits).
+pub const MAX_UNANSWERED_OFFER_BYTES: usize = 8 * 1024 * 1024;
+/// How many frames may wait for a peer that does not read; past it the session ends.
+pub const MAX_QUEUED_FRAMES: usize = 8192;
+/// How many bytes of frames may wait for a peer that does not read; past it the session ends.
+pub const MAX_QUEUED_BYTES: usize = 16 * 1024 * 1024;
+/// The longest of the short free texts: versions, media types, the instance of a hello.
+pub const MAX_TEXT: usize = 256;
+/// The longest name of a tenant, site, resource or operation.
+pub const MAX_NAME: usize = 64;
+
+/// Both sides send a WebSocket ping after this long without having sent one.
+pub const HEARTBEAT: Duration = Duration::from_secs(10);
+/// A peer from which nothing came for this long is dead.
+pub const DEAD_AFTER: Duration = Duration::from_secs(25);
+/// `Hello` and `Welcome` must have come by then.
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
+/// An unanswered offer, report, commit or cancel is sent again after this long.
+pub const RESEND: Duration = Duration::from_secs(10);
+
+/// How long a hub-signed envelope and its ticket live.
+pub const ENVELOPE_LIFE: Duration = Duration::from_secs(15 * 60);
+/// How long an agent's token (`Authorization: Bearer`) may live.
+pub const TOKEN_LIFE: Duration = Duration::from_secs(60);
+/// The clock difference between hub and agent that is tolerated.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(60);

@@ -1,0 +1,433 @@
+//! The hub's side of the session.
+
+use super::{
+    Attempt,
+    link::{CloseReason, Frame, Link, Recent, Resend, Undecoded, check_events},
+};
+use crate::{
+    Cancel, Commit, CommitGranted, Decline, HeldAction, Hello, Name, Offer, Progress, Refuse, Report,
+    ReportAck, ToAgent, ToHub, Unsupported, Welcome, decode_to_hub,
+    limits::{HANDSHAKE, MAX_JOBS, MAX_UNANSWERED_OFFER_BYTES, RESEND},
+};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Instant,
+};
+
+/// What the session tells its owner.
+#[derive(Debug, Clone, PartialEq)]
+pub enum HubEvent {
+    /// The agent said hello: answer with [`HubSession::welcome`] or [`HubSession::refuse`].
+    Hello(Box<Hello>),
+    /// The attempt is in the agent's journal. It may follow a `Declined` of the same attempt when frames crossed:
+    /// then the agent took a later copy of the offer, and holds it.
+    Accepted(Attempt),
+    /// The attempt was not taken; its credit is free again.
+    Declined(Decline),
+    /// The connector has started or moved on.
+    Progress(Progress),
+    /// The attempt asks for its final effect: store the grant, then [`HubSession::grant_commit`].
+    /// May come more than once.
+    CommitRequested(Commit),
+    /// The attempt has ended: store it, then [`HubSession::ack_report`]. May come more than once, and for attempts
+    /// that the hub gave up or does not know: acknowledge those too, or the agent keeps them for ever.
+    Reported(Report),
+    /// The agent takes nothing more.
+    Draining,
+    /// The agent sent, or did not understand, a message of this type.
+    Unsupported(String),
+}
+
+/// The agent cannot take the offer now: its places, or those of the resource, are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no credit left")]
+pub struct NoCredit;
+
+#[derive(Debug)]
+enum State {
+    AwaitHello { until: Instant },
+    AwaitDecision,
+    Open,
+    Closed(CloseReason),
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The encoded offer is kept until it is answered.
+    Offered {
+        text: String,
+        resend: Resend,
+    },
+    Accepted,
+    /// The owner was told; a report that comes again much later is told again.
+    Reported {
+        tell_again: Resend,
+    },
+}
+
+#[derive(Debug)]
+struct Tracked {
+    resource: Name,
+    phase: Phase,
+    cancel: Option<Resend>,
+}
+
+/// The hub's side of one connection. See the [module](super) for how it is driven.
+#[derive(Debug)]
+pub struct HubSession {
+    link: Link,
+    state: State,
+    max_jobs: usize,
+    max_concurrent: BTreeMap<Name, usize>,
+    attempts: BTreeMap<Attempt, Tracked>,
+    held: BTreeMap<Attempt, Name>,
+    unanswered_bytes: usize,
+    declined: Recent<Name>,
+    draining: bool,
+    events: VecDeque<HubEvent>,
+}
+
+impl HubSession {
+    /// Starts the session; the agent speaks first.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self {
+            link: Link::new(now),
+            state: State::AwaitHello { until: now + HANDSHAKE },
+            max_jobs: 0,
+            max_concurrent: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            held: BTreeMap::new(),
+            unanswered_bytes: 0,
+            declined: Recent::new(),
+            draining: false,
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Takes a received frame. Afterwards look at frames, events and [`Self::closed`].
+    pub fn handle_frame(&mut self, frame: Frame, now: Instant) {
+        if self.closed().is_some() {
+            return;
+        }
+        self.link.heard(now);
+        if let Frame::Text(text) = frame {
+            let done = match decode_to_hub(&text).map_err(Undecoded::from) {
+                Ok(message) => self.handle_message(message, now),
+                Err(Undecoded::Fatal(reason)) => Err(reason),
+                Err(Undecoded::Unsupported(of)) => {
+                    self.events.push_back(HubEvent::Unsupported(of.clone()));
+                    self.link.send(ToAgent::from(Unsupported { of }).encode())
+                }
+            };
+            self.close_on(done.and_then(|()| check_events(self.events.len())));
+        }
+    }
+
+    /// Does what is due at `now`: heartbeats, re-sending, noticing a dead agent.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        // What still waits to be sent is not sent again.
+        let clear = self.link.queued() == 0;
+        let done = match &self.state {
+            State::Closed(_) => return,
+            State::AwaitHello { until } if now >= *until => Err(CloseReason::HandshakeTimeout),
+            State::AwaitHello { .. } | State::AwaitDecision | State::Open => self.link.handle_timeout(now),
+        };
+        self.close_on(done);
+        if !self.is_open() {
+            return;
+        }
+        let mut again = Vec::new();
+        for (attempt, tracked) in &mut self.attempts {
+            if let Phase::Offered { text, resend } = &mut tracked.phase
+                && resend.due(now, RESEND)
+                && clear
+            {
+                again.push(Ok(text.clone()));
+            }
+            if let Some(resend) = &mut tracked.cancel
+                && resend.due(now, RESEND)
+                && clear
+            {
+                let cancel = Cancel { job: attempt.job, attempt: attempt.number };
+                again.push(ToAgent::from(cancel).encode());
+            }
+        }
+        for encoded in again {
+            let done = self.link.send(encoded);
+            self.close_on(done);
+        }
+    }
+
+    /// When [`Self::handle_timeout`] is next due; `None` once closed.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let base = match &self.state {
+            State::Closed(_) => return None,
+            State::AwaitHello { until } => self.link.timeout().min(*until),
+            State::AwaitDecision | State::Open => self.link.timeout(),
+        };
+        let resends = self.attempts.values().flat_map(|tracked| {
+            let offer = match &tracked.phase {
+                Phase::Offered { resend, .. } => Some(resend.at()),
+                Phase::Accepted | Phase::Reported { .. } => None,
+            };
+            offer.into_iter().chain(tracked.cancel.map(Resend::at))
+        });
+        Some(resends.fold(base, Instant::min))
+    }
+
+    /// The next frame to send.
+    pub fn poll_frame(&mut self) -> Option<Frame> {
+        self.link.pop()
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<HubEvent> {
+        self.events.pop_front()
+    }
+
+    /// Why the session ended, once it has.
+    #[must_use]
+    pub fn closed(&self) -> Option<&CloseReason> {
+        match &self.state {
+            State::Closed(reason) => Some(reason),
+            State::AwaitHello { .. } | State::AwaitDecision | State::Open => None,
+        }
+    }
+
+    /// Whether the agent was welcomed and the session has not ended.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, State::Open)
+    }
+
+    /// Opens the session. Attempts that `welcome.held` keeps take up credit until they are reported.
+    pub fn welcome(&mut self, welcome: Welcome) {
+        if !matches!(self.state, State::AwaitDecision) {
+            return;
+        }
+        self.state = State::Open;
+        let held = std::mem::take(&mut self.held);
+        for verdict in &welcome.held {
+            let attempt = Attempt::new(verdict.job, verdict.attempt);
+            if let (HeldAction::Keep, Some(resource)) = (verdict.action, held.get(&attempt)) {
+                let tracked = Tracked { resource: resource.clone(), phase: Phase::Accepted, cancel: None };
+                self.attempts.insert(attempt, tracked);
+            }
+        }
+        self.send(welcome);
+    }
+
+    /// Says why there is no session (or no longer one), and closes it. The frame still has to be sent.
+    pub fn refuse(&mut self, refuse: Refuse) {
+        if self.closed().is_none() {
+            let reason = CloseReason::Refused(refuse.code.clone());
+            let done = self.link.send(ToAgent::from(refuse).encode()).and(Err(reason));
+            self.close_on(done);
+        }
+    }
+
+    /// How many more jobs the agent takes. None while it drains, or while many large offers are unanswered.
+    #[must_use]
+    pub fn credit(&self) -> usize {
+        if self.is_open() && !self.draining && self.unanswered_bytes < MAX_UNANSWERED_OFFER_BYTES {
+            self.max_jobs.saturating_sub(self.attempts.len())
+        } else {
+            0
+        }
+    }
+
+    /// How many more jobs the agent takes for `resource`; 0 for one that it did not announce.
+    #[must_use]
+    pub fn credit_for(&self, resource: &Name) -> usize {
+        let in_flight = self.attempts.values().filter(|t| t.resource == *resource).count();
+        self.max_concurrent.get(resource).map_or(0, |max| max.saturating_sub(in_flight)).min(self.credit())
+    }
+
+    /// Offers an attempt; it is sent again until it is answered.
+    ///
+    /// # Errors
+    /// [`NoCredit`] if the agent has no place for it.
+    pub fn offer(&mut self, offer: Offer, resource: Name, now: Instant) -> Result<(), NoCredit> {
+        let attempt = Attempt::new(offer.job, offer.attempt);
+        if self.attempts.contains_key(&attempt) {
+            return Ok(());
+        }
+        if self.credit_for(&resource) == 0 {
+            return Err(NoCredit);
+        }
+        self.declined.remove(attempt);
+        match ToAgent::from(offer).encode() {
+            Ok(text) => {
+                self.unanswered_bytes += text.len();
+                let phase = Phase::Offered { text: text.clone(), resend: Resend::after(now, RESEND) };
+                self.attempts.insert(attempt, Tracked { resource, phase, cancel: None });
+                let done = self.link.send(Ok(text));
+                self.close_on(done);
+            }
+            Err(error) => self.close_on(Err(CloseReason::Local(error.to_string()))),
+        }
+        Ok(())
+    }
+
+    /// Asks the agent to stop an attempt; sent again until the attempt is reported or declined.
+    pub fn cancel(&mut self, attempt: Attempt, now: Instant) {
+        if let Some(tracked) = self.attempts.get_mut(&attempt)
+            && tracked.cancel.is_none()
+        {
+            tracked.cancel = Some(Resend::after(now, RESEND));
+            self.send(Cancel { job: attempt.job, attempt: attempt.number });
+        }
+    }
+
+    /// Grants an attempt its final effect. Call it only when the grant is stored.
+    pub fn grant_commit(&mut self, attempt: Attempt) {
+        self.send(CommitGranted { job: attempt.job, attempt: attempt.number });
+    }
+
+    /// Says that a report is stored, and frees the attempt's credit.
+    pub fn ack_report(&mut self, attempt: Attempt) {
+        self.forget(attempt);
+        self.send(ReportAck { job: attempt.job, attempt: attempt.number });
+    }
+
+    /// The attempts that the agent holds or is offered, as far as this session knows.
+    pub fn attempts(&self) -> impl Iterator<Item = Attempt> {
+        self.attempts.keys().copied()
+    }
+
+    fn handle_message(&mut self, message: ToHub, now: Instant) -> Result<(), CloseReason> {
+        match (&self.state, message) {
+            (State::AwaitHello { .. }, ToHub::Hello(hello)) => {
+                self.state = State::AwaitDecision;
+                self.max_jobs = hello.max_jobs.min(MAX_JOBS) as usize;
+                self.max_concurrent =
+                    hello.resources.iter().map(|r| (r.name.clone(), r.max_concurrent as usize)).collect();
+                self.held =
+                    hello.held.iter().map(|h| (Attempt::new(h.job, h.attempt), h.resource.clone())).collect();
+                self.events.push_back(HubEvent::Hello(Box::new(hello)));
+                Ok(())
+            }
+            (State::AwaitHello { .. }, other) => {
+                Err(CloseReason::PeerMisbehaved(format!("hello must come first, got {}", kind(&other))))
+            }
+            (State::Closed(_) | State::AwaitDecision, _) | (State::Open, ToHub::Hello(_)) => Ok(()),
+            (State::Open, ToHub::Accept(accept)) => {
+                self.accepted(Attempt::new(accept.job, accept.attempt));
+                Ok(())
+            }
+            (State::Open, ToHub::Decline(decline)) => {
+                let attempt = Attempt::new(decline.job, decline.attempt);
+                let offered =
+                    self.attempts.get(&attempt).is_some_and(|t| matches!(t.phase, Phase::Offered { .. }));
+                if let (true, Some(resource)) = (offered, self.forget(attempt)) {
+                    self.declined.insert(attempt, resource);
+                    self.events.push_back(HubEvent::Declined(decline));
+                }
+                Ok(())
+            }
+            (State::Open, ToHub::Progress(progress)) => {
+                let attempt = Attempt::new(progress.job, progress.attempt);
+                // It runs, so it was accepted, even if the acceptance was lost or comes later.
+                if self.accepted(attempt) {
+                    self.events.push_back(HubEvent::Progress(progress));
+                }
+                Ok(())
+            }
+            (State::Open, ToHub::Commit(commit)) => {
+                if self.accepted(Attempt::new(commit.job, commit.attempt)) {
+                    self.events.push_back(HubEvent::CommitRequested(commit));
+                }
+                Ok(())
+            }
+            (State::Open, ToHub::Report(report)) => {
+                let attempt = Attempt::new(report.job, report.attempt);
+                self.answered(attempt);
+                match self.attempts.get_mut(&attempt) {
+                    // Told already: the owner's acknowledgement should be on its way.
+                    Some(Tracked { phase: Phase::Reported { tell_again }, .. }) if now < tell_again.at() => {
+                        return Ok(());
+                    }
+                    Some(tracked) => {
+                        tracked.phase = Phase::Reported { tell_again: Resend::after(now, RESEND) };
+                        tracked.cancel = None;
+                    }
+                    // Acknowledged before and the acknowledgement was lost, or an attempt that the hub gave up.
+                    None => {}
+                }
+                self.events.push_back(HubEvent::Reported(report));
+                Ok(())
+            }
+            (State::Open, ToHub::Draining(_)) => {
+                if !self.draining {
+                    self.draining = true;
+                    self.events.push_back(HubEvent::Draining);
+                }
+                Ok(())
+            }
+            (State::Open, ToHub::Unsupported(unsupported)) => {
+                self.events.push_back(HubEvent::Unsupported(unsupported.of));
+                Ok(())
+            }
+        }
+    }
+
+    fn send(&mut self, message: impl Into<ToAgent>) {
+        if self.is_open() {
+            let done = self.link.send(message.into().encode());
+            self.close_on(done);
+        }
+    }
+
+    /// Whether the agent holds the attempt, now that it spoke of it; the first time the owner is told.
+    fn accepted(&mut self, attempt: Attempt) -> bool {
+        self.answered(attempt);
+        if let Some(resource) = self.declined.remove(attempt) {
+            // The decline was the answer to an earlier copy of the offer.
+            self.attempts.insert(attempt, Tracked { resource, phase: Phase::Accepted, cancel: None });
+            self.events.push_back(HubEvent::Accepted(attempt));
+            return true;
+        }
+        match self.attempts.get_mut(&attempt).map(|tracked| &mut tracked.phase) {
+            Some(phase @ Phase::Offered { .. }) => {
+                *phase = Phase::Accepted;
+                self.events.push_back(HubEvent::Accepted(attempt));
+                true
+            }
+            Some(Phase::Accepted) => true,
+            Some(Phase::Reported { .. }) | None => false,
+        }
+    }
+
+    /// Keeps count of the bytes of unanswered offers, when `attempt` stops being one.
+    fn answered(&mut self, attempt: Attempt) {
+        if let Some(Tracked { phase: Phase::Offered { text, .. }, .. }) = self.attempts.get(&attempt) {
+            self.unanswered_bytes -= text.len();
+        }
+    }
+
+    fn forget(&mut self, attempt: Attempt) -> Option<Name> {
+        self.answered(attempt);
+        self.attempts.remove(&attempt).map(|tracked| tracked.resource)
+    }
+
+    fn close_on(&mut self, done: Result<(), CloseReason>) {
+        if let (Err(reason), None) = (done, self.closed()) {
+            self.state = State::Closed(reason);
+        }
+    }
+}
+
+fn kind(message: &ToHub) -> &'static str {
+    match message {
+        ToHub::Hello(_) => "hello",
+        ToHub::Accept(_) => "accept",
+        ToHub::Decline(_) => "decline",
+        ToHub::Progress(_) => "progress",
+        ToHub::Commit(_) => "commit",
+        ToHub::Report(_) => "report",
+        ToHub::Draining(_) => "draining",
+        ToHub::Unsupported(_) => "unsupported",
+    }
+}

@@ -1,0 +1,94 @@
+//! Agent and hub sessions against each other: single rules in `rules`, whole worlds with faults in `properties`.
+
+mod agent_owner;
+mod hub_owner;
+mod network;
+mod properties;
+mod rules_agent;
+mod rules_hub;
+mod world;
+
+use super::Attempt;
+use crate::{
+    AgentId, Hello, JobId, Name, Offer, Outcome, Report, ResourceAnnouncement, SessionId, VersionRange,
+    Welcome,
+};
+use std::time::Instant;
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn job(n: u8) -> JobId {
+    JobId::new(u64::from(n), &[n; 10])
+}
+
+fn attempt(n: u8) -> Attempt {
+    Attempt::new(job(n), 1)
+}
+
+/// An agent for `resources`, each with its `max_concurrent`.
+fn hello(max_jobs: u32, resources: &[(&str, u32)]) -> Hello {
+    let connector = (name("file"), crate::ConnectorAnnouncement { operations: Vec::new() });
+    Hello {
+        versions: VersionRange { min: 1, max: 1 },
+        agent: AgentId::new(0, &[7; 10]),
+        name: name("paris-1"),
+        agent_version: "0.1.0".to_owned(),
+        instance: "i".to_owned(),
+        max_jobs,
+        connectors: [connector].into(),
+        resources: resources
+            .iter()
+            .map(|(resource, max_concurrent)| ResourceAnnouncement {
+                name: name(resource),
+                connector: name("file"),
+                operations: Vec::new(),
+                max_concurrent: *max_concurrent,
+                rate_per_minute: None,
+            })
+            .collect(),
+        held: Vec::new(),
+    }
+}
+
+fn welcome() -> Welcome {
+    Welcome {
+        version: 1,
+        session: SessionId::new(0, &[1; 10]),
+        epoch: 1,
+        tenant: name("acme"),
+        site: name("paris"),
+        server_time: jiff::Timestamp::UNIX_EPOCH,
+        held: Vec::new(),
+    }
+}
+
+fn offer(attempt: Attempt, ticket: &str) -> Offer {
+    Offer {
+        job: attempt.job,
+        attempt: attempt.number,
+        envelope: "envelope".to_owned(),
+        ticket: ticket.to_owned(),
+        payload: None,
+        traceparent: None,
+    }
+}
+
+fn report(attempt: Attempt, outcome: Outcome) -> Report {
+    Report {
+        job: attempt.job,
+        attempt: attempt.number,
+        outcome,
+        started_at: None,
+        finished_at: jiff::Timestamp::UNIX_EPOCH,
+    }
+}
+
+fn success() -> Outcome {
+    Outcome::Succeeded { result: serde_json::Value::Null, output: None, receipt: None }
+}
+
+fn start() -> Instant {
+    Instant::now()
+}
