@@ -11,6 +11,7 @@ pub mod defaults;
 mod diagnostics;
 mod files;
 mod glob;
+mod hint;
 mod raw;
 mod read;
 mod resource;

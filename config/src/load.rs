@@ -4,9 +4,9 @@ use crate::{
     AgentConfig, AgentSection, Diagnostics, HubSection, HumanDuration, LogFormat, LogSection, ProxySection,
     ResourceConfig, Section, TrustSection,
     check::{self, Use},
-    defaults, files, raw,
-    read::unknown_key,
-    resource,
+    defaults, files,
+    hint::unknown_key,
+    raw, resource,
     tree::{self, Node, Source, Value},
 };
 use std::{

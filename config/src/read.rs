@@ -4,7 +4,10 @@
 //! found; what is only missing because it was left out is not reported. No message quotes a value: it could be a
 //! secret in the wrong place.
 
-use crate::tree::{Entry, Node, Value, join};
+use crate::{
+    hint::{unknown_key, unknown_value},
+    tree::{Entry, Node, Value, join},
+};
 use serde::de::{
     self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Expected, IntoDeserializer, MapAccess,
     SeqAccess, Unexpected, VariantAccess, Visitor,
@@ -27,11 +30,14 @@ const MAX_MISTAKES: usize = 200;
 pub(crate) fn read<T: DeserializeOwned>(node: &Node, also_known: &[&str]) -> (Option<T>, Vec<Mistake>) {
     let state = RefCell::new(State::default());
     loop {
+        let left_out = state.borrow().left_out.len();
         let reader = Reader { node, path: String::new(), also_known, state: &state };
         let value = reader.run(T::deserialize).ok();
         let done = {
             let state = state.borrow();
-            state.left_out.contains("") || state.mistakes.len() >= MAX_MISTAKES
+            // Every pass leaves out more; the second check is for a type that breaks this rule.
+            let stuck = state.left_out.len() == left_out;
+            state.left_out.contains("") || stuck || state.mistakes.len() >= MAX_MISTAKES
         };
         if value.is_some() || done {
             return (value, state.into_inner().mistakes);
@@ -112,43 +118,6 @@ impl de::Error for Error {
     fn missing_field(field: &'static str) -> Self {
         Self::Missing(field)
     }
-}
-
-/// What to say of a key that is not among the known ones.
-pub(crate) fn unknown_key(key: &str, known: &[&str]) -> String {
-    let mut names = known.to_vec();
-    names.sort_unstable();
-    let hint = nearest(key, known).map_or_else(String::new, |name| format!("did you mean \"{name}\"? "));
-    format!("unknown key; {hint}known keys: {}", names.join(", "))
-}
-
-/// What to say of a value that is not among the known ones; the value itself is not repeated.
-pub(crate) fn unknown_value(value: &str, known: &[&str]) -> String {
-    let hint = nearest(value, known).map_or_else(String::new, |name| format!("did you mean \"{name}\"? "));
-    let names: Vec<_> = known.iter().map(|name| format!("\"{name}\"")).collect();
-    format!("unknown value; {hint}expected one of {}", names.join(", "))
-}
-
-/// The known name that differs least, if it is near enough to be a slip.
-fn nearest<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
-    let distance = |other: &str| edit_distance(&name.to_lowercase(), other);
-    let best = known.iter().copied().min_by_key(|other| distance(other))?;
-    let len = name.chars().count().max(best.len());
-    (len < 64 && distance(best) <= (len / 3).max(1)).then_some(best)
-}
-
-/// Insertions, deletions and replacements that turn one text into the other.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, ca) in a.chars().take(64).enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, cb) in b.chars().enumerate() {
-            let replaced = diagonal + usize::from(ca != cb);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[row.len() - 1]
 }
 
 /// A value being read, with its path from the root of the read.
@@ -359,7 +328,12 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             Value::Table(table) => match table.iter().next() {
                 Some((key, entry)) if table.len() == 1 => {
                     let value = self.child(&entry.node, join(&self.path, key));
-                    visitor.visit_enum(Variant { key, value })
+                    visitor.visit_enum(Variant { key, value }).inspect_err(|error| {
+                        // A variant cannot do without its content: the whole is left out.
+                        if matches!(error, Error::Recorded) {
+                            self.state.borrow_mut().left_out.insert(self.path.clone());
+                        }
+                    })
                 }
                 _ => self.wrong_type(&"a table of exactly one key"),
             },

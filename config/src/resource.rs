@@ -1,8 +1,9 @@
 //! Checks one `[resources.NAME]` table: the keys that every resource has. The rest is its connector's.
 
 use crate::{
-    AllowRule, Diagnostics, Limits, ResourceConfig, Section, check, defaults, path_glob, raw,
-    read::unknown_value,
+    AllowRule, Diagnostics, Limits, ResourceConfig, Section, check, defaults,
+    hint::unknown_value,
+    path_glob, raw,
     tree::{Node, Source, Value, join},
 };
 use std::sync::Arc;

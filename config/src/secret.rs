@@ -213,3 +213,100 @@ impl JsonSchema for SecretRef {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn read(content: &[u8]) -> Result<String, String> {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("s"), content).unwrap();
+        let secret = SecretRef::File("s".into()).read(dir.path());
+        secret.map(|secret| secret.expose().to_owned()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn one_line_end_is_taken_off() {
+        for (content, secret) in [
+            ("geheim", "geheim"),
+            ("geheim\n", "geheim"),
+            ("geheim\r\n", "geheim"),
+            ("geheim\n\n", "geheim\n"),
+            (" geheim \n", " geheim "),
+            ("geheim\r", "geheim\r"),
+            ("a\nb\n", "a\nb"),
+        ] {
+            assert_eq!(read(content.as_bytes()).as_deref(), Ok(secret), "{content:?}");
+        }
+        assert_eq!(read(&[b'x'; MAX_SECRET]).map(|secret| secret.len()), Ok(MAX_SECRET));
+        let longest = [&[b'x'; MAX_SECRET][..], b"\r\n"].concat();
+        assert_eq!(read(&longest).map(|secret| secret.len()), Ok(MAX_SECRET));
+    }
+
+    #[test]
+    fn what_is_no_secret_is_refused_without_its_content() {
+        for (content, message) in [
+            (&b""[..], "secret file s is empty: write the secret into it"),
+            (b"\n", "secret file s is empty: write the secret into it"),
+            (b"\r\n", "secret file s is empty: write the secret into it"),
+            (b"geheim\xff", "secret file s is not text in UTF-8: is it the right one?"),
+            (&[b'x'; MAX_SECRET + 1], "secret file s is longer than 64 KiB: is it the right one?"),
+            (&[b'x'; MAX_SECRET * 2], "secret file s is longer than 64 KiB: is it the right one?"),
+        ] {
+            assert_eq!(read(content), Err(message.to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_what_to_do() {
+        let base = Path::new("/config");
+        let file = SecretRef::File("secrets/x".into());
+        for (kind, message) in [
+            (
+                io::ErrorKind::NotFound,
+                "secret file secrets/x does not exist: create or mount /config/secrets/x",
+            ),
+            (
+                io::ErrorKind::PermissionDenied,
+                "secret file secrets/x is not readable for the agent's user: chown /config/secrets/x to that user and chmod 0400 it",
+            ),
+        ] {
+            assert_eq!(file.explain(base, &kind.into()).to_string(), message);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let told = |path: &str| SecretRef::File(path.into()).read(dir.path()).unwrap_err().to_string();
+        assert!(told("none").starts_with("secret file none does not exist: create or mount "));
+        fs::create_dir(dir.path().join("folder")).unwrap();
+        assert!(told("folder").starts_with("secret file folder is a folder: name the file itself"));
+        let unset = SecretRef::Env("PASSERELLE_TEST_OF_AN_UNSET_VARIABLE".to_owned()).read(base).unwrap_err();
+        assert_eq!(
+            unset.to_string(),
+            "environment variable PASSERELLE_TEST_OF_AN_UNSET_VARIABLE is not set: set it for the agent's process"
+        );
+    }
+
+    #[test]
+    fn environment_variables_serve_too_and_debug_shows_nothing() {
+        let secret = SecretRef::Env("CARGO_PKG_NAME".to_owned()).read(Path::new("")).unwrap();
+        assert_eq!(secret.expose(), "passerelle-config");
+        assert_eq!(format!("{secret:?}"), "[redacted]");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_everybody_may_read_is_warned_of() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("s");
+        fs::write(&file, "geheim").unwrap();
+        let warning = |mode| {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            SecretRef::File("s".into()).warning(dir.path())
+        };
+        assert_eq!(warning(0o600), None);
+        let path = file.display();
+        let expected = format!("every user may read secret file {path}: run chmod o-rwx {path}");
+        assert_eq!(warning(0o644), Some(expected));
+    }
+}

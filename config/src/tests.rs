@@ -386,7 +386,15 @@ fn syntax_errors_and_keys_set_twice_stand_at_their_place() {
     let deep = format!("x = {}1{}\n", "[".repeat(1000), "]".repeat(1000));
     assert_eq!(findings(&[("agent.toml", deep.as_bytes())]).len(), 1);
     let dotted = format!("{}\n", ["a"; 100_000].join("."));
-    for text in [format!("{}= 1\n", dotted.trim()), format!("[{}]\n", dotted.trim())] {
+    let dotted = dotted.trim();
+    let quoted = vec!["\"a\""; 100_000].join(" . ");
+    for text in [
+        format!("{dotted}= 1\n"),
+        format!("[{dotted}]\n"),
+        format!("[[{dotted}]]\n"),
+        format!("x = {{ y = 1, {dotted} = 1 }}\n"),
+        format!("{quoted} = 1\n"),
+    ] {
         assert_eq!(
             findings(&[("agent.toml", text.as_bytes())]),
             ["agent.toml:1:1: syntax: a dotted key has at most 64 parts"]

@@ -148,13 +148,20 @@ pub(crate) fn parse(source: &Arc<Source>, findings: &mut Vec<Finding>) -> Option
 /// How many parts a dotted key may have; the tree below is walked recursively.
 const MAX_KEY_PARTS: usize = 64;
 
-/// The parser bounds the nesting of brackets but not of dotted keys: finds a run of dots that no honest key has.
+/// The parser bounds the nesting of brackets but not of dotted keys: finds one that no honest file has.
 fn overlong_key(text: &str) -> Option<usize> {
+    let is_key =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '"' | '\'' | ' ' | '\t');
+    let is_long = |key: &str| {
+        key.rsplit(|c| !is_key(c)).next().unwrap_or_default().matches('.').count() >= MAX_KEY_PARTS
+    };
     let mut offset = 0;
     for line in text.split_inclusive('\n') {
-        let key = line.split_once('=').map_or(line, |(key, _)| key);
-        let is_comment = key.trim_start().starts_with('#');
-        if !is_comment && key.matches('.').count() > MAX_KEY_PARTS && !key.contains(['"', '\'']) {
+        let trimmed = line.trim();
+        let header = trimmed.strip_prefix('[').map(|rest| rest.split(']').next().unwrap_or_default());
+        // A key stands before each '=': several in an inline table.
+        let mut keys = line.rsplit('=').skip(1);
+        if !trimmed.starts_with('#') && (header.is_some_and(is_long) || keys.any(is_long)) {
             return Some(offset);
         }
         offset += line.len();

@@ -14,7 +14,7 @@ pub fn payload_path(job: crate::JobId) -> String {
     format!("/agent/v1/jobs/{job}/payload")
 }
 
-/// Where an attempt's output is uploaded: `HEAD` and `PATCH` with `Upload-Offset`, as in tus 1.0.
+/// Where an attempt's output is uploaded: `POST` opens, `HEAD` tells the offset, `PATCH` appends, as in tus 1.0.
 #[must_use]
 pub fn output_path(job: crate::JobId, attempt: u32) -> String {
     format!("/agent/v1/jobs/{job}/attempts/{attempt}/output")

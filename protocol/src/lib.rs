@@ -3,7 +3,9 @@
 //! This crate is pure: no socket, no clock, no runtime. Time is always passed in. `docs/protocol.md` is the
 //! specification that a second implementation is written from; `fixtures/v1/` holds one example per message.
 
+mod bounds;
 mod code;
+mod codec;
 mod digest;
 pub mod http;
 mod ids;
@@ -16,14 +18,14 @@ pub mod session;
 mod signed;
 
 pub use code::{ApiCode, Code};
+pub use codec::{DecodeError, EncodeError, ToAgent, ToHub, decode_to_agent, decode_to_hub};
 pub use digest::Sha256;
 pub use ids::{AgentId, BlobId, JobId, SessionId};
 pub use jws::{JwsError, KeyId, SigningKey, VerifyingKey};
 pub use message::{
-    Accept, Cancel, Commit, CommitGranted, ConnectorAnnouncement, Decline, DecodeError, Draining,
-    EncodeError, Held, HeldAction, HeldJob, HeldState, Hello, Intent, Offer, OperationAnnouncement,
-    PayloadSource, Progress, Refuse, Repeat, Report, ReportAck, ResourceAnnouncement, ToAgent, ToHub,
-    Unsupported, VersionRange, Welcome, decode_to_agent, decode_to_hub,
+    Accept, Cancel, Commit, CommitGranted, ConnectorAnnouncement, Decline, Draining, Held, HeldAction,
+    HeldJob, HeldState, Hello, Intent, Offer, OperationAnnouncement, PayloadSource, Progress, Refuse, Repeat,
+    Report, ReportAck, ResourceAnnouncement, Unsupported, VersionRange, Welcome,
 };
 pub use name::{Name, NameError};
 pub use outcome::{Effect, Failure, Outcome, OutputPayload, Verdict};

@@ -19,11 +19,11 @@ pub const MAX_UNACKED_REPORTS: usize = 64;
 /// How many bytes of unacknowledged reports an agent session keeps for re-sending (at least one report always fits).
 pub const MAX_UNACKED_REPORT_BYTES: usize = 1024 * 1024;
 /// How many bytes of unanswered offers a hub session keeps for re-sending (at least one offer always fits).
-pub const MAX_UNANSWERED_OFFER_BYTES: usize = 8 * 1024 * 1024;
+pub const MAX_UNANSWERED_OFFER_BYTES: usize = 16 * 1024 * 1024;
 /// How many frames may wait for a peer that does not read; past it the session ends.
 pub const MAX_QUEUED_FRAMES: usize = 8192;
 /// How many bytes of frames may wait for a peer that does not read; past it the session ends.
-pub const MAX_QUEUED_BYTES: usize = 16 * 1024 * 1024;
+pub const MAX_QUEUED_BYTES: usize = 24 * 1024 * 1024;
 /// The longest of the short free texts: versions, media types, the instance of a hello.
 pub const MAX_TEXT: usize = 256;
 /// The longest name of a tenant, site, resource or operation.

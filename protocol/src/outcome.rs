@@ -33,7 +33,12 @@ pub enum Effect {
 
 /// Cuts a sentence to [`MAX_MESSAGE`] bytes, at a character boundary.
 pub(crate) fn cut_message(message: &mut String) {
-    message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+    cut(message, MAX_MESSAGE);
+}
+
+/// Cuts a text to `longest` bytes, at a character boundary.
+pub(crate) fn cut(text: &mut String, longest: usize) {
+    text.truncate(text.floor_char_boundary(longest));
 }
 
 /// Why an attempt failed, in terms the cloud may know: no host, path outside the root, or credential.

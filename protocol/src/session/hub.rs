@@ -19,10 +19,9 @@ use std::{
 pub enum HubEvent {
     /// The agent said hello: answer with [`HubSession::welcome`] or [`HubSession::refuse`].
     Hello(Box<Hello>),
-    /// The attempt is in the agent's journal. It may follow a `Declined` of the same attempt when frames crossed:
-    /// then the agent took a later copy of the offer, and holds it.
+    /// The attempt is in the agent's journal.
     Accepted(Attempt),
-    /// The attempt was not taken; its credit is free again.
+    /// The attempt was not taken; its credit is free again. The job's next offer takes the next number.
     Declined(Decline),
     /// The connector has started or moved on.
     Progress(Progress),
@@ -82,7 +81,7 @@ pub struct HubSession {
     attempts: BTreeMap<Attempt, Tracked>,
     held: BTreeMap<Attempt, Name>,
     unanswered_bytes: usize,
-    declined: Recent<Name>,
+    declined: Recent<()>,
     draining: bool,
     events: VecDeque<HubEvent>,
 }
@@ -248,16 +247,16 @@ impl HubSession {
     /// Offers an attempt; it is sent again until it is answered.
     ///
     /// # Errors
-    /// [`NoCredit`] if the agent has no place for it.
+    /// [`NoCredit`] if the agent has no place for it, and always for an attempt that it declined on this connection: a
+    /// late copy of that decline would be taken for the new answer. Offer the job under its next attempt number.
     pub fn offer(&mut self, offer: Offer, resource: Name, now: Instant) -> Result<(), NoCredit> {
         let attempt = Attempt::new(offer.job, offer.attempt);
         if self.attempts.contains_key(&attempt) {
             return Ok(());
         }
-        if self.credit_for(&resource) == 0 {
+        if self.credit_for(&resource) == 0 || self.declined.get(attempt).is_some() {
             return Err(NoCredit);
         }
-        self.declined.remove(attempt);
         match ToAgent::from(offer).encode() {
             Ok(text) => {
                 self.unanswered_bytes += text.len();
@@ -271,10 +270,11 @@ impl HubSession {
         Ok(())
     }
 
-    /// Asks the agent to stop an attempt; sent again until the attempt is reported or declined.
+    /// Asks the agent to stop an attempt; sent again until the attempt is reported or declined. Does nothing once it is.
     pub fn cancel(&mut self, attempt: Attempt, now: Instant) {
         if let Some(tracked) = self.attempts.get_mut(&attempt)
             && tracked.cancel.is_none()
+            && !matches!(tracked.phase, Phase::Reported { .. })
         {
             tracked.cancel = Some(Resend::after(now, RESEND));
             self.send(Cancel { job: attempt.job, attempt: attempt.number });
@@ -321,8 +321,9 @@ impl HubSession {
                 let attempt = Attempt::new(decline.job, decline.attempt);
                 let offered =
                     self.attempts.get(&attempt).is_some_and(|t| matches!(t.phase, Phase::Offered { .. }));
-                if let (true, Some(resource)) = (offered, self.forget(attempt)) {
-                    self.declined.insert(attempt, resource);
+                if offered {
+                    self.forget(attempt);
+                    self.declined.insert(attempt, ());
                     self.events.push_back(HubEvent::Declined(decline));
                 }
                 Ok(())
@@ -383,12 +384,6 @@ impl HubSession {
     /// Whether the agent holds the attempt, now that it spoke of it; the first time the owner is told.
     fn accepted(&mut self, attempt: Attempt) -> bool {
         self.answered(attempt);
-        if let Some(resource) = self.declined.remove(attempt) {
-            // The decline was the answer to an earlier copy of the offer.
-            self.attempts.insert(attempt, Tracked { resource, phase: Phase::Accepted, cancel: None });
-            self.events.push_back(HubEvent::Accepted(attempt));
-            return true;
-        }
         match self.attempts.get_mut(&attempt).map(|tracked| &mut tracked.phase) {
             Some(phase @ Phase::Offered { .. }) => {
                 *phase = Phase::Accepted;
@@ -407,9 +402,9 @@ impl HubSession {
         }
     }
 
-    fn forget(&mut self, attempt: Attempt) -> Option<Name> {
+    fn forget(&mut self, attempt: Attempt) {
         self.answered(attempt);
-        self.attempts.remove(&attempt).map(|tracked| tracked.resource)
+        self.attempts.remove(&attempt);
     }
 
     fn close_on(&mut self, done: Result<(), CloseReason>) {

@@ -2,9 +2,8 @@
 
 use super::Attempt;
 use crate::{
-    DecodeError,
+    DecodeError, EncodeError,
     limits::{DEAD_AFTER, HEARTBEAT, MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES},
-    message::EncodeError,
 };
 use std::{
     collections::VecDeque,
@@ -23,7 +22,7 @@ pub enum Frame {
     Pong,
 }
 
-/// Who ended the session.
+/// Who ended the session, as the agent sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Initiator {
     /// This side.
@@ -56,7 +55,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// Which side is at the origin of it.
+    /// Which side is at the origin of it. A refusal comes from the hub, which is remote for the agent.
     #[must_use]
     pub fn initiator(&self) -> Initiator {
         match self {

@@ -54,9 +54,11 @@ pub(super) struct HubOwner {
     pub(super) session: Option<(u64, HubSession)>,
     pub(super) todo: Vec<(Duration, HubTask)>,
     pub(super) slow: Duration,
+    /// How many writes of the store fail, in percent.
+    pub(super) failing: u8,
     /// Whether the hub must know of every attempt that the agent holds.
     pub(super) orderly: bool,
-    /// Whether an attempt that was not taken is offered again under the next number, or under its own.
+    /// Whether an attempt that the agent never saw is offered under the next number, or again under its own.
     pub(super) renumber: bool,
     max_jobs: u32,
     max_concurrent: u32,
@@ -122,7 +124,7 @@ impl HubOwner {
                 let job = self.jobs.get_mut(&decline.job).unwrap();
                 if job.attempt == decline.attempt && job.state == State::Offered {
                     assert_eq!(decline.code, Code::Busy, "an attempt in progress was refused for good");
-                    job.not_taken(self.renumber);
+                    job.not_taken(true);
                 }
             }
             HubEvent::CommitRequested(commit) => {
@@ -140,8 +142,10 @@ impl HubOwner {
         }
     }
 
-    pub(super) fn run(&mut self, task: HubTask) {
+    pub(super) fn run(&mut self, task: HubTask, rng: &mut Rng) {
         match task {
+            // A store that fails says nothing: the report comes again.
+            HubTask::Store { .. } if rng.percent(self.failing) => {}
             HubTask::Store { process, connection, report } if process == self.process => {
                 let attempt = Attempt::new(report.job, report.attempt);
                 self.store(attempt, report.outcome);

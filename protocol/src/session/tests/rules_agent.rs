@@ -3,8 +3,8 @@
 use super::{attempt, hello, job, name, offer, report, start, success, welcome};
 use crate::{
     Accept, Cancel, Code, CommitGranted, Decline, Draining, Failure, HeldJob, HeldState, Hello, Intent,
-    Offer, Outcome, Progress, Refuse, Report, ReportAck, ToAgent, ToHub, Unsupported, VersionRange, Welcome,
-    decode_to_hub,
+    Offer, Outcome, OutputPayload, Progress, Refuse, Report, ReportAck, Sha256, ToAgent, ToHub, Unsupported,
+    VersionRange, Welcome, decode_to_hub,
     limits::{DEAD_AFTER, HANDSHAKE, HEARTBEAT, MAX_FRAME, MAX_JSON, MAX_UNACKED_REPORTS, RESEND},
     session::{AgentEvent, AgentSession, Attempt, CloseReason, Frame, Initiator},
 };
@@ -425,6 +425,15 @@ fn long_sentences_are_cut_on_the_way_out_and_in() {
         panic!("no report")
     };
     assert_eq!(failure.message.len(), 1024);
+    let media_type = format!("text/{}", "x".repeat(5000));
+    let output = Some(OutputPayload { size: 0, sha256: Sha256::of(b""), media_type, data: None });
+    let outcome = Outcome::Succeeded { result: serde_json::Value::Null, output, receipt: None };
+    let text = ToHub::from(report(attempt(1), outcome)).encode().unwrap();
+    let Ok(ToHub::Report(Report { outcome: Outcome::Succeeded { output, .. }, .. })) = decode_to_hub(&text)
+    else {
+        panic!("no report")
+    };
+    assert_eq!(output.unwrap().media_type.len(), 256);
 }
 
 #[test]

@@ -77,6 +77,7 @@ impl World {
         agent.orderly = faults.orderly();
         let mut hub = HubOwner::new(max_jobs, max_concurrent);
         hub.slow = faults.slow;
+        hub.failing = faults.loss / 2;
         hub.orderly = faults.orderly();
         let mut world = Self {
             agent,
@@ -148,7 +149,7 @@ impl World {
         match action {
             Action::Deliver { connection, to, parcel } => self.deliver(connection, to, parcel),
             Action::Agent(task) => self.agent.run(task, &mut self.rng, self.now),
-            Action::Hub(task) => self.hub.run(task),
+            Action::Hub(task) => self.hub.run(task, &mut self.rng),
             Action::Dial => {
                 self.dialling = false;
                 self.connection += 1;
@@ -171,6 +172,7 @@ impl World {
                 self.network.faults = Faults::NONE;
                 self.agent.slow = Faults::NONE.slow;
                 self.hub.slow = Faults::NONE.slow;
+                self.hub.failing = 0;
             }
         }
     }

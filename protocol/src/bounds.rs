@@ -1,0 +1,111 @@
+//! Rules on a message's fields beyond their types: what makes every message finite.
+
+use crate::{
+    limits::{MAX_INLINE_PAYLOAD, MAX_JSON, MAX_RESOURCES, MAX_TEXT},
+    message::{
+        Accept, Cancel, Commit, CommitGranted, Decline, Draining, Hello, Offer, PayloadSource, Progress,
+        Refuse, Report, ReportAck, Unsupported, Welcome,
+    },
+    outcome::{Effect, Outcome, cut, cut_message},
+};
+use std::collections::BTreeSet;
+
+/// The rules of one message.
+pub(crate) trait Bounded {
+    /// What both sides must keep to: checked before sending and after receiving.
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+    /// Cuts sentences meant for people to their longest.
+    fn cut(&mut self) {}
+}
+
+fn short(field: &str, text: &str) -> Result<(), String> {
+    if text.len() > MAX_TEXT {
+        return Err(format!("{field} has {} bytes, more than {MAX_TEXT}", text.len()));
+    }
+    Ok(())
+}
+
+fn inline(data: &str) -> Result<(), String> {
+    if data.len() > MAX_INLINE_PAYLOAD.div_ceil(3) * 4 {
+        return Err(format!("an inline payload is larger than {MAX_INLINE_PAYLOAD} bytes"));
+    }
+    Ok(())
+}
+
+impl Bounded for Hello {
+    fn check(&self) -> Result<(), String> {
+        if self.resources.len() > MAX_RESOURCES {
+            return Err(format!("{} resources, more than {MAX_RESOURCES}", self.resources.len()));
+        }
+        short("agent_version", &self.agent_version)?;
+        short("instance", &self.instance)?;
+        let mut names = BTreeSet::new();
+        if let Some(r) = self.resources.iter().find(|r| !names.insert(&r.name)) {
+            return Err(format!("resource {} is announced twice", r.name));
+        }
+        if let Some(r) = self.resources.iter().find(|r| !self.connectors.contains_key(&r.connector)) {
+            return Err(format!("resource {} names a connector that is not announced", r.name));
+        }
+        Ok(())
+    }
+}
+impl Bounded for Offer {
+    fn check(&self) -> Result<(), String> {
+        if self.attempt == 0 {
+            return Err("attempts count from 1".to_owned());
+        }
+        match &self.payload {
+            Some(PayloadSource::Inline { data }) => inline(data),
+            Some(PayloadSource::Hub) | None => Ok(()),
+        }
+    }
+}
+impl Bounded for Refuse {
+    fn check(&self) -> Result<(), String> {
+        short("code", &self.code)
+    }
+    fn cut(&mut self) {
+        cut_message(&mut self.message);
+    }
+}
+impl Bounded for Decline {
+    fn cut(&mut self) {
+        cut_message(&mut self.message);
+    }
+}
+impl Bounded for Report {
+    fn check(&self) -> Result<(), String> {
+        match &self.outcome {
+            Outcome::Succeeded { result, output, .. } => {
+                let json = serde_json::to_string(result).map_err(|e| e.to_string())?.len();
+                if json > MAX_JSON {
+                    return Err(format!("a result of {json} bytes is larger than {MAX_JSON}"));
+                }
+                inline(output.as_ref().and_then(|output| output.data.as_deref()).unwrap_or_default())
+            }
+            Outcome::Failed(failure) if failure.effect == Effect::Applied => {
+                Err("a failure was not applied, or it is not known".to_owned())
+            }
+            Outcome::Failed(_) => Ok(()),
+        }
+    }
+    fn cut(&mut self) {
+        match &mut self.outcome {
+            // It comes from the private system, so it may be anything; an end must be told all the same.
+            Outcome::Succeeded { output: Some(output), .. } => cut(&mut output.media_type, MAX_TEXT),
+            Outcome::Succeeded { output: None, .. } => {}
+            Outcome::Failed(failure) => cut_message(&mut failure.message),
+        }
+    }
+}
+impl Bounded for Welcome {}
+impl Bounded for CommitGranted {}
+impl Bounded for ReportAck {}
+impl Bounded for Cancel {}
+impl Bounded for Unsupported {}
+impl Bounded for Accept {}
+impl Bounded for Progress {}
+impl Bounded for Commit {}
+impl Bounded for Draining {}

@@ -1,0 +1,139 @@
+//! The example messages of `fixtures/v1`: each decodes, encodes to the same JSON, and fits the others.
+
+#![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use passerelle_protocol::{
+    AgentToken, Envelope, JwsError, PayloadSource, Receipt, Sha256, SigningKey, Ticket, ToAgent, ToHub,
+    VerifyingKey, decode_to_agent, decode_to_hub,
+    http::{EnrolRequest, EnrolResponse, Problem},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use std::{collections::BTreeMap, fs, path::Path};
+
+/// The private keys of the examples: PKCS#8 around the seeds of RFC 8037 appendix A.1 and RFC 8032 §7.1 test 2.
+const HUB_SEED: &str = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
+const AGENT_SEED: &str = "4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb";
+const PKCS8: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+
+fn fixtures() -> BTreeMap<String, String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/v1");
+    fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| {
+            (path.file_stem().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(path).unwrap())
+        })
+        .collect()
+}
+
+fn read<T: DeserializeOwned>(name: &str) -> T {
+    serde_json::from_str(&fixtures()[name]).unwrap()
+}
+
+fn again<T: DeserializeOwned + Serialize>(text: &str) -> Value {
+    serde_json::to_value(serde_json::from_str::<T>(text).unwrap()).unwrap()
+}
+
+fn key(seed: &str) -> SigningKey {
+    let seed: Sha256 = seed.parse().unwrap();
+    SigningKey::from_pkcs8(&[&PKCS8[..], seed.bytes()].concat()).unwrap()
+}
+
+#[test]
+fn every_fixture_reads_and_writes_back_the_same() {
+    for (name, text) in fixtures() {
+        let value: Value = serde_json::from_str(&text).unwrap();
+        let kind: Vec<&str> = name.split('.').collect();
+        let back = match kind[..] {
+            ["to_hub", tag, ..] => {
+                assert_eq!(value["type"], tag, "{name}");
+                serde_json::from_str(&decode_to_hub(&text).unwrap().encode().unwrap()).unwrap()
+            }
+            ["to_agent", tag, ..] => {
+                assert_eq!(value["type"], tag, "{name}");
+                serde_json::from_str(&decode_to_agent(&text).unwrap().encode().unwrap()).unwrap()
+            }
+            ["http", "enrol_request", ..] => again::<EnrolRequest>(&text),
+            ["http", "enrol_response", ..] => again::<EnrolResponse>(&text),
+            ["http", "problem", ..] => again::<Problem>(&text),
+            ["claims", "envelope", ..] => again::<Envelope>(&text),
+            ["claims", "ticket", ..] => again::<Ticket>(&text),
+            ["claims", "agent_token", ..] => again::<AgentToken>(&text),
+            ["claims", "receipt", ..] => again::<Receipt>(&text),
+            _ => panic!("nothing reads {name}.json"),
+        };
+        assert_eq!(back, value, "{name}");
+    }
+}
+
+#[test]
+fn every_message_and_claim_has_a_fixture() {
+    let names: Vec<String> = fixtures().into_keys().collect();
+    let others = [
+        "http.enrol_request",
+        "http.enrol_response",
+        "http.problem",
+        "claims.envelope",
+        "claims.ticket",
+        "claims.agent_token",
+        "claims.receipt",
+    ];
+    let to_hub = ToHub::TYPES.iter().map(|tag| format!("to_hub.{tag}"));
+    let to_agent = ToAgent::TYPES.iter().map(|tag| format!("to_agent.{tag}"));
+    for wanted in to_hub.chain(to_agent).chain(others.map(str::to_owned)) {
+        assert!(names.iter().any(|name| name.starts_with(&wanted)), "{wanted} has no fixture");
+    }
+}
+
+#[test]
+fn the_keys_are_those_of_the_enrolment() {
+    let request: EnrolRequest = read("http.enrol_request");
+    let response: EnrolResponse = read("http.enrol_response");
+    assert_eq!(request.public_key, *key(AGENT_SEED).public());
+    assert_eq!(response.job_keys, [key(HUB_SEED).public().clone()]);
+    // RFC 8037 appendix A.3.
+    assert_eq!(response.job_keys[0].id().0, "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+    let token: AgentToken = read("claims.agent_token");
+    assert_eq!((token.sub, token.check(&response.audience, token.iat)), (response.agent, Ok(())));
+}
+
+#[test]
+fn every_offer_verifies_with_the_pinned_keys() {
+    let keys: Vec<VerifyingKey> = read::<EnrolResponse>("http.enrol_response").job_keys;
+    for (offer, claims) in [("hub", "drop"), ("inline", "notify"), ("minimal", "minimal")] {
+        let Ok(ToAgent::Offer(offer)) = decode_to_agent(&fixtures()[&format!("to_agent.offer.{offer}")])
+        else {
+            panic!("no offer")
+        };
+        let envelope = Envelope::verify(&keys, &offer.envelope).unwrap();
+        assert_eq!(envelope, read(&format!("claims.envelope.{claims}")));
+        let ticket = Ticket::verify(&keys, &offer.ticket).unwrap();
+        assert_eq!((ticket.job, ticket.attempt), (offer.job, offer.attempt));
+        assert_eq!((envelope.job, ticket.envelope), (offer.job, Sha256::of(offer.envelope.as_bytes())));
+        assert!(envelope.is_current(envelope.iat) && ticket.is_current(ticket.iat));
+        assert!(!envelope.is_current(envelope.exp + 61) && !ticket.is_current(ticket.exp + 61));
+        if let (Some(PayloadSource::Inline { data }), Some(payload)) = (&offer.payload, &envelope.payload) {
+            let content = STANDARD.decode(data).unwrap();
+            assert_eq!((content.len() as u64, Sha256::of(&content)), (payload.size, payload.sha256));
+        }
+        assert_eq!(
+            Ticket::verify(&keys, &offer.envelope),
+            Err(JwsError::WrongKind { expected: Ticket::TYP })
+        );
+        assert_eq!(Envelope::verify([key(AGENT_SEED).public()], &offer.envelope), Err(JwsError::UnknownKey));
+    }
+}
+
+#[test]
+fn the_receipts_of_the_reports_verify_with_the_agents_key() {
+    let public_key = read::<EnrolRequest>("http.enrol_request").public_key;
+    for name in ["drop", "fetch"] {
+        let report: Value = read(&format!("to_hub.report.{name}"));
+        let receipt = report["outcome"]["receipt"].as_str().unwrap();
+        let receipt: Receipt = public_key.verify(Receipt::TYP, receipt).unwrap();
+        assert_eq!(receipt.result, report["outcome"]["result"]);
+        assert_eq!(receipt.job.to_string(), report["job"].as_str().unwrap());
+    }
+}
