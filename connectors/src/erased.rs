@@ -1,0 +1,57 @@
+//! The object-safe twin of [`Connector`]: authors write plain `async fn`, the agent holds `Arc<dyn DynConnector>`.
+
+use crate::{Call, Capabilities, Connector, Demands, Failure, Input, Outcome, Output};
+use serde_json::Value;
+use std::{future::Future, pin::Pin, time::Duration};
+
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// [`Connector`], erased. Implemented for every connector.
+pub trait DynConnector: Send + Sync {
+    /// See [`Connector::capabilities`].
+    fn capabilities(&self) -> Capabilities;
+
+    /// See [`Connector::demands`].
+    ///
+    /// # Errors
+    /// As there.
+    fn demands(&self, operation: &str, params: &Value) -> Result<Demands, Failure>;
+
+    /// See [`Connector::probe`].
+    fn probe(&self, timeout: Duration) -> Boxed<'_, Result<(), Failure>>;
+
+    /// See [`Connector::execute`].
+    fn execute<'a>(
+        &'a self,
+        call: &'a Call,
+        operation: &'a str,
+        params: &'a Value,
+        input: Option<Input>,
+        output: &'a mut Output,
+    ) -> Boxed<'a, Result<Outcome, Failure>>;
+}
+
+impl<C: Connector> DynConnector for C {
+    fn capabilities(&self) -> Capabilities {
+        Connector::capabilities(self)
+    }
+
+    fn demands(&self, operation: &str, params: &Value) -> Result<Demands, Failure> {
+        Connector::demands(self, operation, params)
+    }
+
+    fn probe(&self, timeout: Duration) -> Boxed<'_, Result<(), Failure>> {
+        Box::pin(Connector::probe(self, timeout))
+    }
+
+    fn execute<'a>(
+        &'a self,
+        call: &'a Call,
+        operation: &'a str,
+        params: &'a Value,
+        input: Option<Input>,
+        output: &'a mut Output,
+    ) -> Boxed<'a, Result<Outcome, Failure>> {
+        Box::pin(Connector::execute(self, call, operation, params, input, output))
+    }
+}

@@ -1,0 +1,342 @@
+//! What a kind of place can do: one small blocking trait, its capabilities as data, and its one error type.
+//!
+//! Paths are relative to the resource's root, `/` between names, `""` is the root. A backend never follows a symbolic
+//! link out of the root, and never opens anything but regular files and folders.
+
+use super::place::Place;
+use crate::{Code, Failure};
+use jiff::Timestamp;
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{Shutdown, TcpStream},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+/// What a backend is like, as data.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Features {
+    /// How many bytes one write or read should carry.
+    pub(super) slice: usize,
+    /// Whether a part found after a crash is read back and digested even if it was synced (cheap where it is local).
+    pub(super) rereads_parts: bool,
+}
+
+/// Whether a symbolic link in the last name is followed (within the root) or looked at itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Links {
+    Follow,
+    Keep,
+}
+
+/// Whether a rename may take the place of what is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Existing {
+    Replace,
+    Refuse,
+}
+
+/// What lies at a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EntryKind {
+    File,
+    Directory,
+    Symlink,
+    Other,
+}
+
+impl EntryKind {
+    /// As results show it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Directory => "directory",
+            Self::Symlink => "symlink",
+            Self::Other => "other",
+        }
+    }
+
+    /// From the format bits of a Unix mode.
+    pub(super) fn from_mode(mode: u32) -> Self {
+        match mode & libc::S_IFMT {
+            libc::S_IFREG => Self::File,
+            libc::S_IFDIR => Self::Directory,
+            libc::S_IFLNK => Self::Symlink,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// What is known of a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stat {
+    pub(super) kind: EntryKind,
+    pub(super) size: u64,
+    pub(super) modified: Option<Timestamp>,
+    /// Device and inode, where the backend knows them.
+    pub(super) inode: Option<(u64, u64)>,
+}
+
+/// Some entries of a folder in the byte order of their names.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    pub(super) entries: Vec<(String, Stat)>,
+    /// Whether the folder holds more after the last entry.
+    pub(super) more: bool,
+    /// How many names of the folder are not UTF-8 and so cannot be shown.
+    pub(super) unreadable: u64,
+}
+
+/// Keeps the first `max` names after `after`, however many there are: listing a huge folder takes bounded memory.
+pub(super) struct Smallest<'a, T> {
+    after: Option<&'a str>,
+    max: usize,
+    kept: BTreeMap<String, T>,
+    more: bool,
+    unreadable: u64,
+}
+
+impl<'a, T> Smallest<'a, T> {
+    pub(super) fn new(after: Option<&'a str>, max: usize) -> Self {
+        Self { after, max, kept: BTreeMap::new(), more: false, unreadable: 0 }
+    }
+
+    pub(super) fn offer(&mut self, name: &[u8], entry: T) {
+        if matches!(name, b"." | b"..") || super::place::is_part(name) {
+            return;
+        }
+        let Ok(name) = std::str::from_utf8(name) else {
+            self.unreadable += 1;
+            return;
+        };
+        if self.after.is_some_and(|after| name <= after) {
+            return;
+        }
+        if self.kept.len() == self.max {
+            self.more = true;
+            match self.kept.last_key_value() {
+                Some((last, _)) if name < last.as_str() => self.kept.pop_last(),
+                _ => return,
+            };
+        }
+        self.kept.insert(name.to_owned(), entry);
+    }
+
+    pub(super) fn finish(self) -> (BTreeMap<String, T>, bool, u64) {
+        (self.kept, self.more, self.unreadable)
+    }
+}
+
+/// How a rename went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Renamed {
+    /// Whether what was there was replaced in one step.
+    pub(super) atomic: bool,
+}
+
+/// An open file that is being written. Dropping it closes it.
+pub(super) trait PartFile: Send {
+    /// Writes all of `bytes`.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), FsError>;
+    /// Brings the content to the disk: `false` if the server does not offer that.
+    fn sync(&mut self) -> Result<bool, FsError>;
+    /// The size that the target sees.
+    fn size(&mut self) -> Result<u64, FsError>;
+}
+
+/// An open file that is being read. Dropping it closes it.
+pub(super) trait SourceFile: Send {
+    /// Reads some bytes; 0 only at the end.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, FsError>;
+    /// Size and time as they are now.
+    fn stat(&mut self) -> Result<Stat, FsError>;
+}
+
+/// One connection to the place (an open root folder, a logged-in session). Used by one thread.
+pub(super) trait Backend: Send {
+    fn features(&self) -> Features;
+    /// A new operation begins, whose waits end after `timeout`.
+    fn begin(&mut self, timeout: Duration);
+    /// Whether it can still be used after having been idle.
+    fn alive(&mut self, idle: Duration) -> bool;
+    /// Called now and then while nothing else is asked of it.
+    fn keep_warm(&mut self) {}
+    /// Creates a file for writing; `Exists` if there is one.
+    fn create(&mut self, place: &Place) -> Result<Box<dyn PartFile>, FsError>;
+    /// Opens a regular file for reading.
+    fn open(&mut self, place: &Place) -> Result<Box<dyn SourceFile>, FsError>;
+    fn stat(&mut self, path: &str, links: Links) -> Result<Stat, FsError>;
+    fn list(&mut self, folder: &str, after: Option<&str>, max: usize) -> Result<Page, FsError>;
+    fn rename(&mut self, from: &Place, to: &Place, existing: Existing) -> Result<Renamed, FsError>;
+    /// Deletes a file or a symbolic link itself.
+    fn delete(&mut self, place: &Place) -> Result<(), FsError>;
+    /// Makes one folder; `Exists` if there is something.
+    fn make_folder(&mut self, path: &str) -> Result<(), FsError>;
+    /// Brings the names of a folder to the disk: `false` if that is not offered.
+    fn sync_folder(&mut self, folder: &str) -> Result<bool, FsError>;
+    /// What recognises the folder again after a restart.
+    fn identity(&mut self, folder: &str) -> Result<Value, FsError>;
+}
+
+/// Opens connections. Shared by all threads of a resource.
+pub(super) trait Connect: Send + Sync + 'static {
+    /// Connects, logs in, finds the root.
+    fn connect(&self, timeout: Duration, interrupt: &Interrupt) -> Result<Box<dyn Backend>, Failure>;
+}
+
+/// Cuts a blocking call short from outside by shutting its socket down. Does nothing where there is no socket.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Interrupt(Arc<Mutex<Option<TcpStream>>>);
+
+impl Interrupt {
+    pub(super) fn arm(&self, socket: TcpStream) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket);
+    }
+
+    pub(super) fn fire(&self) {
+        if let Some(socket) = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            // An error says that the socket is down already.
+            drop(socket.shutdown(Shutdown::Both));
+        }
+    }
+}
+
+/// What can go wrong at a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Problem {
+    NotFound,
+    Exists,
+    NotAFolder,
+    IsAFolder,
+    NotAFile,
+    Refused,
+    ReadOnly,
+    Full,
+    Quota,
+    TooLarge,
+    NameTooLong,
+    Escapes,
+    CrossDevice,
+    Unsupported,
+    Lost,
+    TimedOut,
+    Cancelled,
+    Other,
+}
+
+/// A [`Problem`] with its cause, for the local log.
+#[derive(Debug)]
+pub(super) struct FsError {
+    pub(super) problem: Problem,
+    pub(super) detail: String,
+}
+
+impl FsError {
+    pub(super) fn new(problem: Problem, detail: impl fmt::Display) -> Self {
+        Self { problem, detail: detail.to_string() }
+    }
+
+    /// Whether the connection is no longer fit for use, and an effect in progress may or may not have happened.
+    pub(super) fn is_broken(&self) -> bool {
+        matches!(self.problem, Problem::Lost | Problem::TimedOut)
+    }
+}
+
+impl From<FsError> for Failure {
+    fn from(error: FsError) -> Self {
+        let (permanent, retry, denied) = (Self::permanent, Self::retry, Self::denied);
+        let failure = match error.problem {
+            Problem::NotFound => permanent(Code::TargetNotFound, "there is no such file or folder"),
+            Problem::Exists => {
+                permanent(Code::TargetConflict, "a file or folder of that name is there already")
+            }
+            Problem::NotAFolder => permanent(Code::TargetConflict, "a part of the path is not a folder"),
+            Problem::IsAFolder => permanent(Code::TargetConflict, "there is a folder of that name"),
+            Problem::NotAFile => permanent(Code::TargetRefused, "that is not a regular file"),
+            Problem::Refused => permanent(
+                Code::TargetRefused,
+                "the agent's account has no permission for that file or folder",
+            ),
+            Problem::ReadOnly => permanent(Code::TargetRefused, "the target is read-only"),
+            Problem::Full => retry(Code::TargetFull, "the target's disk is full"),
+            Problem::Quota => retry(Code::TargetFull, "the disk quota of the agent's account is used up"),
+            Problem::TooLarge => {
+                permanent(Code::TooLarge, "the file is larger than the target's file system takes")
+            }
+            Problem::NameTooLong => {
+                denied(Code::PathInvalid, "the path or a name in it is too long for the target")
+            }
+            Problem::Escapes => denied(
+                Code::PathInvalid,
+                "the path leads out of the resource's folder through a symbolic link",
+            ),
+            Problem::CrossDevice => permanent(
+                Code::TargetUnsupported,
+                "the two places are on different file systems of the target",
+            ),
+            Problem::Unsupported => {
+                permanent(Code::TargetUnsupported, "the target does not offer this operation")
+            }
+            Problem::Lost => retry(Code::TargetUnreachable, "the connection to the target was lost"),
+            Problem::TimedOut => retry(Code::TargetTimeout, "the target did not answer in time"),
+            Problem::Cancelled => Self::cancelled(),
+            Problem::Other => retry(Code::TargetRefused, "the target refused without saying why"),
+        };
+        if error.detail.is_empty() { failure } else { failure.detail(error.detail) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Verdict;
+
+    #[test]
+    fn each_problem_has_its_verdict_and_code() {
+        let check = |problem, verdict, code| {
+            let failure = Failure::from(FsError::new(problem, "host and path"));
+            assert_eq!((failure.verdict, failure.code), (verdict, code), "{problem:?}");
+            assert!(!failure.message.contains("host"), "{problem:?}");
+        };
+        check(Problem::NotFound, Verdict::Permanent, Code::TargetNotFound);
+        check(Problem::Exists, Verdict::Permanent, Code::TargetConflict);
+        check(Problem::NotAFile, Verdict::Permanent, Code::TargetRefused);
+        check(Problem::Refused, Verdict::Permanent, Code::TargetRefused);
+        check(Problem::ReadOnly, Verdict::Permanent, Code::TargetRefused);
+        check(Problem::Full, Verdict::Retry, Code::TargetFull);
+        check(Problem::Quota, Verdict::Retry, Code::TargetFull);
+        check(Problem::NameTooLong, Verdict::Denied, Code::PathInvalid);
+        check(Problem::Escapes, Verdict::Denied, Code::PathInvalid);
+        check(Problem::CrossDevice, Verdict::Permanent, Code::TargetUnsupported);
+        check(Problem::Lost, Verdict::Retry, Code::TargetUnreachable);
+        check(Problem::TimedOut, Verdict::Retry, Code::TargetTimeout);
+        check(Problem::Cancelled, Verdict::Cancelled, Code::Cancelled);
+    }
+
+    #[test]
+    fn a_huge_folder_is_listed_in_pages_of_bounded_size() {
+        let names: Vec<String> = (0..1000).map(|n| format!("f{:04}", (n * 7919) % 1000)).collect();
+        let mut seen = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let mut smallest = Smallest::new(after.as_deref(), 300);
+            for name in &names {
+                smallest.offer(name.as_bytes(), ());
+                assert!(smallest.kept.len() <= 300);
+            }
+            smallest.offer(b"..", ());
+            smallest.offer(b".passerelle-x-1.part", ());
+            smallest.offer(b"\xff", ());
+            let (kept, more, unreadable) = smallest.finish();
+            assert_eq!(unreadable, 1);
+            seen.extend(kept.into_keys());
+            after = seen.last().cloned();
+            if !more {
+                break;
+            }
+        }
+        assert_eq!(seen, (0..1000).map(|n| format!("f{n:04}")).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,86 @@
+//! The `file` connector: whole-file drops that appear atomically, and reading back, on folders and servers.
+//!
+//! - `settings`: what the operator writes; `params`: what a job says and what that demands of the policy
+//! - `backend`: the one small trait that each kind of place implements (`local`, `sftp`), blocking
+//! - `worker`, `pool`: the threads those places live on, kept warm between jobs
+//! - `operations`: drop, fetch, list, stat, move, delete, written once over any backend
+//!
+//! Blocking calls run on threads of their own. Dropping the future of an operation does not stop a call in progress:
+//! it ends with its own time limit, then the thread removes an unfinished part and goes away.
+
+mod backend;
+mod local;
+mod operations;
+mod params;
+mod place;
+mod pool;
+mod settings;
+mod sftp;
+mod worker;
+
+use crate::{
+    BuildError, Call, Capabilities, Connector, Demands, Failure, Input, Kind, OperationSpec, Outcome, Output,
+};
+use params::Params;
+use passerelle_config::{Diagnostics, Section};
+use pool::Pool;
+use serde_json::Value;
+use std::{path::Path, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+pub use settings::Settings;
+
+/// `connector = "file"`.
+pub struct FileKind;
+
+/// A configured folder.
+pub struct File {
+    pool: Pool,
+}
+
+impl Kind for FileKind {
+    const NAME: &'static str = "file";
+    type Checked = Settings;
+    type Connector = File;
+
+    fn operations() -> Vec<OperationSpec> {
+        params::operations()
+    }
+
+    fn check(section: &Section, diagnostics: &mut Diagnostics) -> Option<Settings> {
+        settings::check(section, diagnostics)
+    }
+
+    fn build(checked: &Settings, base: &Path) -> Result<File, BuildError> {
+        let pool = Pool::new(checked.connect(base)?, checked.max_sessions());
+        Ok(File { pool })
+    }
+}
+
+impl Connector for File {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { kind: FileKind::NAME, operations: params::operations() }
+    }
+
+    fn demands(&self, operation: &str, params: &Value) -> Result<Demands, Failure> {
+        Ok(Params::read(operation, params)?.demands())
+    }
+
+    async fn probe(&self, timeout: Duration) -> Result<(), Failure> {
+        // Leasing connects, logs in and opens the root: all that a probe can ask without side effects.
+        let lease = self.pool.lease(timeout, &CancellationToken::new()).await?;
+        lease.release().await;
+        Ok(())
+    }
+
+    async fn execute(
+        &self,
+        call: &Call,
+        operation: &str,
+        params: &Value,
+        input: Option<Input>,
+        output: &mut Output,
+    ) -> Result<Outcome, Failure> {
+        operations::execute(&self.pool, call, Params::read(operation, params)?, input, output).await
+    }
+}

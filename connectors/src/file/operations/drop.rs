@@ -1,0 +1,341 @@
+//! `drop`: a whole file that appears at once, once.
+//!
+//! The content goes to a part beside the target, is synced and measured, and gets its name by one rename after the
+//! gate has passed the intent. Until then any failure removes the part. From the gate on, the part belongs to the
+//! intent and is left alone: `finish` decides by it, now or in a later attempt, whether the rename happened.
+
+use super::{
+    super::{
+        backend::{EntryKind, Existing, FsError, Links, PartFile, Problem},
+        params::{Drop, OnConflict},
+        place::{Place, join},
+        pool::{Lease, Pool},
+        worker::Hands,
+    },
+    MAX_SUFFIX, effect_failure,
+    finish::{Finished, finish},
+    look, no_free_name,
+};
+use crate::{Call, Code, Effect, Failure, Input, Intent, Outcome};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+/// What the connector keeps in the intent of a drop.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct DropState {
+    /// Always `drop`.
+    pub(super) operation: String,
+    /// Whether the content was on the target's disk before the intent.
+    pub(super) synced: bool,
+    /// The identity of the folder that part and target are in.
+    pub(super) folder: Value,
+}
+
+/// A part that is complete, and where it lies.
+struct Written {
+    synced: bool,
+    folder: Value,
+}
+
+/// Performs one attempt.
+pub(super) async fn drop(
+    pool: &Pool,
+    call: &Call,
+    params: &Drop,
+    input: Option<Input>,
+) -> Result<Outcome, Failure> {
+    if let Some(intent) = &call.prior_intent {
+        match finish(pool, call, params, intent).await? {
+            Finished::Done(outcome) => return Ok(outcome),
+            Finished::Afresh => {}
+        }
+    }
+    let Some(input) = input else {
+        return Err(Failure::permanent(Code::InvalidParams, "drop needs a payload"));
+    };
+    let mut lease = pool.lease_for(call).await?;
+    let dropped = write_and_name(&mut lease, call, params, input).await;
+    lease.release().await;
+    match dropped {
+        Ok(outcome) => Ok(outcome),
+        // The connection broke while the rename was under way. What is there now tells whether it happened.
+        Err(Stopped::InEffect(intent, failure)) => {
+            // An effect that has begun is brought to its end: cancelling comes too late.
+            let uncancelled = Call { cancel: CancellationToken::new(), ..call.clone() };
+            match finish(pool, &uncancelled, params, &intent).await {
+                Ok(Finished::Done(outcome)) => Ok(outcome),
+                Ok(Finished::Afresh) => Err(Failure { effect: Effect::NotApplied, ..failure }),
+                Err(second) => {
+                    let detail = format!("{failure}; then, when looking again: {second}");
+                    Err(second.detail(detail))
+                }
+            }
+        }
+        Err(Stopped::Before(failure)) => Err(failure),
+    }
+}
+
+/// Where an attempt stopped.
+enum Stopped {
+    /// The effect certainly did not happen.
+    Before(Failure),
+    /// It may have.
+    InEffect(Box<Intent>, Failure),
+}
+
+impl<E: Into<Failure>> From<E> for Stopped {
+    fn from(error: E) -> Self {
+        Self::Before(error.into())
+    }
+}
+
+async fn write_and_name(
+    lease: &mut Lease,
+    call: &Call,
+    params: &Drop,
+    mut input: Input,
+) -> Result<Outcome, Stopped> {
+    let part = params.place.part(call.job, call.attempt);
+    let sha256 = input.sha256();
+    let size = input.size();
+    call.progress.set_total(size);
+    let slice = lease.run(prepare(params, call, part.clone())).await?;
+    stream(lease, call, &mut input, slice).await?;
+    let written = lease.run(move |hands| complete(hands, size)).await?;
+    call.progress.beat();
+
+    let mut candidate = 1;
+    loop {
+        let on_conflict = params.on_conflict;
+        let (target, number) = match on_conflict {
+            OnConflict::Replace | OnConflict::Fail => (params.place.clone(), candidate),
+            OnConflict::Suffix => free_name(lease, &params.place, candidate).await?,
+        };
+        // From here on the part is no longer this attempt's to remove: the intent may be on disk already when the
+        // gate fails, and a part that is gone would then count as renamed.
+        lease
+            .run(|hands| {
+                hands.doomed = None;
+                Ok(())
+            })
+            .await?;
+        let state = DropState {
+            operation: "drop".to_owned(),
+            synced: written.synced,
+            folder: written.folder.clone(),
+        };
+        let intent = Intent {
+            part: Some(part.to_string()),
+            target: Some(target.to_string()),
+            size: Some(size),
+            sha256: Some(sha256),
+            state: json!(state),
+        };
+        call.gate.pass(&intent).await?;
+        lease.commit();
+        match name(lease, &part, &target, on_conflict).await {
+            Ok(named) => return Ok(outcome(&intent, written.synced && named.synced, named.atomic)),
+            Err(error) if error.problem == Problem::Exists && on_conflict == OnConflict::Suffix => {
+                candidate = number + 1;
+            }
+            Err(error) if error.is_broken() => {
+                return Err(Stopped::InEffect(Box::new(intent), effect_failure(error)));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Makes missing folders if allowed, looks at the target, clears away what dead attempts of the job left, and opens
+/// the part. Gives the size of the slices to write.
+fn prepare(
+    params: &Drop,
+    call: &Call,
+    part: Place,
+) -> impl FnOnce(&mut Hands) -> Result<usize, FsError> + Send + 'static {
+    let Drop { place, on_conflict, create_dirs } = params;
+    let (place, on_conflict, create_dirs) = (place.clone(), *on_conflict, *create_dirs);
+    let (job, attempt) = (call.job, call.attempt);
+    move |hands| {
+        if create_dirs {
+            make_folders(hands, place.folder())?;
+        }
+        let there = look(hands.fs.as_mut(), &place, Links::Keep)?;
+        if let Some(there) = there {
+            match (there.kind, on_conflict) {
+                (EntryKind::Directory, OnConflict::Replace) => {
+                    return Err(FsError::new(Problem::IsAFolder, &place));
+                }
+                (_, OnConflict::Fail) => return Err(FsError::new(Problem::Exists, &place)),
+                // Replacing takes the link's own place; one that leads out of the root is refused all the same.
+                (EntryKind::Symlink, OnConflict::Replace) => {
+                    look(hands.fs.as_mut(), &place, Links::Follow)?;
+                }
+                (EntryKind::Other, OnConflict::Replace) => {
+                    return Err(FsError::new(Problem::NotAFile, &place));
+                }
+                (EntryKind::File, OnConflict::Replace) | (_, OnConflict::Suffix) => {}
+            }
+        }
+        for dead in 1..attempt {
+            remove_if_there(hands, &place.part(job, dead))?;
+        }
+        let file = match hands.fs.create(&part) {
+            // Left by this very attempt when it was cut off before its intent.
+            Err(error) if error.problem == Problem::Exists => {
+                remove_if_there(hands, &part)?;
+                hands.fs.create(&part)
+            }
+            other => other,
+        }?;
+        hands.part = Some(file);
+        hands.doomed = Some(part);
+        Ok(hands.fs.features().slice)
+    }
+}
+
+fn remove_if_there(hands: &mut Hands, place: &Place) -> Result<(), FsError> {
+    match hands.fs.delete(place) {
+        Err(error) if error.problem != Problem::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn make_folders(hands: &mut Hands, folder: &str) -> Result<(), FsError> {
+    if folder.is_empty() || hands.fs.stat(folder, Links::Follow).is_ok() {
+        return Ok(());
+    }
+    let mut path = String::new();
+    for name in folder.split('/') {
+        path = join(&path, name);
+        match hands.fs.make_folder(&path) {
+            Err(error) if error.problem != Problem::Exists => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Writes the payload through two buffers: one is filled while the other is written.
+async fn stream(lease: &mut Lease, call: &Call, input: &mut Input, slice: usize) -> Result<(), Failure> {
+    // One byte more than a small payload needs, so that one round both reads it and verifies its end.
+    let length = usize::try_from(input.size()).unwrap_or(usize::MAX).saturating_add(1).min(slice);
+    let mut next = vec![0; length];
+    let mut spare = Vec::new();
+    let mut filled = cancellable(call, input.fill(&mut next)).await?;
+    while filled > 0 {
+        let last = filled < length;
+        let full = next;
+        next = spare;
+        let writing = lease.run(move |hands| {
+            if let (Some(part), Some(bytes)) = (&mut hands.part, full.get(..filled)) {
+                part.write(bytes)?;
+            }
+            Ok(full)
+        });
+        let following = if last {
+            spare = writing.await?;
+            0
+        } else {
+            next.resize(length, 0);
+            let writing = async { writing.await.map_err(Failure::from) };
+            let (written, read) = tokio::try_join!(writing, cancellable(call, input.fill(&mut next)))?;
+            spare = written;
+            read
+        };
+        call.progress.add(filled as u64);
+        filled = following;
+    }
+    Ok(())
+}
+
+async fn cancellable<T>(
+    call: &Call,
+    reading: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        biased;
+        () = call.cancel.cancelled() => Err(Failure::cancelled()),
+        read = reading => read,
+    }
+}
+
+/// Syncs and closes the part, and checks that all of it is there.
+fn complete(hands: &mut Hands, size: u64) -> Result<Written, FsError> {
+    let Some(mut part) = hands.part.take() else {
+        return Err(FsError::new(Problem::Other, "no part is open"));
+    };
+    let synced = part.sync()?;
+    let found = part.size()?;
+    close(part);
+    if found != size {
+        return Err(FsError::new(Problem::Other, format!("the part has {found} bytes instead of {size}")));
+    }
+    let folder = hands.doomed.as_ref().map_or(String::new(), |part| part.folder().to_owned());
+    Ok(Written { synced, folder: hands.fs.identity(&folder)? })
+}
+
+/// Closes the part before it is renamed, which some servers insist on.
+fn close(part: Box<dyn PartFile>) {
+    std::mem::drop(part);
+}
+
+/// The first name from the `from`-th on that is free at the moment.
+pub(super) async fn free_name(lease: &mut Lease, place: &Place, from: u32) -> Result<(Place, u32), Failure> {
+    let place = place.clone();
+    let found = lease.run(move |hands| {
+        for number in from..=MAX_SUFFIX {
+            let candidate = place.nth(number);
+            if look(hands.fs.as_mut(), &candidate, Links::Keep)?.is_none() {
+                return Ok(Some((candidate, number)));
+            }
+        }
+        Ok(None)
+    });
+    found.await?.ok_or_else(no_free_name)
+}
+
+/// How the part got its name.
+pub(super) struct Named {
+    /// Whether the folder was synced afterwards.
+    pub(super) synced: bool,
+    /// Whether what was there was replaced in one step.
+    pub(super) atomic: bool,
+}
+
+/// The final effect.
+pub(super) async fn name(
+    lease: &mut Lease,
+    part: &Place,
+    target: &Place,
+    on_conflict: OnConflict,
+) -> Result<Named, FsError> {
+    let (part, target) = (part.clone(), target.clone());
+    let existing = match on_conflict {
+        OnConflict::Replace => Existing::Replace,
+        OnConflict::Fail | OnConflict::Suffix => Existing::Refuse,
+    };
+    lease
+        .run(move |hands| {
+            let renamed = hands.fs.rename(&part, &target, existing)?;
+            // The effect has happened: from here on nothing may turn it into a failure.
+            let synced = hands.fs.sync_folder(target.folder()).unwrap_or_else(|error| {
+            tracing::warn!(detail = %error.detail, "a folder could not be synced after a file was put there");
+            false
+        });
+            Ok(Named { synced, atomic: renamed.atomic })
+        })
+        .await
+}
+
+/// The result of a drop under `intent`.
+pub(super) fn outcome(intent: &Intent, synced: bool, atomic: bool) -> Outcome {
+    let sha256 =
+        intent.sha256.unwrap_or_default().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let mut result = json!({ "path": intent.target, "size": intent.size, "sha256": sha256 });
+    if !atomic && let Some(result) = result.as_object_mut() {
+        result.insert("atomic".to_owned(), Value::Bool(false));
+    }
+    Outcome { result, synced: Some(synced) }
+}

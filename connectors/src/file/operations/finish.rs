@@ -1,0 +1,191 @@
+//! Finishing a drop whose intent is journalled: was it renamed or not?
+//!
+//! | part | folder | then |
+//! |---|---|---|
+//! | there, whole | | it was not: ask the gate again and rename |
+//! | there, damaged | | it was not: remove it and begin afresh |
+//! | gone | the intent's, part had been synced | it was, even if a consumer has taken the file away since |
+//! | gone | another one, or part not synced | nobody can tell: `unknown` |
+
+use super::{
+    super::{
+        backend::{FsError, Links, Problem},
+        params::{Drop, OnConflict},
+        place::Place,
+        pool::{Lease, Pool},
+        worker::Hands,
+    },
+    drop::{DropState, free_name, name, outcome},
+    effect_failure, look, state,
+};
+use crate::{Call, Code, Failure, Intent, Outcome};
+use aws_lc_rs::digest::{Context, SHA256};
+use serde_json::Value;
+
+/// What came of it.
+pub(super) enum Finished {
+    /// The file has its name, by now or since the earlier attempt.
+    Done(Outcome),
+    /// The earlier attempt certainly had no effect and left nothing to go on with.
+    Afresh,
+}
+
+/// What is found at the place.
+struct Found {
+    /// The size of the part, if there is one.
+    part: Option<u64>,
+    /// The folder's identity, if there is a folder.
+    folder: Option<Value>,
+    /// Whether this kind of place reads a part back even if it was synced.
+    rereads: bool,
+}
+
+/// Decides and, where it was not done, does it.
+pub(super) async fn finish(
+    pool: &Pool,
+    call: &Call,
+    params: &Drop,
+    intent: &Intent,
+) -> Result<Finished, Failure> {
+    // Until it is known what the earlier attempt did, no failure may say that nothing was done.
+    let mut lease = pool.lease_for(call).await.map_err(Failure::effect_unknown)?;
+    let finished = decide(&mut lease, call, params, intent).await;
+    lease.release().await;
+    finished
+}
+
+async fn decide(lease: &mut Lease, call: &Call, params: &Drop, intent: &Intent) -> Result<Finished, Failure> {
+    let kept: DropState = state(intent)?;
+    let (Some(part), Some(target), Some(size), Some(sha256)) =
+        (&intent.part, &intent.target, intent.size, intent.sha256)
+    else {
+        let message = "what an earlier attempt intended is incomplete, so nothing is done";
+        return Err(Failure::permanent(Code::Internal, message).effect_unknown());
+    };
+    let (part, target) = (Place::own(part.clone()), Place::own(target.clone()));
+    let found = lease.run(find(&part)).await.map_err(unknown)?;
+    call.progress.beat();
+    let Some(found_size) = found.part else {
+        if kept.synced && found.folder.as_ref() == Some(&kept.folder) {
+            let folder = target.folder().to_owned();
+            let synced = lease.run(move |hands| hands.fs.sync_folder(&folder)).await.unwrap_or(false);
+            return Ok(Finished::Done(outcome(intent, synced, true)));
+        }
+        let message = "the unfinished file of an earlier attempt is gone and the folder does not show why: whether the file arrived is not known";
+        let detail = format!("synced: {}, folder was {}, is {:?}", kept.synced, kept.folder, found.folder);
+        return Err(Failure::permanent(Code::TargetConflict, message).effect_unknown().detail(detail));
+    };
+    let whole = found_size == size
+        && (kept.synced && !found.rereads
+            || has_content(lease, call, &part, sha256).await.map_err(unknown)?);
+    if !whole {
+        lease.run(remove(&part)).await?;
+        return Ok(Finished::Afresh);
+    }
+    rename(lease, call, params, intent.clone(), &kept, (&part, target)).await
+}
+
+/// The part is whole: gives it its name.
+async fn rename(
+    lease: &mut Lease,
+    call: &Call,
+    params: &Drop,
+    mut intent: Intent,
+    kept: &DropState,
+    (part, mut target): (&Place, Place),
+) -> Result<Finished, Failure> {
+    let mut candidate = 1;
+    loop {
+        call.gate.pass(&intent).await?;
+        lease.commit();
+        let named = name(lease, part, &target, params.on_conflict).await;
+        match named {
+            Ok(named) => {
+                return Ok(Finished::Done(outcome(&intent, kept.synced && named.synced, named.atomic)));
+            }
+            Err(error) if error.problem == Problem::Exists => {
+                // Renaming without replacing is a link and an unlink on some targets: cut off between the two, it
+                // left the same content under both names. Then the second half is all that is missing.
+                let sha256 = intent.sha256.unwrap_or_default();
+                if has_content(lease, call, &target, sha256).await.unwrap_or(false) {
+                    lease.run(remove(part)).await.map_err(effect_failure)?;
+                    return Ok(Finished::Done(outcome(&intent, kept.synced, true)));
+                }
+                if params.on_conflict != OnConflict::Suffix {
+                    return Err(error.into());
+                }
+                let (next, number) = free_name(lease, &params.place, candidate).await?;
+                candidate = number + 1;
+                intent.target = Some(next.to_string());
+                target = next;
+            }
+            Err(error) => return Err(effect_failure(error)),
+        }
+    }
+}
+
+fn find(part: &Place) -> impl FnOnce(&mut Hands) -> Result<Found, FsError> + Send + 'static {
+    let part = part.clone();
+    move |hands| {
+        let rereads = hands.fs.features().rereads_parts;
+        let folder = match hands.fs.identity(part.folder()) {
+            Ok(identity) => Some(identity),
+            Err(error) if error.problem == Problem::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let part = match folder {
+            Some(_) => look(hands.fs.as_mut(), &part, Links::Keep)?.map(|stat| stat.size),
+            None => None,
+        };
+        Ok(Found { part, folder, rereads })
+    }
+}
+
+fn remove(place: &Place) -> impl FnOnce(&mut Hands) -> Result<(), FsError> + Send + 'static {
+    let place = place.clone();
+    move |hands| hands.fs.delete(&place)
+}
+
+/// Reads a file and compares its digest.
+async fn has_content(
+    lease: &mut Lease,
+    call: &Call,
+    place: &Place,
+    sha256: [u8; 32],
+) -> Result<bool, FsError> {
+    let opened = place.clone();
+    let slice = lease.run(move |hands| {
+        hands.source = Some(hands.fs.open(&opened)?);
+        Ok(hands.fs.features().slice)
+    });
+    let mut buffer = vec![0; slice.await?];
+    let mut context = Context::new(&SHA256);
+    loop {
+        let (full, context_back, n) = lease
+            .run(move |hands| {
+                let n = match &mut hands.source {
+                    Some(source) => source.read(&mut buffer)?,
+                    None => 0,
+                };
+                context.update(buffer.get(..n).unwrap_or_default());
+                Ok((buffer, context, n))
+            })
+            .await?;
+        (buffer, context) = (full, context_back);
+        call.progress.beat();
+        if n == 0 {
+            break;
+        }
+    }
+    lease
+        .run(|hands| {
+            hands.source = None;
+            Ok(())
+        })
+        .await?;
+    Ok(context.finish().as_ref() == sha256)
+}
+
+fn unknown(error: FsError) -> Failure {
+    Failure::from(error).effect_unknown()
+}

@@ -1,0 +1,108 @@
+//! The operations, written once over any backend.
+//!
+//! Those with an effect (drop, move, delete) ask the call's gate right before it, and after a crash decide from what
+//! they find under their intent whether it happened.
+
+mod delete;
+mod drop;
+mod fetch;
+mod finish;
+mod list;
+mod moving;
+
+use super::{
+    backend::{Backend, FsError, Links, Problem, Stat},
+    params::{Params, Then},
+    place::Place,
+    pool::Pool,
+};
+use crate::{Call, Code, Failure, Input, Intent, Outcome, Output};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+/// How many names `on_conflict: "suffix"` tries.
+const MAX_SUFFIX: u32 = 1000;
+
+/// Performs one attempt.
+pub(super) async fn execute(
+    pool: &Pool,
+    call: &Call,
+    params: Params,
+    input: Option<Input>,
+    output: &mut Output,
+) -> Result<Outcome, Failure> {
+    match params {
+        Params::Drop(params) => drop::drop(pool, call, &params, input).await,
+        Params::Fetch { place, then: Then::Keep } => fetch::fetch(pool, call, place, output).await,
+        Params::Fetch { then: Then::Delete | Then::MoveTo(_), .. } => Err(Failure::permanent(
+            Code::TargetUnsupported,
+            "this version fetches with `then: \"keep\"` only; delete or move the file by a job of its own",
+        )),
+        Params::List(params) => list::list(pool, call, params).await,
+        Params::Stat(place) => list::stat(pool, call, place).await,
+        Params::Move(params) => moving::move_file(pool, call, &params).await,
+        Params::Delete(place) => delete::delete(pool, call, &place).await,
+    }
+}
+
+/// What recognises a file again: inode where there is one, size and time everywhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Fingerprint {
+    size: u64,
+    modified: Option<String>,
+    inode: Option<(u64, u64)>,
+}
+
+impl From<Stat> for Fingerprint {
+    fn from(stat: Stat) -> Self {
+        let Stat { kind: _, size, modified, inode } = stat;
+        Self { size, modified: modified.map(|time| time.to_string()), inode }
+    }
+}
+
+/// A result that knows of no content to sync.
+fn plain(result: Value) -> Outcome {
+    Outcome { result, synced: None }
+}
+
+/// An item as `list` and `stat` show it.
+fn item(path: &str, stat: Stat) -> Value {
+    let Stat { kind, size, modified, inode: _ } = stat;
+    json!({ "path": path, "kind": kind.as_str(), "size": size, "modified_at": modified.map(|time| time.to_string()) })
+}
+
+/// What is at a place, if anything is.
+fn look(fs: &mut dyn Backend, place: &Place, links: Links) -> Result<Option<Stat>, FsError> {
+    match fs.stat(place.as_str(), links) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(error) if error.problem == Problem::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The connector's own part of an intent.
+fn state<T: DeserializeOwned>(intent: &Intent) -> Result<T, Failure> {
+    T::deserialize(&intent.state).map_err(|error| {
+        Failure::permanent(
+            Code::Internal,
+            "what an earlier attempt intended cannot be read, so nothing is done",
+        )
+        .effect_unknown()
+        .detail(error)
+    })
+}
+
+/// A failed effect: lost on the way, it may have happened.
+fn effect_failure(error: FsError) -> Failure {
+    let broken = error.is_broken();
+    let failure = Failure::from(error);
+    if broken { failure.effect_unknown() } else { failure }
+}
+
+/// No name is left for `on_conflict: "suffix"`.
+fn no_free_name() -> Failure {
+    Failure::permanent(
+        Code::TargetConflict,
+        format!("the name and {MAX_SUFFIX} names with a suffix are taken"),
+    )
+}

@@ -1,0 +1,124 @@
+//! `move`: one file to another place below the root.
+//!
+//! After a crash or a lost reply the file's fingerprint decides: still at `from` → move it; at `to` → done; at neither
+//! → nobody can tell, as someone may have taken it from either place.
+
+use super::{
+    super::{
+        backend::{EntryKind, Existing, FsError, Links, Problem, Stat},
+        params::{Move, OnConflict},
+        pool::{Lease, Pool},
+    },
+    Fingerprint,
+    drop::free_name,
+    effect_failure, look, plain, state,
+};
+use crate::{Call, Code, Failure, Intent, Outcome};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// What the connector keeps in the intent of a move.
+#[derive(Debug, Serialize, Deserialize)]
+struct MoveState {
+    operation: String,
+    file: Fingerprint,
+}
+
+/// Performs one attempt.
+pub(super) async fn move_file(pool: &Pool, call: &Call, params: &Move) -> Result<Outcome, Failure> {
+    let mut lease = pool.lease_for(call).await?;
+    let moved = match &call.prior_intent {
+        Some(intent) => resume(&mut lease, call, params, intent).await,
+        None => rename(&mut lease, call, params).await,
+    };
+    lease.release().await;
+    moved.map(|path| plain(json!({ "path": path })))
+}
+
+async fn resume(lease: &mut Lease, call: &Call, params: &Move, intent: &Intent) -> Result<String, Failure> {
+    let kept: MoveState = state(intent)?;
+    let Some(target) = intent.target.clone() else {
+        let message = "what an earlier attempt intended is incomplete, so nothing is done";
+        return Err(Failure::permanent(Code::Internal, message).effect_unknown());
+    };
+    let (from, to) = (params.from.clone(), super::Place::own(target.clone()));
+    let found = lease.run(move |hands| {
+        let fs = hands.fs.as_mut();
+        Ok((look(fs, &from, Links::Keep)?, look(fs, &to, Links::Keep)?))
+    });
+    let (source, moved) = found.await.map_err(|error| Failure::from(error).effect_unknown())?;
+    let is_it = |stat: Option<Stat>| stat.map(Fingerprint::from).as_ref() == Some(&kept.file);
+    match (is_it(source), is_it(moved)) {
+        (true, false) => rename(lease, call, params).await,
+        (false, true) => Ok(target),
+        // Cut off between link and unlink, where a rename is made of these two.
+        (true, true) if kept.file.inode.is_some() => {
+            let from = params.from.clone();
+            lease.commit();
+            lease.run(move |hands| hands.fs.delete(&from)).await.map_err(effect_failure)?;
+            Ok(target)
+        }
+        (true, true) => rename(lease, call, params).await,
+        (false, false) => {
+            let message =
+                "the file of an earlier attempt is at neither place: whether it was moved is not known";
+            Err(Failure::permanent(Code::TargetConflict, message)
+                .effect_unknown()
+                .detail(format!("from {} to {target}", params.from)))
+        }
+    }
+}
+
+async fn rename(lease: &mut Lease, call: &Call, params: &Move) -> Result<String, Failure> {
+    let Move { from, to, on_conflict } = params;
+    let (source, target) = (from.clone(), to.clone());
+    let looked = lease.run(move |hands| {
+        let fs = hands.fs.as_mut();
+        Ok((fs.stat(source.as_str(), Links::Keep)?, look(fs, &target, Links::Keep)?))
+    });
+    let (stat, there) = looked.await?;
+    match stat.kind {
+        EntryKind::File => {}
+        EntryKind::Directory => return Err(FsError::new(Problem::IsAFolder, from).into()),
+        EntryKind::Symlink | EntryKind::Other => return Err(FsError::new(Problem::NotAFile, from).into()),
+    }
+    match (there.map(|there| there.kind), on_conflict) {
+        (Some(EntryKind::Directory), OnConflict::Replace) => {
+            return Err(FsError::new(Problem::IsAFolder, to).into());
+        }
+        (Some(_), OnConflict::Fail) => return Err(FsError::new(Problem::Exists, to).into()),
+        (Some(_) | None, OnConflict::Replace | OnConflict::Fail | OnConflict::Suffix) => {}
+    }
+    let mut candidate = 1;
+    loop {
+        let (target, number) = match on_conflict {
+            OnConflict::Replace | OnConflict::Fail => (to.clone(), candidate),
+            OnConflict::Suffix => free_name(lease, to, candidate).await?,
+        };
+        let intent = Intent {
+            part: None,
+            target: Some(target.to_string()),
+            size: Some(stat.size),
+            sha256: None,
+            state: json!(MoveState { operation: "move".to_owned(), file: stat.into() }),
+        };
+        call.gate.pass(&intent).await?;
+        lease.commit();
+        let existing = if *on_conflict == OnConflict::Replace { Existing::Replace } else { Existing::Refuse };
+        let (source, place) = (from.clone(), target.clone());
+        let renamed = lease.run(move |hands| {
+            hands.fs.rename(&source, &place, existing)?;
+            // The effect has happened: a folder that cannot be synced does not undo it.
+            drop(hands.fs.sync_folder(place.folder()));
+            drop(hands.fs.sync_folder(source.folder()));
+            Ok(())
+        });
+        match renamed.await {
+            Ok(()) => return Ok(target.to_string()),
+            Err(error) if error.problem == Problem::Exists && *on_conflict == OnConflict::Suffix => {
+                candidate = number + 1;
+            }
+            Err(error) => return Err(effect_failure(error)),
+        }
+    }
+}

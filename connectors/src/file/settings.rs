@@ -1,0 +1,267 @@
+//! What the operator writes for a `file` resource, checked; and how it becomes something that connects.
+
+use super::{
+    backend::Connect,
+    local::LocalFolder,
+    sftp::{Login, SftpServer},
+};
+use crate::BuildError;
+use passerelle_config::{Diagnostics, HumanDuration, Secret, SecretError, SecretRef, Section};
+use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use url::Url;
+
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+const DEFAULT_SESSIONS: usize = 4;
+const MAX_SESSIONS: usize = 64;
+/// Local folders have no sessions to spare: as many threads as an agent runs jobs by default.
+const LOCAL_THREADS: usize = 32;
+
+/// The keys as they are written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    url: Option<String>,
+    username: Option<String>,
+    password: Option<SecretRef>,
+    private_key: Option<SecretRef>,
+    passphrase: Option<SecretRef>,
+    known_hosts: Option<PathBuf>,
+    connect_timeout: Option<HumanDuration>,
+    max_sessions: Option<usize>,
+}
+
+/// Checked settings of a `file` resource.
+#[derive(Debug)]
+pub struct Settings {
+    place: PlaceSettings,
+}
+
+#[derive(Debug)]
+enum PlaceSettings {
+    Local { root: PathBuf },
+    Sftp(SftpSettings),
+}
+
+#[derive(Debug)]
+struct SftpSettings {
+    host: String,
+    port: u16,
+    root: String,
+    username: String,
+    password: Option<SecretRef>,
+    private_key: Option<SecretRef>,
+    passphrase: Option<SecretRef>,
+    known_hosts: PathBuf,
+    connect_timeout: Duration,
+    max_sessions: usize,
+}
+
+/// Checks the settings; all findings go to `diagnostics`.
+pub(super) fn check(section: &Section, diagnostics: &mut Diagnostics) -> Option<Settings> {
+    let raw: Raw = section.parse(diagnostics)?;
+    let mut checker = Checker { section, diagnostics, good: true };
+    let place = checker.place(raw);
+    let good = checker.good;
+    place.filter(|_| good).map(|place| Settings { place })
+}
+
+/// Collects findings.
+struct Checker<'a> {
+    section: &'a Section,
+    diagnostics: &'a mut Diagnostics,
+    good: bool,
+}
+
+impl Checker<'_> {
+    fn wrong(&mut self, key: &str, message: impl Into<String>) {
+        self.good = false;
+        self.diagnostics.push(self.section.finding(key, message));
+    }
+
+    fn place(&mut self, raw: Raw) -> Option<PlaceSettings> {
+        let Some(text) = &raw.url else {
+            self.wrong("url", "missing; write file:///folder or sftp://host:port/folder");
+            return None;
+        };
+        let url = match Url::parse(text) {
+            Ok(url) => url,
+            Err(error) => {
+                self.wrong(
+                    "url",
+                    format!("not a URL ({error}); write file:///folder or sftp://host:port/folder"),
+                );
+                return None;
+            }
+        };
+        if url.query().is_some() || url.fragment().is_some() {
+            self.wrong("url", "no ? or # belongs here; write them in a folder's name as %3F and %23");
+        }
+        match url.scheme() {
+            "file" => self.local(&url, &raw),
+            "sftp" => self.sftp(&url, raw),
+            "smb" | "ftp" | "ftps" | "webdav" | "webdavs" | "s3" => {
+                let message = format!(
+                    "{}:// is not built into this version yet; it has file:// and sftp://",
+                    url.scheme()
+                );
+                self.wrong("url", message);
+                None
+            }
+            other => {
+                self.wrong(
+                    "url",
+                    format!("{other}:// is not known to the file connector; it has file:// and sftp://"),
+                );
+                None
+            }
+        }
+    }
+
+    fn local(&mut self, url: &Url, raw: &Raw) -> Option<PlaceSettings> {
+        let senseless = [
+            ("username", raw.username.is_some()),
+            ("password", raw.password.is_some()),
+            ("private_key", raw.private_key.is_some()),
+            ("passphrase", raw.passphrase.is_some()),
+            ("known_hosts", raw.known_hosts.is_some()),
+            ("connect_timeout", raw.connect_timeout.is_some()),
+            ("max_sessions", raw.max_sessions.is_some()),
+        ];
+        for (key, set) in senseless {
+            if set {
+                self.wrong(key, "has no meaning for file://; remove it");
+            }
+        }
+        match url.to_file_path() {
+            Ok(root) => Some(PlaceSettings::Local { root }),
+            Err(()) => {
+                self.wrong(
+                    "url",
+                    "names a host; a local folder is written with three slashes, as file:///srv/exports",
+                );
+                None
+            }
+        }
+    }
+
+    fn sftp(&mut self, url: &Url, raw: Raw) -> Option<PlaceSettings> {
+        let host = url.host_str().filter(|host| !host.is_empty()).map(|host| {
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            percent_decode_str(host).decode_utf8_lossy().to_lowercase()
+        });
+        if host.is_none() {
+            self.wrong("url", "names no host; write sftp://host:port/folder");
+        }
+        if url.password().is_some() {
+            self.wrong("url", "a password is never written here; use password = { file = \"secrets/…\" }");
+        }
+        let username = match (raw.username, url.username()) {
+            (Some(name), "") if !name.is_empty() => Some(name),
+            (None, name) if !name.is_empty() => {
+                Some(percent_decode_str(name).decode_utf8_lossy().into_owned())
+            }
+            (None, _) | (Some(_), "") => {
+                self.wrong("username", "missing; sftp:// needs the name to log in with");
+                None
+            }
+            (Some(_), _) => {
+                self.wrong("username", "the url names a user too; keep one of them");
+                None
+            }
+        };
+        let root = percent_decode_str(url.path()).decode_utf8().ok().filter(|path| !path.contains('\0'));
+        if root.is_none() {
+            self.wrong("url", "the folder is not UTF-8 text");
+        }
+        if raw.password.is_none() && raw.private_key.is_none() {
+            self.wrong(
+                "private_key",
+                "missing; sftp:// needs private_key or password, as { file = \"secrets/…\" }",
+            );
+        }
+        if raw.passphrase.is_some() && raw.private_key.is_none() {
+            self.wrong("passphrase", "has no meaning without private_key");
+        }
+        if raw.known_hosts.is_none() {
+            self.wrong(
+                "known_hosts",
+                "missing; sftp:// needs a file with the server's host key: make one with ssh-keyscan and compare the fingerprint with the server's owner",
+            );
+        }
+        let max_sessions = raw.max_sessions.unwrap_or(DEFAULT_SESSIONS);
+        if !(1..=MAX_SESSIONS).contains(&max_sessions) {
+            self.wrong("max_sessions", format!("is {max_sessions}; it must be from 1 to {MAX_SESSIONS}"));
+        }
+        let connect_timeout = raw.connect_timeout.map_or(DEFAULT_CONNECT_TIMEOUT, |duration| duration.0);
+        if !(Duration::from_secs(1)..=Duration::from_secs(300)).contains(&connect_timeout) {
+            self.wrong("connect_timeout", "must be from \"1s\" to \"5m\"");
+        }
+        Some(PlaceSettings::Sftp(SftpSettings {
+            host: host?,
+            port: url.port().unwrap_or(22),
+            root: root?.into_owned(),
+            username: username?,
+            password: raw.password,
+            private_key: raw.private_key,
+            passphrase: raw.passphrase,
+            known_hosts: raw.known_hosts?,
+            connect_timeout,
+            max_sessions,
+        }))
+    }
+}
+
+impl Settings {
+    /// How many connections there may be at once.
+    pub(super) fn max_sessions(&self) -> usize {
+        match &self.place {
+            PlaceSettings::Local { .. } => LOCAL_THREADS,
+            PlaceSettings::Sftp(sftp) => sftp.max_sessions,
+        }
+    }
+
+    /// Reads the secrets; does not connect.
+    pub(super) fn connect(&self, base: &Path) -> Result<Arc<dyn Connect>, BuildError> {
+        match &self.place {
+            PlaceSettings::Local { root } => Ok(Arc::new(LocalFolder::new(root.clone()))),
+            PlaceSettings::Sftp(sftp) => sftp.connect(base),
+        }
+    }
+}
+
+impl SftpSettings {
+    fn connect(&self, base: &Path) -> Result<Arc<dyn Connect>, BuildError> {
+        let secret = |key: &str, reference: &Option<SecretRef>| -> Result<Option<Secret>, BuildError> {
+            let read = reference.as_ref().map(|reference| reference.read(base)).transpose();
+            read.map_err(|SecretError(message)| BuildError(format!("{key}: {message}")))
+        };
+        let known_hosts = base.join(&self.known_hosts);
+        // Read again at each connection, so that a line added after a first refusal counts at once.
+        std::fs::File::open(&known_hosts).map_err(|error| {
+            BuildError(format!(
+                "known_hosts: {} cannot be read ({error}): make it with ssh-keyscan and compare the fingerprint with the server's owner",
+                known_hosts.display()
+            ))
+        })?;
+        let login = Login {
+            username: self.username.clone(),
+            private_key: secret("private_key", &self.private_key)?,
+            passphrase: secret("passphrase", &self.passphrase)?,
+            password: secret("password", &self.password)?,
+        };
+        Ok(Arc::new(SftpServer {
+            host: self.host.clone(),
+            port: self.port,
+            root: self.root.clone(),
+            login,
+            known_hosts,
+            connect_timeout: self.connect_timeout,
+        }))
+    }
+}

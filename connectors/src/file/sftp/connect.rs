@@ -1,0 +1,309 @@
+//! Connecting: TCP, key exchange, host key, log-in, SFTP, root.
+
+use super::{
+    Remote,
+    known_hosts::{self, Verdict},
+    milliseconds,
+};
+use crate::{
+    Code, Failure,
+    file::backend::{Backend, Connect, Interrupt},
+};
+use libssh2_sys as raw;
+use passerelle_config::Secret;
+use ssh2::{Error, ErrorCode, KeyboardInteractivePrompt, MethodType, Prompt, Session, Sftp};
+use std::{
+    collections::HashMap,
+    fmt::Display,
+    io,
+    net::{TcpStream, ToSocketAddrs as _},
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+use zeroize::Zeroizing;
+
+/// The largest `known_hosts` file that is read.
+const MAX_KNOWN_HOSTS: u64 = 4 * 1024 * 1024;
+
+/// Who logs in, and with what.
+pub(in crate::file) struct Login {
+    pub(in crate::file) username: String,
+    pub(in crate::file) private_key: Option<Secret>,
+    pub(in crate::file) passphrase: Option<Secret>,
+    pub(in crate::file) password: Option<Secret>,
+}
+
+/// A server that can be connected to.
+pub(in crate::file) struct SftpServer {
+    pub(in crate::file) host: String,
+    pub(in crate::file) port: u16,
+    /// The url's path: absolute, or `/~` and `/~/x` for the login folder and below.
+    pub(in crate::file) root: String,
+    pub(in crate::file) login: Login,
+    pub(in crate::file) known_hosts: PathBuf,
+    pub(in crate::file) connect_timeout: Duration,
+}
+
+impl Connect for SftpServer {
+    fn connect(&self, timeout: Duration, interrupt: &Interrupt) -> Result<Box<dyn Backend>, Failure> {
+        let limit = timeout.min(self.connect_timeout);
+        let stream = self.dial(limit)?;
+        let socket = stream.try_clone().map_err(|error| self.unreachable(error))?;
+        interrupt.arm(stream.try_clone().map_err(|error| self.unreachable(error))?);
+
+        let mut session = Session::new().map_err(|error| self.unreachable(error))?;
+        // Always a limit: without one libssh2 waits for ever.
+        session.set_timeout(milliseconds(limit));
+        session.set_tcp_stream(stream);
+        let known_hosts = self.read_known_hosts()?;
+        let preference = known_hosts::preference(&session, &known_hosts, &self.host, self.port);
+        session.method_pref(MethodType::HostKey, &preference).map_err(|error| {
+            Failure::permanent(Code::Internal, "no host key algorithm is available").detail(error)
+        })?;
+        session.handshake().map_err(|error| self.no_handshake(&error))?;
+        let host_key = self.check_host_key(&session, &known_hosts)?;
+        self.log_in(&session)?;
+        let sftp = session.sftp().map_err(|error| match error.code() {
+            ErrorCode::Session(
+                raw::LIBSSH2_ERROR_CHANNEL_FAILURE | raw::LIBSSH2_ERROR_CHANNEL_REQUEST_DENIED,
+            ) => Failure::permanent(
+                Code::TargetUnsupported,
+                "the server lets this account in but gives it no SFTP",
+            )
+            .detail(self.with_address(error)),
+            _ => self.unreachable(error),
+        })?;
+        let root = self.find_root(&sftp)?;
+        Ok(Box::new(Remote {
+            posix_rename: None,
+            sftp,
+            session,
+            socket,
+            interrupt: interrupt.clone(),
+            root,
+            host_key,
+            resolved: HashMap::new(),
+            timeout,
+        }))
+    }
+}
+
+impl SftpServer {
+    fn with_address(&self, cause: impl Display) -> String {
+        format!("{}:{}: {cause}", self.host, self.port)
+    }
+
+    fn unreachable(&self, cause: impl Display) -> Failure {
+        Failure::retry(Code::TargetUnreachable, "the file server cannot be reached")
+            .detail(self.with_address(cause))
+    }
+
+    /// Tries the host's addresses in turn, all within `limit`.
+    fn dial(&self, limit: Duration) -> Result<TcpStream, Failure> {
+        let deadline = Instant::now() + limit;
+        let addresses = (self.host.as_str(), self.port).to_socket_addrs().map_err(|error| {
+            Failure::retry(Code::TargetUnreachable, "the file server's name cannot be resolved")
+                .detail(self.with_address(error))
+        })?;
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in addresses {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                last = io::ErrorKind::TimedOut.into();
+                break;
+            }
+            match TcpStream::connect_timeout(&address, left) {
+                Ok(stream) => {
+                    stream.set_nodelay(true).map_err(|error| self.unreachable(error))?;
+                    return Ok(stream);
+                }
+                Err(error) => last = error,
+            }
+        }
+        if last.kind() == io::ErrorKind::TimedOut {
+            return Err(Failure::retry(
+                Code::TargetTimeout,
+                "the file server did not accept a connection in time",
+            )
+            .detail(self.with_address(last)));
+        }
+        Err(self.unreachable(last))
+    }
+
+    fn read_known_hosts(&self) -> Result<String, Failure> {
+        let path = self.known_hosts.display();
+        let unusable = |cause: &dyn Display| {
+            Failure::retry(Code::Internal, "the agent's known_hosts file cannot be used")
+                .detail(format!("{path}: {cause}"))
+        };
+        let size = std::fs::metadata(&self.known_hosts).map_err(|error| unusable(&error))?.len();
+        if size > MAX_KNOWN_HOSTS {
+            return Err(unusable(&"larger than 4 MiB"));
+        }
+        std::fs::read_to_string(&self.known_hosts).map_err(|error| unusable(&error))
+    }
+
+    fn no_handshake(&self, error: &Error) -> Failure {
+        let failure = match error.code() {
+            ErrorCode::Session(raw::LIBSSH2_ERROR_TIMEOUT | raw::LIBSSH2_ERROR_SOCKET_TIMEOUT) => {
+                Failure::retry(Code::TargetTimeout, "the file server did not answer in time")
+            }
+            ErrorCode::Session(raw::LIBSSH2_ERROR_KEX_FAILURE | raw::LIBSSH2_ERROR_METHOD_NONE) => {
+                Failure::permanent(
+                    Code::TargetUnsupported,
+                    "the file server and the agent have no cryptographic algorithm in common",
+                )
+            }
+            ErrorCode::Session(raw::LIBSSH2_ERROR_BANNER_RECV | raw::LIBSSH2_ERROR_PROTO) => Failure::retry(
+                Code::TargetProtocol,
+                "what answers at the file server's address does not speak SSH",
+            ),
+            ErrorCode::Session(_) | ErrorCode::SFTP(_) => Failure::retry(
+                Code::TargetUnreachable,
+                "the connection to the file server broke while it was made",
+            ),
+        };
+        failure.detail(self.with_address(error))
+    }
+
+    /// Its fingerprint, if the server may have this key.
+    fn check_host_key(&self, session: &Session, known_hosts: &str) -> Result<String, Failure> {
+        let Some((key, _)) = session.host_key() else {
+            return Err(self.unreachable("the server showed no host key"));
+        };
+        let path = self.known_hosts.display();
+        let offered = known_hosts::describe(key);
+        let refused = |message: &str, detail: String| {
+            tracing::warn!(host = %self.host, port = self.port, offered, "{message}: {detail}");
+            Err(Failure::permanent(Code::TargetUnreachable, message).detail(self.with_address(detail)))
+        };
+        match known_hosts::check(session, known_hosts, &self.host, self.port, key) {
+            Verdict::Known => Ok(known_hosts::fingerprint(key)),
+            Verdict::Unknown => refused(
+                "the file server's host key is not in the agent's known_hosts file",
+                format!(
+                    "it offers {offered}; compare that with the server's owner, then add this line to {path}: {}",
+                    known_hosts::line(&self.host, self.port, key)
+                ),
+            ),
+            Verdict::Changed => refused(
+                "the file server's host key is not the one in the agent's known_hosts file: someone may be intercepting the connection, or the server was set up anew",
+                format!(
+                    "HOST KEY CHANGED: it offers {offered}; only if its owner confirms the change, replace its lines in {path} by: {}",
+                    known_hosts::line(&self.host, self.port, key)
+                ),
+            ),
+            Verdict::Revoked => refused(
+                "the file server's host key is marked as revoked in the agent's known_hosts file",
+                format!("it offers {offered}, which {path} marks @revoked"),
+            ),
+        }
+    }
+
+    fn log_in(&self, session: &Session) -> Result<(), Failure> {
+        let Login { username, private_key, passphrase, password } = &self.login;
+        let mut refusals = Vec::new();
+        if let Some(key) = private_key {
+            // The trailing line end that a secret loses belongs to the format; the format knows no CR.
+            let pem = Zeroizing::new(key.expose().replace('\r', "") + "\n");
+            let passphrase = passphrase.as_ref().map(Secret::expose);
+            match session.userauth_pubkey_memory(username, None, &pem, passphrase) {
+                Ok(()) => {}
+                Err(error) if matches!(error.code(), ErrorCode::Session(raw::LIBSSH2_ERROR_FILE)) => {
+                    let message = "the agent's private key for the file server cannot be used: it is damaged, of an unknown format, or its passphrase is wrong or missing";
+                    return Err(
+                        Failure::permanent(Code::TargetAuth, message).detail(self.with_address(error))
+                    );
+                }
+                Err(error) => refusals.push(self.refused("public key", &error)?),
+            }
+        }
+        if let Some(password) = password
+            && !session.authenticated()
+        {
+            if let Err(error) = session.userauth_password(username, password.expose()) {
+                refusals.push(self.refused("password", &error)?);
+            }
+            if !session.authenticated()
+                && let Err(error) = session.userauth_keyboard_interactive(username, &mut Answer(password))
+            {
+                refusals.push(self.refused("keyboard-interactive", &error)?);
+            }
+        }
+        if session.authenticated() {
+            return Ok(());
+        }
+        let methods = session.auth_methods(username).unwrap_or("none");
+        Err(Failure::permanent(Code::TargetAuth, "the file server refused the agent's log-in").detail(
+            self.with_address(format!(
+                "user {username}: {}; the server takes: {methods}",
+                refusals.join("; ")
+            )),
+        ))
+    }
+
+    /// A refusal in words; an error if it is not the log-in that failed but the connection.
+    fn refused(&self, method: &str, error: &Error) -> Result<String, Failure> {
+        match error.code() {
+            ErrorCode::Session(
+                raw::LIBSSH2_ERROR_AUTHENTICATION_FAILED
+                | raw::LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED
+                | raw::LIBSSH2_ERROR_KEYFILE_AUTH_FAILED
+                | raw::LIBSSH2_ERROR_PASSWORD_EXPIRED
+                | raw::LIBSSH2_ERROR_METHOD_NONE
+                | raw::LIBSSH2_ERROR_METHOD_NOT_SUPPORTED
+                | raw::LIBSSH2_ERROR_ALGO_UNSUPPORTED,
+            ) => Ok(format!("{method}: {error}")),
+            ErrorCode::Session(_) | ErrorCode::SFTP(_) => Err(self.no_handshake(error)),
+        }
+    }
+
+    /// The root, resolved by the server; it must be a folder.
+    fn find_root(&self, sftp: &Sftp) -> Result<String, Failure> {
+        let wanted = match self.root.strip_prefix("/~") {
+            Some("" | "/") => ".".to_owned(),
+            Some(rest) if rest.starts_with('/') => format!(".{rest}"),
+            Some(_) | None if self.root.is_empty() => "/".to_owned(),
+            Some(_) | None => self.root.clone(),
+        };
+        let missing = |cause: &dyn Display| {
+            Failure::permanent(
+                Code::TargetNotFound,
+                "the resource's folder does not exist on the file server",
+            )
+            .detail(self.with_address(format!("{wanted}: {cause}")))
+        };
+        let real = sftp.realpath(Path::new(&wanted)).map_err(|error| match error.code() {
+            ErrorCode::SFTP(_) => missing(&error),
+            ErrorCode::Session(_) => self.unreachable(error),
+        })?;
+        let found = sftp.stat(&real).map_err(|error| match error.code() {
+            ErrorCode::SFTP(raw::LIBSSH2_FX_PERMISSION_DENIED) => Failure::permanent(
+                Code::TargetAuth,
+                "the account may not open the resource's folder on the file server",
+            )
+            .detail(self.with_address(format!("{wanted}: {error}"))),
+            ErrorCode::SFTP(_) => missing(&error),
+            ErrorCode::Session(_) => self.unreachable(error),
+        })?;
+        if !found.is_dir() {
+            return Err(missing(&"not a folder"));
+        }
+        match std::str::from_utf8(real.as_os_str().as_bytes()) {
+            Ok(real) => Ok(real.to_owned()),
+            Err(_) => Err(missing(&"its name is not UTF-8")),
+        }
+    }
+}
+
+/// Answers the hidden questions of a keyboard-interactive log-in with the password, and no others.
+struct Answer<'a>(&'a Secret);
+
+impl KeyboardInteractivePrompt for Answer<'_> {
+    fn prompt<'a>(&mut self, _: &str, _: &str, prompts: &[Prompt<'a>]) -> Vec<String> {
+        let answer =
+            |prompt: &Prompt<'_>| if prompt.echo { String::new() } else { self.0.expose().to_owned() };
+        prompts.iter().map(answer).collect()
+    }
+}

@@ -1,0 +1,132 @@
+//! Builds a resource's HTTP client: TLS roots, proxy, pool, and the credentials it sends.
+
+use super::{
+    address,
+    settings::{Auth, Settings},
+};
+use crate::BuildError;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
+use passerelle_config::{Secret, SecretRef};
+use rustls::{ClientConfig, RootCertStore, crypto::CryptoProvider};
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use std::{path::Path, sync::Arc, time::Duration};
+
+/// Idle connections kept for the next job.
+const POOL_MAX_IDLE: usize = 8;
+/// Shorter than the keep-alive of common servers (nginx 75 s, Apache's longer ones, Kestrel 130 s), so that a request
+/// seldom meets a connection that the server is just closing.
+const POOL_IDLE: Duration = Duration::from_secs(30);
+const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Builds the client.
+///
+/// # Errors
+/// If the CA file or a secret of the proxy cannot be used.
+pub(super) fn client(settings: &Settings, base: &Path) -> Result<reqwest::Client, BuildError> {
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("passerelle-agent/", env!("CARGO_PKG_VERSION")))
+        // A resource's requests ignore HTTPS_PROXY and the like; only its own setting counts.
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .connect_timeout(settings.connect_timeout)
+        .pool_max_idle_per_host(POOL_MAX_IDLE)
+        .pool_idle_timeout(POOL_IDLE)
+        .tcp_nodelay(true)
+        .tcp_keepalive(TCP_KEEPALIVE)
+        .dns_resolver(address::resolver())
+        .tls_backend_preconfigured(tls(settings, base)?);
+    if let Some(proxy) = &settings.proxy {
+        let mut to = reqwest::Proxy::all(proxy.url.as_str())
+            .map_err(|e| failed(settings, "proxy.url", &e.without_url()))?;
+        if let (Some(username), Some(password)) = (&proxy.username, &proxy.password) {
+            to = to.basic_auth(username, read(settings, "proxy.password", password, base)?.expose());
+        }
+        builder = builder.proxy(to);
+    }
+    builder.build().map_err(|e| failed(settings, "url", &e))
+}
+
+fn tls(settings: &Settings, base: &Path) -> Result<ClientConfig, BuildError> {
+    let provider: Arc<CryptoProvider> = rustls::crypto::aws_lc_rs::default_provider().into();
+    let versions = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| failed(settings, "url", &e))?;
+    let speaks_tls = settings.url.scheme() == "https"
+        || settings.proxy.as_ref().is_some_and(|proxy| proxy.url.scheme() == "https");
+    if !speaks_tls {
+        // Never used: the client wants a configuration, and the system's roots need not be there.
+        return Ok(versions.with_root_certificates(RootCertStore::empty()).with_no_client_auth());
+    }
+    let extra = match &settings.ca_file {
+        Some(file) => certificates(settings, &base.join(file))?,
+        None => Vec::new(),
+    };
+    let verifier =
+        rustls_platform_verifier::Verifier::new_with_extra_roots(extra, provider).map_err(|e| {
+            let key = if settings.ca_file.is_some() { "ca_file" } else { "url" };
+            let hint =
+                format!("{e}; install the system's CA certificates or name the target's CA in ca_file");
+            failed(settings, key, &hint)
+        })?;
+    let mut config =
+        versions.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn certificates(settings: &Settings, file: &Path) -> Result<Vec<CertificateDer<'static>>, BuildError> {
+    let wrong = |what: &dyn std::fmt::Display| {
+        failed(
+            settings,
+            "ca_file",
+            &format!("{}: {what}; expected a PEM file of certificates", file.display()),
+        )
+    };
+    let certificates = CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|e| wrong(&e))?;
+    if certificates.is_empty() { Err(wrong(&"no certificate in it")) } else { Ok(certificates) }
+}
+
+/// The header that authenticates each request; marked sensitive, so no log shows its value.
+///
+/// # Errors
+/// If a secret cannot be read, or cannot be sent in a header.
+pub(super) fn credentials(
+    settings: &Settings,
+    base: &Path,
+) -> Result<Option<(HeaderName, HeaderValue)>, BuildError> {
+    let Some(auth) = &settings.auth else {
+        return Ok(None);
+    };
+    let (name, key, value) = match auth {
+        Auth::Bearer { token } => {
+            let secret = read(settings, "auth.token", token, base)?;
+            (AUTHORIZATION, "auth.token", HeaderValue::from_str(&format!("Bearer {}", secret.expose())))
+        }
+        Auth::Basic { username, password } => {
+            let secret = read(settings, "auth.password", password, base)?;
+            let pair = STANDARD.encode(format!("{username}:{}", secret.expose()));
+            (AUTHORIZATION, "auth.password", HeaderValue::from_str(&format!("Basic {pair}")))
+        }
+        Auth::ApiKey { header, value } => {
+            let secret = read(settings, "auth.value", value, base)?;
+            (header.clone(), "auth.value", HeaderValue::from_str(secret.expose()))
+        }
+    };
+    let mut value = value.map_err(|_| {
+        failed(settings, key, &"the secret contains a line end or another character that no header may carry")
+    })?;
+    value.set_sensitive(true);
+    Ok(Some((name, value)))
+}
+
+fn read(settings: &Settings, key: &str, secret: &SecretRef, base: &Path) -> Result<Secret, BuildError> {
+    secret.read(base).map_err(|e| failed(settings, key, &e))
+}
+
+fn failed(settings: &Settings, key: &str, cause: &dyn std::fmt::Display) -> BuildError {
+    BuildError(format!("resources.{}.{key}: {cause}", settings.resource))
+}

@@ -1,0 +1,95 @@
+//! Failures of the exchange itself: what the HTTP library's errors mean.
+
+use super::address::{Blocked, NotResolved};
+use crate::{Code, Failure};
+use std::{error::Error, io};
+
+/// Maps an error of sending a request or of waiting for its answer. `reading` says that the request only reads.
+pub(super) fn failure(error: reqwest::Error, reading: bool) -> Failure {
+    let error = error.without_url();
+    let detail = chain(&error);
+    if find::<Blocked>(&error).is_some() {
+        let message =
+            "the resource's host has a link-local or cloud metadata address, which is always blocked";
+        return Failure::denied(Code::PolicyDenied, message).detail(detail);
+    }
+    if error.is_builder() {
+        return Failure::permanent(Code::Internal, "the request could not be built").detail(detail);
+    }
+    // The connector fails before a byte of the request is written.
+    if error.is_connect() {
+        return Failure::retry(Code::TargetUnreachable, unreachable(&error)).detail(detail);
+    }
+    let lost = if error.is_timeout() {
+        Failure::retry(Code::TargetTimeout, "the target did not answer in time")
+    } else {
+        Failure::retry(Code::TargetProtocol, "the connection ended without a whole HTTP answer")
+    };
+    let lost = lost.detail(detail);
+    if reading { lost } else { lost.effect_unknown() }
+}
+
+fn unreachable(error: &reqwest::Error) -> String {
+    use rustls::{CertificateError as Bad, Error as Tls};
+    if let Some(tls) = find::<Tls>(error) {
+        let what = match tls {
+            // A signature that does not fit: a CA of the right name, but another key.
+            Tls::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
+                "is signed by an unknown CA; put that CA's certificate into the resource's ca_file"
+            }
+            Tls::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
+                "has expired; renew it at the target, or check the clock of the agent"
+            }
+            Tls::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
+                "is not valid yet; check the clocks of target and agent"
+            }
+            Tls::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
+                "is for another name; use a name of the certificate in the resource's url"
+            }
+            Tls::InvalidCertificate(_) => "is not acceptable; see the agent's log",
+            _ => return "the TLS handshake with the target failed; see the agent's log".to_owned(),
+        };
+        return format!("the target's TLS certificate {what}");
+    }
+    if find::<NotResolved>(error).is_some() {
+        return "the name in the resource's url does not resolve; check the name and the agent's DNS"
+            .to_owned();
+    }
+    if error.is_timeout() {
+        return "the target did not take the connection within the resource's connect_timeout".to_owned();
+    }
+    match find::<io::Error>(error).map(io::Error::kind) {
+        Some(io::ErrorKind::ConnectionRefused) => {
+            "the target refused the connection; check that it runs, and the port in the resource's url"
+                .to_owned()
+        }
+        Some(io::ErrorKind::UnexpectedEof) => {
+            "the target closed the connection during the TLS handshake; check https in the resource's url"
+                .to_owned()
+        }
+        _ => "no connection to the target; see the agent's log".to_owned(),
+    }
+}
+
+/// The causes, outermost first.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| cause(*error))
+}
+
+fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error.downcast_ref::<io::Error>() {
+        // An io::Error's `source` leaves out the error it wraps.
+        Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
+        None => error.source(),
+    }
+}
+
+fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    causes(error).find_map(|cause| cause.downcast_ref::<E>())
+}
+
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut texts: Vec<String> = causes(error).map(ToString::to_string).collect();
+    texts.dedup();
+    texts.join(": ")
+}

@@ -1,0 +1,107 @@
+//! The `http` connector: requests and notifications to in-house applications.
+//!
+//! The cloud names a path below the resource's URL, nothing else: host, credentials and proxy are the operator's. The
+//! connector follows no redirect away from the resource, connects to no link-local or metadata address, and holds
+//! neither payload nor answer in memory.
+
+mod address;
+mod answer;
+mod client;
+mod exchange;
+mod fault;
+mod params;
+mod path;
+mod settings;
+
+use crate::{
+    BuildError, Call, Capabilities, Connector, Demands, Failure, Input, Kind, OperationSpec, Outcome, Output,
+    Repeat,
+};
+use http::{HeaderName, HeaderValue};
+use params::Params;
+use passerelle_config::{Diagnostics, Section};
+use serde_json::Value;
+use std::{path::Path, time::Duration};
+use url::Url;
+
+pub use settings::Settings;
+
+/// `connector = "http"`.
+pub struct HttpKind;
+
+/// A configured application. Its connections are pooled and reused by its jobs alone.
+pub struct Http {
+    base: Url,
+    client: reqwest::Client,
+    credentials: Option<(HeaderName, HeaderValue)>,
+    max_response: u64,
+}
+
+impl Kind for HttpKind {
+    const NAME: &'static str = "http";
+    type Checked = Settings;
+    type Connector = Http;
+
+    fn operations() -> Vec<OperationSpec> {
+        let operation = |name, params_schema, makes_output| OperationSpec {
+            name,
+            repeat: Repeat::WithKey,
+            params_schema,
+            takes_payload: true,
+            makes_output,
+            needs_paths: true,
+        };
+        vec![
+            operation("request", params::request_schema(), true),
+            operation("notify", params::notify_schema(), false),
+        ]
+    }
+
+    fn check(section: &Section, diagnostics: &mut Diagnostics) -> Option<Settings> {
+        Settings::check(section, diagnostics)
+    }
+
+    fn build(checked: &Settings, base: &Path) -> Result<Http, BuildError> {
+        Ok(Http {
+            base: checked.url.clone(),
+            client: client::client(checked, base)?,
+            credentials: client::credentials(checked, base)?,
+            max_response: checked.max_response,
+        })
+    }
+}
+
+impl Http {
+    fn params(&self, operation: &str, params: &Value) -> Result<Params, Failure> {
+        Params::check(operation, params, self.credentials.as_ref().map(|(name, _)| name))
+    }
+}
+
+impl Connector for Http {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { kind: HttpKind::NAME, operations: HttpKind::operations() }
+    }
+
+    fn demands(&self, operation: &str, params: &Value) -> Result<Demands, Failure> {
+        self.params(operation, params).map(|params| params.demands())
+    }
+
+    async fn probe(&self, timeout: Duration) -> Result<(), Failure> {
+        exchange::probe(self, timeout).await
+    }
+
+    async fn execute(
+        &self,
+        call: &Call,
+        operation: &str,
+        params: &Value,
+        input: Option<Input>,
+        output: &mut Output,
+    ) -> Result<Outcome, Failure> {
+        let params = self.params(operation, params)?;
+        if call.cancel.is_cancelled() {
+            return Err(Failure::cancelled());
+        }
+        exchange::run(self, call, &params, input, output).await
+    }
+}

@@ -1,0 +1,21 @@
+//! Hands on private systems: the [`Connector`] trait and the kinds of connector.
+//!
+//! A connector reads as a straight line to its system. Retry, deadline, concurrency, rate limit, policy, audit and
+//! metrics live in the agent's runner, once. Nothing here knows of the tunnel, the hub or the protocol.
+
+mod call;
+mod connector;
+mod erased;
+mod failure;
+mod payload;
+mod registry;
+
+pub mod file;
+pub mod http;
+
+pub use call::{Call, Gate, Intent, Outcome, Progress};
+pub use connector::{BuildError, Capabilities, Connector, Demands, Kind, OperationSpec, Repeat, Right};
+pub use erased::DynConnector;
+pub use failure::{Code, Effect, Failure, Verdict};
+pub use payload::{Input, Output, Produced};
+pub use registry::{Checked, REGISTRY, kind_names};

@@ -1,0 +1,229 @@
+//! What an attempt finds that comes after one that was cut off.
+
+use super::failed;
+use crate::support::{Place, Recorder, call, payload};
+use passerelle_connectors::{Call, Code, Effect, Gate, Intent, Verdict};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Drops `content` by an attempt that is cut off right after its intent was journalled.
+async fn cut_off(place: &Place, params: &Value, content: &[u8]) -> (Call, Intent) {
+    let gate = Recorder::shut();
+    let call = Call { gate: Arc::clone(&gate) as Arc<dyn Gate>, ..call() };
+    let result = place.run(&call, "drop", params, Some(payload(content))).await;
+    failed(result, Verdict::Retry, Code::Internal, Effect::NotApplied);
+    let intent = gate.last();
+    assert!(place.has(intent.part.as_ref().unwrap()), "a part under an intent stays");
+    assert!(!place.has(".passerelle-probe"));
+    let next = Call { prior_intent: Some(intent.clone()), gate: Recorder::open(), ..call };
+    (next, intent)
+}
+
+pub async fn an_intent_with_its_part_is_finished(place: &Place) {
+    for (attempt, with_input) in [(1, true), (2, false)] {
+        let params = json!({"path": "a.csv"});
+        let (next, intent) = cut_off(place, &params, b"content").await;
+        assert!(!place.has("a.csv"));
+        assert_eq!(intent.target.as_deref(), Some("a.csv"));
+        assert_eq!(intent.size, Some(7));
+        // Journalled and read back, as the agent does.
+        let intent: Intent = serde_json::from_str(&serde_json::to_string(&intent).unwrap()).unwrap();
+        let gate = Recorder::open();
+        let next = Call {
+            attempt,
+            prior_intent: Some(intent.clone()),
+            gate: Arc::clone(&gate) as Arc<dyn Gate>,
+            ..next
+        };
+        let input = with_input.then(|| payload(b"content"));
+        let outcome = place.run(&next, "drop", &params, input).await.unwrap();
+        assert_eq!(outcome.result["path"], "a.csv");
+        assert_eq!(outcome.result["size"], 7);
+        assert_eq!(outcome.synced, Some(true));
+        assert_eq!(gate.last(), intent, "the effect asks the gate again");
+        assert_eq!(place.read("a.csv"), b"content");
+        assert_eq!(place.parts(), [""; 0]);
+        std::fs::remove_file(place.root.join("a.csv")).unwrap();
+    }
+}
+
+pub async fn an_intent_whose_part_is_gone_was_done(place: &Place) {
+    let params = json!({"path": "a.csv"});
+    let (next, intent) = cut_off(place, &params, b"content").await;
+    // The rename happened and a consumer took the file at once.
+    std::fs::remove_file(place.root.join(intent.part.unwrap())).unwrap();
+    let gate = Recorder::open();
+    let next = Call { gate: Arc::clone(&gate) as Arc<dyn Gate>, ..next };
+    let outcome = place.run(&next, "drop", &params, Some(payload(b"content"))).await.unwrap();
+    assert_eq!((&outcome.result["path"], &outcome.result["size"]), (&json!("a.csv"), &json!(7)));
+    assert!(!place.has("a.csv"), "a consumed file is not delivered again");
+    assert_eq!(gate.count(), 0, "nothing is done, so nothing is asked");
+}
+
+pub async fn a_part_gone_from_another_folder_is_unknown(place: &Place) {
+    std::fs::create_dir(place.root.join("in")).unwrap();
+    let params = json!({"path": "in/a.csv"});
+    let (next, _) = cut_off(place, &params, b"content").await;
+    std::fs::rename(place.root.join("in"), place.root.join("elsewhere")).unwrap();
+    if place.abilities.tells_folders_apart {
+        std::fs::create_dir(place.root.join("in")).unwrap();
+    }
+    let result = place.run(&next, "drop", &params, Some(payload(b"content"))).await;
+    failed(result, Verdict::Permanent, Code::TargetConflict, Effect::Unknown);
+    assert!(!place.has("in/a.csv"));
+    assert_eq!(place.parts().len(), 1);
+}
+
+pub async fn a_part_gone_that_was_never_synced_is_unknown(place: &Place) {
+    let params = json!({"path": "a.csv"});
+    let (next, mut intent) = cut_off(place, &params, b"content").await;
+    std::fs::remove_file(place.root.join(intent.part.as_ref().unwrap())).unwrap();
+    intent.state["synced"] = json!(false);
+    let next = Call { prior_intent: Some(intent), ..next };
+    let result = place.run(&next, "drop", &params, Some(payload(b"content"))).await;
+    failed(result, Verdict::Permanent, Code::TargetConflict, Effect::Unknown);
+    assert!(!place.has("a.csv"));
+}
+
+pub async fn a_damaged_part_is_written_anew(place: &Place) {
+    let params = json!({"path": "a.csv"});
+    for damage in [&b"cont"[..], b"", b"longer than it was"] {
+        let (next, intent) = cut_off(place, &params, b"content").await;
+        place.write(intent.part.as_ref().unwrap(), damage);
+        place.run(&next, "drop", &params, Some(payload(b"content"))).await.unwrap();
+        assert_eq!(place.read("a.csv"), b"content");
+        assert_eq!(place.parts(), [""; 0]);
+    }
+    // Of the same size but never synced: read back, and found out.
+    let (next, mut intent) = cut_off(place, &params, b"content").await;
+    place.write(intent.part.as_ref().unwrap(), b"\0\0\0\0\0\0\0");
+    intent.state["synced"] = json!(false);
+    let next = Call { prior_intent: Some(intent), ..next };
+    place.run(&next, "drop", &params, Some(payload(b"content"))).await.unwrap();
+    assert_eq!(place.read("a.csv"), b"content");
+    assert_eq!(place.parts(), [""; 0]);
+}
+
+pub async fn a_rename_cut_in_two_is_completed(place: &Place) {
+    // Renaming without replacing may be a link and an unlink: killed between the two, both names are there.
+    let params = json!({"path": "a.csv", "on_conflict": "fail"});
+    let (next, intent) = cut_off(place, &params, b"content").await;
+    let part = place.root.join(intent.part.unwrap());
+    std::fs::hard_link(&part, place.root.join("a.csv")).unwrap();
+    let outcome = place.run(&next, "drop", &params, Some(payload(b"content"))).await.unwrap();
+    assert_eq!(outcome.result["path"], "a.csv");
+    assert_eq!(place.read("a.csv"), b"content");
+    assert_eq!(place.parts(), [""; 0]);
+
+    // Someone else's file of that name is a conflict, and stays.
+    let (next, _) = cut_off(place, &json!({"path": "b.csv", "on_conflict": "fail"}), b"content").await;
+    place.write("b.csv", b"someone else's");
+    let result = place.run(&next, "drop", &json!({"path": "b.csv", "on_conflict": "fail"}), None).await;
+    failed(result, Verdict::Permanent, Code::TargetConflict, Effect::NotApplied);
+    assert_eq!(place.read("b.csv"), b"someone else's");
+}
+
+pub async fn a_suffix_taken_meanwhile_is_replaced_by_the_next(place: &Place) {
+    let params = json!({"path": "a.csv", "on_conflict": "suffix"});
+    let (next, intent) = cut_off(place, &params, b"content").await;
+    assert_eq!(intent.target.as_deref(), Some("a.csv"));
+    place.write("a.csv", b"someone else's");
+    let gate = Recorder::open();
+    let next = Call { gate: Arc::clone(&gate) as Arc<dyn Gate>, ..next };
+    let outcome = place.run(&next, "drop", &params, None).await.unwrap();
+    assert_eq!(outcome.result["path"], "a (2).csv");
+    assert_eq!(
+        gate.last().target.as_deref(),
+        Some("a (2).csv"),
+        "the new name is journalled before it is taken"
+    );
+    assert_eq!(
+        (place.read("a.csv"), place.read("a (2).csv")),
+        (b"someone else's".to_vec(), b"content".to_vec())
+    );
+    assert_eq!(place.parts(), [""; 0]);
+}
+
+pub async fn an_intent_of_something_else_does_nothing(place: &Place) {
+    let params = json!({"path": "a.csv"});
+    let (next, intent) = cut_off(place, &params, b"content").await;
+    for damaged in [
+        Intent { state: json!({"unlike": "ours"}), ..intent.clone() },
+        Intent { part: None, ..intent.clone() },
+    ] {
+        let next = Call { prior_intent: Some(damaged), ..next.clone() };
+        let result = place.run(&next, "drop", &params, Some(payload(b"content"))).await;
+        failed(result, Verdict::Permanent, Code::Internal, Effect::Unknown);
+        assert!(!place.has("a.csv"));
+    }
+}
+
+pub async fn leftovers_of_the_same_job_are_removed(place: &Place) {
+    let call = Call { attempt: 3, ..call() };
+    let part = |job: &dyn std::fmt::Display, attempt| format!(".passerelle-{job}-{attempt}.part");
+    let other = part(&uuid::Uuid::now_v7(), 1);
+    let later = part(&call.job, 4);
+    // Of attempts before, and of this one cut off before its intent.
+    for name in [&part(&call.job, 1), &part(&call.job, 2), &part(&call.job, 3), &later, &other] {
+        place.write(name, b"leftover");
+    }
+    place.run(&call, "drop", &json!({"path": "a.csv"}), Some(payload(b"content"))).await.unwrap();
+    assert_eq!(place.read("a.csv"), b"content");
+    let mut left = place.parts();
+    left.sort();
+    let mut expected = vec![other, later];
+    expected.sort();
+    assert_eq!(left, expected, "what is another job's or a later attempt's stays");
+}
+
+/// The intent of an operation that was cut off before its effect.
+async fn intent_of(place: &Place, operation: &str, params: &Value) -> Call {
+    let gate = Recorder::shut();
+    let call = Call { gate: Arc::clone(&gate) as Arc<dyn Gate>, ..call() };
+    let result = place.run(&call, operation, params, None).await;
+    failed(result, Verdict::Retry, Code::Internal, Effect::NotApplied);
+    Call { prior_intent: Some(gate.last()), gate: Recorder::open(), ..call }
+}
+
+pub async fn an_interrupted_delete_spares_a_newer_file(place: &Place) {
+    let params = json!({"path": "a.csv"});
+    // Not yet done.
+    place.write("a.csv", b"old");
+    let next = intent_of(place, "delete", &params).await;
+    assert!(place.has("a.csv"));
+    assert_eq!(place.run(&next, "delete", &params, None).await.unwrap().result, json!({"deleted": true}));
+    assert!(!place.has("a.csv"));
+    // Done, and nothing came after it.
+    assert_eq!(place.run(&next, "delete", &params, None).await.unwrap().result, json!({"deleted": true}));
+    // Done, and a new file came.
+    place.write("a.csv", b"newer");
+    assert_eq!(place.run(&next, "delete", &params, None).await.unwrap().result, json!({"deleted": true}));
+    assert_eq!(place.read("a.csv"), b"newer");
+}
+
+pub async fn an_interrupted_move_is_decided_by_the_file(place: &Place) {
+    let params = json!({"from": "a.csv", "to": "b.csv"});
+    // Not yet done.
+    place.write("a.csv", b"content");
+    let next = intent_of(place, "move", &params).await;
+    assert_eq!(place.run(&next, "move", &params, None).await.unwrap().result, json!({"path": "b.csv"}));
+    assert!(!place.has("a.csv") && place.has("b.csv"));
+    // Done; and done while a new file came to the old place.
+    assert_eq!(place.run(&next, "move", &params, None).await.unwrap().result, json!({"path": "b.csv"}));
+    place.write("a.csv", b"another one");
+    assert_eq!(place.run(&next, "move", &params, None).await.unwrap().result, json!({"path": "b.csv"}));
+    assert_eq!((place.read("a.csv"), place.read("b.csv")), (b"another one".to_vec(), b"content".to_vec()));
+    // At neither place.
+    std::fs::remove_file(place.root.join("a.csv")).unwrap();
+    std::fs::remove_file(place.root.join("b.csv")).unwrap();
+    let result = place.run(&next, "move", &params, None).await;
+    failed(result, Verdict::Permanent, Code::TargetConflict, Effect::Unknown);
+    if place.abilities.tells_files_apart {
+        // Cut between link and unlink.
+        place.write("a.csv", b"content");
+        let next = intent_of(place, "move", &params).await;
+        std::fs::hard_link(place.root.join("a.csv"), place.root.join("b.csv")).unwrap();
+        assert_eq!(place.run(&next, "move", &params, None).await.unwrap().result, json!({"path": "b.csv"}));
+        assert!(!place.has("a.csv") && place.has("b.csv"));
+    }
+}

@@ -1,0 +1,133 @@
+//! Large files take no memory, full disks leave no half files.
+
+use crate::{
+    cases::failed,
+    support::{Place, call, hex, large_payload, sshd::Options},
+};
+use passerelle_connectors::{Code, Effect, Output, Verdict};
+use serde_json::json;
+use std::{path::Path, process::Command, time::Instant};
+
+const CHILD: &str = "PASSERELLE_TEST_MEMORY_CHILD";
+/// What the file connector itself may take at most, whatever the file's size.
+const LIMIT_KIB: u64 = 48 * 1024;
+
+fn peak_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Runs in a process of its own: the peak is the process's.
+#[test]
+fn a_large_file_takes_no_memory() {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "memory::large_files", "--nocapture", "--test-threads=1"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    println!("{text}");
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("VmHWM"), "the child did not measure: {text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_files() {
+    // Alone, this test says nothing: its process may have run others.
+    if std::env::var_os(CHILD).is_none() {
+        return;
+    }
+    let mib = std::env::var("PASSERELLE_TEST_MIB").ok().and_then(|mib| mib.parse().ok()).unwrap_or(256_u64);
+    for place in [Place::local(), Place::sftp()] {
+        let kind = if place.sshd.is_some() { "sftp" } else { "local" };
+        let (input, digest) = large_payload(mib << 20);
+        let since = Instant::now();
+        let outcome = place.run(&call(), "drop", &json!({"path": "large.bin"}), Some(input)).await.unwrap();
+        let took = since.elapsed().as_secs_f64();
+        println!(
+            "{kind} drop of {mib} MiB: {:.0} MB/s, VmHWM {} KiB",
+            (mib << 20) as f64 / took / 1e6,
+            peak_kib()
+        );
+        assert_eq!(outcome.result["sha256"], hex(&digest));
+        assert_eq!(std::fs::metadata(place.root.join("large.bin")).unwrap().len(), mib << 20);
+        let since = Instant::now();
+        let mut output = Output::new(Box::new(tokio::io::sink()), u64::MAX);
+        let params = json!({"path": "large.bin"});
+        place.connector.execute(&call(), "fetch", &params, None, &mut output).await.unwrap();
+        let took = since.elapsed().as_secs_f64();
+        println!(
+            "{kind} fetch of {mib} MiB: {:.0} MB/s, VmHWM {} KiB",
+            (mib << 20) as f64 / took / 1e6,
+            peak_kib()
+        );
+        assert_eq!(output.produced().unwrap().sha256, digest);
+        assert!(peak_kib() < LIMIT_KIB, "{} KiB", peak_kib());
+    }
+}
+
+/// A small file system that is unmounted when dropped. `None` where mounting is not allowed.
+struct Tmpfs<'a>(&'a Path);
+
+impl<'a> Tmpfs<'a> {
+    fn mount(at: &'a Path, options: &str) -> Option<Self> {
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at).output();
+        let mounted = mounted.is_ok_and(|output| output.status.success());
+        if !mounted {
+            eprintln!("skipped: this account may not mount a tmpfs");
+        }
+        mounted.then_some(Self(at))
+    }
+}
+
+impl Drop for Tmpfs<'_> {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(self.0).status());
+    }
+}
+
+/// Both kinds of place on a file system with the given options.
+async fn on_tmpfs(options: &str, case: impl AsyncFn(&Place)) {
+    for sftp in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        let Some(tmpfs) = Tmpfs::mount(&root, options) else { return };
+        let place = if sftp {
+            Place::sftp_at(dir, root.clone(), Options::default(), "")
+        } else {
+            Place::local_at(dir, root.clone())
+        };
+        case(&place).await;
+        // Before the folder that it is mounted in is removed.
+        drop(tmpfs);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_leaves_nothing_and_is_a_retry() {
+    on_tmpfs("size=1m", async |place| {
+        for size in [6_u64 << 20, 1200 << 10] {
+            let (input, _) = large_payload(size);
+            let result = place.run(&call(), "drop", &json!({"path": "a.csv"}), Some(input)).await;
+            failed(result, Verdict::Retry, Code::TargetFull, Effect::NotApplied);
+            assert!(!place.has("a.csv"));
+            assert_eq!(place.parts(), [""; 0]);
+        }
+        // There is room again at once.
+        let (input, _) = large_payload(500 << 10);
+        place.run(&call(), "drop", &json!({"path": "a.csv"}), Some(input)).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_only_target_refuses() {
+    on_tmpfs("ro", async |place| {
+        let failure = place.drop(json!({"path": "a.csv"}), b"x").await.unwrap_err();
+        assert_eq!((failure.code, failure.effect), (Code::TargetRefused, Effect::NotApplied), "{failure}");
+        place.ask("list", json!({})).await.unwrap();
+    })
+    .await;
+}

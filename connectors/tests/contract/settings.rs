@@ -1,0 +1,65 @@
+//! What operators may write, and what they are told when it is wrong.
+
+use crate::support::check;
+use std::fs;
+
+fn refused(settings: &str, words: &[&str]) {
+    let base = tempfile::tempdir().unwrap();
+    let Err(message) = check(base.path(), &format!("connector = \"file\"\n{settings}")) else {
+        panic!("should be refused: {settings}");
+    };
+    for word in words {
+        assert!(message.contains(word), "{word:?} is not in:\n{message}");
+    }
+}
+
+#[test]
+fn wrong_settings_are_refused_with_what_is_right() {
+    refused("", &["resources.test.url", "file:///folder"]);
+    refused("url = \"exports\"", &["resources.test.url", "not a URL"]);
+    refused("url = \"http://x/\"", &["http:// is not known"]);
+    refused("url = \"smb://x/y\"", &["smb:// is not built into this version"]);
+    refused("url = \"file://server/share\"", &["three slashes"]);
+    refused(
+        "url = \"file:///srv\"\nusername = \"x\"",
+        &["resources.test.username", "no meaning for file://"],
+    );
+    refused("url = \"file:///srv\"\nfolder = \"x\"", &["folder"]);
+    // All findings at once.
+    refused(
+        "url = \"sftp://files.intra/exports\"",
+        &[
+            "resources.test.username",
+            "resources.test.private_key",
+            "resources.test.known_hosts",
+            "ssh-keyscan",
+        ],
+    );
+    let rest = "private_key = { file = \"k\" }\nknown_hosts = \"known_hosts\"";
+    refused(&format!("url = \"sftp://u:p@h/x\"\n{rest}"), &["password is never written here"]);
+    refused(&format!("url = \"sftp://u@h/x\"\nusername = \"v\"\n{rest}"), &["keep one of them"]);
+    refused(&format!("url = \"sftp://u@h/x?y\"\n{rest}"), &["%3F"]);
+    refused(&format!("url = \"sftp://u@h/x\"\nmax_sessions = 0\n{rest}"), &["from 1 to 64"]);
+    refused(&format!("url = \"sftp://u@h/x\"\nconnect_timeout = \"1h\"\n{rest}"), &["connect_timeout"]);
+    refused(
+        "url = \"sftp://u@h/x\"\nprivate_key = \"literal\"\nknown_hosts = \"k\"",
+        &["never written here"],
+    );
+    refused(
+        "url = \"sftp://u@h/x\"\npassword = { env = \"P\" }\npassphrase = { env = \"Q\" }\nknown_hosts = \"k\"",
+        &["without private_key"],
+    );
+}
+
+#[test]
+fn unreadable_files_are_named_when_the_resource_is_built() {
+    let base = tempfile::tempdir().unwrap();
+    let settings = "connector = \"file\"\nurl = \"sftp://u@h/x\"\nprivate_key = { file = \"k\" }\nknown_hosts = \"known_hosts\"";
+    let message = check(base.path(), settings).err().unwrap();
+    assert!(message.contains("known_hosts") && message.contains("ssh-keyscan"), "{message}");
+    fs::write(base.path().join("known_hosts"), "").unwrap();
+    let message = check(base.path(), settings).err().unwrap();
+    assert!(message.starts_with("private_key: "), "{message}");
+    fs::write(base.path().join("k"), "key").unwrap();
+    check(base.path(), settings).unwrap();
+}
