@@ -1,0 +1,328 @@
+//! The command line.
+
+use crate::{
+    check, daemon,
+    enrol::{EnrolError, enrol},
+    exit::Stop,
+    hub::Hub,
+    identity::Identity,
+    logs,
+    settings::Settings,
+    state::StateDir,
+    status::{Link, Readiness, Snapshot},
+};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use std::{
+    ffi::OsString,
+    io::{self, IsTerminal as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  passerelle-agent check                     look at every link, with cause and fix
+  passerelle-agent run                       enrol on the first start, then take jobs
+  passerelle-agent --config ./config status  what the running agent is doing
+  passerelle-agent config schema > agent.schema.json
+
+Exit codes: 0 drained or all right, 1 something is not right (check, health, status),
+64 configuration, 69 refused by the hub for good, 70 a fault of the agent.";
+
+/// Carries out jobs of a cloud hub on private systems, within what its operator allows.
+#[derive(Debug, Parser)]
+#[command(name = "passerelle-agent", version, after_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    /// The configuration folder (agent.toml, resources.d, secrets, state).
+    #[arg(long, global = true, value_name = "DIR", env = "PASSERELLE_CONFIG", default_value = passerelle_config::DEFAULT_DIR)]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Take jobs until stopped; enrols by itself on the first start.
+    #[command(
+        after_help = "SIGTERM or Ctrl-C drains: running jobs end within agent.shutdown_grace, reports are \
+        delivered, the exit code is 0. A second signal stops at once; jobs go on at the next start."
+    )]
+    Run,
+    /// Enrol once with the configured token and end.
+    Enrol {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look at every link: state folder, DNS, proxy, TLS, hub, clock, each resource.
+    Check {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask the running agent whether it is alive and ready (for container health checks).
+    Health {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// What the running agent is doing.
+    Status {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// About the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print completions for a shell.
+    #[command(
+        after_help = "Example: passerelle-agent completions bash > /etc/bash_completion.d/passerelle-agent"
+    )]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the JSON Schema of agent.toml, for editors.
+    Schema,
+}
+
+/// The whole program: `args[0]` is its name.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { crate::CONFIGURATION } else { crate::DRAINED };
+            // A closed terminal is no reason for another exit code.
+            drop(error.print());
+            return ExitCode::from(code);
+        }
+    };
+    // Another crate of the process may have installed it already.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    match execute(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(stop) => {
+            let text = stop.to_string();
+            let text = text.trim_end();
+            let prefix = if text.starts_with("error: ") { "" } else { "error: " };
+            drop(writeln!(io::stderr().lock(), "{prefix}{text}"));
+            ExitCode::from(&stop)
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<(), Stop> {
+    match &cli.command {
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "passerelle-agent", &mut script);
+            return print(&String::from_utf8_lossy(&script));
+        }
+        Command::Config(ConfigCommand::Schema) => return print_json(&passerelle_config::schema()),
+        Command::Run
+        | Command::Enrol { .. }
+        | Command::Check { .. }
+        | Command::Health { .. }
+        | Command::Status { .. } => {}
+    }
+    let settings = Settings::load(&cli.config)?;
+    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .map_err(|e| Stop::Bug(format!("no runtime: {e}")))?;
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Run => Box::pin(daemon::run(settings)).await,
+            Command::Enrol { json } => Box::pin(enrol_once(settings, json)).await,
+            Command::Check { json } => Box::pin(check_all(settings, json)).await,
+            Command::Health { json } => health(&settings, json).await,
+            Command::Status { json } => status(&settings, json).await,
+            Command::Config(_) | Command::Completions { .. } => Ok(()),
+        }
+    });
+    // A connector that blocks a thread must not keep a drained agent.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    result
+}
+
+async fn enrol_once(settings: Settings, json: bool) -> Result<(), Stop> {
+    logs::start(&settings.config.log)?;
+    let state = StateDir::open_patiently(&settings.state_dir()).await?;
+    let identity = match Identity::load(&state)? {
+        Some(identity) => identity,
+        None => enrol(&settings, &state, &Hub::new(&settings)?).await.map_err(|error| match error {
+            EnrolError::Later { message, .. } => Stop::Failed(message),
+            EnrolError::Stop(stop) => stop,
+        })?,
+    };
+    let enrolled = &identity.enrolled;
+    if json {
+        return print_json(enrolled);
+    }
+    print(&format!(
+        "enrolled as agent {} of site {} (tenant {}, application {}) at {}\n",
+        enrolled.agent, enrolled.site, enrolled.tenant, enrolled.application, enrolled.hub
+    ))
+}
+
+async fn check_all(settings: Settings, json: bool) -> Result<(), Stop> {
+    let lines = check::run(&settings).await;
+    let failed = lines.iter().filter(|line| !line.ok).count();
+    if json {
+        print_json(&serde_json::json!({ "ok": failed == 0, "checks": lines }))?;
+    } else {
+        let colours = io::stdout().is_terminal();
+        let mut text = String::new();
+        for line in &lines {
+            let (word, colour) = if line.ok { ("ok  ", "32") } else { ("FAIL", "31") };
+            let word = if colours { format!("\x1b[{colour}m{word}\x1b[0m") } else { word.to_owned() };
+            text.push_str(&format!("{word}  {}: {}\n", line.name, line.found));
+            if let Some(fix) = &line.fix {
+                text.push_str(&format!("      fix: {fix}\n"));
+            }
+        }
+        print(&text)?;
+    }
+    match failed {
+        0 => Ok(()),
+        n => Err(Stop::Failed(format!("{n} of {} checks failed", lines.len()))),
+    }
+}
+
+async fn health(settings: &Settings, json: bool) -> Result<(), Stop> {
+    let alive = ask(settings, "/healthz").await?;
+    if alive.0 != 200 {
+        return Err(Stop::Failed(format!("not alive: {}", String::from_utf8_lossy(&alive.1).trim())));
+    }
+    let (_, body) = ask(settings, "/readyz").await?;
+    let readiness: Readiness = serde_json::from_slice(&body).map_err(|_| not_an_agent(settings))?;
+    if json {
+        print_json(&readiness)?;
+    } else if readiness.ready {
+        print("ready\n")?;
+    }
+    readiness.into_result()
+}
+
+async fn status(settings: &Settings, json: bool) -> Result<(), Stop> {
+    let (_, body) = ask(settings, "/status.json").await?;
+    let status: Snapshot = serde_json::from_slice(&body).map_err(|_| not_an_agent(settings))?;
+    if json {
+        return print_json(&status);
+    }
+    let connection = match &status.connection {
+        Link::Connected { since, .. } => format!("connected since {since}"),
+        Link::Connecting => "connecting".to_owned(),
+        Link::Starting { why } | Link::Disconnected { why } => why.clone(),
+    };
+    let mut text = format!(
+        "agent {} {}, started {}\nhub {}: {connection}\njobs: {} held, {} running, {} not yet reported\n",
+        status.name,
+        status.version,
+        status.started_at,
+        status.hub,
+        status.jobs_held,
+        status.jobs_running,
+        status.jobs_unreported
+    );
+    for reason in &status.reasons {
+        text.push_str(&format!("not ready: {reason}\n"));
+    }
+    for (name, resource) in &status.resources {
+        let probe = resource.probe.as_ref().map_or("not probed yet".to_owned(), |probe| {
+            probe.problem.clone().unwrap_or_else(|| "reachable".to_owned())
+        });
+        text.push_str(&format!(
+            "resource {name} ({}): {}; {probe}\n",
+            resource.connector,
+            resource.operations.join(", ")
+        ));
+    }
+    for job in &status.last_jobs {
+        text.push_str(&format!(
+            "job {} attempt {} {} {}: {} at {}\n",
+            job.job, job.attempt, job.resource, job.operation, job.outcome, job.at
+        ));
+    }
+    print(&text)
+}
+
+/// Asks the running agent at its local port.
+async fn ask(settings: &Settings, path: &str) -> Result<(u16, Vec<u8>), Stop> {
+    let listen = settings.config.agent.listen;
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    let url = format!("http://{}{path}", SocketAddr::new(ip, listen.port()));
+    let failed = |e: reqwest::Error| {
+        Stop::Failed(format!("no answer of a running agent at {listen}: {}", crate::hub::chain(&e)))
+    };
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .tls_backend_preconfigured(no_tls()?)
+        .timeout(Duration::from_secs(5))
+        .build()
+        .map_err(failed)?;
+    let response = client.get(url).send().await.map_err(failed)?;
+    let status = response.status().as_u16();
+    Ok((status, response.bytes().await.map_err(failed)?.to_vec()))
+}
+
+/// The local port has no TLS; without this the client would read the system's certificates for nothing.
+fn no_tls() -> Result<rustls::ClientConfig, Stop> {
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Ok(rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| Stop::Bug(format!("TLS: {e}")))?
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth())
+}
+
+fn not_an_agent(settings: &Settings) -> Stop {
+    Stop::Failed(format!("what listens on {} is not a passerelle-agent", settings.config.agent.listen))
+}
+
+fn print(text: &str) -> Result<(), Stop> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        // `passerelle-agent status | head` is no error.
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Stop::Failed(format!("cannot print: {e}"))),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Stop> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Stop::Bug(e.to_string()))?;
+    print(&(text + "\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn exit_codes_are_those_of_the_contract() {
+        let run = |args: &[&str]| format!("{:?}", run(args.iter().map(OsString::from)));
+        let code = |n: u8| format!("{:?}", ExitCode::from(n));
+        assert_eq!(run(&["passerelle-agent", "--version"]), code(0));
+        assert_eq!(run(&["passerelle-agent", "no-such-command"]), code(64));
+        assert_eq!(run(&["passerelle-agent", "--config", "/does/not/exist", "run"]), code(64));
+        assert_eq!(crate::REFUSED, 69);
+        assert_eq!(crate::BUG, 70);
+    }
+}

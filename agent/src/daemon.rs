@@ -1,0 +1,393 @@
+//! `passerelle-agent run`: puts the parts together, keeps them going, and drains them on a signal.
+//!
+//! Drain in order: take nothing new and tell the hub; let running jobs end within the grace time; let their reports
+//! be acknowledged; close the tunnel and the journal. What the grace time cuts off goes on at the next start.
+
+use crate::{
+    agent::Agent,
+    clock,
+    enrol::{EnrolError, enrol},
+    exit::Stop,
+    hub::Hub,
+    identity::Identity,
+    journal::{Found, Journal, JournalError},
+    local::{self, Local},
+    logs,
+    metrics::Metrics,
+    outbox::Outbox,
+    registry::{Cause, Registry},
+    runner::{self, limits::ResourceLimits, spool::Spool},
+    settings::Settings,
+    state::{Refusal, StateDir},
+    status::{Link, ResourceStatus, Status, Who},
+    tunnel::{
+        self,
+        backoff::{Backoff, random},
+    },
+};
+use passerelle_protocol::Sha256;
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::Notify,
+    time::{Instant, interval, sleep, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument as _, error, info, info_span, warn};
+
+/// How long connectors may take to stop after the grace time.
+const STOP_TIME: Duration = Duration::from_secs(5);
+/// How long a probe of a resource may take.
+const PROBE: Duration = Duration::from_secs(10);
+/// How often old rows are pruned from the journal.
+const PRUNE_EVERY: u32 = 600;
+
+/// The signals that ask the agent to stop.
+struct Signals {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Stop> {
+        let listen = |kind| signal(kind).map_err(|e| Stop::Bug(format!("signals: {e}")));
+        Ok(Self { term: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// # Cancel safety
+    /// Cancel safe.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Runs the agent until it is stopped or refused.
+///
+/// # Errors
+/// With the exit code of [`Stop`].
+pub async fn run(settings: Settings) -> Result<(), Stop> {
+    logs::start(&settings.config.log)?;
+    for warning in &settings.config.warnings {
+        warn!("{warning}");
+    }
+    let settings = Arc::new(settings);
+    let mut signals = Signals::listen()?;
+    let state = Arc::new(StateDir::open_patiently(&settings.state_dir()).await?);
+    let listener = local::bind(&settings).await?;
+    let hub = Hub::new(&settings)?;
+    info!(
+        version = crate::VERSION, name = %settings.name, hub = %settings.config.hub.url, listen = %settings.config.agent.listen,
+        resources = settings.resources.len(), proxy = ?hub.proxy, "Starting"
+    );
+    let status = Arc::new(Status::new(resources(&settings)));
+    let metrics = Arc::new(Metrics::default());
+    let local = Arc::new(Local::new(Arc::clone(&settings), Arc::clone(&status), Arc::clone(&metrics)));
+    let closing = CancellationToken::new();
+    let port = tokio::spawn(local::serve(listener, Arc::clone(&local), closing.clone()));
+
+    let opened = Journal::open(state.path()).map_err(|error| match error {
+        JournalError::Newer { .. } => Stop::Configuration(error.to_string()),
+        JournalError::Storage(_) | JournalError::Closed => Stop::Configuration(format!(
+            "{error}: check the disk and the rights of {}",
+            state.path().display()
+        )),
+    })?;
+    drop(local.journal.set(opened.journal.clone()));
+    if opened.set_aside.is_some() {
+        metrics.journal_set_aside.inc();
+    }
+
+    let starting = Box::pin(identify(&settings, &state, &hub, &status));
+    let identity = tokio::select! {
+        identity = starting => identity,
+        () = signals.next() => {
+            info!("Stopped before the agent was enrolled");
+            opened.journal.close().await;
+            return Ok(());
+        }
+        never = ticking(&status) => match never {},
+    }?;
+    let agent = assemble(settings, state, identity, hub, opened.journal, status, metrics)?;
+    drop(local.load.set(agent.registry.load()));
+    sweep(&agent, &opened.found);
+    let span = agent.span.clone();
+    let ended = Box::pin(serve(&agent, &local, opened.found, signals)).instrument(span).await;
+    agent.journal.close().await;
+    closing.cancel();
+    // Whoever asks just now gets an answer; a client that does not read must not keep the agent.
+    if timeout_at(Instant::now() + Duration::from_secs(1), port).await.is_err() {
+        info!("A client of the local port was cut off");
+    }
+    ended
+}
+
+fn resources(settings: &Settings) -> BTreeMap<passerelle_protocol::Name, ResourceStatus> {
+    let one = |r: &Arc<crate::settings::Resource>| ResourceStatus {
+        connector: r.kind.clone(),
+        operations: r.policy.allowed_operations(),
+        probe: None,
+    };
+    settings.resources.iter().map(|(name, resource)| (name.clone(), one(resource))).collect()
+}
+
+fn assemble(
+    settings: Arc<Settings>,
+    state: Arc<StateDir>,
+    identity: Identity,
+    hub: Hub,
+    journal: Journal,
+    status: Arc<Status>,
+    metrics: Arc<Metrics>,
+) -> Result<Arc<Agent>, Stop> {
+    let enrolled = &identity.enrolled;
+    status.set_who(Who {
+        agent: enrolled.agent.to_string(),
+        tenant: enrolled.tenant.clone(),
+        site: enrolled.site.clone(),
+    });
+    if enrolled.hub != settings.config.hub.url.as_str() {
+        warn!(enrolled_at = %enrolled.hub, hub = %settings.config.hub.url, "hub.url is not the one of the enrolment");
+    }
+    let span = info_span!("agent", agent_id = %enrolled.agent);
+    let spool = Spool::open(state.path())
+        .map_err(|e| Stop::Configuration(crate::state::unwritable(&state.path().join("spool"), &e)))?;
+    let limits = settings
+        .resources
+        .iter()
+        .map(|(name, r)| (name.clone(), ResourceLimits::new(r.max_concurrent, r.rate_per_minute)))
+        .collect();
+    Ok(Arc::new(Agent {
+        settings,
+        state,
+        identity,
+        hub,
+        journal,
+        registry: Registry::default(),
+        outbox: Outbox::default(),
+        spool,
+        limits,
+        status,
+        metrics,
+        finished: Notify::new(),
+        tasks: TaskTracker::new(),
+        draining: false.into(),
+        close: CancellationToken::new(),
+        halt: CancellationToken::new(),
+        span,
+        instance: uuid::Uuid::now_v7().to_string(),
+    }))
+}
+
+/// Removes spool files that no attempt in the journal needs.
+fn sweep(agent: &Agent, found: &[Found]) {
+    let held = found.iter().map(|one| match one {
+        Found::Job(job, _) => job.attempt,
+        Found::Upload(attempt, _) | Found::Report(attempt, _) => *attempt,
+    });
+    if let Err(error) = agent.spool.sweep(&held.collect()) {
+        warn!(%error, "The spool cannot be swept");
+    }
+}
+
+async fn ticking(status: &Status) -> Infallible {
+    let mut ticks = interval(Duration::from_secs(1));
+    loop {
+        ticks.tick().await;
+        status.tick();
+    }
+}
+
+/// The identity, by enrolling if need be; waits out a refusal that is remembered.
+async fn identify(
+    settings: &Settings,
+    state: &StateDir,
+    hub: &Hub,
+    status: &Status,
+) -> Result<Identity, Stop> {
+    let known = Identity::load(state)?;
+    let subject = match &known {
+        Some(identity) => identity.enrolled.agent.to_string(),
+        None => token_name(settings),
+    };
+    if let Some((refusal, left)) = Refusal::last(state, &subject, clock::now()) {
+        let why = format!(
+            "the hub refused this agent at {} ({}: {}); asking again in {} s",
+            refusal.at,
+            refusal.code,
+            refusal.message,
+            left.as_secs()
+        );
+        warn!("{why}");
+        status.set_link(Link::Starting { why });
+        sleep(left).await;
+    }
+    if let Some(identity) = known {
+        return Ok(identity);
+    }
+    let mut backoff = Backoff::default();
+    loop {
+        let (message, after) = match enrol(settings, state, hub).await {
+            Ok(identity) => return Ok(identity),
+            Err(EnrolError::Stop(stop)) => {
+                if let Stop::Refused(message) = &stop {
+                    Refusal::now("enrolment", message.clone(), subject).remember(state);
+                }
+                return Err(stop);
+            }
+            Err(EnrolError::Later { message, after }) => (message, after),
+        };
+        let wait = backoff.next(random(), after);
+        warn!(
+            error = message,
+            retry_in_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            "Not enrolled yet"
+        );
+        status.set_link(Link::Starting { why: format!("not enrolled yet: {message}") });
+        sleep(wait).await;
+    }
+}
+
+/// Tells one enrolment token from another without keeping it.
+fn token_name(settings: &Settings) -> String {
+    let token = settings.config.hub.enrolment_token.as_ref().and_then(|t| t.read(&settings.config.dir).ok());
+    token.map_or(String::new(), |token| {
+        let digest = Sha256::of(token.expose().as_bytes()).to_string();
+        format!("token {}", digest.chars().take(16).collect::<String>())
+    })
+}
+
+/// The main loop, then the drain.
+async fn serve(
+    agent: &Arc<Agent>,
+    local: &Local,
+    found: Vec<Found>,
+    mut signals: Signals,
+) -> Result<(), Stop> {
+    let mut tunnel = tokio::spawn(tunnel::run(Arc::clone(agent)).in_current_span());
+    runner::resume(agent, found);
+    let probes = tokio::spawn(probe(Arc::clone(agent)).in_current_span());
+    let upkeep = tokio::spawn(upkeep(Arc::clone(agent)).in_current_span());
+    let ended = tokio::select! {
+        ended = &mut tunnel => Some(ended),
+        () = signals.next() => None,
+        never = ticking(&agent.status) => match never {},
+    };
+    probes.abort();
+    agent.draining.store(true, Ordering::Relaxed);
+    local.draining.store(true, Ordering::Relaxed);
+    let result = match ended {
+        Some(Ok(Some(refusal))) => {
+            error!(code = refusal.code, "The hub refused this agent for good: {}", refusal.message);
+            refusal.remember(&agent.state);
+            // Running jobs may still end; their reports wait in the journal.
+            finish_jobs(agent, &mut signals, Instant::now() + grace(agent)).await;
+            Err(Stop::Refused(format!("the hub refused this agent: {}: {}", refusal.code, refusal.message)))
+        }
+        Some(Ok(None)) => Err(Stop::Bug("the tunnel ended by itself".to_owned())),
+        Some(Err(e)) => Err(Stop::Bug(format!("the tunnel failed: {e}"))),
+        None => {
+            drain(agent, &mut signals).await;
+            agent.close.cancel();
+            // The session bounds its own goodbye.
+            match tunnel.await {
+                Ok(_) => Ok(()),
+                Err(e) => Err(Stop::Bug(format!("the tunnel failed: {e}"))),
+            }
+        }
+    };
+    agent.halt.cancel();
+    agent.tasks.close();
+    if timeout_at(Instant::now() + STOP_TIME, agent.tasks.wait()).await.is_err() {
+        warn!("Some connectors did not stop in time; their jobs go on at the next start");
+    }
+    upkeep.abort();
+    info!("Stopped");
+    result
+}
+
+fn grace(agent: &Agent) -> Duration {
+    agent.settings.config.agent.shutdown_grace.0
+}
+
+/// Lets jobs end and reports be acknowledged, within the grace time or until a second signal.
+async fn drain(agent: &Arc<Agent>, signals: &mut Signals) {
+    let load = *agent.registry.load().borrow();
+    let grace = grace(agent);
+    info!(jobs = load.active, unreported = load.finished, grace_s = grace.as_secs(), "Draining");
+    agent.outbox.drain(u32::try_from(grace.as_secs()).unwrap_or(u32::MAX));
+    let deadline = Instant::now() + grace;
+    if !finish_jobs(agent, signals, deadline).await {
+        return;
+    }
+    if !agent.status.connected() {
+        return;
+    }
+    let mut load = agent.registry.load();
+    let reported = load.wait_for(|load| load.finished == 0);
+    tokio::select! {
+        reported = timeout_at(deadline, reported) => {
+            if reported.is_err() {
+                warn!("Some reports were not acknowledged; they are sent again at the next start");
+            }
+        }
+        () = signals.next() => warn!("Stopping at once"),
+    }
+}
+
+/// Waits for running jobs; past the deadline, or on a second signal, cancels them. `true` if all ended by themselves.
+async fn finish_jobs(agent: &Arc<Agent>, signals: &mut Signals, deadline: Instant) -> bool {
+    let mut load = agent.registry.load();
+    let idle = load.wait_for(|load| load.active == 0);
+    let why = tokio::select! {
+        idle = timeout_at(deadline, idle) => match idle {
+            Ok(_) => return true,
+            Err(_) => "the grace time is over",
+        },
+        () = signals.next() => "a second signal came",
+    };
+    let jobs = agent.registry.stop_all(Cause::Drain);
+    warn!(jobs, "Cutting off jobs: {why}; they go on at the next start");
+    agent.tasks.close();
+    // The outcome does not matter: what did not end is in the journal.
+    drop(timeout_at(Instant::now() + STOP_TIME, load.wait_for(|load| load.active == 0)).await);
+    false
+}
+
+/// Looks once, after the start, whether the resources can be reached: shown on the status page.
+async fn probe(agent: Arc<Agent>) {
+    for resource in agent.settings.resources.values() {
+        let problem = resource.connector.probe(PROBE).await.err();
+        if let Some(failure) = &problem {
+            warn!(resource = %resource.name, code = crate::translate::code(failure.code).as_str(), error = %failure, "A resource cannot be used just now");
+        }
+        agent.status.probed(&resource.name, problem.map(|failure| failure.message));
+    }
+}
+
+/// Writes what is lazy, learns whether the journal takes writes again, and prunes it.
+async fn upkeep(agent: Arc<Agent>) {
+    let mut seconds = interval(Duration::from_secs(1));
+    let mut count: u32 = 0;
+    loop {
+        seconds.tick().await;
+        let done = if count.is_multiple_of(PRUNE_EVERY) {
+            agent.journal.maintain(clock::unix_seconds()).await
+        } else if agent.journal.needs_flush() {
+            agent.journal.flush().await
+        } else {
+            Ok(())
+        };
+        count = count.wrapping_add(1);
+        if matches!(done, Err(JournalError::Closed)) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! What becomes of an offer: verified, judged by the local policy, written to the journal, started. Or not.
+//!
+//! Signatures are checked before anything in the offer is believed. An offer that is wrong is declined: nothing is
+//! journalled. A job that is right but not allowed here is an outcome like any other: journalled and reported.
+
+use crate::{
+    agent::Agent,
+    clock,
+    job::{Job, Payload},
+    journal::Accepted,
+    outbox::Answer,
+    policy,
+    registry::Reserved,
+    runner,
+    settings::Resource,
+    state::free_bytes,
+    translate,
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use passerelle_protocol::{
+    AgentId, Code, Decline, Effect, Envelope, Failure, HeldState, JwsError, Name, Offer, Outcome,
+    PayloadSource, Report, Sha256, Ticket, Verdict, VerifyingKey,
+    limits::{MAX_INLINE_PAYLOAD, MAX_JSON},
+    session::Attempt,
+};
+use std::{sync::Arc, time::Duration};
+use tracing::{debug, info, warn};
+
+/// Room on the disk that payloads do not use up.
+const RESERVE: u64 = 64 * 1024 * 1024;
+/// When to offer again what did not fit.
+const BUSY_RETRY: Duration = Duration::from_secs(2);
+
+/// Whose jobs the agent takes, and who it is.
+pub struct Trust<'a> {
+    /// The keys that may sign envelopes.
+    pub job_keys: &'a [VerifyingKey],
+    /// The hub's keys, which sign tickets.
+    pub ticket_keys: &'a [VerifyingKey],
+    /// The agent.
+    pub agent: AgentId,
+    /// Its tenant.
+    pub tenant: &'a Name,
+    /// Its site.
+    pub site: &'a Name,
+    /// The epoch of the connection that the offer came on.
+    pub epoch: u64,
+}
+
+/// Why an offer is not even looked into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// The stable code.
+    pub code: Code,
+    /// Why, in a public sentence.
+    pub message: String,
+}
+
+fn rejected(code: Code, message: impl Into<String>) -> Rejected {
+    Rejected { code, message: message.into() }
+}
+
+/// Checks signatures, audience and times of an offer. Pure.
+///
+/// # Errors
+/// `signature_invalid`, `envelope_expired` or `replayed`.
+pub fn verify(offer: &Offer, trust: &Trust<'_>, now: i64) -> Result<(Envelope, Ticket), Rejected> {
+    let signature = |what: &str, e: &JwsError| rejected(Code::SignatureInvalid, format!("the {what}: {e}"));
+    let envelope =
+        Envelope::verify(trust.job_keys, &offer.envelope).map_err(|e| signature("envelope", &e))?;
+    let ticket = Ticket::verify(trust.ticket_keys, &offer.ticket).map_err(|e| signature("ticket", &e))?;
+    let wrong = |message: &str| Err(rejected(Code::SignatureInvalid, message));
+    if envelope.job != offer.job || ticket.job != offer.job || ticket.attempt != offer.attempt {
+        return wrong("offer, ticket and envelope are not of the same job and attempt");
+    }
+    if ticket.envelope != Sha256::of(offer.envelope.as_bytes()) {
+        return wrong("the ticket is for another envelope");
+    }
+    if ticket.agent != trust.agent {
+        return wrong("the ticket is for another agent");
+    }
+    if &envelope.tenant != trust.tenant || &envelope.site != trust.site {
+        return wrong("the envelope is for another tenant or site");
+    }
+    if envelope.agents.as_ref().is_some_and(|agents| !agents.contains(&trust.agent)) {
+        return wrong("the envelope is for other agents of the site");
+    }
+    if !envelope.params.is_object() || envelope.params.to_string().len() > MAX_JSON {
+        return wrong("the parameters are not a JSON object of the allowed size");
+    }
+    for (what, current, at) in
+        [("envelope", envelope.is_current(now), envelope.iat), ("ticket", ticket.is_current(now), ticket.iat)]
+    {
+        if !current {
+            let age = now.saturating_sub(at);
+            let message =
+                format!("the {what} is not valid now: by the agent's clock it was signed {age} s ago");
+            return Err(rejected(Code::EnvelopeExpired, message));
+        }
+    }
+    if ticket.epoch != trust.epoch {
+        return Err(rejected(Code::Replayed, "the ticket is of another connection of this agent"));
+    }
+    Ok((envelope, ticket))
+}
+
+/// A job that may run here.
+pub struct Judged {
+    /// The resource.
+    pub resource: Arc<Resource>,
+    /// The rule that allows it, counted from 1.
+    pub rule: usize,
+    /// The largest payload or output it allows.
+    pub max_size: Option<u64>,
+}
+
+impl Agent {
+    /// Deals with an offer; the answer is for the hub. `None` if another task is at the same attempt.
+    pub async fn dispatch(self: Arc<Self>, offer: Offer, epoch: u64) -> Option<Answer> {
+        let attempt = Attempt::new(offer.job, offer.attempt);
+        let decline = |code: Code, message: String, after: Option<Duration>| {
+            self.metrics.declined(code);
+            Some(Answer::Decline(Decline {
+                job: offer.job,
+                attempt: offer.attempt,
+                code,
+                message,
+                retry_after_ms: after.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+            }))
+        };
+        let enrolled = &self.identity.enrolled;
+        let pinned = &self.settings.trusted_job_keys;
+        let trust = Trust {
+            job_keys: if pinned.is_empty() { &enrolled.job_keys } else { pinned },
+            ticket_keys: &enrolled.job_keys,
+            agent: enrolled.agent,
+            tenant: &enrolled.tenant,
+            site: &enrolled.site,
+            epoch,
+        };
+        let (envelope, ticket) = match verify(&offer, &trust, clock::unix_seconds()) {
+            Ok(verified) => verified,
+            Err(Rejected { code, message }) => {
+                warn!(job_id = %offer.job, attempt = offer.attempt, %code, reason = message, "Declined an offer");
+                return decline(code, message, None);
+            }
+        };
+        if self.is_draining() {
+            return decline(Code::Busy, "the agent is being stopped".to_owned(), Some(BUSY_RETRY));
+        }
+        if !self.journal.writable() {
+            let message = "the agent's journal cannot be written (disk full?)".to_owned();
+            return decline(Code::Busy, message, Some(BUSY_RETRY * 5));
+        }
+        let resource = envelope.resource.clone();
+        let stop = match self.registry.reserve(attempt, &resource, self.settings.max_jobs() as usize) {
+            Reserved::New(stop) => stop,
+            Reserved::Held => return Some(Answer::Accept(attempt)),
+            Reserved::Pending => return None,
+            Reserved::Full => return decline(Code::Busy, "the agent is full".to_owned(), Some(BUSY_RETRY)),
+        };
+        let answer = self.take(offer.clone(), attempt, envelope, ticket, stop).await;
+        match answer {
+            Ok(()) => Some(Answer::Accept(attempt)),
+            Err((code, message, after)) => {
+                self.registry.remove(attempt);
+                info!(job_id = %attempt.job, attempt = attempt.number, %code, reason = message, "Declined an offer");
+                decline(code, message, after)
+            }
+        }
+    }
+
+    /// Judges and journals a verified offer whose place is reserved.
+    async fn take(
+        self: &Arc<Self>,
+        offer: Offer,
+        attempt: Attempt,
+        envelope: Envelope,
+        ticket: Ticket,
+        stop: crate::registry::StopHandle,
+    ) -> Result<(), (Code, String, Option<Duration>)> {
+        let (payload, broken) = match payload(&envelope, offer.payload) {
+            Ok(payload) => (payload, None),
+            Err(failure) => (Payload::None, Some(failure)),
+        };
+        if payload == Payload::AtHub {
+            let needed = envelope.payload.as_ref().map_or(0, |p| p.size).saturating_add(RESERVE);
+            if free_bytes(self.spool.path()).is_ok_and(|free| free < needed) {
+                let message = "the agent's disk has no room for the payload".to_owned();
+                return Err((Code::Busy, message, Some(BUSY_RETRY * 15)));
+            }
+        }
+        let job = Job {
+            attempt,
+            envelope,
+            ticket,
+            payload,
+            traceparent: offer.traceparent,
+            accepted_at: clock::now(),
+            started_at: None,
+            intent: None,
+        };
+        let judged = match broken {
+            Some(failure) => Err(failure),
+            None if clock::until(job.envelope.deadline).is_zero() => Err(late()),
+            None => self.judge(&job),
+        };
+        let accepted = match &judged {
+            Ok(_) => self.journal.accept(&job).await,
+            Err(failure) => {
+                let report = Report {
+                    job: attempt.job,
+                    attempt: attempt.number,
+                    outcome: Outcome::Failed(failure.clone()),
+                    started_at: None,
+                    finished_at: job.accepted_at,
+                };
+                self.journal.accept_finished(&job, &report).await
+            }
+        };
+        let accepted = accepted.map_err(|error| {
+            warn!(%error, "An offer could not be written to the journal");
+            (Code::Busy, "the agent's journal cannot be written".to_owned(), Some(BUSY_RETRY * 5))
+        })?;
+        match (accepted, judged) {
+            (Accepted::New, Ok(judged)) => {
+                self.registry.set(attempt, HeldState::Accepted);
+                self.metrics.accepted.inc();
+                debug!(job_id = %attempt.job, attempt = attempt.number, "Accepted a job");
+                runner::spawn(self, job, judged, stop);
+                Ok(())
+            }
+            (Accepted::New, Err(failure)) => {
+                self.registry.set(attempt, HeldState::Finished);
+                self.metrics.accepted.inc();
+                self.job_span(&job).in_scope(|| self.note_failure(&job, &failure, None));
+                self.finished.notify_waiters();
+                Ok(())
+            }
+            (Accepted::Again | Accepted::Held, _) => {
+                // Held without being in the registry: finished and about to be reported.
+                self.registry.set(attempt, HeldState::Finished);
+                self.finished.notify_waiters();
+                Ok(())
+            }
+            (Accepted::Replayed { highest }, _) => {
+                let message =
+                    format!("attempt {} is not higher than {highest}, the highest seen", attempt.number);
+                Err((Code::Replayed, message, None))
+            }
+        }
+    }
+
+    /// Asks connector and policy whether the job may run here.
+    ///
+    /// # Errors
+    /// The outcome: `invalid_params`, `path_invalid`, `policy_denied` or `too_large`.
+    pub fn judge(&self, job: &Job) -> Result<Judged, Failure> {
+        let envelope = &job.envelope;
+        let denied =
+            |message: String| Failure::new(Verdict::Denied, Effect::NotApplied, Code::PolicyDenied, message);
+        let Some(resource) = self.settings.resources.get(&envelope.resource) else {
+            return Err(denied(format!("no resource {} is configured at this agent", envelope.resource)));
+        };
+        let operation = envelope.operation.as_str();
+        let Some(spec) = resource.operation(operation) else {
+            let message = format!("a {} resource has no operation {operation}", resource.kind);
+            return Err(Failure::new(Verdict::Permanent, Effect::NotApplied, Code::InvalidParams, message));
+        };
+        if envelope.payload.is_some() && !spec.takes_payload {
+            let message = format!("operation {operation} takes no payload");
+            return Err(Failure::new(Verdict::Permanent, Effect::NotApplied, Code::InvalidParams, message));
+        }
+        let demands =
+            resource.connector.demands(operation, &envelope.params).map_err(|e| translate::failure(&e))?;
+        let size = envelope.payload.as_ref().map(|p| p.size);
+        match resource.policy.decide(operation, &demands, size) {
+            Ok(policy::Allowed { rule, max_size }) => {
+                Ok(Judged { resource: Arc::clone(resource), rule, max_size })
+            }
+            Err(policy::Denied { code, message, .. }) => Err(translate::denial(code, &message)),
+        }
+    }
+}
+
+/// The job was not started in time.
+pub fn late() -> Failure {
+    let message = "the deadline had passed before the job could start";
+    Failure::new(Verdict::Permanent, Effect::NotApplied, Code::Deadline, message)
+}
+
+/// Reads the payload that came with the offer, if it did, and checks it against the envelope.
+fn payload(envelope: &Envelope, source: Option<PayloadSource>) -> Result<Payload, Failure> {
+    let mismatch = |message: &str| {
+        Err(Failure::new(Verdict::Permanent, Effect::NotApplied, Code::DigestMismatch, message))
+    };
+    match (&envelope.payload, source) {
+        (None, _) => Ok(Payload::None),
+        (Some(_), Some(PayloadSource::Hub)) => Ok(Payload::AtHub),
+        (Some(_), None) => mismatch("the offer lacks the payload that the job announces"),
+        (Some(expected), Some(PayloadSource::Inline { data })) => match STANDARD.decode(data) {
+            Ok(bytes)
+                if bytes.len() <= MAX_INLINE_PAYLOAD
+                    && bytes.len() as u64 == expected.size
+                    && Sha256::of(&bytes) == expected.sha256 =>
+            {
+                Ok(Payload::Inline(bytes.into()))
+            }
+            Ok(_) | Err(_) => {
+                mismatch("the payload does not have the size and digest that the job announces")
+            }
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

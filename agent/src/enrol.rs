@@ -1,0 +1,101 @@
+//! Enrolment: a one-time token and a new public key for an identity. The key is on disk before the hub is asked, so
+//! a lost answer is repeated with the same key, which the hub takes as the same enrolment.
+
+use crate::{
+    VERSION,
+    exit::Stop,
+    hub::{Hub, Refused, body, retry_after},
+    identity::{Enrolled, Identity, fingerprint, load_or_make_key},
+    settings::Settings,
+    state::StateDir,
+};
+use passerelle_protocol::http::{ENROL_PATH, EnrolRequest, EnrolResponse};
+use std::time::Duration;
+
+/// Why the agent could not enrol.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    /// Worth another try: the hub is away, busy, or something else answers in its place.
+    #[error("{message}")]
+    Later {
+        /// What happened.
+        message: String,
+        /// When to come back, if the hub said so.
+        after: Option<Duration>,
+    },
+    /// The hub refused for good, or something here is wrong.
+    #[error("{0}")]
+    Stop(#[from] Stop),
+}
+
+/// Enrols once.
+///
+/// # Errors
+/// See [`EnrolError`].
+pub async fn enrol(settings: &Settings, state: &StateDir, hub: &Hub) -> Result<Identity, EnrolError> {
+    let Some(reference) = &settings.config.hub.enrolment_token else {
+        return Err(Stop::Configuration(format!(
+            "this agent is not enrolled yet and hub.enrolment_token is not set: {}",
+            how_to_get_a_token()
+        ))
+        .into());
+    };
+    let token = reference
+        .read(&settings.config.dir)
+        .map_err(|e| Stop::Configuration(format!("hub.enrolment_token: {e}: {}", how_to_get_a_token())))?;
+    let key = load_or_make_key(state)?;
+    let request = EnrolRequest {
+        token: token.expose().to_owned(),
+        public_key: key.public().clone(),
+        name: settings.name.clone(),
+        agent_version: VERSION.to_owned(),
+    };
+    let later = |message: String| EnrolError::Later { message, after: None };
+    let response = hub
+        .request(reqwest::Method::POST, ENROL_PATH)
+        .json(&request)
+        .send()
+        .await
+        .map_err(|e| later(format!("the hub {} cannot be reached: {}", hub.url, hub.explain(&e))))?;
+    let (status, headers) = (response.status(), response.headers().clone());
+    let body = body(response)
+        .await
+        .map_err(|e| later(format!("the hub's answer broke off: {}", hub.explain(&e))))?;
+    if status.is_success() {
+        let answer: EnrolResponse =
+            serde_json::from_slice(&body).map_err(|_| later(not_a_hub(hub, status)))?;
+        if let Some(clock) = crate::clock::difference(answer.server_time, 30) {
+            tracing::warn!("{clock}");
+        }
+        let enrolled = Enrolled::new(answer, hub.url.to_string());
+        tracing::info!(
+            agent_id = %enrolled.agent, tenant = %enrolled.tenant, site = %enrolled.site,
+            application = enrolled.application, job_keys = fingerprint(&enrolled.job_keys), "Enrolled"
+        );
+        return Ok(Identity::save(state, enrolled, key)?);
+    }
+    let Some(refused) = Refused::read(status, &headers, &body) else {
+        return Err(EnrolError::Later { message: not_a_hub(hub, status), after: retry_after(&headers) });
+    };
+    if status.is_server_error() || status.as_u16() == 429 || status.as_u16() == 408 {
+        return Err(EnrolError::Later {
+            message: format!("the hub cannot enrol just now: {refused}"),
+            after: refused.retry_after,
+        });
+    }
+    Err(Stop::Refused(format!("the hub refused the enrolment: {refused}; {}", how_to_get_a_token())).into())
+}
+
+fn not_a_hub(hub: &Hub, status: reqwest::StatusCode) -> String {
+    format!(
+        "{} does not answer as a Passerelle hub (HTTP status {status}): check hub.url, and whether a proxy or login \
+         page answers in its place",
+        hub.url
+    )
+}
+
+/// What to do without a usable token.
+pub fn how_to_get_a_token() -> &'static str {
+    "make a new token at the hub with `passerelle-hub admin enrolment-token create --tenant NAME --site SITE \
+     --application orchestrator|hub` and put it where hub.enrolment_token says"
+}

@@ -1,0 +1,489 @@
+//! The durable memory of the agent: one row per attempt, in SQLite (`journal.db`).
+//!
+//! # Invariants
+//! - Commit, then speak: every call that the hub will hear of returns only after its transaction is on disk
+//!   (WAL, `synchronous=FULL`). Calls that arrive together share one transaction and one sync.
+//! - A row goes `accepted → running → finished (output to be uploaded) → reportable → acked`, and never back, but for
+//!   an acked one whose attempt is offered again: it becomes reportable again.
+//! - An acked row is a tombstone. It keeps the attempt's number, so that a replay is refused, and a small outcome, so
+//!   that a hub restored from a backup is told again. Tombstones live a day, and at least until the envelope expires.
+//! - Payloads above 256 KiB are not here but in `spool/`; names there come from our ids alone.
+//! - `running`, `granted` and `acked` are written lazily, with the next transaction or within a second: losing them
+//!   costs nothing (see below).
+//!
+//! # What a crash leaves
+//! | crash | found at the next start | what happens |
+//! |---|---|---|
+//! | before `accepted` is committed | nothing | the hub offers again |
+//! | after it, before `Accept` was sent | `accepted` | it runs; the hub hears of it in `Hello` |
+//! | while the connector works, no intent yet | `accepted` or `running` | it runs again from the start; nothing was applied |
+//! | after the intent, before or after the effect | `running` with an intent | the connector looks what it finds |
+//! | after the effect, before `finished` | as above | as above: the effect is recognised |
+//! | after `finished`, before the report | `finished` or `reportable` | upload and report go on |
+//! | after the ack, before `acked` is committed | `reportable` | it is reported again; the hub acknowledges again |
+//!
+//! SQLite is opened with `locking_mode=EXCLUSIVE` before WAL, so that no shared-memory file is needed (network
+//! folders, Docker Desktop). A corrupt file is set aside, loudly; one of a newer schema is refused.
+
+mod schema;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    clock,
+    job::{Job, Payload},
+};
+use bytes::Bytes;
+use jiff::Timestamp;
+use passerelle_protocol::{HeldState, JobId, Name, Report, session::Attempt};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use serde_json::Value;
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+use writer::Writer;
+
+/// The journal's file in the state folder.
+pub const FILE: &str = "journal.db";
+/// The longest report that a tombstone keeps, as JSON text.
+const KEPT_REPORT: usize = 8 * 1024;
+/// How long tombstones live.
+const TOMBSTONE_LIFE: i64 = 24 * 60 * 60;
+/// How many tombstones there may be; past it those go first whose envelope has expired.
+const MAX_TOMBSTONES: i64 = 100_000;
+
+const ACCEPTED: i64 = 0;
+const RUNNING: i64 = 1;
+const FINISHED: i64 = 2;
+const REPORTABLE: i64 = 3;
+const ACKED: i64 = 4;
+
+/// Why the journal cannot be used.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum JournalError {
+    /// Written by a newer agent.
+    #[error(
+        "the journal {path} has format {found}, newer than this agent's {ours}: run the newer agent again, or move the \
+         journal away after all its jobs are settled at the hub"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+        /// Ours.
+        ours: i64,
+    },
+    /// The file cannot be opened, or the disk is full, or it fails.
+    #[error("the journal cannot be written: {0}")]
+    Storage(String),
+    /// The journal was closed.
+    #[error("the journal is closed")]
+    Closed,
+}
+
+impl From<rusqlite::Error> for JournalError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Storage(error.to_string())
+    }
+}
+
+/// What came of [`Journal::accept`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    /// It is in the journal now.
+    New,
+    /// It was in the journal already, not acknowledged yet.
+    Held,
+    /// It was reported and acknowledged; it will be reported again.
+    Again,
+    /// A higher attempt of the job was seen, or this one is done and its outcome not kept.
+    Replayed {
+        /// The highest attempt seen.
+        highest: u32,
+    },
+}
+
+/// An attempt that the journal held at the start.
+#[derive(Debug)]
+pub enum Found {
+    /// To be carried out.
+    Job(Box<Job>, HeldState),
+    /// Finished: its output is to be uploaded before it is reported.
+    Upload(Attempt, Name),
+    /// Finished, to be reported.
+    Report(Attempt, Name),
+}
+
+/// What [`Journal::open`] found.
+#[derive(Debug)]
+pub struct Opened {
+    /// The journal.
+    pub journal: Journal,
+    /// What it held.
+    pub found: Vec<Found>,
+    /// Where a corrupt file was put.
+    pub set_aside: Option<PathBuf>,
+}
+
+/// The journal. Cheap to clone; one thread writes.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    writer: Arc<Writer>,
+    seq: Arc<AtomicI64>,
+}
+
+impl Journal {
+    /// Opens the journal in the state folder, or makes one.
+    ///
+    /// # Errors
+    /// See [`JournalError`]. A corrupt file is no error: it is set aside.
+    pub fn open(state: &Path) -> Result<Opened, JournalError> {
+        let path = state.join(FILE);
+        let (connection, set_aside) = schema::open(&path)?;
+        let seq = connection.query_row("SELECT coalesce(max(seq), 0) FROM attempts", [], |row| row.get(0))?;
+        let found = find(&connection)?;
+        let writer = Arc::new(Writer::start(connection)?);
+        Ok(Opened { journal: Self { writer, seq: Arc::new(AtomicI64::new(seq)) }, found, set_aside })
+    }
+
+    /// Writes an accepted attempt, unless it or a higher one is known.
+    ///
+    /// # Errors
+    /// If it could not be written; then it is not accepted.
+    pub async fn accept(&self, job: &Job) -> Result<Accepted, JournalError> {
+        self.insert(NewRow::of(job)?, None).await
+    }
+
+    /// Writes an attempt that ended before it began (denied, say): accepted and finished in one.
+    ///
+    /// # Errors
+    /// As [`Self::accept`].
+    pub async fn accept_finished(&self, job: &Job, report: &Report) -> Result<Accepted, JournalError> {
+        self.insert(NewRow::of(job)?, Some(json(report)?)).await
+    }
+
+    async fn insert(&self, row: NewRow, report: Option<String>) -> Result<Accepted, JournalError> {
+        let seq = Arc::clone(&self.seq);
+        self.writer
+            .write(move |c| {
+                if let Some(known) = known(c, row.key, &seq)? {
+                    return Ok(known);
+                }
+                let (state, seq, finished_at) = match &report {
+                    None => (ACCEPTED, None, None),
+                    Some(_) => (REPORTABLE, Some(next(&seq)), Some(row.accepted_at)),
+                };
+                c.prepare_cached(
+                    "INSERT INTO attempts (job, attempt, state, resource, envelope, ticket, at_hub, payload,
+                       traceparent, expires, accepted_at, finished_at, report, seq)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+                )?
+                .execute(params![
+                    row.key.0,
+                    row.key.1,
+                    state,
+                    row.resource,
+                    row.envelope,
+                    row.ticket,
+                    row.at_hub,
+                    row.payload.as_deref(),
+                    row.traceparent,
+                    row.expires,
+                    row.accepted_at,
+                    finished_at,
+                    report,
+                    seq,
+                ])?;
+                Ok(Accepted::New)
+            })
+            .await
+    }
+
+    /// Notes that the connector started. Lazy.
+    pub fn started(&self, attempt: Attempt, at: Timestamp) {
+        let key = key(attempt);
+        self.writer.lazy(move |c| {
+            c.prepare_cached("UPDATE attempts SET state = ?3, started_at = ?4 WHERE job = ?1 AND attempt = ?2 AND state = ?5")?
+                .execute(params![key.0, key.1, RUNNING, at.as_millisecond(), ACCEPTED])
+        });
+    }
+
+    /// Writes what the final effect will be; only then may it happen.
+    ///
+    /// # Errors
+    /// If it could not be written; then the effect must not happen.
+    pub async fn intent(&self, attempt: Attempt, at: Timestamp, intent: &Value) -> Result<(), JournalError> {
+        let (key, intent) = (key(attempt), intent.to_string());
+        self.writer
+            .write(move |c| {
+                c.prepare_cached(
+                    "UPDATE attempts SET state = ?3, intent = ?4, granted = 0, started_at = coalesce(started_at, ?5)
+                     WHERE job = ?1 AND attempt = ?2 AND state <= ?3",
+                )?
+                .execute(params![key.0, key.1, RUNNING, intent, at.as_millisecond()])
+            })
+            .await
+            .map(drop)
+    }
+
+    /// Notes that the hub granted the effect: evidence for whoever looks into the journal. Lazy.
+    pub fn granted(&self, attempt: Attempt) {
+        let key = key(attempt);
+        self.writer.lazy(move |c| {
+            c.prepare_cached("UPDATE attempts SET granted = 1 WHERE job = ?1 AND attempt = ?2")?
+                .execute(params![key.0, key.1])
+        });
+    }
+
+    /// Writes how the attempt ended. With `upload`, its output must reach the hub before it is reported.
+    ///
+    /// # Errors
+    /// If it could not be written; try again.
+    pub async fn finish(&self, report: &Report, upload: bool) -> Result<(), JournalError> {
+        let key = key(Attempt::new(report.job, report.attempt));
+        let (started, finished) =
+            (report.started_at.map(Timestamp::as_millisecond), report.finished_at.as_millisecond());
+        let (text, seq) = (json(report)?, Arc::clone(&self.seq));
+        self.writer
+            .write(move |c| {
+                let (state, seq) = if upload { (FINISHED, None) } else { (REPORTABLE, Some(next(&seq))) };
+                // What led here is not needed any more: the row shrinks to its report.
+                c.prepare_cached(
+                    "UPDATE attempts SET state = ?3, seq = ?4, report = ?5, started_at = ?6, finished_at = ?7,
+                       payload = NULL, ticket = '' WHERE job = ?1 AND attempt = ?2 AND state <= ?8",
+                )?
+                .execute(params![key.0, key.1, state, seq, text, started, finished, FINISHED])
+            })
+            .await
+            .map(drop)
+    }
+
+    /// The report of a finished attempt whose output waits to be uploaded.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub async fn unsent_report(&self, attempt: Attempt) -> Result<Option<Report>, JournalError> {
+        let key = key(attempt);
+        let text: Option<String> = self
+            .writer
+            .read(move |c| {
+                c.prepare_cached(
+                    "SELECT report FROM attempts WHERE job = ?1 AND attempt = ?2 AND state = ?3",
+                )?
+                .query_row(params![key.0, key.1, FINISHED], |row| row.get(0))
+                .optional()
+            })
+            .await?;
+        text.map(|text| parse(&text)).transpose()
+    }
+
+    /// The reports after `seq`, oldest first.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub async fn reports_after(&self, seq: i64, limit: u32) -> Result<Vec<(i64, Report)>, JournalError> {
+        let rows: Vec<(i64, String)> = self
+            .writer
+            .read(move |c| {
+                c.prepare_cached(
+                    "SELECT seq, report FROM attempts WHERE state = 3 AND seq > ?1 ORDER BY seq LIMIT ?2",
+                )?
+                .query_map(params![seq, limit], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+            })
+            .await?;
+        rows.into_iter().map(|(seq, text)| Ok((seq, parse(&text)?))).collect()
+    }
+
+    /// Notes that the hub has the report: the row becomes a tombstone. Lazy.
+    pub fn acked(&self, attempt: Attempt) {
+        let (key, now) = (key(attempt), clock::unix_seconds());
+        self.writer.lazy(move |c| {
+            c.prepare_cached(
+                "UPDATE attempts SET state = ?3, acked_at = ?4, seq = NULL, envelope = '', intent = NULL,
+                   report = CASE WHEN length(report) <= ?5 THEN report END
+                 WHERE job = ?1 AND attempt = ?2 AND state = ?6",
+            )?
+            .execute(params![key.0, key.1, ACKED, now, KEPT_REPORT as i64, REPORTABLE])
+        });
+    }
+
+    /// Writes what is lazy, prunes old tombstones, and learns whether the disk takes writes again.
+    ///
+    /// # Errors
+    /// If the journal cannot be written.
+    pub async fn maintain(&self, now: i64) -> Result<(), JournalError> {
+        self.writer
+            .write(move |c| {
+                c.prepare_cached(
+                    "DELETE FROM attempts WHERE state = 4 AND acked_at < ?1 AND expires < ?2",
+                )?
+                .execute(params![now - TOMBSTONE_LIFE, now])?;
+                c.prepare_cached(
+                    "DELETE FROM attempts WHERE rowid IN (SELECT rowid FROM attempts WHERE state = 4 AND expires < ?1
+                       ORDER BY acked_at DESC LIMIT -1 OFFSET ?2)",
+                )?
+                .execute(params![now, MAX_TOMBSTONES])?;
+                // Gives the room of pruned rows back to the disk, a little at a time.
+                c.execute_batch("PRAGMA incremental_vacuum(256)")
+            })
+            .await
+    }
+
+    /// Writes what is lazy.
+    ///
+    /// # Errors
+    /// If the journal cannot be written.
+    pub async fn flush(&self) -> Result<(), JournalError> {
+        self.writer.write(|_| Ok(())).await
+    }
+
+    /// Whether the last write succeeded.
+    #[must_use]
+    pub fn writable(&self) -> bool {
+        self.writer.healthy()
+    }
+
+    /// Whether something lazy waits, or the last write failed: [`Self::flush`] is worth a try.
+    #[must_use]
+    pub fn needs_flush(&self) -> bool {
+        !self.writer.healthy() || self.writer.has_lazy()
+    }
+
+    /// Ends the writer after everything before this call is on disk.
+    pub async fn close(&self) {
+        self.writer.close().await;
+    }
+}
+
+/// A row to be inserted, owned, for the writer's thread.
+struct NewRow {
+    key: Key,
+    resource: String,
+    envelope: String,
+    ticket: String,
+    at_hub: bool,
+    payload: Option<Bytes>,
+    traceparent: Option<String>,
+    expires: i64,
+    accepted_at: i64,
+}
+
+impl NewRow {
+    fn of(job: &Job) -> Result<Self, JournalError> {
+        Ok(Self {
+            key: key(job.attempt),
+            resource: job.envelope.resource.to_string(),
+            envelope: json(&job.envelope)?,
+            ticket: json(&job.ticket)?,
+            at_hub: job.payload == Payload::AtHub,
+            payload: match &job.payload {
+                Payload::Inline(bytes) => Some(bytes.clone()),
+                Payload::None | Payload::AtHub => None,
+            },
+            traceparent: job.traceparent.clone(),
+            expires: job.envelope.exp.max(job.ticket.exp),
+            accepted_at: job.accepted_at.as_millisecond(),
+        })
+    }
+}
+
+type Key = ([u8; 16], u32);
+
+fn key(attempt: Attempt) -> Key {
+    (attempt.job.uuid().into_bytes(), attempt.number)
+}
+
+fn next(seq: &AtomicI64) -> i64 {
+    seq.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<String, JournalError> {
+    serde_json::to_string(value).map_err(|e| JournalError::Storage(e.to_string()))
+}
+
+fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, JournalError> {
+    serde_json::from_str(text).map_err(|e| JournalError::Storage(format!("a row cannot be read: {e}")))
+}
+
+/// What the journal knows of an attempt that is about to be accepted.
+fn known(c: &Connection, key: Key, seq: &AtomicI64) -> rusqlite::Result<Option<Accepted>> {
+    let highest: Option<u32> = c
+        .prepare_cached("SELECT max(attempt) FROM attempts WHERE job = ?1")?
+        .query_row(params![key.0], |row| row.get(0))?;
+    let Some(highest) = highest else { return Ok(None) };
+    let found: Option<(i64, bool)> = c
+        .prepare_cached("SELECT state, report IS NOT NULL FROM attempts WHERE job = ?1 AND attempt = ?2")?
+        .query_row(params![key.0, key.1], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    match found {
+        None if key.1 > highest => Ok(None),
+        None | Some((ACKED, false)) => Ok(Some(Accepted::Replayed { highest })),
+        Some((ACKED, true)) => {
+            c.prepare_cached("UPDATE attempts SET state = ?3, seq = ?4 WHERE job = ?1 AND attempt = ?2")?
+                .execute(params![key.0, key.1, REPORTABLE, next(seq)])?;
+            Ok(Some(Accepted::Again))
+        }
+        Some(_) => Ok(Some(Accepted::Held)),
+    }
+}
+
+/// Reads the rows that are not acknowledged.
+fn find(c: &Connection) -> Result<Vec<Found>, JournalError> {
+    let mut statement = c.prepare(
+        "SELECT job, attempt, state, resource, envelope, ticket, at_hub, payload, traceparent, accepted_at, started_at,
+           intent FROM attempts WHERE state < 4 ORDER BY rowid",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        match read(row) {
+            Ok(one) => found.push(one),
+            // One unreadable row must not keep the others from going on. The hub still holds its job.
+            Err(error) => tracing::error!(%error, "A row of the journal cannot be read and is left alone"),
+        }
+    }
+    Ok(found)
+}
+
+fn read(row: &Row<'_>) -> Result<Found, JournalError> {
+    let job = JobId::from(uuid::Uuid::from_bytes(row.get("job")?));
+    let attempt = Attempt::new(job, row.get("attempt")?);
+    let state: i64 = row.get("state")?;
+    let text = |column: &str| row.get::<_, String>(column);
+    let resource: Name =
+        text("resource")?.parse().map_err(|e| JournalError::Storage(format!("resource: {e}")))?;
+    match state {
+        FINISHED => return Ok(Found::Upload(attempt, resource)),
+        REPORTABLE => return Ok(Found::Report(attempt, resource)),
+        _ => {}
+    }
+    let time = |millis: i64| {
+        Timestamp::from_millisecond(millis).map_err(|e| JournalError::Storage(format!("time: {e}")))
+    };
+    let payload: Option<Vec<u8>> = row.get("payload")?;
+    let intent: Option<String> = row.get("intent")?;
+    let job = Job {
+        attempt,
+        envelope: parse(&text("envelope")?)?,
+        ticket: parse(&text("ticket")?)?,
+        payload: match (row.get("at_hub")?, payload) {
+            (true, _) => Payload::AtHub,
+            (false, Some(bytes)) => Payload::Inline(bytes.into()),
+            (false, None) => Payload::None,
+        },
+        traceparent: row.get("traceparent")?,
+        accepted_at: time(row.get("accepted_at")?)?,
+        started_at: row.get::<_, Option<i64>>("started_at")?.map(time).transpose()?,
+        intent: intent.map(|text| parse(&text)).transpose()?,
+    };
+    let held = if state == RUNNING { HeldState::Running } else { HeldState::Accepted };
+    Ok(Found::Job(Box::new(job), held))
+}

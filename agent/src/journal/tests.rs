@@ -1,0 +1,318 @@
+//! Each crash point, replay, group commit, pruning, and files that are broken or from another time.
+
+use super::*;
+use passerelle_protocol::{
+    AgentId, CommitMode, Effect, Envelope, Failure, Outcome, OutputPayload, PayloadDigest, Sha256, Ticket,
+    Verdict,
+};
+use serde_json::json;
+use std::fs;
+
+fn job(n: u8, attempt: u32) -> Job {
+    let id = JobId::new(1_700_000_000_000, &[n; 10]);
+    let now = clock::unix_seconds();
+    let name = |n: &str| n.parse::<Name>().unwrap();
+    let envelope = Envelope {
+        job: id,
+        tenant: name("acme"),
+        site: name("paris"),
+        resource: name("compta"),
+        operation: name("drop"),
+        params: json!({"path": "a.csv"}),
+        payload: Some(PayloadDigest { size: 3, sha256: Sha256::of(b"abc"), media_type: "text/csv".into() }),
+        timeout_s: 300,
+        deadline: now + 3600,
+        max_attempts: 5,
+        repeat: None,
+        order_key: None,
+        agents: None,
+        iat: now,
+        nbf: now,
+        exp: now + 900,
+    };
+    let ticket = Ticket {
+        job: id,
+        attempt,
+        agent: AgentId::new(1, &[9; 10]),
+        epoch: 1,
+        commit: CommitMode::Free,
+        envelope: Sha256::of(b"envelope"),
+        iat: now,
+        exp: now + 900,
+    };
+    Job {
+        attempt: Attempt::new(id, attempt),
+        envelope,
+        ticket,
+        payload: Payload::Inline(Bytes::from_static(b"abc")),
+        traceparent: Some("00-1-2-01".into()),
+        accepted_at: Timestamp::from_millisecond(clock::now().as_millisecond()).unwrap(),
+        started_at: None,
+        intent: None,
+    }
+}
+
+fn report(job: &Job, outcome: Outcome) -> Report {
+    Report {
+        job: job.attempt.job,
+        attempt: job.attempt.number,
+        outcome,
+        started_at: None,
+        finished_at: clock::now(),
+    }
+}
+
+fn succeeded() -> Outcome {
+    Outcome::Succeeded { result: json!({"path": "a.csv"}), output: None, receipt: Some("r".into()) }
+}
+
+fn denied() -> Outcome {
+    Outcome::Failed(Failure::new(
+        Verdict::Denied,
+        Effect::NotApplied,
+        passerelle_protocol::Code::PolicyDenied,
+        "no rule allows it",
+    ))
+}
+
+/// Closes without flushing what is lazy, as a kill would: what was answered must be there all the same.
+async fn reopen(dir: &Path, journal: Journal) -> Opened {
+    drop(journal.writer.shared_for_test().take_lazy());
+    journal.close().await;
+    Journal::open(dir).unwrap()
+}
+
+#[tokio::test]
+async fn an_accepted_attempt_is_found_again_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let Opened { journal, found, set_aside } = Journal::open(dir.path()).unwrap();
+    assert!(found.is_empty() && set_aside.is_none());
+    let job = job(1, 1);
+    assert_eq!(journal.accept(&job).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&job).await.unwrap(), Accepted::Held);
+    let found = reopen(dir.path(), journal).await.found;
+    let [Found::Job(again, HeldState::Accepted)] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(again.envelope, job.envelope);
+    assert_eq!(again.ticket, job.ticket);
+    assert_eq!((&again.payload, &again.traceparent), (&job.payload, &job.traceparent));
+    assert_eq!((again.accepted_at, again.started_at, &again.intent), (job.accepted_at, None, &None));
+}
+
+#[tokio::test]
+async fn an_intent_is_found_again_even_when_the_start_was_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    let job = job(1, 1);
+    journal.accept(&job).await.unwrap();
+    journal.started(job.attempt, job.accepted_at);
+    journal.intent(job.attempt, job.accepted_at, &json!({"part": "x"})).await.unwrap();
+    journal.granted(job.attempt);
+    let found = reopen(dir.path(), journal).await.found;
+    let [Found::Job(again, HeldState::Running)] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(again.intent, Some(json!({"part": "x"})));
+    assert_eq!(again.started_at, Some(job.accepted_at));
+}
+
+#[tokio::test]
+async fn a_finished_attempt_is_reported_until_acknowledged_and_survives_a_lost_ack() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    let job = job(1, 1);
+    journal.accept(&job).await.unwrap();
+    let report = report(&job, succeeded());
+    journal.finish(&report, false).await.unwrap();
+    let reports = journal.reports_after(0, 10).await.unwrap();
+    assert_eq!(reports.iter().map(|(_, r)| r).collect::<Vec<_>>(), [&report]);
+    assert_eq!(journal.reports_after(reports[0].0, 10).await.unwrap(), []);
+    // The ack is lazy: killed before it is written, the row is reported again.
+    journal.acked(job.attempt);
+    let opened = reopen(dir.path(), journal).await;
+    assert!(matches!(opened.found.as_slice(), [Found::Report(a, _)] if *a == job.attempt));
+    opened.journal.acked(job.attempt);
+    opened.journal.flush().await.unwrap();
+    let opened = reopen(dir.path(), opened.journal).await;
+    assert!(opened.found.is_empty());
+    assert_eq!(opened.journal.reports_after(0, 10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn an_output_is_uploaded_before_it_is_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    let job = job(1, 1);
+    journal.accept(&job).await.unwrap();
+    let output =
+        OutputPayload { size: 9, sha256: Sha256::of(b"x"), media_type: "text/plain".into(), data: None };
+    let outcome = Outcome::Succeeded { result: json!({}), output: Some(output), receipt: None };
+    let report = report(&job, outcome);
+    journal.finish(&report, true).await.unwrap();
+    assert_eq!(journal.reports_after(0, 10).await.unwrap(), []);
+    let opened = reopen(dir.path(), journal).await;
+    assert!(matches!(opened.found.as_slice(), [Found::Upload(a, _)] if *a == job.attempt));
+    assert_eq!(opened.journal.unsent_report(job.attempt).await.unwrap(), Some(report.clone()));
+    opened.journal.finish(&report, false).await.unwrap();
+    assert_eq!(opened.journal.unsent_report(job.attempt).await.unwrap(), None);
+    assert_eq!(opened.journal.reports_after(0, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_replayed_attempt_is_refused_and_a_known_outcome_is_told_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    let second = job(1, 2);
+    assert_eq!(journal.accept(&second).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&job(1, 1)).await.unwrap(), Accepted::Replayed { highest: 2 });
+    journal.finish(&report(&second, succeeded()), false).await.unwrap();
+    journal.acked(second.attempt);
+    journal.flush().await.unwrap();
+    assert_eq!(journal.reports_after(0, 10).await.unwrap(), []);
+    // A hub that forgot (restored from a backup) offers it again: the tombstone answers.
+    assert_eq!(journal.accept(&second).await.unwrap(), Accepted::Again);
+    assert_eq!(journal.reports_after(0, 10).await.unwrap().len(), 1);
+    assert_eq!(journal.accept(&job(1, 3)).await.unwrap(), Accepted::New);
+    // An outcome too large to keep is not known any more, but the attempt is not run twice.
+    let large = job(2, 1);
+    journal.accept(&large).await.unwrap();
+    let outcome = Outcome::Succeeded { result: json!("x".repeat(KEPT_REPORT)), output: None, receipt: None };
+    journal.finish(&report(&large, outcome), false).await.unwrap();
+    journal.acked(large.attempt);
+    assert_eq!(journal.accept(&large).await.unwrap(), Accepted::Replayed { highest: 1 });
+}
+
+#[tokio::test]
+async fn a_denied_job_is_accepted_and_finished_in_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    let job = job(1, 1);
+    let report = report(&job, denied());
+    assert_eq!(journal.accept_finished(&job, &report).await.unwrap(), Accepted::New);
+    let opened = reopen(dir.path(), journal).await;
+    assert!(matches!(opened.found.as_slice(), [Found::Report(..)]));
+    assert_eq!(opened.journal.reports_after(0, 10).await.unwrap()[0].1, report);
+}
+
+#[tokio::test]
+async fn writes_that_come_together_share_a_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    let mut accepts = tokio::task::JoinSet::new();
+    for n in 0..200 {
+        let journal = journal.clone();
+        accepts.spawn(async move { journal.accept(&job(n, 1)).await });
+    }
+    while let Some(accepted) = accepts.join_next().await {
+        assert_eq!(accepted.unwrap().unwrap(), Accepted::New);
+    }
+    let commits = journal.writer.commits();
+    assert!(commits < 100, "{commits} commits for 200 writes");
+    assert_eq!(reopen(dir.path(), journal).await.found.len(), 200);
+}
+
+#[tokio::test]
+async fn old_tombstones_are_pruned_once_their_envelope_has_expired() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    let (mut short, mut long) = (job(1, 1), job(2, 1));
+    let now = clock::unix_seconds();
+    (short.envelope.exp, long.envelope.exp) = (now + 900, now + 7 * 86_400);
+    for job in [&mut short, &mut long] {
+        journal.accept(job).await.unwrap();
+        journal.finish(&report(job, denied()), false).await.unwrap();
+        journal.acked(job.attempt);
+    }
+    let open = job(3, 1);
+    journal.accept(&open).await.unwrap();
+    journal.maintain(now + 3600).await.unwrap();
+    assert_eq!(journal.accept(&short).await.unwrap(), Accepted::Again);
+    journal.acked(short.attempt);
+    journal.maintain(now + 2 * 86_400).await.unwrap();
+    assert_eq!(journal.accept(&short).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&long).await.unwrap(), Accepted::Again);
+    assert_eq!(journal.accept(&open).await.unwrap(), Accepted::Held);
+}
+
+#[tokio::test]
+async fn a_corrupt_file_is_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    for n in 0..50 {
+        journal.accept(&job(n, 1)).await.unwrap();
+    }
+    journal.close().await;
+    drop(journal);
+    let path = dir.path().join(FILE);
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[4096..middle].fill(0xa5);
+    fs::write(&path, bytes).unwrap();
+    let opened = Journal::open(dir.path()).unwrap();
+    let aside = opened.set_aside.unwrap();
+    assert!(aside.file_name().unwrap().to_str().unwrap().starts_with("journal.corrupt-") && aside.exists());
+    assert!(opened.found.is_empty());
+    assert_eq!(opened.journal.accept(&job(1, 1)).await.unwrap(), Accepted::New);
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join(FILE), "not a database at all, but long enough to be looked at ".repeat(100))
+        .unwrap();
+    let opened = Journal::open(dir.path()).unwrap();
+    assert!(opened.set_aside.is_some() && opened.found.is_empty());
+}
+
+#[tokio::test]
+async fn a_truncated_wal_loses_nothing_that_was_checkpointed_and_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    journal.accept(&job(1, 1)).await.unwrap();
+    journal.close().await;
+    drop(journal);
+    // A second life whose WAL a crash cuts in the middle of a frame.
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    journal.accept(&job(2, 1)).await.unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    fs::copy(dir.path().join(FILE), copy.path().join(FILE)).unwrap();
+    let wal = fs::read(dir.path().join("journal.db-wal")).unwrap();
+    fs::write(copy.path().join("journal.db-wal"), &wal[..wal.len() - 100]).unwrap();
+    let opened = Journal::open(copy.path()).unwrap();
+    assert!(opened.set_aside.is_none());
+    assert_eq!(opened.found.len(), 1);
+}
+
+#[tokio::test]
+async fn a_newer_format_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE);
+    let connection = Connection::open(&path).unwrap();
+    connection.pragma_update(None, "user_version", schema::FORMAT + 1).unwrap();
+    drop(connection);
+    let before = fs::read(&path).unwrap();
+    let error = Journal::open(dir.path()).unwrap_err();
+    assert!(matches!(error, JournalError::Newer { found: 2, ours: 1, .. }), "{error}");
+    assert!(error.to_string().contains("run the newer agent again"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_no_writes_is_told_and_recovers() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    let pages: i64 =
+        journal.writer.read(|c| c.query_row("PRAGMA page_count", [], |r| r.get(0))).await.unwrap();
+    let limit = move |journal: Journal, pages: i64| async move {
+        journal
+            .writer
+            .read(move |c| c.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())))
+            .await
+    };
+    limit(journal.clone(), pages).await.unwrap();
+    let mut big = job(1, 1);
+    big.payload = Payload::Inline(vec![7; 200 * 1024].into());
+    let error = journal.accept(&big).await.unwrap_err();
+    assert!(matches!(error, JournalError::Storage(_)), "{error}");
+    limit(journal.clone(), 1 << 20).await.unwrap();
+    assert_eq!(journal.accept(&big).await.unwrap(), Accepted::New);
+    assert!(journal.writable());
+    assert_eq!(reopen(dir.path(), journal).await.found.len(), 1);
+}

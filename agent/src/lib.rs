@@ -1,0 +1,38 @@
+//! The running thing in the private network: it dials the hub, takes jobs, carries them out on private resources
+//! through connectors, and reports how they ended.
+//!
+//! One way through: `tunnel` hands an offer to `dispatch`, which verifies it, asks `policy`, writes it to the
+//! `journal` and starts a `runner`; the runner journals the outcome, and `report` reads only the journal. So a
+//! reconnect touches tunnel and report alone, and a crash resumes from the journal alone.
+
+mod agent;
+mod check;
+mod cli;
+mod clock;
+mod daemon;
+mod dispatch;
+mod enrol;
+mod exit;
+mod hub;
+mod identity;
+mod job;
+mod journal;
+mod local;
+mod logs;
+mod metrics;
+mod outbox;
+mod policy;
+mod registry;
+mod report;
+mod runner;
+mod settings;
+mod state;
+mod status;
+mod translate;
+mod tunnel;
+
+pub use cli::run;
+pub use exit::{BUG, CONFIGURATION, DRAINED, FAILED, REFUSED};
+
+/// The agent's version, as it tells the hub.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

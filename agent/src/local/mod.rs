@@ -1,0 +1,133 @@
+//! The local port: liveness, readiness, metrics and a read-only status page. Nothing here changes state.
+
+mod page;
+
+use crate::{
+    exit::Stop,
+    journal::Journal,
+    metrics::Metrics,
+    registry::Load,
+    settings::Settings,
+    status::{Readiness, Status},
+};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{HeaderValue, StatusCode, header},
+    response::{Html, IntoResponse, Response},
+    routing::get,
+};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+
+/// What the local port looks at. Parts come as the agent starts.
+pub struct Local {
+    /// What is shown.
+    pub status: Arc<Status>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    settings: Arc<Settings>,
+    /// The journal, once it is open.
+    pub journal: OnceLock<Journal>,
+    /// How full the agent is, once it runs.
+    pub load: OnceLock<watch::Receiver<Load>>,
+    /// Whether the agent is being stopped.
+    pub draining: AtomicBool,
+}
+
+impl Local {
+    /// Before anything runs.
+    pub fn new(settings: Arc<Settings>, status: Arc<Status>, metrics: Arc<Metrics>) -> Self {
+        let draining = AtomicBool::new(false);
+        Self { status, metrics, settings, journal: OnceLock::new(), load: OnceLock::new(), draining }
+    }
+
+    fn load(&self) -> Load {
+        self.load.get().map(|load| *load.borrow()).unwrap_or_default()
+    }
+
+    fn journal_writable(&self) -> bool {
+        self.journal.get().is_some_and(Journal::writable)
+    }
+
+    fn reasons(&self) -> Vec<String> {
+        let mut reasons: Vec<String> = self.status.not_connected().into_iter().collect();
+        if self.journal.get().is_some_and(|journal| !journal.writable()) {
+            reasons.push("the journal cannot be written: is the disk of the state folder full?".to_owned());
+        }
+        if self.draining.load(Ordering::Relaxed) {
+            reasons.push("the agent is being stopped".to_owned());
+        }
+        reasons
+    }
+
+    fn snapshot(&self) -> crate::status::Snapshot {
+        let hub = self.settings.config.hub.url.as_str();
+        self.status.snapshot(&self.settings.name, hub, self.load(), self.reasons())
+    }
+}
+
+/// Binds the port.
+///
+/// # Errors
+/// If it is taken or not allowed.
+pub async fn bind(settings: &Settings) -> Result<TcpListener, Stop> {
+    let listen = settings.config.agent.listen;
+    TcpListener::bind(listen).await.map_err(|e| {
+        Stop::Configuration(format!(
+            "agent.listen: {listen} cannot be listened on: {e}: set another address and port, or stop what uses it"
+        ))
+    })
+}
+
+/// Serves until `stop` fires.
+pub async fn serve(listener: TcpListener, local: Arc<Local>, stop: CancellationToken) {
+    let router = Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/status.json", get(status))
+        .route("/", get(index))
+        .with_state(local);
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "The local port has failed");
+    }
+}
+
+async fn healthz(State(local): State<Arc<Local>>) -> (StatusCode, &'static str) {
+    if local.status.alive() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the main loop does not tick\n")
+    }
+}
+
+async fn readyz(State(local): State<Arc<Local>>) -> (StatusCode, Json<Readiness>) {
+    let reasons = local.reasons();
+    let ready = reasons.is_empty();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(Readiness { ready, reasons }))
+}
+
+async fn metrics(State(local): State<Arc<Local>>) -> Response {
+    const TYPE: HeaderValue =
+        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    match local.metrics.encode(local.load(), local.status.connected(), local.journal_writable()) {
+        Ok(text) => ([(header::CONTENT_TYPE, TYPE)], text).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+async fn status(State(local): State<Arc<Local>>) -> Json<crate::status::Snapshot> {
+    Json(local.snapshot())
+}
+
+async fn index(State(local): State<Arc<Local>>) -> impl IntoResponse {
+    const POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'");
+    ([(header::CONTENT_SECURITY_POLICY, POLICY)], Html(page::render(&local.snapshot())))
+}

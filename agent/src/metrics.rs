@@ -1,0 +1,163 @@
+//! What Prometheus reads at `/metrics`. Labels come from closed lists alone.
+
+use crate::registry::Load;
+use passerelle_protocol::Code;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+/// Labels of a finished attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Finished {
+    connector: String,
+    outcome: &'static str,
+}
+
+/// Labels of a declined offer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Declined {
+    code: &'static str,
+}
+
+/// The counters.
+pub struct Metrics {
+    registry: Registry,
+    /// Offers that came.
+    pub offers: Counter,
+    /// Attempts that were accepted.
+    pub accepted: Counter,
+    /// Reports that the hub acknowledged.
+    pub reports_acknowledged: Counter,
+    /// Times that the connection was lost or did not come about.
+    pub reconnects: Counter,
+    /// Messages of unknown type.
+    pub unsupported: Counter,
+    /// Bytes of payloads downloaded.
+    pub payload_bytes_in: Counter,
+    /// Bytes of outputs uploaded.
+    pub payload_bytes_out: Counter,
+    /// Seconds from acceptance to outcome.
+    pub job_seconds: Histogram,
+    /// Times that a corrupt journal was set aside at the start.
+    pub journal_set_aside: Counter,
+    finished: Family<Finished, Counter>,
+    declined: Family<Declined, Counter>,
+    held: Gauge,
+    running: Gauge,
+    unreported: Gauge,
+    connected: Gauge,
+    journal_writable: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        // A millisecond to about a quarter of an hour.
+        let buckets =
+            [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0];
+        let mut metrics = Self {
+            registry: Registry::with_prefix("passerelle_agent"),
+            offers: Counter::default(),
+            accepted: Counter::default(),
+            reports_acknowledged: Counter::default(),
+            reconnects: Counter::default(),
+            unsupported: Counter::default(),
+            payload_bytes_in: Counter::default(),
+            payload_bytes_out: Counter::default(),
+            job_seconds: Histogram::new(buckets),
+            journal_set_aside: Counter::default(),
+            finished: Family::default(),
+            declined: Family::default(),
+            held: Gauge::default(),
+            running: Gauge::default(),
+            unreported: Gauge::default(),
+            connected: Gauge::default(),
+            journal_writable: Gauge::default(),
+        };
+        let m = &mut metrics;
+        let r = &mut m.registry;
+        r.register("offers", "Offers that came", m.offers.clone());
+        r.register("jobs_accepted", "Attempts written to the journal", m.accepted.clone());
+        r.register("jobs_finished", "Attempts that ended, by connector and outcome", m.finished.clone());
+        r.register("offers_declined", "Offers not taken, by code", m.declined.clone());
+        r.register("reports_acknowledged", "Reports that the hub stored", m.reports_acknowledged.clone());
+        r.register("tunnel_reconnects", "Connections lost or not come about", m.reconnects.clone());
+        r.register("messages_unsupported", "Messages of unknown type", m.unsupported.clone());
+        r.register_with_unit("payload_in", "Payloads downloaded", Unit::Bytes, m.payload_bytes_in.clone());
+        r.register_with_unit("payload_out", "Outputs uploaded", Unit::Bytes, m.payload_bytes_out.clone());
+        r.register_with_unit(
+            "job_duration",
+            "From acceptance to outcome",
+            Unit::Seconds,
+            m.job_seconds.clone(),
+        );
+        r.register("journal_set_aside", "Corrupt journals set aside", m.journal_set_aside.clone());
+        r.register("jobs_held", "Attempts accepted and not finished", m.held.clone());
+        r.register("jobs_running", "Attempts whose connector has started", m.running.clone());
+        r.register("jobs_unreported", "Attempts finished and not acknowledged", m.unreported.clone());
+        r.register("tunnel_connected", "1 if the hub has welcomed the agent", m.connected.clone());
+        r.register("journal_writable", "1 if the last write succeeded", m.journal_writable.clone());
+        metrics
+    }
+}
+
+impl Metrics {
+    /// Counts an ended attempt.
+    pub fn job_finished(&self, connector: Option<String>, outcome: &'static str) {
+        let connector = connector.unwrap_or_else(|| "none".to_owned());
+        self.finished.get_or_create(&Finished { connector, outcome }).inc();
+    }
+
+    /// Counts a declined offer.
+    pub fn declined(&self, code: Code) {
+        self.declined.get_or_create(&Declined { code: code.as_str() }).inc();
+    }
+
+    /// The text that Prometheus reads.
+    pub fn encode(
+        &self,
+        load: Load,
+        connected: bool,
+        journal_writable: bool,
+    ) -> Result<String, std::fmt::Error> {
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.held.set(number(load.active));
+        self.running.set(number(load.running));
+        self.unreported.set(number(load.finished));
+        self.connected.set(i64::from(connected));
+        self.journal_writable.set(i64::from(journal_writable));
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_labels_are_those_of_the_operators_page() {
+        let metrics = Metrics::default();
+        metrics.job_finished(Some("file".into()), "succeeded");
+        metrics.declined(Code::Busy);
+        let text = metrics.encode(Load { active: 2, finished: 1, running: 1 }, true, true).unwrap();
+        for line in [
+            r#"passerelle_agent_jobs_finished_total{connector="file",outcome="succeeded"} 1"#,
+            r#"passerelle_agent_offers_declined_total{code="busy"} 1"#,
+            "passerelle_agent_jobs_held 2",
+            "passerelle_agent_jobs_running 1",
+            "passerelle_agent_jobs_unreported 1",
+            "passerelle_agent_tunnel_connected 1",
+            "passerelle_agent_payload_in_bytes_total 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+        }
+        let page = include_str!("../../docs/agent.md");
+        for name in text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).filter_map(|l| l.split(' ').next())
+        {
+            assert!(page.contains(name), "docs/agent.md does not tell of {name}");
+        }
+    }
+}

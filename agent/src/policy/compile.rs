@@ -1,0 +1,114 @@
+//! Turns the configured allow rules of a resource into a policy; what cannot work becomes a finding.
+
+use super::{Operation, ResourcePolicy, Rule, paths::PathRule};
+use passerelle_config::{AllowRule, Diagnostics, Finding, ResourceConfig, path_glob};
+use passerelle_connectors::{OperationSpec, Right};
+
+const RIGHTS: [Right; 3] = [Right::Replace, Right::CreateDirs, Right::DeleteAfterFetch];
+
+impl ResourcePolicy {
+    /// Compiles the rules of a resource for the operations of its connector. Findings stand at the rule's place;
+    /// `None` if there is one.
+    pub fn compile(
+        resource: &ResourceConfig,
+        operations: &[OperationSpec],
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Self> {
+        let before = diagnostics.findings().len();
+        let rules = resource.allow.iter().map(|rule| compile_rule(rule, operations, diagnostics)).collect();
+        let known =
+            |spec: &OperationSpec| Operation { name: spec.name.to_owned(), needs_paths: spec.needs_paths };
+        (diagnostics.findings().len() == before)
+            .then(|| Self { rules, operations: operations.iter().map(known).collect() })
+    }
+}
+
+fn compile_rule(rule: &AllowRule, operations: &[OperationSpec], diagnostics: &mut Diagnostics) -> Rule {
+    let mut report = |key: &str, message: String| {
+        let path = format!("{}.{key}", rule.at.path);
+        diagnostics.push(Finding { path, message, ..rule.at.clone() });
+    };
+    let known: Vec<_> =
+        operations.iter().filter(|spec| rule.operations.iter().any(|name| name == spec.name)).collect();
+    if rule.operations.is_empty() {
+        report("operations", "missing or empty; list the operations that this rule allows".to_owned());
+    }
+    for name in rule.operations.iter().filter(|name| known.iter().all(|spec| spec.name != **name)) {
+        let names: Vec<_> = operations.iter().map(|spec| spec.name).collect();
+        report("operations", format!("unknown operation {name:?}; this connector has {}", names.join(", ")));
+    }
+    if let Some(spec) = known.iter().find(|spec| spec.needs_paths && rule.paths.is_empty()) {
+        let message = format!("missing; operation {:?} needs path globs, such as [\"**/*.csv\"]", spec.name);
+        report("paths", message);
+    }
+    // A key that none of the rule's operations can use would promise a limit that does not exist. With an unknown
+    // operation among them nobody can tell.
+    if known.len() == rule.operations.len() {
+        for (key, parameter) in useless_keys(rule, &known) {
+            report(key, format!("none of this rule's operations takes {parameter}; remove the key"));
+        }
+    }
+    let mut paths = Vec::with_capacity(rule.paths.len());
+    for pattern in &rule.paths {
+        match path_glob(pattern) {
+            Ok(glob) => paths.push(PathRule::new(&glob)),
+            Err(message) => report("paths", format!("{pattern:?}: {message}")),
+        }
+    }
+    let may = rule.may.as_ref().map(|names| {
+        let mut rights = Vec::with_capacity(names.len());
+        for name in names {
+            match RIGHTS.into_iter().find(|right| right.as_str() == name) {
+                Some(right) => rights.push(right),
+                None => {
+                    let names = RIGHTS.map(Right::as_str).join(", ");
+                    report("may", format!("unknown right {name:?}; there are {names}"));
+                }
+            }
+        }
+        rights
+    });
+    Rule {
+        operations: rule.operations.clone(),
+        paths,
+        methods: rule.methods.clone(),
+        query: rule.query.clone(),
+        headers: rule.headers.clone(),
+        max_size: rule.max_size.map(|size| size.0),
+        may,
+    }
+}
+
+/// The keys of a rule that none of its operations can use, each with what it would limit. An operation tells by the
+/// parameters in its schema; one whose schema lists none is taken to use everything.
+fn useless_keys(rule: &AllowRule, operations: &[&OperationSpec]) -> Vec<(&'static str, &'static str)> {
+    let takes = |parameter: &str| {
+        operations.iter().any(|spec| {
+            let properties = spec.params_schema.get("properties").and_then(serde_json::Value::as_object);
+            properties.is_none_or(|properties| properties.contains_key(parameter))
+        })
+    };
+    let any = |test: fn(&OperationSpec) -> bool| operations.iter().any(|spec| test(spec));
+    let mut useless = Vec::new();
+    if !rule.paths.is_empty() && !any(|spec| spec.needs_paths) && !takes("path") {
+        useless.push(("paths", "a path"));
+    }
+    if !rule.methods.is_empty() && !takes("method") {
+        useless.push(("methods", "an HTTP method"));
+    }
+    if !rule.query.is_empty() && !takes("query") {
+        useless.push(("query", "a query"));
+    }
+    if !rule.headers.is_empty() && !takes("headers") {
+        useless.push(("headers", "headers"));
+    }
+    if rule.max_size.is_some() && !any(|spec| spec.takes_payload || spec.makes_output) {
+        useless.push(("max_size", "a payload or makes an output"));
+    }
+    if rule.may.as_ref().is_some_and(|may| !may.is_empty())
+        && !["on_conflict", "create_dirs", "then"].into_iter().any(takes)
+    {
+        useless.push(("may", "such a right"));
+    }
+    useless
+}

@@ -1,0 +1,234 @@
+//! The local policy: what the cloud may do with a resource. Deny by default, pure, and in the operator's file only.
+//!
+//! - A resource without a rule allows nothing; its rules are alternatives (OR).
+//! - A rule allows a call only if it allows everything the call demands (AND): operation, every path, method, every
+//!   query key, every header, every right, size. Two rules never add up.
+//! - A message names what is not allowed in the job's own words, and nothing of the rules or of the private network.
+
+mod compile;
+mod paths;
+#[cfg(test)]
+mod tests;
+
+use passerelle_connectors::{Code, Demands, Right};
+use paths::PathRule;
+
+/// The compiled allow rules of one resource.
+#[derive(Debug)]
+pub struct ResourcePolicy {
+    rules: Vec<Rule>,
+    operations: Vec<Operation>,
+}
+
+/// What the policy must know of one operation of the connector.
+#[derive(Debug)]
+struct Operation {
+    name: String,
+    needs_paths: bool,
+}
+
+/// One allow rule.
+#[derive(Debug)]
+struct Rule {
+    operations: Vec<String>,
+    paths: Vec<PathRule>,
+    methods: Vec<String>,
+    query: Vec<String>,
+    headers: Vec<String>,
+    max_size: Option<u64>,
+    may: Option<Vec<Right>>,
+}
+
+/// A call may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowed {
+    /// The rule that allows it, counted from 1 as in receipts (`compta#1`).
+    pub rule: usize,
+    /// The largest payload or output that the rule allows, in bytes.
+    pub max_size: Option<u64>,
+}
+
+/// A call may not go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denied {
+    /// `too_large` if a smaller payload were allowed, else `policy_denied`.
+    pub code: Code,
+    /// One public sentence that names what is not allowed.
+    pub message: String,
+    /// The rule that came nearest, counted from 1, for the local log and `policy test`.
+    pub nearest: Option<usize>,
+}
+
+/// The first demand that a rule does not allow. In the order of the checks: the later one comes nearer.
+#[derive(Debug, Clone, Copy)]
+enum Refusal<'d> {
+    Path(&'d str),
+    Method(&'d str),
+    Query(&'d str),
+    Header(&'d str),
+    Right(Right),
+    Size { size: u64, max: u64 },
+}
+
+impl ResourcePolicy {
+    /// The operations that at least one rule allows, in the connector's order.
+    #[must_use]
+    pub fn allowed_operations(&self) -> Vec<String> {
+        let allowed = |name: &String| self.rules.iter().any(|rule| rule.operations.contains(name));
+        self.operations
+            .iter()
+            .map(|operation| &operation.name)
+            .filter(|name| allowed(name))
+            .cloned()
+            .collect()
+    }
+
+    /// Decides one call. The first rule that allows it counts.
+    ///
+    /// # Errors
+    /// [`Denied`], naming what is not allowed.
+    pub fn decide(
+        &self,
+        operation: &str,
+        demands: &Demands,
+        payload_size: Option<u64>,
+    ) -> Result<Allowed, Denied> {
+        let needs_paths = self.operations.iter().any(|known| known.name == operation && known.needs_paths);
+        // An operation on a place that names none acts on the resource's root.
+        let root = [String::new()];
+        let paths = if needs_paths && demands.paths.is_empty() { &root[..] } else { &demands.paths };
+        let mut nearest: Option<(Refusal<'_>, usize)> = None;
+        for (index, rule) in self.rules.iter().enumerate() {
+            if !rule.operations.iter().any(|name| name == operation) {
+                continue;
+            }
+            match rule.refusal(operation, paths, demands, payload_size) {
+                None => return Ok(Allowed { rule: index + 1, max_size: rule.max_size }),
+                Some(refusal) if nearest.is_none_or(|(best, _)| refusal.stage() > best.stage()) => {
+                    nearest = Some((refusal, index + 1));
+                }
+                Some(_) => {}
+            }
+        }
+        Err(match nearest {
+            Some((refusal, rule)) => {
+                Denied { code: refusal.code(), message: refusal.message(operation), nearest: Some(rule) }
+            }
+            None => Denied {
+                code: Code::PolicyDenied,
+                message: format!("operation {operation:?} is not allowed on this resource"),
+                nearest: None,
+            },
+        })
+    }
+}
+
+impl Rule {
+    /// The first demand that this rule does not allow; its operations are checked already.
+    fn refusal<'d>(
+        &self,
+        operation: &str,
+        paths: &'d [String],
+        demands: &'d Demands,
+        payload_size: Option<u64>,
+    ) -> Option<Refusal<'d>> {
+        if let Some(path) = paths.iter().find(|path| !self.allows_path(operation, path)) {
+            return Some(Refusal::Path(path));
+        }
+        if let Some(method) =
+            demands.method.as_deref().filter(|method| !self.allows_method(operation, method))
+        {
+            return Some(Refusal::Method(method));
+        }
+        if let Some(key) = demands.query.iter().find(|key| !self.query.contains(key)) {
+            return Some(Refusal::Query(key));
+        }
+        let listed = |name: &str| self.headers.iter().any(|header| header.eq_ignore_ascii_case(name));
+        if let Some(name) = demands.headers.iter().find(|name| !listed(name)) {
+            return Some(Refusal::Header(name));
+        }
+        if let Some(right) = demands.rights.iter().find(|right| !self.gives(operation, **right)) {
+            return Some(Refusal::Right(*right));
+        }
+        match (payload_size, self.max_size) {
+            (Some(size), Some(max)) if size > max => Some(Refusal::Size { size, max }),
+            _ => None,
+        }
+    }
+
+    fn allows_path(&self, operation: &str, path: &str) -> bool {
+        self.paths.iter().any(|glob| glob.allows(operation, path))
+    }
+
+    /// A rule that lists no methods allows those that only read, and for a notification the one it is sent with.
+    fn allows_method(&self, operation: &str, method: &str) -> bool {
+        if !self.methods.is_empty() {
+            return self.methods.iter().any(|listed| listed == method);
+        }
+        match operation {
+            "request" => matches!(method, "GET" | "HEAD"),
+            "notify" => method == "POST",
+            _ => false,
+        }
+    }
+
+    /// Without `may` a drop may replace and create folders: that is what drops are for. Deleting is always said.
+    fn gives(&self, operation: &str, right: Right) -> bool {
+        match &self.may {
+            Some(rights) => rights.contains(&right),
+            None => match right {
+                Right::Replace | Right::CreateDirs => operation == "drop",
+                Right::DeleteAfterFetch => false,
+            },
+        }
+    }
+}
+
+impl Refusal<'_> {
+    /// How far the rule's checks came.
+    fn stage(self) -> u8 {
+        match self {
+            Self::Path(_) => 0,
+            Self::Method(_) => 1,
+            Self::Query(_) => 2,
+            Self::Header(_) => 3,
+            Self::Right(_) => 4,
+            Self::Size { .. } => 5,
+        }
+    }
+
+    fn code(self) -> Code {
+        match self {
+            Self::Size { .. } => Code::TooLarge,
+            Self::Path(_) | Self::Method(_) | Self::Query(_) | Self::Header(_) | Self::Right(_) => {
+                Code::PolicyDenied
+            }
+        }
+    }
+
+    /// The public sentence. What the job wrote is quoted, so that its control characters do no harm in a log.
+    fn message(self, operation: &str) -> String {
+        match self {
+            Self::Path("") => {
+                format!("operation {operation:?} is not allowed on the root folder of this resource")
+            }
+            Self::Path(path) => format!("operation {operation:?} is not allowed on path {path:?}"),
+            Self::Method(method) => {
+                format!("method {method:?} is not allowed for operation {operation:?} here")
+            }
+            Self::Query(key) => format!("query key {key:?} is not allowed for operation {operation:?} here"),
+            Self::Header(name) => format!("header {name:?} is not allowed for operation {operation:?} here"),
+            Self::Right(right) => {
+                let what = match right {
+                    Right::Replace => "replace what is there",
+                    Right::CreateDirs => "create folders",
+                    Right::DeleteAfterFetch => "delete or move away what it fetched",
+                };
+                format!("operation {operation:?} may not {what} here (right {:?})", right.as_str())
+            }
+            Self::Size { size, max } => {
+                format!("the payload of {size} bytes is larger than the {max} bytes allowed here")
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Turns what a connector gave back into the outcome that is journalled and reported.
+
+use super::spool::{OutputSpool, Stored};
+use crate::{agent::Agent, clock, dispatch::Judged, job::Job};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use passerelle_connectors::{Outcome as Done, Produced};
+use passerelle_protocol::{
+    Code, Effect, Failure, Outcome, OutputPayload, Receipt, Sha256, Verdict, limits::MAX_JSON,
+};
+use serde_json::{Value, json};
+use tracing::error;
+
+/// The longest result that a receipt holds itself; of a longer one it holds the digest.
+const MAX_RECEIPT_RESULT: usize = 16 * 1024;
+
+/// A success, with receipt and output.
+pub async fn success(
+    agent: &Agent,
+    job: &Job,
+    judged: &Judged,
+    done: Done,
+    produced: Option<Produced>,
+    spool: OutputSpool,
+) -> (Outcome, Option<Stored>) {
+    let text = done.result.to_string();
+    if text.len() > MAX_JSON {
+        spool.discard();
+        let message = format!("the result is longer than the {MAX_JSON} bytes allowed; ask for less at once");
+        return (failed(Code::TooLarge, message), None);
+    }
+    let receipt = receipt(agent, job, judged, &done, &text);
+    let Some(produced) = produced else {
+        spool.discard();
+        return (Outcome::Succeeded { result: done.result, output: None, receipt }, None);
+    };
+    // Syncing a large file takes its time.
+    let stored = tokio::task::spawn_blocking(move || spool.store()).await;
+    let stored = match stored.map_err(std::io::Error::other).and_then(|stored| stored) {
+        Ok(stored) => stored,
+        Err(cause) => {
+            error!(error = %cause, "The output cannot be kept");
+            return (failed(Code::Internal, "the output could not be stored on the agent's disk"), None);
+        }
+    };
+    let data = match &stored {
+        Stored::Memory(bytes) => Some(STANDARD.encode(bytes)),
+        Stored::File => None,
+    };
+    let output = OutputPayload {
+        size: produced.size,
+        sha256: Sha256::from(produced.sha256),
+        media_type: produced.media_type,
+        data,
+    };
+    (Outcome::Succeeded { result: done.result, output: Some(output), receipt }, Some(stored))
+}
+
+fn failed(code: Code, message: impl Into<String>) -> Outcome {
+    Outcome::Failed(Failure::new(Verdict::Permanent, Effect::Unknown, code, message))
+}
+
+fn receipt(agent: &Agent, job: &Job, judged: &Judged, done: &Done, text: &str) -> Option<String> {
+    let result: Value = if text.len() <= MAX_RECEIPT_RESULT {
+        done.result.clone()
+    } else {
+        json!({ "sha256": Sha256::of(text.as_bytes()) })
+    };
+    let receipt = Receipt {
+        agent: agent.identity.enrolled.agent,
+        job: job.attempt.job,
+        attempt: job.attempt.number,
+        resource: job.envelope.resource.clone(),
+        operation: job.envelope.operation.clone(),
+        rule: format!("{}#{}", job.envelope.resource, judged.rule),
+        iat: clock::unix_seconds(),
+        result,
+        durability: done.synced.map(|synced| if synced { "synced" } else { "unsynced" }.to_owned()),
+    };
+    let signed = agent.identity.key().sign(Receipt::TYP, &receipt);
+    signed.map_err(|error| error!(%error, "A receipt cannot be signed")).ok()
+}

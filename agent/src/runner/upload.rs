@@ -1,0 +1,71 @@
+//! Brings a finished attempt's large output to the hub; only then it is reported.
+
+use crate::{
+    agent::Agent,
+    hub::payload::{TransferError, upload},
+    tunnel::backoff::{Backoff, random},
+};
+use passerelle_protocol::{Code, Effect, Failure, Outcome, Report, Verdict, session::Attempt};
+use std::{sync::Arc, time::Duration};
+use tokio::time::sleep;
+use tracing::{debug, error, warn};
+
+/// How often the hub may say that the content is not the announced one.
+const MISMATCHES: u32 = 3;
+
+/// Uploads until the hub has it or refuses it, then makes the report ready.
+pub async fn run(agent: Arc<Agent>, attempt: Attempt) {
+    let work = async {
+        match agent.journal.unsent_report(attempt).await {
+            Ok(Some(report)) => until_done(&agent, attempt, report).await,
+            Ok(None) => {}
+            Err(error) => error!(%error, "A finished attempt cannot be read from the journal"),
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = agent.halt.cancelled() => debug!("An upload goes on at the next start"),
+    }
+}
+
+async fn until_done(agent: &Arc<Agent>, attempt: Attempt, mut report: Report) {
+    let path = agent.spool.output(attempt);
+    let (mut backoff, mut mismatches) = (Backoff::default(), 0);
+    while let Outcome::Succeeded { output: Some(output), .. } = &report.outcome {
+        let lost = |code: Code, message: &str| {
+            // The operation itself succeeded, but its output cannot be had.
+            Outcome::Failed(Failure::new(Verdict::Permanent, Effect::Unknown, code, message))
+        };
+        match upload(&agent.hub, &agent.identity, attempt, output, &path).await {
+            Ok(()) => {
+                agent.metrics.payload_bytes_out.inc_by(output.size);
+                break;
+            }
+            Err(TransferError::Again(why)) => debug!(error = why, "The upload was cut"),
+            Err(TransferError::Mismatch) if mismatches < MISMATCHES => mismatches += 1,
+            Err(TransferError::Mismatch) => {
+                report.outcome = lost(Code::DigestMismatch, "the output does not reach the hub unchanged");
+            }
+            // The hub does not know the job: it acknowledges the report all the same.
+            Err(TransferError::Refused(refused)) if refused.status == 404 => break,
+            Err(TransferError::Refused(refused)) => {
+                warn!(error = %refused, "The hub does not take the output");
+                let code = if refused.status == 413 { Code::TooLarge } else { Code::Internal };
+                report.outcome =
+                    lost(code, &format!("the hub does not take the output: {}", refused.message));
+            }
+            Err(TransferError::Disk(error)) => {
+                error!(%error, "The output is not in the spool any more");
+                report.outcome = lost(Code::Internal, "the output was lost on the agent's disk");
+            }
+        }
+        if matches!(report.outcome, Outcome::Succeeded { .. }) {
+            sleep(backoff.next(random(), None)).await;
+        }
+    }
+    while let Err(error) = agent.journal.finish(&report, false).await {
+        error!(%error, "An upload cannot be noted in the journal; trying again");
+        sleep(Duration::from_secs(1)).await;
+    }
+    agent.finished.notify_waiters();
+}

@@ -1,0 +1,219 @@
+//! The configuration, checked and built: every finding of every part is told at once, and nothing starts before.
+
+use crate::{exit::Stop, identity, policy::ResourcePolicy, translate};
+use passerelle_config::{AgentConfig, Diagnostics, ResourceConfig};
+use passerelle_connectors::{DynConnector, OperationSpec, REGISTRY, kind_names};
+use passerelle_protocol::{
+    ConnectorAnnouncement, Name, ResourceAnnouncement, VerifyingKey,
+    limits::{MAX_JOBS, MAX_RESOURCES},
+};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// One configured resource, ready to act on.
+pub struct Resource {
+    /// Its name.
+    pub name: Name,
+    /// Its kind of connector.
+    pub kind: Name,
+    /// The hands on the private system.
+    pub connector: Arc<dyn DynConnector>,
+    /// What the operator allows.
+    pub policy: ResourcePolicy,
+    /// Jobs at once.
+    pub max_concurrent: u32,
+    /// Attempts started per minute.
+    pub rate_per_minute: Option<u32>,
+    operations: Vec<OperationSpec>,
+}
+
+impl Resource {
+    /// The operation's specification, if the connector has it.
+    pub fn operation(&self, name: &str) -> Option<&OperationSpec> {
+        self.operations.iter().find(|o| o.name == name)
+    }
+}
+
+/// Everything that the configuration folder says.
+pub struct Settings {
+    /// The checked configuration.
+    pub config: AgentConfig,
+    /// The agent's name.
+    pub name: Name,
+    /// The resources by name.
+    pub resources: BTreeMap<Name, Arc<Resource>>,
+    /// The keys that may sign jobs, if the operator pins them; else those of the enrolment count.
+    pub trusted_job_keys: Vec<VerifyingKey>,
+}
+
+impl Settings {
+    /// Reads the folder, checks every resource and builds its connector.
+    ///
+    /// # Errors
+    /// All findings at once, as a configuration error.
+    pub fn load(dir: &Path) -> Result<Self, Stop> {
+        let mut config =
+            passerelle_config::load(dir).map_err(|found| Stop::Configuration(found.to_string()))?;
+        let mut diagnostics = Diagnostics::default();
+        let mut other = Vec::new();
+        let name =
+            config.agent.name.parse::<Name>().map_err(|e| other.push(format!("error: agent.name: {e}")));
+        if config.resources.len() > MAX_RESOURCES {
+            other.push(format!(
+                "error: resources: {} of them, more than {MAX_RESOURCES}",
+                config.resources.len()
+            ));
+        }
+        let mut resources = BTreeMap::new();
+        for resource in &config.resources {
+            if let Some(built) = build(resource, &config.dir, &mut diagnostics) {
+                resources.insert(built.name.clone(), Arc::new(built));
+            }
+        }
+        let mut trusted_job_keys = Vec::new();
+        for file in &config.trust.job_keys {
+            let path = config.dir.join(file);
+            let key = fs::read(&path)
+                .map_err(|e| e.to_string())
+                .and_then(|pem| identity::public_key_from_pem(&pem));
+            match key {
+                Ok(key) => trusted_job_keys.push(key),
+                Err(e) => other.push(format!("error: trust.job_keys: {}: {e}", path.display())),
+            }
+        }
+        diagnostics.sort();
+        config.warnings.extend_from_slice(diagnostics.warnings());
+        let findings = diagnostics.to_string() + &other.join("\n");
+        match name {
+            Ok(name) if findings.is_empty() => Ok(Self { config, name, resources, trusted_job_keys }),
+            _ => Err(Stop::Configuration(findings)),
+        }
+    }
+
+    /// Where the state is.
+    pub fn state_dir(&self) -> PathBuf {
+        self.config.dir.join(&self.config.agent.state_dir)
+    }
+
+    /// How many jobs the agent holds at once.
+    pub fn max_jobs(&self) -> u32 {
+        self.config.agent.max_jobs.clamp(1, MAX_JOBS)
+    }
+
+    /// What `Hello` tells of connectors and resources.
+    pub fn announcements(&self) -> (BTreeMap<Name, ConnectorAnnouncement>, Vec<ResourceAnnouncement>) {
+        let mut connectors = BTreeMap::new();
+        let mut resources = Vec::new();
+        for resource in self.resources.values() {
+            let operations = resource.operations.iter().filter_map(translate::operation).collect();
+            connectors.insert(resource.kind.clone(), ConnectorAnnouncement { operations });
+            resources.push(ResourceAnnouncement {
+                name: resource.name.clone(),
+                connector: resource.kind.clone(),
+                operations: resource
+                    .policy
+                    .allowed_operations()
+                    .iter()
+                    .filter_map(|o| o.parse().ok())
+                    .collect(),
+                max_concurrent: resource.max_concurrent,
+                rate_per_minute: resource.rate_per_minute,
+            });
+        }
+        (connectors, resources)
+    }
+}
+
+fn build(resource: &ResourceConfig, base: &Path, diagnostics: &mut Diagnostics) -> Option<Resource> {
+    let name = resource.name.parse::<Name>();
+    if let Err(e) = &name {
+        diagnostics.push(resource.section.finding("", e.to_string()));
+    }
+    let Some(entry) = REGISTRY.iter().find(|entry| entry.name == resource.connector) else {
+        let message =
+            format!("no connector {:?}: expected one of {}", resource.connector, kind_names().join(", "));
+        diagnostics.push(resource.section.finding("connector", message));
+        return None;
+    };
+    let operations = entry.operations();
+    // Both are looked at before either is given up, so that one run tells everything.
+    let checked = entry.check(&resource.section, diagnostics);
+    let policy = ResourcePolicy::compile(resource, &operations, diagnostics);
+    let connector = match checked?.build(base) {
+        Ok(connector) => connector,
+        Err(error) => {
+            diagnostics.push(resource.section.finding("", error.to_string()));
+            return None;
+        }
+    };
+    Some(Resource {
+        name: name.ok()?,
+        kind: entry.name.parse().ok()?,
+        connector,
+        policy: policy?,
+        max_concurrent: resource.limits.max_concurrent.max(1),
+        rate_per_minute: resource.limits.rate_per_minute,
+        operations,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Settings, Stop> {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("drop")).unwrap();
+        fs::write(dir.path().join("agent.toml"), text.replace("DIR", dir.path().to_str().unwrap())).unwrap();
+        Settings::load(dir.path())
+    }
+
+    const HUB: &str = "[hub]\nurl = \"https://hub.example.com\"\n[agent]\nname = \"paris-1\"\n";
+
+    #[test]
+    fn a_resource_is_announced_with_what_its_rules_allow_and_no_more() {
+        let settings = load(&format!(
+            "{HUB}[resources.compta]\nconnector = \"file\"\nurl = \"file://DIR/drop\"\n\
+             limits = {{ max_concurrent = 4, rate_per_minute = 600 }}\n\
+             [[resources.compta.allow]]\noperations = [\"drop\", \"stat\"]\npaths = [\"**/*.csv\"]\n"
+        ))
+        .unwrap();
+        let (connectors, resources) = settings.announcements();
+        let [resource] = resources.as_slice() else { panic!("{resources:?}") };
+        let operations: Vec<&str> = resource.operations.iter().map(Name::as_str).collect();
+        assert_eq!(operations, ["drop", "stat"]);
+        assert_eq!((resource.max_concurrent, resource.rate_per_minute), (4, Some(600)));
+        assert!(connectors.values().all(|c| c.operations.iter().any(|o| o.name.as_str() == "fetch")));
+        let text = serde_json::to_string(&resources).unwrap();
+        assert!(!text.contains("drop/") && !text.contains("file://"), "{text}");
+    }
+
+    #[test]
+    fn findings_of_all_resources_are_told_at_once_with_their_places() {
+        let error = load(&format!(
+            "{HUB}[resources.one]\nconnector = \"teleport\"\nurl = \"x\"\n\
+             [resources.two]\nconnector = \"file\"\nurl = \"file://DIR/drop\"\n\
+             [[resources.two.allow]]\noperations = [\"teleport\"]\npaths = [\"**\"]\n"
+        ))
+        .err()
+        .unwrap();
+        assert_eq!(error.code(), crate::CONFIGURATION);
+        let text = error.to_string();
+        assert!(
+            text.contains("agent.toml:5:")
+                && text.contains("no connector \"teleport\": expected one of file"),
+            "{text}"
+        );
+        assert!(text.contains("resources.two.allow"), "{text}");
+    }
+
+    #[test]
+    fn a_job_key_that_is_none_is_named() {
+        let error = load(&format!("{HUB}[trust]\njob_keys = [\"missing.pem\"]\n")).err().unwrap().to_string();
+        assert!(error.contains("job_keys") && error.contains("missing.pem"), "{error}");
+    }
+}

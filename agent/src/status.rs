@@ -1,0 +1,254 @@
+//! What the agent shows of itself at its local port. Nothing secret, nothing of a job's content.
+
+use crate::{clock, exit::Stop, job::Job};
+use jiff::Timestamp;
+use passerelle_protocol::{JobId, Name, SessionId};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+/// How many ended attempts are shown.
+const LAST_JOBS: usize = 20;
+/// The main loop ticks every second; without a tick for so long it hangs.
+const STALLED_MS: i64 = 15_000;
+
+/// The connection to the hub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Link {
+    /// Not tried yet: starting, enrolling, or waiting after a refusal.
+    Starting {
+        /// What the agent waits for.
+        why: String,
+    },
+    /// Being dialled.
+    Connecting,
+    /// The hub has welcomed the agent.
+    Connected {
+        /// The connection.
+        session: SessionId,
+        /// Since when.
+        since: Timestamp,
+    },
+    /// Lost, or did not come about; it is tried again.
+    Disconnected {
+        /// Why.
+        why: String,
+    },
+}
+
+/// Who the agent is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Who {
+    /// Its id.
+    pub agent: String,
+    /// Its tenant.
+    pub tenant: Name,
+    /// Its site.
+    pub site: Name,
+}
+
+/// The last probe of a resource.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// When.
+    pub at: Timestamp,
+    /// What was wrong, in a public sentence; absent if nothing.
+    pub problem: Option<String>,
+}
+
+/// A resource.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceStatus {
+    /// Its kind.
+    pub connector: Name,
+    /// What at least one rule allows.
+    pub operations: Vec<String>,
+    /// The last probe.
+    pub probe: Option<Probe>,
+}
+
+/// An ended attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// The job.
+    pub job: JobId,
+    /// The attempt.
+    pub attempt: u32,
+    /// The resource.
+    pub resource: Name,
+    /// The operation.
+    pub operation: Name,
+    /// `succeeded`, `failed`, `retry`, `denied` or `cancelled`.
+    pub outcome: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Everything shown, as JSON at `/status.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The agent's name.
+    pub name: Name,
+    /// Its version.
+    pub version: String,
+    /// When the process started.
+    pub started_at: Timestamp,
+    /// The hub.
+    pub hub: String,
+    /// Who the agent is, once enrolled.
+    pub identity: Option<Who>,
+    /// The connection.
+    pub connection: Link,
+    /// Whether jobs are taken.
+    pub ready: bool,
+    /// Why not.
+    pub reasons: Vec<String>,
+    /// Attempts accepted and not finished.
+    pub jobs_held: usize,
+    /// Attempts whose connector has started.
+    pub jobs_running: usize,
+    /// Attempts finished and not acknowledged.
+    pub jobs_unreported: usize,
+    /// The resources by name.
+    pub resources: BTreeMap<Name, ResourceStatus>,
+    /// The last ended attempts, latest first.
+    pub last_jobs: VecDeque<JobStatus>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    link: Link,
+    who: Option<Who>,
+    resources: BTreeMap<Name, ResourceStatus>,
+    last_jobs: VecDeque<JobStatus>,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Status {
+    /// When the process started.
+    pub started_at: Timestamp,
+    ticked: AtomicI64,
+    inner: Mutex<Inner>,
+}
+
+impl Status {
+    /// Nothing has happened yet.
+    pub fn new(resources: BTreeMap<Name, ResourceStatus>) -> Self {
+        let link = Link::Starting { why: "the agent is starting".to_owned() };
+        let now = clock::now();
+        Self {
+            started_at: now,
+            ticked: AtomicI64::new(now.as_millisecond()),
+            inner: Mutex::new(Inner { link, who: None, resources, last_jobs: VecDeque::new() }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The main loop is alive.
+    pub fn tick(&self) {
+        self.ticked.store(clock::now().as_millisecond(), Ordering::Relaxed);
+    }
+
+    /// Whether the main loop is alive.
+    pub fn alive(&self) -> bool {
+        clock::now().as_millisecond().saturating_sub(self.ticked.load(Ordering::Relaxed)) < STALLED_MS
+    }
+
+    /// The connection changed.
+    pub fn set_link(&self, link: Link) {
+        self.lock().link = link;
+    }
+
+    /// The agent is enrolled.
+    pub fn set_who(&self, who: Who) {
+        self.lock().who = Some(who);
+    }
+
+    /// A resource was probed.
+    pub fn probed(&self, resource: &Name, problem: Option<String>) {
+        if let Some(resource) = self.lock().resources.get_mut(resource) {
+            resource.probe = Some(Probe { at: clock::now(), problem });
+        }
+    }
+
+    /// An attempt ended.
+    pub fn job_finished(&self, job: &Job, outcome: &'static str) {
+        let mut inner = self.lock();
+        inner.last_jobs.truncate(LAST_JOBS - 1);
+        inner.last_jobs.push_front(JobStatus {
+            job: job.attempt.job,
+            attempt: job.attempt.number,
+            resource: job.envelope.resource.clone(),
+            operation: job.envelope.operation.clone(),
+            outcome: outcome.to_owned(),
+            at: clock::now(),
+        });
+    }
+
+    /// Whether the hub has welcomed the agent.
+    pub fn connected(&self) -> bool {
+        matches!(self.lock().link, Link::Connected { .. })
+    }
+
+    /// Why the connection is not there; `None` if it is.
+    pub fn not_connected(&self) -> Option<String> {
+        match &self.lock().link {
+            Link::Connected { .. } => None,
+            Link::Starting { why } => Some(why.clone()),
+            Link::Connecting => Some("connecting to the hub".to_owned()),
+            Link::Disconnected { why } => Some(format!("not connected to the hub: {why}")),
+        }
+    }
+
+    /// Everything, for the status page.
+    pub fn snapshot(
+        &self,
+        name: &Name,
+        hub: &str,
+        load: crate::registry::Load,
+        reasons: Vec<String>,
+    ) -> Snapshot {
+        let inner = self.lock();
+        Snapshot {
+            name: name.clone(),
+            version: crate::VERSION.to_owned(),
+            started_at: self.started_at,
+            hub: hub.to_owned(),
+            identity: inner.who.clone(),
+            connection: inner.link.clone(),
+            ready: reasons.is_empty(),
+            reasons,
+            jobs_held: load.active,
+            jobs_running: load.running,
+            jobs_unreported: load.finished,
+            resources: inner.resources.clone(),
+            last_jobs: inner.last_jobs.clone(),
+        }
+    }
+}
+
+/// The answer of `/readyz`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    /// Whether jobs are taken.
+    pub ready: bool,
+    /// Why not.
+    pub reasons: Vec<String>,
+}
+
+impl Readiness {
+    /// As an error of a command.
+    pub fn into_result(self) -> Result<(), Stop> {
+        if self.ready { Ok(()) } else { Err(Stop::Failed(format!("not ready: {}", self.reasons.join("; ")))) }
+    }
+}

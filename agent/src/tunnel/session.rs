@@ -1,0 +1,297 @@
+//! Drives the protocol's session over a WebSocket: one loop that never waits for a write, so that a stalled socket
+//! neither hides a dead hub nor delays a heartbeat. Writes go through a bounded channel to a task of their own.
+
+use super::{Ended, upgrade::Socket};
+use crate::{
+    VERSION, agent::Agent, clock, outbox::Answer, registry::Cause, report, state::Refusal, status::Link,
+};
+use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
+use passerelle_protocol::{
+    HeldAction, Hello, PROTOCOL_VERSION, Refuse, VersionRange, Welcome,
+    limits::MAX_JOBS,
+    session::{AgentEvent, AgentSession, Attempt, Frame},
+};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_tungstenite::tungstenite::{
+    Message, Utf8Bytes,
+    protocol::{CloseFrame, frame::coding::CloseCode},
+};
+use tracing::{Span, debug, error, info, trace, warn};
+
+/// Frames that wait for the writer; what does not fit stays in the session, which bounds it.
+const WRITE_QUEUE: usize = 64;
+/// How long a goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+enum Write {
+    Frame(Frame),
+    Close(u16),
+}
+
+/// Runs one session until it ends.
+pub async fn drive(agent: &Arc<Agent>, socket: Socket) -> Ended {
+    let session = match AgentSession::new(hello(agent), std::time::Instant::now()) {
+        Ok(session) => session,
+        Err(reason) => return Ended::Failed { why: reason.to_string(), hint: None },
+    };
+    let (sink, mut stream) = socket.split();
+    let (writes, queue) = mpsc::channel(WRITE_QUEUE);
+    let mut writer = tokio::spawn(write(sink, queue));
+    let mut reports = report::feed(agent);
+    let mut tunnel = Driver { agent, session, epoch: 0, refused: None };
+    let ended = loop {
+        let blocked = tunnel.flush(&writes);
+        tunnel.take_events();
+        if tunnel.session.closed().is_some() {
+            break None;
+        }
+        let due = tunnel.session.poll_timeout().map_or_else(far, Instant::from_std);
+        tokio::select! {
+            message = stream.next() => match message {
+                Some(Ok(Message::Text(text))) => {
+                    trace!(bytes = text.len(), "Received a frame");
+                    tunnel.heard(Frame::Text(text.as_str().to_owned()));
+                }
+                Some(Ok(Message::Ping(_))) => tunnel.heard(Frame::Ping),
+                Some(Ok(Message::Pong(_))) => tunnel.heard(Frame::Pong),
+                Some(Ok(Message::Close(frame))) => break Some(closed_by_hub(frame)),
+                Some(Ok(Message::Binary(_) | Message::Frame(_))) => {
+                    break Some("the hub sent a binary frame, which the protocol does not have".to_owned());
+                }
+                Some(Err(e)) => break Some(format!("the connection broke: {}", crate::hub::chain(&e))),
+                None => break Some("the hub ended the connection".to_owned()),
+            },
+            // Room in the writer's queue: flush again.
+            permit = writes.reserve(), if blocked => drop(permit),
+            report = reports.recv(), if tunnel.session.can_report() => {
+                if let Some(report) = report {
+                    tunnel.report(&report);
+                }
+            }
+            () = agent.outbox.filled() => tunnel.send_outbox(),
+            () = sleep_until(due) => tunnel.session.handle_timeout(std::time::Instant::now()),
+            end = &mut writer => {
+                let why = end.unwrap_or_else(|e| e.to_string());
+                break Some(format!("the connection broke while writing: {why}"));
+            }
+            () = agent.close.cancelled() => {
+                tunnel.flush(&writes);
+                goodbye(&writes, &mut writer, 1000).await;
+                return Ended::Closed;
+            }
+        }
+    };
+    tunnel.take_events();
+    let reason = tunnel.session.closed().cloned();
+    let code = reason.as_ref().map_or(1000, |reason| reason.close_code());
+    goodbye(&writes, &mut writer, code).await;
+    if let Some(refuse) = tunnel.refused {
+        return refusal(agent, refuse);
+    }
+    let why = ended.or_else(|| reason.map(|reason| reason.to_string()));
+    Ended::Failed { why: why.unwrap_or_else(|| "the session ended".to_owned()), hint: None }
+}
+
+struct Driver<'a> {
+    agent: &'a Arc<Agent>,
+    session: AgentSession,
+    epoch: u64,
+    refused: Option<Refuse>,
+}
+
+impl Driver<'_> {
+    /// Hands frames to the writer as far as there is room; `true` if some are left.
+    fn flush(&mut self, writes: &mpsc::Sender<Write>) -> bool {
+        loop {
+            match writes.try_reserve() {
+                Ok(permit) => match self.session.poll_frame() {
+                    Some(frame) => permit.send(Write::Frame(frame)),
+                    None => return false,
+                },
+                Err(mpsc::error::TrySendError::Full(())) => return true,
+                Err(mpsc::error::TrySendError::Closed(())) => return false,
+            }
+        }
+    }
+
+    fn heard(&mut self, frame: Frame) {
+        self.session.handle_frame(frame, std::time::Instant::now());
+    }
+
+    fn report(&mut self, report: &passerelle_protocol::Report) {
+        if let Err(reason) = self.session.report(report, std::time::Instant::now()) {
+            // Its parts are bounded, so this is a fault of ours; the row stays in the journal.
+            error!(job_id = %report.job, attempt = report.attempt, error = %reason, "A report cannot be sent");
+        }
+    }
+
+    fn send_outbox(&mut self) {
+        if !self.session.is_open() {
+            return;
+        }
+        let batch = self.agent.outbox.take();
+        for answer in batch.answers {
+            match answer {
+                Answer::Accept(attempt) => self.session.accept(attempt),
+                Answer::Decline(decline) => self.session.decline(decline),
+            }
+        }
+        for progress in batch.progress {
+            self.session.progress(progress);
+        }
+        for (attempt, intent) in batch.asks {
+            self.session.commit(attempt, intent, std::time::Instant::now());
+        }
+        if let Some(grace_s) = batch.draining {
+            self.session.drain(grace_s);
+        }
+    }
+
+    fn take_events(&mut self) {
+        while let Some(event) = self.session.poll_event() {
+            match event {
+                AgentEvent::Welcomed(welcome) => self.welcomed(welcome),
+                AgentEvent::Refused(refuse) => self.refused = Some(refuse),
+                AgentEvent::Offered(offer) => {
+                    self.agent.metrics.offers.inc();
+                    let (agent, epoch) = (Arc::clone(self.agent), self.epoch);
+                    self.agent.tasks.spawn(async move {
+                        if let Some(answer) = Arc::clone(&agent).dispatch(offer, epoch).await {
+                            agent.outbox.answer(answer);
+                        }
+                    });
+                }
+                AgentEvent::CancelRequested(attempt) => self.agent.registry.stop(attempt, Cause::Hub),
+                AgentEvent::CommitGranted(attempt) => {
+                    self.agent.journal.granted(attempt);
+                    self.agent.outbox.granted(attempt);
+                }
+                AgentEvent::ReportAcked(attempt) => self.agent.acknowledged(attempt),
+                AgentEvent::Unsupported(of) => {
+                    self.agent.metrics.unsupported.inc();
+                    debug!(of, "A message type is not known on both sides");
+                }
+            }
+        }
+    }
+
+    fn welcomed(&mut self, welcome: Welcome) {
+        let enrolled = &self.agent.identity.enrolled;
+        Span::current().record("session_id", tracing::field::display(welcome.session));
+        if welcome.tenant != enrolled.tenant || welcome.site != enrolled.site {
+            warn!(
+                tenant = %welcome.tenant, site = %welcome.site,
+                "The hub counts this agent to another tenant or site than at enrolment; jobs for it are refused"
+            );
+        }
+        if let Some(clock) = clock::difference(welcome.server_time, 10) {
+            warn!("{clock}");
+        }
+        self.epoch = welcome.epoch;
+        for held in welcome.held {
+            if held.action == HeldAction::Stop {
+                self.agent.registry.stop(Attempt::new(held.job, held.attempt), Cause::Hub);
+            }
+        }
+        Refusal::forget(&self.agent.state);
+        self.agent.status.set_link(Link::Connected { session: welcome.session, since: clock::now() });
+        // What waits is for this connection from here on.
+        self.agent.outbox.reconnected();
+        info!(epoch = welcome.epoch, version = welcome.version, "Connected to the hub");
+    }
+}
+
+fn hello(agent: &Agent) -> Hello {
+    let (connectors, resources) = agent.settings.announcements();
+    let mut held = agent.registry.held();
+    // A session may not hold more than this; the others are re-offered, found in the journal, and accepted.
+    held.truncate(MAX_JOBS as usize * 2);
+    Hello {
+        versions: VersionRange { min: PROTOCOL_VERSION, max: PROTOCOL_VERSION },
+        agent: agent.identity.enrolled.agent,
+        name: agent.settings.name.clone(),
+        agent_version: VERSION.to_owned(),
+        instance: agent.instance.clone(),
+        max_jobs: agent.settings.max_jobs(),
+        connectors,
+        resources,
+        held,
+    }
+}
+
+fn refusal(agent: &Agent, refuse: Refuse) -> Ended {
+    let clock = clock::difference(refuse.server_time, 60);
+    let mut message = refuse.message;
+    if refuse.code == "version" {
+        message = format!(
+            "{message} (the hub speaks protocol versions {} to {}, this agent {PROTOCOL_VERSION}: update the older one)",
+            refuse.versions.min, refuse.versions.max
+        );
+    }
+    if let Some(clock) = clock {
+        message = format!("{message}; {clock}");
+    }
+    if refuse.permanent {
+        let subject = agent.identity.enrolled.agent.to_string();
+        return Ended::Refused(Refusal::now(refuse.code, message, subject));
+    }
+    let hint = refuse.retry_after_s.map(|s| Duration::from_secs(s.into()));
+    Ended::Failed { why: format!("the hub refuses the session: {}: {message}", refuse.code), hint }
+}
+
+fn closed_by_hub(frame: Option<CloseFrame>) -> String {
+    match frame {
+        Some(frame) => format!("the hub closed the connection ({}: {})", u16::from(frame.code), frame.reason),
+        None => "the hub closed the connection".to_owned(),
+    }
+}
+
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}
+
+/// Lets the writer send what it has and a close frame, within reason.
+async fn goodbye(writes: &mpsc::Sender<Write>, writer: &mut tokio::task::JoinHandle<String>, code: u16) {
+    let farewell = async {
+        if writes.send(Write::Close(code)).await.is_ok() && !writer.is_finished() {
+            drop((&mut *writer).await);
+        }
+    };
+    if timeout(GOODBYE, farewell).await.is_err() {
+        writer.abort();
+    }
+}
+
+/// Writes what comes: feeds all that waits, then flushes once. Ends with the reason.
+async fn write(mut sink: SplitSink<Socket, Message>, mut queue: mpsc::Receiver<Write>) -> String {
+    while let Some(first) = queue.recv().await {
+        let mut next = Some(first);
+        while let Some(write) = next {
+            let message = match write {
+                Write::Frame(Frame::Text(text)) => Message::Text(text.into()),
+                Write::Frame(Frame::Ping) => Message::Ping(Bytes::new()),
+                Write::Frame(Frame::Pong) => Message::Pong(Bytes::new()),
+                Write::Close(code) => {
+                    let frame = CloseFrame { code: CloseCode::from(code), reason: Utf8Bytes::default() };
+                    return match sink.send(Message::Close(Some(frame))).await {
+                        Ok(()) => "closed".to_owned(),
+                        Err(e) => crate::hub::chain(&e),
+                    };
+                }
+            };
+            if let Err(e) = sink.feed(message).await {
+                return crate::hub::chain(&e);
+            }
+            next = queue.try_recv().ok();
+        }
+        if let Err(e) = sink.flush().await {
+            return crate::hub::chain(&e);
+        }
+    }
+    "the session ended".to_owned()
+}
