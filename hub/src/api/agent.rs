@@ -1,0 +1,191 @@
+//! `/agent/v1`: what agents call. The logic is the tunnel's; here are the routes and the form of the answers.
+
+use super::{
+    App,
+    blobs::standing,
+    body::{self, JsonBytes},
+    id,
+    problem::{Problem, ProblemDocument},
+    range::Download,
+    upload::{self, LENGTH, OFFSET, RESUMABLE, VERSION},
+    with_header,
+};
+use crate::{model::AgentRecord, store, tunnel::Refusal};
+use axum::{
+    Json,
+    body::Body,
+    extract::{Path, Request, State},
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use passerelle_protocol::{
+    JobId,
+    http::{EnrolRequest, output_path},
+};
+use std::sync::Arc;
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::FORBIDDEN);
+        let problem = Self::with_code(status, refusal.code.as_str(), refusal.detail).with_server_time();
+        if status == StatusCode::UPGRADE_REQUIRED {
+            return problem
+                .header(header::UPGRADE, HeaderValue::from_static("websocket"))
+                .header(header::CONNECTION, HeaderValue::from_static("upgrade"))
+                .header(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+        problem
+    }
+}
+
+/// Enrols an agent: a one-time token and a public key against an identity.
+#[utoipa::path(
+    post, path = "/agent/v1/enrol", tag = "agent", security(()), request_body = Object,
+    responses(
+        (status = 201, description = "The agent's identity, and the keys to pin", body = Object),
+        (status = 401, body = ProblemDocument, description = "`unauthorized`: token unknown, expired or used up"),
+        (status = 403, body = ProblemDocument, description = "`tier_required`, `application_incompatible`"),
+        (status = "default", body = ProblemDocument),
+    )
+)]
+pub async fn enrol(State(app): State<App>, JsonBytes(body): JsonBytes) -> Result<Response, Problem> {
+    let request: EnrolRequest = body::parse(&body)?;
+    match app.store.enrol(request).await {
+        Ok(answer) => {
+            app.metrics.enrolment();
+            Ok((StatusCode::CREATED, Json(answer)).into_response())
+        }
+        Err(error) => {
+            app.metrics.agent_refused();
+            Err(Problem::from(error).with_server_time())
+        }
+    }
+}
+
+/// The tunnel: a WebSocket with the subprotocol `passerelle.v1`.
+#[utoipa::path(
+    get, path = "/agent/v1/tunnel", tag = "agent", security(()),
+    responses(
+        (status = 101, description = "The tunnel is open"),
+        (status = 426, body = ProblemDocument, description = "Not a WebSocket upgrade"),
+        (status = "default", body = ProblemDocument, description = "`code` and `server_time` say why"),
+    )
+)]
+pub async fn tunnel(State(app): State<App>, request: Request) -> Result<Response, Problem> {
+    app.tunnel.upgrade(request).await.map_err(|refusal| {
+        app.metrics.agent_refused();
+        refusal.into()
+    })
+}
+
+/// The payload of a job that the agent holds.
+#[utoipa::path(
+    get, path = "/agent/v1/jobs/{job}/payload", tag = "agent", security(()),
+    params(("job" = String, Path), ("Range" = Option<String>, Header)),
+    responses(
+        (status = 200, description = "The whole", content_type = "*/*"),
+        (status = 206, description = "The range", content_type = "*/*"),
+        (status = "default", body = ProblemDocument),
+    )
+)]
+pub async fn payload(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(job): Path<String>,
+) -> Result<Response, Problem> {
+    let agent = app.tunnel.authenticate(&headers).await?;
+    let (info, content) = app.tunnel.payload(agent.id, id("job", &job)?).await?;
+    let media_type = info.media_type.as_deref().unwrap_or("application/octet-stream");
+    Download { content, size: info.size, sha256: info.sha256, media_type }.answer(&headers).await
+}
+
+/// Opens the upload of an attempt's output.
+#[utoipa::path(
+    post, path = "/agent/v1/jobs/{job}/attempts/{attempt}/output", tag = "agent", security(()),
+    params(
+        ("job" = String, Path), ("attempt" = u32, Path),
+        ("Upload-Length" = u64, Header), ("Repr-Digest" = String, Header),
+    ),
+    responses((status = 201, description = "Open"), (status = "default", body = ProblemDocument))
+)]
+pub async fn output_open(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(path): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let (agent, job, attempt) = held(&app, &headers, &path).await?;
+    upload::check_version(&headers)?;
+    let length =
+        upload::number(&headers, &LENGTH)?.ok_or_else(|| Problem::bad_request("upload-length: missing"))?;
+    upload::check_size(length, app.max_blob)?;
+    let digest = upload::digest(&headers)?.ok_or_else(|| Problem::bad_request("repr-digest: missing"))?;
+    let stands = app.tunnel.output_open(agent.id, job, attempt, length, digest).await?;
+    let answer =
+        with_header(StatusCode::CREATED.into_response(), header::LOCATION, &output_path(job, attempt));
+    let answer = with_header(answer, OFFSET, &stands.offset.to_string());
+    let answer = with_header(answer, LENGTH, &stands.length.to_string());
+    Ok(with_header(answer, RESUMABLE, VERSION))
+}
+
+/// How far the upload of an attempt's output is.
+#[utoipa::path(
+    head, path = "/agent/v1/jobs/{job}/attempts/{attempt}/output", tag = "agent", security(()),
+    params(("job" = String, Path), ("attempt" = u32, Path)),
+    responses(
+        (status = 200, description = "`Upload-Offset` and `Upload-Length`"),
+        (status = "default", description = "Refused; without a body"),
+    )
+)]
+pub async fn output_offset(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(path): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let (agent, job, attempt) = held(&app, &headers, &path).await?;
+    let stands = app.tunnel.output_offset(agent.id, job, attempt).await?;
+    Ok(standing(StatusCode::OK, stands.offset, stands.length))
+}
+
+/// Appends to the upload of an attempt's output.
+#[utoipa::path(
+    patch, path = "/agent/v1/jobs/{job}/attempts/{attempt}/output", tag = "agent", security(()),
+    request_body(content = Vec<u8>, content_type = "application/offset+octet-stream"),
+    params(("job" = String, Path), ("attempt" = u32, Path), ("Upload-Offset" = u64, Header)),
+    responses(
+        (status = 204, description = "Stored up to the new `Upload-Offset`"),
+        (status = 409, body = ProblemDocument, description = "`conflict`: it stands at another offset"),
+        (status = 422, body = ProblemDocument, description = "`digest_mismatch`"),
+        (status = "default", body = ProblemDocument),
+    )
+)]
+pub async fn output_append(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(path): Path<(String, String)>,
+    body: Body,
+) -> Result<Response, Problem> {
+    let (agent, job, attempt) = held(&app, &headers, &path).await?;
+    let from = upload::patch_offset(&headers)?;
+    let (stream, cause) = upload::stream(body, app.max_blob);
+    let (tunnel, agent) = (app.tunnel.clone(), agent.id);
+    let stored =
+        app.tasks.spawn(async move { tunnel.output_append(agent, job, attempt, from, stream).await });
+    let stands = stored.await.map_err(|error| Problem::internal(&error))??;
+    match cause.take() {
+        Some(problem) => Err(problem.header(OFFSET, HeaderValue::from(stands.offset))),
+        None => Ok(standing(StatusCode::NO_CONTENT, stands.offset, stands.length)),
+    }
+}
+
+/// Who calls, and for which attempt.
+async fn held(
+    app: &App,
+    headers: &HeaderMap,
+    (job, attempt): &(String, String),
+) -> Result<(Arc<AgentRecord>, JobId, u32), Problem> {
+    let agent = app.tunnel.authenticate(headers).await?;
+    let attempt = attempt
+        .parse()
+        .map_err(|_| store::Error::NotFound(format!("there is no attempt {attempt} of the job {job}")))?;
+    Ok((agent, id("job", job)?, attempt))
+}

@@ -1,0 +1,111 @@
+//! Who calls: an API key in `Authorization: Bearer KEY`, and the scope that a call needs.
+
+use super::{App, problem::Problem};
+use crate::model::Caller;
+use axum::extract::FromRequestParts;
+use http::{HeaderMap, header, request::Parts};
+use passerelle_protocol::{ApiCode, Name};
+use std::{marker::PhantomData, sync::Arc};
+
+/// A right that an API key can have.
+pub trait Scope {
+    /// Its name.
+    const NAME: &str;
+}
+
+macro_rules! scopes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        $($(#[$doc])* pub struct $name;
+        impl Scope for $name { const NAME: &str = $text; })*
+
+        /// All scopes by name.
+        pub const SCOPES: &[&str] = &[$($name::NAME,)*];
+    };
+}
+
+scopes! {
+    /// Reading jobs and their outputs.
+    JobsRead = "jobs:read",
+    /// Submitting, cancelling and retrying jobs.
+    JobsWrite = "jobs:write",
+    /// Reading sites and their resources.
+    SitesRead = "sites:read",
+    /// Reading agents.
+    AgentsRead = "agents:read",
+    /// Revoking agents.
+    AgentsWrite = "agents:write",
+    /// Uploading blobs, and reading them back.
+    BlobsWrite = "blobs:write",
+    /// Following the event stream.
+    EventsRead = "events:read",
+    /// Reading the hub's metrics, which are of all tenants: never part of `all`.
+    MetricsRead = "metrics:read",
+}
+
+/// The scopes that `all` stands for: everything inside one tenant.
+pub fn tenant_scopes() -> impl Iterator<Item = &'static str> {
+    SCOPES.iter().copied().filter(|scope| *scope != MetricsRead::NAME)
+}
+
+/// A caller that has the scope `S`. Put it first among a handler's arguments: nothing is read before.
+pub struct Allowed<S> {
+    /// The caller's tenant: all that it can see.
+    pub tenant: Name,
+    scope: PhantomData<S>,
+}
+
+impl<S: Scope> FromRequestParts<App> for Allowed<S> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let caller = authenticate(&parts.headers, app).await?;
+        if !caller.scopes.iter().any(|scope| scope == S::NAME) {
+            let detail = format!("this API key lacks the scope {}; make one that has it", S::NAME);
+            return Err(Problem::new(ApiCode::Forbidden, detail));
+        }
+        Ok(Self { tenant: caller.tenant.clone(), scope: PhantomData })
+    }
+}
+
+async fn authenticate(headers: &HeaderMap, app: &App) -> Result<Arc<Caller>, Problem> {
+    let key = bearer(headers)
+        .ok_or_else(|| Problem::new(ApiCode::Unauthorized, "send an API key as Authorization: Bearer KEY"))?;
+    app.store
+        .authenticate(key)
+        .await
+        .map_err(Problem::from)?
+        .ok_or_else(|| Problem::new(ApiCode::Unauthorized, "the API key is unknown or revoked"))
+}
+
+/// The credentials of `Authorization: Bearer …`; the scheme's case does not matter (RFC 9110 §11.1).
+#[must_use]
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, credentials) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let credentials = credentials.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !credentials.is_empty()).then_some(credentials)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_bearer_credential_is_taken() {
+        let of = |text: &str| {
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, text.parse().unwrap())]);
+            bearer(&headers).map(str::to_owned)
+        };
+        assert_eq!(of("Bearer pk_1").as_deref(), Some("pk_1"));
+        assert_eq!(of("bearer  pk_1 ").as_deref(), Some("pk_1"));
+        for bad in ["pk_1", "Bearer", "Bearer ", "Basic pk_1", ""] {
+            assert_eq!(of(bad), None, "{bad}");
+        }
+        assert_eq!(bearer(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn all_stands_for_every_scope_of_a_tenant() {
+        assert!(tenant_scopes().all(|scope| scope != "metrics:read"));
+        assert_eq!(tenant_scopes().count(), SCOPES.len() - 1);
+    }
+}

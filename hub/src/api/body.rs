@@ -1,0 +1,191 @@
+//! Request bodies: JSON that is read strictly and bounded, and streams that must keep flowing.
+
+use super::problem::Problem;
+use axum::{
+    body::Body,
+    extract::{FromRequest, FromRequestParts, Query, Request},
+};
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt as _};
+use http::{HeaderMap, StatusCode, header, request::Parts};
+use passerelle_protocol::ApiCode;
+use serde::de::DeserializeOwned;
+use std::{io, time::Duration};
+
+/// The longest JSON body.
+pub const MAX_JSON_BODY: usize = 1024 * 1024;
+/// A body from which nothing came for this long is given up.
+pub const STALLED: Duration = Duration::from_secs(30);
+
+/// The raw JSON body: the right content type, not longer than [`MAX_JSON_BODY`].
+pub struct JsonBytes(pub Bytes);
+
+impl<S: Sync> FromRequest<S> for JsonBytes {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        json_type(request.headers())?;
+        bounded(request, MAX_JSON_BODY).await.map(Self)
+    }
+}
+
+/// A JSON body; an empty one is the default.
+pub struct OptionalJson<T>(pub T);
+
+impl<S: Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let typed = json_type(request.headers());
+        let bytes = bounded(request, MAX_JSON_BODY).await?;
+        if bytes.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        typed?;
+        parse(&bytes).map(Self)
+    }
+}
+
+/// The query, read strictly: unknown or mistyped keys are refused where `T` refuses them.
+pub struct StrictQuery<T>(pub T);
+
+impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for StrictQuery<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Query::try_from_uri(&parts.uri).map(|Query(query)| Self(query)).map_err(|refused| {
+            let text = refused.body_text();
+            let reason = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
+            Problem::bad_request(format!("query: {reason}"))
+        })
+    }
+}
+
+/// Reads JSON; the message names the field.
+///
+/// # Errors
+/// 400 `bad_request`.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let reason = error.into_inner();
+        Problem::bad_request(match path.as_str() {
+            "." | "?" => format!("body: {reason}"),
+            path => format!("{path}: {reason}"),
+        })
+    })?;
+    json.end()
+        .map_err(|_| Problem::bad_request("body: one JSON object is expected, more follows after it"))?;
+    Ok(value)
+}
+
+/// A body as a stream that ends with `TimedOut` when nothing comes for [`STALLED`].
+pub fn steady(body: Body) -> impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static {
+    steady_within(body, STALLED)
+}
+
+fn steady_within(
+    body: Body,
+    stalled: Duration,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static {
+    Box::pin(futures_util::stream::unfold(Some(body.into_data_stream()), move |stream| async move {
+        let mut stream = stream?;
+        match tokio::time::timeout(stalled, stream.next()).await {
+            Ok(None) => None,
+            Ok(Some(Ok(chunk))) => Some((Ok(chunk), Some(stream))),
+            Ok(Some(Err(error))) => Some((Err(io::Error::other(error)), None)),
+            Err(_) => Some((Err(io::ErrorKind::TimedOut.into()), None)),
+        }
+    }))
+}
+
+/// The announced length of a body, if it has one.
+#[must_use]
+pub fn announced_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+async fn bounded(request: Request, limit: usize) -> Result<Bytes, Problem> {
+    let too_large = || {
+        let detail = format!("body: at most {limit} bytes; send a larger payload as a blob (POST /v1/blobs)");
+        Problem::new(ApiCode::TooLarge, detail)
+    };
+    if announced_length(request.headers()).is_some_and(|length| length > limit as u64) {
+        return Err(too_large());
+    }
+    let mut stream = steady(request.into_body());
+    let mut whole = BytesMut::new();
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(|error| cut(&error))?;
+        if whole.len() + chunk.len() > limit {
+            return Err(too_large());
+        }
+        whole.extend_from_slice(&chunk);
+    }
+    Ok(whole.freeze())
+}
+
+/// The answer to a body that broke off.
+#[must_use]
+pub fn cut(error: &io::Error) -> Problem {
+    if error.kind() == io::ErrorKind::TimedOut {
+        let detail = format!("body: nothing came for {} s", STALLED.as_secs());
+        Problem::bad_request(detail).status(StatusCode::REQUEST_TIMEOUT)
+    } else {
+        Problem::bad_request("body: it broke off before its end")
+    }
+}
+
+fn json_type(headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let essence = essence.to_ascii_lowercase();
+    if matches!(essence.as_str(), "application/json" | "text/json") || essence.ends_with("+json") {
+        return Ok(());
+    }
+    Err(Problem::bad_request("content-type: send JSON as application/json")
+        .status(StatusCode::UNSUPPORTED_MEDIA_TYPE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        #[expect(dead_code, reason = "only its type matters")]
+        limits: Option<Inner>,
+    }
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        #[expect(dead_code, reason = "only its type matters")]
+        size: u32,
+    }
+
+    #[test]
+    fn a_refusal_names_the_field() {
+        for (body, expected) in [
+            (r#"{"limits":{"size":"x"}}"#, "limits.size: invalid type: string \"x\""),
+            (r#"{"limits":{"sise":1}}"#, "limits.sise: unknown field `sise`, expected `size`"),
+            (r#"{"other":1}"#, "other: unknown field `other`"),
+            (r#"{"limits":{}}"#, "limits: missing field `size`"),
+            ("[]", "body: "),
+            ("", "body: EOF"),
+            ("{} {}", "body: one JSON object"),
+        ] {
+            let problem = parse::<Sample>(body.as_bytes()).unwrap_err();
+            assert!(problem.detail().starts_with(expected), "{body}: {}", problem.detail());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_stalls_is_given_up() {
+        let body = Body::from_stream(futures_util::stream::pending::<io::Result<Bytes>>());
+        let error = steady_within(body, Duration::from_millis(5)).next().await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+}

@@ -1,0 +1,319 @@
+//! `/v1/jobs`: submitting, reading and steering jobs.
+
+use super::{
+    App, List,
+    auth::{Allowed, JobsRead, JobsWrite},
+    body::{JsonBytes, OptionalJson, StrictQuery},
+    id, page_size,
+    problem::{Problem, ProblemDocument},
+    range::Download,
+    submission::{self, Checked, PayloadContent, Submission},
+    with_header,
+};
+use crate::{
+    clock,
+    model::{Job, JobFilter, JobState, NewJob, PayloadRef},
+    store,
+};
+use axum::{
+    Json,
+    extract::{Path, State},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+use jiff::{SignedDuration, Timestamp};
+use passerelle_protocol::{BlobId, JobId, Name, Sha256, limits::MAX_INLINE_PAYLOAD};
+use serde::Deserialize;
+use serde_json::Value;
+use std::{convert::Infallible, time::Duration};
+
+/// The longest `?wait`.
+const MAX_WAIT_S: u64 = 60;
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct SubmitQuery {
+    /// Waits so many seconds, 1 to 60, for the job to come to a final or settled state.
+    wait: Option<u64>,
+}
+
+/// Submits a job. With an `Idempotency-Key` the same job is stored once.
+#[utoipa::path(
+    post, path = "/v1/jobs", tag = "jobs", request_body = Submission,
+    params(SubmitQuery, ("Idempotency-Key" = Option<String>, Header, description = "At most 255 printable characters")),
+    responses(
+        (status = 201, body = Job, description = "Stored; with `wait`: it ended in time"),
+        (status = 200, body = Job, description = "The same job: its idempotency key was seen"),
+        (status = 202, body = Job, description = "The wait ended before the job did"),
+        (status = 400, body = ProblemDocument, description = "`bad_request`, naming the field"),
+        (status = 404, body = ProblemDocument, description = "`site_unknown`, or `not_found` for the blob"),
+        (status = 413, body = ProblemDocument, description = "`too_large`"),
+        (status = 422, body = ProblemDocument, description = "`idempotency_mismatch`"),
+        (status = 501, body = ProblemDocument, description = "`not_implemented`: client-signed envelopes"),
+        (status = "default", body = ProblemDocument),
+    )
+)]
+pub async fn submit(
+    caller: Allowed<JobsWrite>,
+    State(app): State<App>,
+    StrictQuery(query): StrictQuery<SubmitQuery>,
+    headers: HeaderMap,
+    JsonBytes(body): JsonBytes,
+) -> Result<Response, Problem> {
+    let wait = match query.wait {
+        None => None,
+        Some(seconds @ 1..=MAX_WAIT_S) => Some(Duration::from_secs(seconds)),
+        Some(other) => {
+            return Err(Problem::bad_request(format!(
+                "wait: must be 1 to {MAX_WAIT_S} seconds, found {other}"
+            )));
+        }
+    };
+    let key = submission::idempotency_key(&headers)?;
+    let checked = Checked::read(&body)?;
+    if !app.store.site_exists(caller.tenant.clone(), checked.site.clone()).await? {
+        return Err(store::Error::SiteUnknown(checked.site).into());
+    }
+    let payload = payload(&app, &caller.tenant, &checked).await?;
+    let digest = checked.digest(payload.as_ref().map(|payload| &payload.sha256));
+    let created_at = clock::now();
+    let job = NewJob {
+        id: JobId::from(clock::new_uuid7()),
+        tenant: caller.tenant.clone(),
+        site: checked.site,
+        resource: checked.resource,
+        operation: checked.operation,
+        params: checked.params,
+        payload,
+        deadline: created_at + SignedDuration::from_secs(checked.deadline_s.into()),
+        deadline_s: checked.deadline_s,
+        timeout_s: checked.timeout_s,
+        max_attempts: checked.max_attempts,
+        order_key: checked.order_key,
+        on_failure: checked.on_failure,
+        priority: checked.priority,
+        labels: checked.labels,
+        idempotency: key.map(|key| (key, digest)),
+        traceparent: submission::traceparent(&headers),
+        created_at,
+    };
+    let store::Submitted { mut job, created } = app.store.submit(job).await?;
+    app.metrics.submission(created);
+    let mut status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    if let Some(wait) = wait {
+        job = tokio::select! {
+            waited = app.store.wait(caller.tenant.clone(), job.id, wait) => waited?,
+            () = app.stop.cancelled() => app.store.job(caller.tenant, job.id).await?,
+        };
+        if !job.state.is_settled() {
+            status = StatusCode::ACCEPTED;
+        }
+    }
+    let location = format!("/v1/jobs/{}", job.id);
+    Ok(with_header((status, Json(job)).into_response(), header::LOCATION, &location))
+}
+
+/// Finds or stores a submission's payload.
+async fn payload(app: &App, tenant: &Name, checked: &Checked) -> Result<Option<PayloadRef>, Problem> {
+    let Some(payload) = &checked.payload else { return Ok(None) };
+    let media_type = payload.media_type.clone();
+    let stored = match &payload.content {
+        PayloadContent::Inline(bytes) if bytes.len() <= MAX_INLINE_PAYLOAD => PayloadRef {
+            blob: BlobId::from(clock::new_uuid7()),
+            size: bytes.len() as u64,
+            sha256: Sha256::of(bytes),
+            media_type,
+            data: Some(Bytes::copy_from_slice(bytes)),
+        },
+        PayloadContent::Inline(bytes) => {
+            let whole = futures_util::stream::iter([Ok::<_, Infallible>(Bytes::copy_from_slice(bytes))]);
+            let info = app.blobs.put_stream(tenant.clone(), Some(media_type.clone()), None, whole).await?;
+            PayloadRef { blob: info.id, size: info.size, sha256: info.sha256, media_type, data: None }
+        }
+        PayloadContent::Blob(blob) => {
+            let info = app.blobs.info(tenant.clone(), *blob).await.map_err(|error| match error {
+                store::Error::NotFound(_) => Problem::not_found(format!(
+                    "payload.blob: there is no blob {blob}; upload it first with POST /v1/blobs"
+                )),
+                error => error.into(),
+            })?;
+            PayloadRef { blob: info.id, size: info.size, sha256: info.sha256, media_type, data: None }
+        }
+    };
+    Ok(Some(stored))
+}
+
+/// Which jobs to list.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// Only of this site.
+    #[param(value_type = Option<String>)]
+    site: Option<Name>,
+    /// Only of this resource.
+    #[param(value_type = Option<String>)]
+    resource: Option<Name>,
+    /// Only in this state.
+    #[param(inline)]
+    state: Option<JobState>,
+    /// Only submitted at this time or later.
+    #[param(value_type = Option<String>, format = "date-time")]
+    since: Option<Timestamp>,
+    /// Only submitted before this time.
+    #[param(value_type = Option<String>, format = "date-time")]
+    until: Option<Timestamp>,
+    /// At most so many, 1 to 500; default 50.
+    limit: Option<u64>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// Lists jobs, newest first.
+#[utoipa::path(
+    get, path = "/v1/jobs", tag = "jobs", params(ListQuery),
+    responses((status = 200, body = List<Job>), (status = "default", body = ProblemDocument))
+)]
+pub async fn list(
+    caller: Allowed<JobsRead>,
+    State(app): State<App>,
+    StrictQuery(query): StrictQuery<ListQuery>,
+) -> Result<Json<List<Job>>, Problem> {
+    let filter = JobFilter {
+        tenant: caller.tenant,
+        site: query.site,
+        resource: query.resource,
+        state: query.state,
+        since: query.since,
+        until: query.until,
+        limit: page_size(query.limit)?,
+        cursor: query.cursor,
+    };
+    let page = app.store.list_jobs(filter).await?;
+    Ok(Json(List { items: page.items, next_cursor: page.next_cursor }))
+}
+
+/// One job.
+#[utoipa::path(
+    get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path)),
+    responses((status = 200, body = Job), (status = "default", body = ProblemDocument))
+)]
+pub async fn show(
+    caller: Allowed<JobsRead>,
+    State(app): State<App>,
+    Path(job): Path<String>,
+) -> Result<Json<Job>, Problem> {
+    Ok(Json(app.store.job(caller.tenant, id("job", &job)?).await?))
+}
+
+/// What `cancel` takes.
+#[derive(Default, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cancel {
+    /// Ends a lost attempt as `unknown`: not built yet.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Cancels a job: at once if no agent has it, else as soon as the agent has stopped.
+#[utoipa::path(
+    post, path = "/v1/jobs/{id}/cancel", tag = "jobs", params(("id" = String, Path)),
+    request_body = Option<Cancel>,
+    responses(
+        (status = 200, body = Job),
+        (status = 409, body = ProblemDocument, description = "`conflict`: it has ended already"),
+        (status = 501, body = ProblemDocument, description = "`not_implemented`: force"),
+        (status = "default", body = ProblemDocument),
+    )
+)]
+pub async fn cancel(
+    caller: Allowed<JobsWrite>,
+    State(app): State<App>,
+    Path(job): Path<String>,
+    OptionalJson(wish): OptionalJson<Cancel>,
+) -> Result<Json<Job>, Problem> {
+    if wish.force {
+        return Err(Problem::not_implemented("cancel with force"));
+    }
+    Ok(Json(app.store.cancel(caller.tenant, id("job", &job)?).await?))
+}
+
+/// What `retry` takes.
+#[derive(Default, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Retry {
+    /// A new client-signed envelope: not built yet.
+    #[schema(value_type = Option<String>)]
+    envelope: Option<Value>,
+}
+
+/// Gives a settled job a new deadline and new attempts.
+#[utoipa::path(
+    post, path = "/v1/jobs/{id}/retry", tag = "jobs", params(("id" = String, Path)),
+    request_body = Option<Retry>,
+    responses(
+        (status = 200, body = Job),
+        (status = 409, body = ProblemDocument, description = "`conflict`: its state forbids it"),
+        (status = 501, body = ProblemDocument, description = "`not_implemented`: client-signed envelopes"),
+        (status = "default", body = ProblemDocument),
+    )
+)]
+pub async fn retry(
+    caller: Allowed<JobsWrite>,
+    State(app): State<App>,
+    Path(job): Path<String>,
+    OptionalJson(wish): OptionalJson<Retry>,
+) -> Result<Json<Job>, Problem> {
+    if wish.envelope.is_some() {
+        return Err(Problem::not_implemented("a retry with a client-signed envelope"));
+    }
+    Ok(Json(app.store.retry(caller.tenant, id("job", &job)?).await?))
+}
+
+/// Closes an `unknown` job: not built yet.
+#[utoipa::path(
+    post, path = "/v1/jobs/{id}/resolve", tag = "jobs", params(("id" = String, Path)),
+    responses((status = 501, body = ProblemDocument, description = "`not_implemented`"))
+)]
+pub async fn resolve(
+    caller: Allowed<JobsWrite>,
+    State(app): State<App>,
+    Path(job): Path<String>,
+) -> Result<Json<Job>, Problem> {
+    app.store.job(caller.tenant, id("job", &job)?).await?;
+    Err(Problem::not_implemented("resolve"))
+}
+
+/// The output payload.
+#[utoipa::path(
+    get, path = "/v1/jobs/{id}/output", tag = "jobs",
+    params(("id" = String, Path), ("Range" = Option<String>, Header)),
+    responses(
+        (status = 200, description = "The whole", content_type = "*/*"),
+        (status = 206, description = "The range", content_type = "*/*"),
+        (status = 416, body = ProblemDocument, description = "The range lies outside"),
+        (status = "default", body = ProblemDocument),
+    )
+)]
+pub async fn output(
+    caller: Allowed<JobsRead>,
+    State(app): State<App>,
+    Path(job): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let (output, content) = app.store.output(caller.tenant, id("job", &job)?).await?;
+    Download { content, size: output.size, sha256: output.sha256, media_type: &output.media_type }
+        .answer(&headers)
+        .await
+}
+
+/// A real-time call: not built yet.
+#[utoipa::path(
+    post, path = "/v1/calls", tag = "calls",
+    responses((status = 501, body = ProblemDocument, description = "`not_implemented`"))
+)]
+pub async fn call(_: Allowed<JobsWrite>) -> Problem {
+    Problem::not_implemented("POST /v1/calls")
+}

@@ -1,0 +1,148 @@
+//! The hub's own figures for Prometheus; labels come from closed sets only.
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+use std::{fmt, sync::Arc, time::Duration};
+
+/// The labels of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Request {
+    method: &'static str,
+    route: String,
+    status: u16,
+}
+
+/// Counters and gauges of one hub.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    requests: Family<Request, Counter>,
+    seconds: Histogram,
+    submitted: Counter,
+    repeated: Counter,
+    enrolments: Counter,
+    refused_agents: Counter,
+    agents_online: Gauge,
+    event_streams: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("passerelle_hub");
+        let metrics = Self {
+            requests: Family::default(),
+            // 1 ms to about 65 s: a submission up to a long wait.
+            seconds: Histogram::new(exponential_buckets(0.001, 2.0, 17)),
+            submitted: Counter::default(),
+            repeated: Counter::default(),
+            enrolments: Counter::default(),
+            refused_agents: Counter::default(),
+            agents_online: Gauge::default(),
+            event_streams: Gauge::default(),
+            registry: Arc::default(),
+        };
+        let m = &metrics;
+        registry.register("http_requests", "HTTP requests answered", m.requests.clone());
+        registry.register("http_request_seconds", "Time to the head of the answer", m.seconds.clone());
+        registry.register("jobs_submitted", "Jobs stored on submission", m.submitted.clone());
+        registry.register("jobs_repeated", "Submissions answered by an idempotency key", m.repeated.clone());
+        registry.register("enrolments", "Agents enrolled", m.enrolments.clone());
+        registry.register("agents_refused", "Refused enrolments and tunnels", m.refused_agents.clone());
+        registry.register("agents_online", "Agents with an open tunnel", m.agents_online.clone());
+        registry.register("event_streams", "Clients following the events", m.event_streams.clone());
+        Self { registry: Arc::new(registry), ..metrics }
+    }
+}
+
+impl Metrics {
+    /// An answered request. `route` is the route's template, never the path.
+    pub fn request(&self, method: &http::Method, route: &str, status: u16, took: Duration) {
+        let labels = Request { method: known(method), route: route.to_owned(), status };
+        self.requests.get_or_create(&labels).inc();
+        self.seconds.observe(took.as_secs_f64());
+    }
+
+    /// A submission was answered; `created` unless its idempotency key was seen.
+    pub fn submission(&self, created: bool) {
+        if created { &self.submitted } else { &self.repeated }.inc();
+    }
+
+    /// An agent enrolled.
+    pub fn enrolment(&self) {
+        self.enrolments.inc();
+    }
+
+    /// An enrolment or a tunnel was refused.
+    pub fn agent_refused(&self) {
+        self.refused_agents.inc();
+    }
+
+    /// An event stream opened; it counts until the guard is dropped.
+    #[must_use]
+    pub fn event_stream(&self) -> StreamGuard {
+        self.event_streams.inc();
+        StreamGuard(self.event_streams.clone())
+    }
+
+    /// The text format (OpenMetrics 1.0).
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn render(&self, agents_online: usize) -> Result<String, fmt::Error> {
+        self.agents_online.set(i64::try_from(agents_online).unwrap_or(i64::MAX));
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+/// Counts an open event stream.
+pub struct StreamGuard(Gauge);
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn known(method: &http::Method) -> &'static str {
+    match *method {
+        http::Method::GET => "GET",
+        http::Method::HEAD => "HEAD",
+        http::Method::POST => "POST",
+        http::Method::PATCH => "PATCH",
+        http::Method::PUT => "PUT",
+        http::Method::DELETE => "DELETE",
+        _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_rendered_and_unknown_methods_share_a_label() {
+        let metrics = Metrics::default();
+        metrics.request(&http::Method::GET, "/v1/jobs/{id}", 200, Duration::from_millis(3));
+        metrics.request(&"BREW".parse().unwrap(), "none", 405, Duration::ZERO);
+        let stream = metrics.event_stream();
+        let text = metrics.render(2).unwrap();
+        assert!(text.contains(
+            r#"passerelle_hub_http_requests_total{method="GET",route="/v1/jobs/{id}",status="200"} 1"#
+        ));
+        assert!(text.contains(r#"method="other""#));
+        assert!(text.contains("passerelle_hub_agents_online 2"));
+        assert!(text.contains("passerelle_hub_event_streams 1"));
+        drop(stream);
+        assert!(metrics.render(2).unwrap().contains("passerelle_hub_event_streams 0"));
+    }
+}

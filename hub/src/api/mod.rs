@@ -1,0 +1,201 @@
+//! The hub's HTTP interface: `/v1` for clients, `/agent/v1` for agents, health and metrics.
+//!
+//! Every route is registered through `routes!`, which puts it into the router and into the OpenAPI document at once.
+//! Handlers name their scope by their first argument; all refusals are problem documents.
+
+mod agent;
+mod agents;
+pub mod auth;
+mod blobs;
+mod body;
+mod events;
+mod health;
+mod jobs;
+mod metrics;
+mod observe;
+mod problem;
+mod range;
+mod sites;
+mod submission;
+mod upload;
+
+pub use metrics::Metrics;
+pub use problem::{Problem, ProblemDocument};
+
+use crate::{blobs::Blobs, store, store::Store, tunnel::Tunnel};
+use axum::{Router, extract::State, http::Uri, response::Response};
+use http::{HeaderValue, Method, StatusCode, header};
+use passerelle_protocol::ApiCode;
+use std::sync::Arc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use utoipa::openapi::{
+    InfoBuilder, OpenApi, OpenApiBuilder, SecurityRequirement,
+    security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+/// The largest blob, unless configured: 16 GiB.
+pub const MAX_BLOB: u64 = 16 << 30;
+
+/// What the handlers share: cheap handles.
+#[derive(Clone)]
+pub struct App {
+    /// The store.
+    pub store: Store,
+    /// The blobs.
+    pub blobs: Blobs,
+    /// The live sessions.
+    pub tunnel: Tunnel,
+    /// The figures.
+    pub metrics: Arc<Metrics>,
+    /// The largest blob that is taken.
+    pub max_blob: u64,
+    /// Whether `/metrics` is answered without a key: only where nobody but this machine can ask.
+    pub open_metrics: bool,
+    /// Set when the hub ends: event streams and waits end early.
+    pub stop: CancellationToken,
+    /// Uploads go on here when their request is cut, until what arrived is stored.
+    pub tasks: TaskTracker,
+    document: Arc<OnceDocument>,
+}
+
+type OnceDocument = std::sync::OnceLock<String>;
+
+impl App {
+    /// An interface over `store`.
+    #[must_use]
+    pub fn new(store: Store, max_blob: u64, open_metrics: bool, stop: CancellationToken) -> Self {
+        Self {
+            blobs: Blobs::new(store.clone()),
+            tunnel: Tunnel::new(store.clone()),
+            store,
+            metrics: Arc::default(),
+            max_blob,
+            open_metrics,
+            stop,
+            tasks: TaskTracker::new(),
+            document: Arc::default(),
+        }
+    }
+
+    /// The router that answers requests.
+    pub fn router(&self) -> Router {
+        let (router, _) = api().split_for_parts();
+        router
+            .fallback(no_such_route)
+            .method_not_allowed_fallback(wrong_method)
+            .layer(axum::middleware::from_fn_with_state(self.clone(), observe::observe))
+            .with_state(self.clone())
+    }
+
+    fn openapi(&self) -> &str {
+        self.document.get_or_init(|| openapi().to_json().unwrap_or_default())
+    }
+}
+
+/// The OpenAPI document of this hub.
+#[must_use]
+pub fn openapi() -> OpenApi {
+    api().split_for_parts().1
+}
+
+fn api() -> OpenApiRouter<App> {
+    let info = InfoBuilder::new()
+        .title("Passerelle hub")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some("Jobs on private resources, carried out by agents that dial out to this hub."));
+    let key = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("An API key of a tenant."));
+    let mut document = OpenApiBuilder::new()
+        .info(info.build())
+        .security(Some([SecurityRequirement::new("api_key", Vec::<String>::new())]))
+        .build();
+    document
+        .components
+        .get_or_insert_default()
+        .add_security_scheme("api_key", SecurityScheme::Http(key.build()));
+    OpenApiRouter::with_openapi(document)
+        .routes(routes!(jobs::submit, jobs::list))
+        .routes(routes!(jobs::show))
+        .routes(routes!(jobs::cancel))
+        .routes(routes!(jobs::retry))
+        .routes(routes!(jobs::resolve))
+        .routes(routes!(jobs::output))
+        .routes(routes!(jobs::call))
+        .routes(routes!(blobs::create))
+        .routes(routes!(blobs::offset, blobs::append, blobs::download))
+        .routes(routes!(sites::list))
+        .routes(routes!(sites::resources))
+        .routes(routes!(agents::list))
+        .routes(routes!(agents::revoke))
+        .routes(routes!(events::follow))
+        .routes(routes!(health::document))
+        .routes(routes!(health::alive))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::figures))
+        .routes(routes!(agent::enrol))
+        .routes(routes!(agent::tunnel))
+        .routes(routes!(agent::payload))
+        .routes(routes!(agent::output_open, agent::output_offset, agent::output_append))
+}
+
+async fn no_such_route(State(_): State<App>, uri: Uri) -> Problem {
+    Problem::not_found(format!("nothing is at {}; GET /v1/openapi.json lists all calls", uri.path()))
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Problem {
+    let detail = format!("{} does not take {method}; see the Allow header", uri.path());
+    Problem::bad_request(detail).status(StatusCode::METHOD_NOT_ALLOWED)
+}
+
+impl From<store::Error> for Problem {
+    fn from(error: store::Error) -> Self {
+        match error {
+            store::Error::Internal(cause) => Self::internal(&cause),
+            store::Error::Offset(offset) => {
+                let at = HeaderValue::from(offset);
+                Self::new(
+                    ApiCode::Conflict,
+                    format!("the upload stands at offset {offset}; go on from there"),
+                )
+                .header(upload::OFFSET, at)
+            }
+            error => Self::new(error.code(), error.to_string()),
+        }
+    }
+}
+
+/// A list as the API shows it.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+pub struct List<T> {
+    /// The items.
+    items: Vec<T>,
+    /// Where the next page starts, as `cursor`; null on the last one.
+    next_cursor: Option<String>,
+}
+
+/// How many items a page has, of what was asked for.
+///
+/// # Errors
+/// 400 outside of 1 to 500.
+fn page_size(limit: Option<u64>) -> Result<usize, Problem> {
+    match limit.unwrap_or(50) {
+        limit @ 1..=500 => Ok(usize::try_from(limit).unwrap_or(500)),
+        limit => Err(Problem::bad_request(format!("limit: must be 1 to 500, found {limit}"))),
+    }
+}
+
+/// An id in a path: what is no UUID is the id of nothing.
+///
+/// # Errors
+/// 404.
+fn id<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, Problem> {
+    text.parse().map_err(|_| Problem::not_found(format!("there is no {what} {text}")))
+}
+
+/// Sets a header of an answer.
+fn with_header(mut response: Response, name: header::HeaderName, value: &str) -> Response {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
+    }
+    response
+}

@@ -1,0 +1,145 @@
+//! Blobs: whole and resumed uploads, digests, disk full, isolation.
+
+use super::*;
+use crate::testing::{Hub, name};
+use futures_util::stream;
+use std::convert::Infallible;
+
+fn body(chunks: &[&str]) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + use<> {
+    let chunks: Vec<_> = chunks.iter().map(|chunk| Ok(Bytes::from((*chunk).to_owned()))).collect();
+    stream::iter(chunks)
+}
+
+/// A body whose connection breaks after `chunk`.
+fn broken(chunk: &str) -> impl Stream<Item = Result<Bytes, String>> + Send + use<> {
+    stream::iter([Ok(Bytes::from(chunk.to_owned())), Err("connection reset".to_owned())])
+}
+
+fn files_in(folder: std::path::PathBuf) -> usize {
+    std::fs::read_dir(folder).unwrap().count()
+}
+
+async fn content(blobs: &Blobs, id: BlobId) -> Vec<u8> {
+    match blobs.open(name("acme"), id).await.unwrap().1 {
+        Content::File(path) => std::fs::read(path).unwrap(),
+        Content::Bytes(bytes) => bytes.to_vec(),
+    }
+}
+
+#[tokio::test]
+async fn the_same_content_is_stored_once_under_two_ids() {
+    let hub = Hub::new().await;
+    let blobs = Blobs::new(hub.store.clone());
+    let put = |media: Option<&str>| {
+        let (blobs, media) = (blobs.clone(), media.map(str::to_owned));
+        async move {
+            let expected = Some(Sha256::of(b"one two"));
+            blobs.put_stream(name("acme"), media, expected, body(&["one", " two"])).await.unwrap()
+        }
+    };
+    let (first, second) = (put(Some("text/plain")).await, put(None).await);
+    assert_ne!(first.id, second.id);
+    assert_eq!((first.size, first.sha256), (7, Sha256::of(b"one two")));
+    assert_eq!(content(&blobs, second.id).await, b"one two");
+    let digest = first.sha256.to_string();
+    assert_eq!(files_in(hub.dir.path().join("blobs").join(&digest[..2])), 1);
+    assert_eq!(files_in(hub.dir.path().join("uploads")), 0);
+    assert!(matches!(blobs.info(name("other"), first.id).await, Err(Error::NotFound(_))));
+}
+
+#[tokio::test]
+async fn a_wrong_digest_or_a_broken_body_leaves_nothing() {
+    let hub = Hub::new().await;
+    let blobs = Blobs::new(hub.store.clone());
+    let wrong = blobs.put_stream(name("acme"), None, Some(Sha256::of(b"x")), body(&["y"])).await;
+    assert_eq!(wrong, Err(Error::DigestMismatch { expected: Sha256::of(b"x"), actual: Sha256::of(b"y") }));
+    let cut = blobs.put_stream(name("acme"), None, None, broken("half")).await;
+    assert!(matches!(cut, Err(Error::BadRequest(_))), "{cut:?}");
+    assert_eq!(files_in(hub.dir.path().join("uploads")), 0);
+    assert_eq!(files_in(hub.dir.path().join("blobs")), 0);
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_where_it_stood_after_a_cut_and_a_restart() {
+    let hub = Hub::new().await;
+    let blobs = Blobs::new(hub.store.clone());
+    let expected = Some(Sha256::of(b"onetwothree"));
+    let id = blobs.create_upload(name("acme"), None, 11, expected).await.unwrap();
+    let stands = blobs.append(name("acme"), id, 0, broken("one")).await.unwrap();
+    assert_eq!(stands, UploadOffset { offset: 3, length: 11, blob: None });
+    assert_eq!(blobs.append(name("acme"), id, 0, body(&["one"])).await, Err(Error::Offset(3)));
+    drop(blobs);
+    let hub = hub.restart().await;
+    let blobs = Blobs::new(hub.store.clone());
+    assert_eq!(blobs.upload_offset(name("acme"), id).await.unwrap().offset, 3);
+    assert_eq!(blobs.append(name("acme"), id, 3, body(&["two"])).await.unwrap().offset, 6);
+    let done = blobs.append(name("acme"), id, 6, body(&["th", "ree"])).await.unwrap();
+    let blob = done.blob.clone().unwrap();
+    assert_eq!((done.offset, blob.id, blob.sha256), (11, id, Sha256::of(b"onetwothree")));
+    assert_eq!(blobs.upload_offset(name("acme"), id).await.unwrap(), done);
+    assert_eq!(content(&blobs, id).await, b"onetwothree");
+    assert_eq!(files_in(hub.dir.path().join("uploads")), 0);
+}
+
+#[tokio::test]
+async fn a_wrong_upload_begins_anew_and_a_longer_one_is_refused() {
+    let hub = Hub::new().await;
+    let blobs = Blobs::new(hub.store.clone());
+    let id = blobs.create_upload(name("acme"), None, 3, Some(Sha256::of(b"abc"))).await.unwrap();
+    let wrong = blobs.append(name("acme"), id, 0, body(&["abx"])).await;
+    assert!(matches!(wrong, Err(Error::DigestMismatch { .. })));
+    assert_eq!(blobs.upload_offset(name("acme"), id).await.unwrap().offset, 0);
+    assert!(matches!(blobs.append(name("acme"), id, 0, body(&["abcd"])).await, Err(Error::BadRequest(_))));
+    assert!(blobs.append(name("acme"), id, 0, body(&["abc"])).await.unwrap().blob.is_some());
+    for (tenant, id) in [("other", id), ("acme", BlobId::from(clock::new_uuid7()))] {
+        assert!(matches!(blobs.upload_offset(name(tenant), id).await, Err(Error::NotFound(_))));
+    }
+}
+
+#[tokio::test]
+async fn an_empty_upload_is_complete_at_once() {
+    let hub = Hub::new().await;
+    let blobs = Blobs::new(hub.store.clone());
+    let id = blobs.create_upload(name("acme"), None, 0, None).await.unwrap();
+    assert_eq!(blobs.info(name("acme"), id).await.unwrap().sha256, Sha256::of(b""));
+}
+
+#[tokio::test]
+async fn a_newer_request_ends_one_that_hangs() {
+    let hub = Hub::new().await;
+    let blobs = Blobs::new(hub.store.clone());
+    let id = blobs.create_upload(name("acme"), None, 6, None).await.unwrap();
+    let (sent, hanging) = tokio::sync::mpsc::channel::<Result<Bytes, Infallible>>(1);
+    sent.send(Ok(Bytes::from_static(b"abc"))).await.unwrap();
+    let stream = stream::unfold(hanging, |mut rx| async { rx.recv().await.map(|item| (item, rx)) });
+    let older = blobs.clone();
+    let older = tokio::spawn(async move { older.append(name("acme"), id, 0, stream).await });
+    // Taken: the channel of one place is empty again.
+    let _place = sent.reserve().await.unwrap();
+    let stands = blobs.upload_offset(name("acme"), id).await.unwrap();
+    assert_eq!(stands.offset, 3);
+    assert_eq!(older.await.unwrap().unwrap().offset, 3);
+    assert!(blobs.append(name("acme"), id, 3, body(&["def"])).await.unwrap().blob.is_some());
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_as_such() {
+    let mut receiver = Receiver::open(std::path::Path::new("/dev/full")).await.unwrap();
+    let taken = receiver.take_all(body(&["some bytes"]), 100).await;
+    let synced = receiver.sync().await;
+    assert!(taken == Err(Error::Full) || synced == Err(Error::Full), "{taken:?} {synced:?}");
+}
+
+#[tokio::test]
+async fn uploads_that_stood_still_for_a_day_are_given_up() {
+    let hub = Hub::new().await;
+    let blobs = Blobs::new(hub.store.clone());
+    let old = blobs.create_upload(name("acme"), None, 6, None).await.unwrap();
+    let fresh = blobs.create_upload(name("acme"), None, 6, None).await.unwrap();
+    let path = hub.store.files().upload(old);
+    let yesterday = SystemTime::now() - Duration::from_secs(25 * 3600);
+    std::fs::OpenOptions::new().write(true).open(path).unwrap().set_modified(yesterday).unwrap();
+    assert_eq!(blobs.sweep().await.unwrap(), 1);
+    assert!(matches!(blobs.upload_offset(name("acme"), old).await, Err(Error::NotFound(_))));
+    assert_eq!(blobs.upload_offset(name("acme"), fresh).await.unwrap().offset, 0);
+}

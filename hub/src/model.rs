@@ -1,0 +1,537 @@
+//! What the hub stores and shows: jobs, attempts, tenants, sites, agents, keys, tokens, blobs.
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use passerelle_protocol::{AgentId, BlobId, Code, CommitMode, Effect, JobId, Name, Repeat, Sha256, Verdict};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::{collections::BTreeMap, str::FromStr};
+
+/// The state of a job. `failed`, `cancelled`, `expired`, `unknown` are settled: only an explicit retry, an operator's
+/// resolve or a late report of success changes them. `succeeded` and `denied` are final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Waits for a place at an agent.
+    Queued,
+    /// Offered to an agent, or accepted by it; the connector has not started.
+    Offered,
+    /// The connector has started.
+    Running,
+    /// Waits for the time of its next attempt.
+    Waiting,
+    /// Took effect.
+    Succeeded,
+    /// Failed; settled.
+    Failed,
+    /// The agent's local policy forbids it; final.
+    Denied,
+    /// Cancelled; settled.
+    Cancelled,
+    /// Not started by its deadline; settled.
+    Expired,
+    /// Nobody can tell whether it took effect; settled.
+    Unknown,
+}
+
+impl JobState {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::Queued,
+        Self::Offered,
+        Self::Running,
+        Self::Waiting,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Denied,
+        Self::Cancelled,
+        Self::Expired,
+        Self::Unknown,
+    ];
+
+    /// The state as it travels and is stored.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Offered => "offered",
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Denied => "denied",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Nothing changes it any more.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Denied)
+    }
+
+    /// Final, or changed only by a retry, an operator's resolve or a late report of success.
+    #[must_use]
+    pub fn is_settled(self) -> bool {
+        match self {
+            Self::Queued | Self::Offered | Self::Running | Self::Waiting => false,
+            Self::Succeeded
+            | Self::Failed
+            | Self::Denied
+            | Self::Cancelled
+            | Self::Expired
+            | Self::Unknown => true,
+        }
+    }
+}
+
+impl FromStr for JobState {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.iter().copied().find(|state| state.as_str() == text).ok_or(())
+    }
+}
+
+/// How a job is submitted, after validation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewJob {
+    /// The id, made by the caller.
+    pub id: JobId,
+    /// The tenant.
+    pub tenant: Name,
+    /// The site; it exists.
+    pub site: Name,
+    /// The resource; need not be announced yet.
+    pub resource: Name,
+    /// The operation.
+    pub operation: Name,
+    /// Its parameters: a JSON object.
+    pub params: Value,
+    /// Its payload, already stored as a blob of the tenant.
+    pub payload: Option<PayloadRef>,
+    /// It starts by then.
+    pub deadline: Timestamp,
+    /// The `deadline_s` it was submitted with; `retry` counts a new deadline from it.
+    pub deadline_s: u32,
+    /// An attempt without progress for this many seconds ends.
+    pub timeout_s: u32,
+    /// How many attempts it may have.
+    pub max_attempts: u32,
+    /// Jobs of the same key on a resource run in order (enforced by a later issue; stored and signed now).
+    pub order_key: Option<String>,
+    /// `hold` or `continue`.
+    pub on_failure: Option<String>,
+    /// 0 to 9; 9 first.
+    pub priority: u8,
+    /// The client's labels.
+    pub labels: BTreeMap<String, String>,
+    /// The client's idempotency key and the digest of the submitted body.
+    pub idempotency: Option<(String, Sha256)>,
+    /// W3C trace context of the request.
+    pub traceparent: Option<String>,
+    /// When it was submitted.
+    pub created_at: Timestamp,
+}
+
+/// A payload: a stored blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PayloadRef {
+    /// The blob.
+    pub blob: BlobId,
+    /// Size in bytes.
+    pub size: u64,
+    /// Digest.
+    pub sha256: Sha256,
+    /// Media type.
+    pub media_type: String,
+    /// The content, if it came with the job (at most [`MAX_INLINE_PAYLOAD`](passerelle_protocol::limits::MAX_INLINE_PAYLOAD)
+    /// bytes): stored in the job's own transaction under the new id `blob`. `None`: `blob` is stored already.
+    pub data: Option<Bytes>,
+}
+
+/// A job, as the API shows it (contract §3).
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Job {
+    /// UUID v7.
+    #[schema(value_type = String, format = "uuid")]
+    pub id: JobId,
+    /// The tenant.
+    #[schema(value_type = String)]
+    pub tenant: Name,
+    /// The site.
+    #[schema(value_type = String)]
+    pub site: Name,
+    /// The resource.
+    #[schema(value_type = String)]
+    pub resource: Name,
+    /// The operation.
+    #[schema(value_type = String)]
+    pub operation: Name,
+    /// Its parameters.
+    #[schema(value_type = Object)]
+    pub params: Value,
+    /// Where it stands.
+    pub state: JobState,
+    /// When it was submitted.
+    #[schema(value_type = String, format = "date-time")]
+    pub created_at: Timestamp,
+    /// It starts by then.
+    #[schema(value_type = String, format = "date-time")]
+    pub deadline: Timestamp,
+    /// When it came to a final or settled state.
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub finished_at: Option<Timestamp>,
+    /// When a `waiting` job is tried again.
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub next_attempt_at: Option<Timestamp>,
+    /// 0 to 9; 9 first.
+    pub priority: u8,
+    /// How many attempts it may have.
+    pub max_attempts: u32,
+    /// Without progress for this many seconds an attempt ends.
+    pub timeout_s: u32,
+    /// Jobs of the same key on a resource run in order.
+    pub order_key: Option<String>,
+    /// The client's labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its attempts so far.
+    pub attempts: Vec<AttemptView>,
+    /// How far the current attempt is.
+    pub progress: Option<ProgressView>,
+    /// The operation's result.
+    #[schema(value_type = Object)]
+    pub result: Option<Value>,
+    /// The output payload.
+    pub output: Option<OutputView>,
+    /// The agent's receipt, a compact JWS.
+    pub receipt: Option<String>,
+    /// Why it is not `succeeded`.
+    pub error: Option<ErrorView>,
+}
+
+/// One attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct AttemptView {
+    /// Counted from 1.
+    pub number: u32,
+    /// The agent.
+    #[schema(value_type = String, format = "uuid")]
+    pub agent: AgentId,
+    /// When the agent said that it is in its journal.
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub accepted_at: Option<Timestamp>,
+    /// When the connector started.
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub finished_at: Option<Timestamp>,
+    /// `retry`, `permanent`, `denied`, `cancelled`; null on success.
+    #[schema(value_type = Option<String>)]
+    pub verdict: Option<Verdict>,
+    /// `applied`, `not_applied`, `unknown`.
+    #[schema(value_type = Option<String>)]
+    pub effect: Option<Effect>,
+    /// The code of its failure.
+    #[schema(value_type = Option<String>)]
+    pub code: Option<Code>,
+    /// The public sentence of its failure.
+    pub message: Option<String>,
+}
+
+/// How far an attempt is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct ProgressView {
+    /// Bytes moved.
+    pub bytes_done: u64,
+    /// Bytes to move, if known.
+    pub bytes_total: Option<u64>,
+}
+
+/// An output payload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct OutputView {
+    /// Size in bytes.
+    pub size: u64,
+    /// Digest.
+    #[schema(value_type = String)]
+    pub sha256: Sha256,
+    /// Media type.
+    pub media_type: String,
+}
+
+/// Why a job is not `succeeded`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct ErrorView {
+    /// The stable code.
+    #[schema(value_type = String)]
+    pub code: Code,
+    /// One public sentence.
+    pub message: String,
+    /// What the last attempt did.
+    #[schema(value_type = String)]
+    pub effect: Effect,
+}
+
+/// A tenant's subscription tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tier {
+    /// The only one with hybrid mode.
+    Enterprise,
+    /// Without hybrid mode.
+    Professional,
+    /// Without hybrid mode.
+    Standard,
+}
+
+impl Tier {
+    /// The tier as it is written.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enterprise => "enterprise",
+            Self::Professional => "professional",
+            Self::Standard => "standard",
+        }
+    }
+}
+
+impl FromStr for Tier {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Enterprise, Self::Professional, Self::Standard]
+            .into_iter()
+            .find(|tier| tier.as_str() == text)
+            .ok_or("a tier is enterprise, professional or standard")
+    }
+}
+
+/// Who calls the API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The API key's id.
+    pub key: String,
+    /// Its tenant.
+    pub tenant: Name,
+    /// Its scopes: `jobs:read`, `jobs:write`, `sites:read`, `agents:read`, `agents:write`, `blobs:write`, `events:read`.
+    pub scopes: Vec<String>,
+}
+
+/// An enrolled agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentRecord {
+    /// Its id.
+    pub id: AgentId,
+    /// Its tenant.
+    pub tenant: Name,
+    /// Its site.
+    pub site: Name,
+    /// `orchestrator` or `hub`.
+    pub application: String,
+    /// Its name.
+    pub name: Name,
+    /// Its public key, base64url.
+    pub public_key: String,
+    /// Its software version.
+    pub version: String,
+    /// When it enrolled.
+    pub enrolled_at: Timestamp,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+    /// Its current or last connection.
+    pub connected_at: Option<Timestamp>,
+    /// When it was last heard.
+    pub last_seen_at: Option<Timestamp>,
+}
+
+/// An attempt to be offered: all that envelope, ticket and offer are made from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttemptToOffer {
+    /// The job.
+    pub job: NewJob,
+    /// The attempt's number.
+    pub attempt: u32,
+    /// Whether it must ask before its effect.
+    pub commit: CommitMode,
+}
+
+/// A tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TenantRecord {
+    /// Its name.
+    pub name: Name,
+    /// Its tier.
+    pub tier: Tier,
+    /// When it was created.
+    pub created_at: Timestamp,
+}
+
+/// An API key, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ApiKeyRecord {
+    /// Its id.
+    pub id: String,
+    /// Its tenant.
+    pub tenant: Name,
+    /// Its scopes.
+    pub scopes: Vec<String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// An enrolment token, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EnrolmentTokenRecord {
+    /// Its id.
+    pub id: String,
+    /// Its tenant.
+    pub tenant: Name,
+    /// Its site.
+    pub site: Name,
+    /// `orchestrator` or `hub`.
+    pub application: String,
+    /// How many agents it may still enrol.
+    pub uses_left: u32,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Not taken after.
+    pub expires_at: Timestamp,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// A site, as the API shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct SiteSummary {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: Name,
+    /// Its enrolled agents that are not revoked.
+    pub agents: u64,
+    /// Those with a live session.
+    pub agents_online: u64,
+    /// Its jobs in state `queued`.
+    pub jobs_queued: u64,
+}
+
+/// A resource that at least one live agent of the site announces.
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct ResourceView {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: Name,
+    /// Its kind of connector.
+    #[schema(value_type = String)]
+    pub connector: Name,
+    /// What it can do and the local policy allows.
+    pub operations: Vec<OperationView>,
+    /// Its limits, summed over the agents.
+    pub limits: LimitsView,
+    /// Whether it is paused locally; null until agents tell.
+    #[schema(value_type = Option<Object>)]
+    pub paused: Option<Value>,
+    /// `closed`, `open`, `half_open`.
+    pub breaker: String,
+}
+
+/// An operation of a resource.
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct OperationView {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: Name,
+    /// JSON Schema of its parameters.
+    #[schema(value_type = Object)]
+    pub params_schema: Value,
+    /// `safe`, `with_key`, `never`.
+    #[schema(value_type = String)]
+    pub repeat: Repeat,
+}
+
+/// A resource's limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct LimitsView {
+    /// Jobs at once.
+    pub max_concurrent: u32,
+    /// Attempts started per minute; null: no limit.
+    pub rate_per_minute: Option<u32>,
+}
+
+/// A live session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Live {
+    /// When the agent connected.
+    pub connected_at: Timestamp,
+    /// When it was last heard.
+    pub last_seen_at: Timestamp,
+    /// How many attempts it holds or is offered.
+    pub jobs_running: u64,
+}
+
+/// Which jobs to list; newest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobFilter {
+    /// Of this tenant.
+    pub tenant: Name,
+    /// Of this site.
+    pub site: Option<Name>,
+    /// Of this resource.
+    pub resource: Option<Name>,
+    /// In this state.
+    pub state: Option<JobState>,
+    /// Submitted at this time or later.
+    pub since: Option<Timestamp>,
+    /// Submitted before this time.
+    pub until: Option<Timestamp>,
+    /// At most so many (1 to 500; others are cut to it).
+    pub limit: usize,
+    /// Where the page before ended: its [`Page::next_cursor`].
+    pub cursor: Option<String>,
+}
+
+/// One page of a list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page<T> {
+    /// The items.
+    pub items: Vec<T>,
+    /// Where the next page starts; `None` on the last one.
+    pub next_cursor: Option<String>,
+}
+
+/// A stored blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobInfo {
+    /// Its id.
+    pub id: BlobId,
+    /// Size in bytes.
+    pub size: u64,
+    /// Digest.
+    pub sha256: Sha256,
+    /// Media type, if it was told.
+    pub media_type: Option<String>,
+}
+
+/// Something changed, committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Grows with each change; the id of its server-sent event.
+    pub seq: u64,
+    /// The tenant whose thing changed.
+    pub tenant: Name,
+    /// What changed.
+    pub kind: ChangeKind,
+}
+
+/// What changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ChangeKind {
+    /// A job.
+    Job(JobId),
+    /// An agent: enrolled, connected, gone, revoked.
+    Agent(AgentId),
+}

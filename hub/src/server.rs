@@ -1,0 +1,279 @@
+//! The listener: accepts connections, speaks TLS, serves HTTP/1.1 with upgrades, and ends politely.
+//!
+//! Every connection costs a permit for as long as its socket lives, upgraded ones too, and every wait on the peer
+//! is bounded: the handshake, a request's head, and a write that does not move.
+
+use axum::Router;
+use http::Request;
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use std::{
+    future::Future as _,
+    io,
+    path::{Path, PathBuf},
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, Sleep, sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::util::MapRequest;
+
+/// How many connections may be open, unless configured.
+pub const MAX_CONNECTIONS: usize = 4096;
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Also how long an idle connection is kept for its next request.
+const REQUEST_HEAD: Duration = Duration::from_secs(10);
+const WRITE_STALLED: Duration = Duration::from_secs(30);
+const MAX_HEADERS: usize = 100;
+const HEAD_BUFFER: usize = 64 * 1024;
+/// How long running requests may take after the signal to stop.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+/// Out of file descriptors or memory: let some connections end first.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why a certificate or key was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// Not readable as PEM.
+    #[error("{}: {reason}", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// rustls refuses the pair.
+    #[error("{}: certificate and key are refused: {reason}", file.display())]
+    Refused {
+        /// The certificate's file.
+        file: PathBuf,
+        /// Why.
+        reason: rustls::Error,
+    },
+}
+
+/// Reads a certificate chain and its key: TLS 1.2 and 1.3, HTTP/1.1 by ALPN.
+///
+/// # Errors
+/// See [`TlsError`].
+pub fn tls(certificate: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
+    let unreadable = |file: &Path, reason: String| TlsError::Unreadable { file: file.to_owned(), reason };
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|e| unreadable(certificate, format!("not a PEM certificate: {e}")))?;
+    if chain.is_empty() {
+        return Err(unreadable(certificate, "no certificate in it".to_owned()));
+    }
+    let private = PrivateKeyDer::from_pem_file(key)
+        .map_err(|e| unreadable(key, format!("not a PEM private key: {e}")))?;
+    let refused = |reason| TlsError::Refused { file: certificate.to_owned(), reason };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(refused)?
+        .with_no_client_auth()
+        .with_single_cert(chain, private)
+        .map_err(refused)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// A bound listener.
+pub struct Server {
+    /// Where connections come in.
+    pub listener: TcpListener,
+    /// TLS, unless plain HTTP is served.
+    pub tls: Option<TlsAcceptor>,
+    /// How many connections may be open.
+    pub max_connections: usize,
+}
+
+impl Server {
+    /// Serves until `stop`; then accepts nothing more and lets running requests finish within [`SHUTDOWN_GRACE`].
+    pub async fn run(self, router: Router, stop: CancellationToken) {
+        let permits = Arc::new(Semaphore::new(self.max_connections));
+        let connections = TaskTracker::new();
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = self.accept(&permits) => accepted,
+            };
+            match accepted {
+                Ok(socket) => {
+                    let (tls, router, stop) = (self.tls.clone(), router.clone(), stop.clone());
+                    connections.spawn(connection(socket, tls, router, stop));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "Could not accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(self.listener);
+        connections.close();
+        if timeout(SHUTDOWN_GRACE, connections.wait()).await.is_err() {
+            tracing::warn!(connections = connections.len(), "Ended with requests still running");
+        }
+    }
+
+    async fn accept(&self, permits: &Arc<Semaphore>) -> io::Result<Bounded<TcpStream>> {
+        let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
+        let (socket, _) = self.listener.accept().await?;
+        socket.set_nodelay(true)?;
+        Ok(Bounded { socket, stalled: None, within: WRITE_STALLED, _permit: permit })
+    }
+}
+
+async fn connection(
+    socket: Bounded<TcpStream>,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let Some(tls) = tls else { return serve(socket, router, stop).await };
+    let shaken = tokio::select! {
+        () = stop.cancelled() => return,
+        shaken = timeout(HANDSHAKE, tls.accept(socket)) => shaken,
+    };
+    match shaken {
+        Ok(Ok(stream)) => serve(stream, router, stop).await,
+        Ok(Err(error)) => tracing::debug!(%error, "A TLS handshake failed"),
+        Err(_) => tracing::debug!("A TLS handshake did not end in time"),
+    }
+}
+
+async fn serve<S>(stream: S, router: Router, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_HEAD)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(HEAD_BUFFER);
+    let used = Arc::new(AtomicBool::new(false));
+    let noted = Arc::clone(&used);
+    let service = TowerToHyperService::new(MapRequest::new(router, move |request: Request<Incoming>| {
+        noted.store(true, Ordering::Relaxed);
+        request
+    }));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        // hyper would wait for the first request of a connection that has had none.
+        () = stop.cancelled() => if used.load(Ordering::Relaxed) {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        } else {
+            return;
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "A connection ended with an error");
+    }
+}
+
+/// A socket that holds its permit, and whose writes fail when the peer takes nothing for a while.
+struct Bounded<S> {
+    socket: S,
+    stalled: Option<Pin<Box<Sleep>>>,
+    within: Duration,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl<S> Bounded<S> {
+    fn watched<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if result.is_ready() {
+            self.stalled = None;
+            return result;
+        }
+        let within = self.within;
+        let timer =
+            self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + within)));
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no data")))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write(cx, data);
+        self.watched(cx, written)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.socket).poll_flush(cx);
+        self.watched(cx, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, data);
+        self.watched(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt as _;
+
+    #[tokio::test]
+    async fn a_write_that_does_not_move_fails() {
+        let (near, _far) = tokio::io::duplex(16);
+        let permits = Arc::new(Semaphore::new(1));
+        let permit = Arc::clone(&permits).acquire_owned().await.unwrap();
+        let within = Duration::from_millis(20);
+        let mut socket = Bounded { socket: near, stalled: None, within, _permit: permit };
+        let error = socket.write_all(&[0; 64]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(socket);
+        assert_eq!(permits.available_permits(), 1);
+    }
+
+    #[test]
+    fn a_wrong_certificate_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("server.pem");
+        std::fs::write(&file, "nothing").unwrap();
+        let message = tls(&file, &file).err().unwrap().to_string();
+        assert!(message.contains("server.pem") && message.contains("no certificate"), "{message}");
+    }
+}

@@ -1,0 +1,190 @@
+//! What the hub's operator says: an optional TOML file, overridden by the command line.
+
+use crate::{api::MAX_BLOB, server::MAX_CONNECTIONS};
+use passerelle_config::{ByteSize, LogFormat};
+use serde::Deserialize;
+use std::{
+    net::{SocketAddr, ToSocketAddrs as _},
+    path::{Path, PathBuf},
+};
+
+/// The data folder if none is named.
+pub const DEFAULT_DATA: &str = "passerelle-hub-data";
+/// Where the hub listens if nothing is said: for this machine alone.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
+
+/// The file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// The data folder.
+    pub data: Option<PathBuf>,
+    /// Where to listen.
+    pub listen: Option<String>,
+    /// The certificate chain, PEM.
+    pub tls_cert: Option<PathBuf>,
+    /// Its key, PEM.
+    pub tls_key: Option<PathBuf>,
+    /// Plain HTTP beyond loopback, behind a proxy that speaks TLS.
+    #[serde(default)]
+    pub behind_proxy: bool,
+    /// What is logged.
+    #[serde(default)]
+    pub log: Log,
+    /// Bounds.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// `[log]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// Text or JSON.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a `tracing` filter.
+    pub level: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".to_owned() }
+    }
+}
+
+/// `[limits]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// The largest blob.
+    pub max_blob: ByteSize,
+    /// How many connections may be open.
+    pub max_connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_blob: ByteSize(MAX_BLOB), max_connections: MAX_CONNECTIONS }
+    }
+}
+
+impl File {
+    /// Reads a file; relative paths in it are relative to its folder.
+    ///
+    /// # Errors
+    /// One line, `file:line:column: key: what is wrong`.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let mut file = Self::parse(&text).map_err(|place| format!("{}:{place}", path.display()))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for inside in [&mut file.data, &mut file.tls_cert, &mut file.tls_key].into_iter().flatten() {
+            *inside = folder.join(&*inside);
+        }
+        Ok(file)
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let place = |key: &str, error: &toml::de::Error| {
+            let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+            let reason = error.message().replace('\n', " ");
+            let key = if key == "." { String::new() } else { format!("{key}: ") };
+            format!("{line}:{column}: {key}{reason}")
+        };
+        let toml = toml::Deserializer::parse(text).map_err(|error| place(".", &error))?;
+        let file: Self = serde_path_to_error::deserialize(toml)
+            .map_err(|error| place(&error.path().to_string(), error.inner()))?;
+        if file.limits.max_connections == 0 {
+            return Err("limits.max_connections: must be at least 1".to_owned());
+        }
+        Ok(file)
+    }
+}
+
+/// How the hub is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transport {
+    /// Plain HTTP, on loopback or behind a proxy.
+    Plain,
+    /// TLS with this certificate and key.
+    Tls {
+        /// The chain.
+        certificate: PathBuf,
+        /// Its key.
+        key: PathBuf,
+    },
+}
+
+/// Resolves an address to listen on.
+///
+/// # Errors
+/// If it is none.
+pub fn address(listen: &str) -> Result<SocketAddr, String> {
+    let mut found = listen.to_socket_addrs().map_err(|error| {
+        format!("listen: {listen:?} is no address to listen on, as 127.0.0.1:8080: {error}")
+    })?;
+    found.next().ok_or_else(|| format!("listen: {listen:?} names no address"))
+}
+
+/// Judges how `address` may be served. `own` is the certificate that `--bootstrap` makes, if it is asked for.
+///
+/// # Errors
+/// What is wrong and what to do.
+pub fn transport(
+    address: SocketAddr,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    behind_proxy: bool,
+    own: Option<(PathBuf, PathBuf)>,
+) -> Result<Transport, String> {
+    match (certificate, key, own) {
+        (Some(certificate), Some(key), _) => Ok(Transport::Tls { certificate, key }),
+        (Some(_), None, _) => Err("tls_cert needs tls_key (--tls-key FILE) beside it".to_owned()),
+        (None, Some(_), _) => Err("tls_key needs tls_cert (--tls-cert FILE) beside it".to_owned()),
+        (None, None, _) if address.ip().is_loopback() || behind_proxy => Ok(Transport::Plain),
+        (None, None, Some((certificate, key))) => Ok(Transport::Tls { certificate, key }),
+        (None, None, None) => Err(format!(
+            "listen: {address} can be reached from other machines, and plain HTTP would show them keys and jobs: \
+             give --tls-cert and --tls-key, or --behind-proxy if a proxy in front speaks TLS, or listen on 127.0.0.1"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_name_line_column_and_key() {
+        for (text, expected) in [
+            ("listen = 8080\n", "1:10: listen: invalid type: integer `8080`, expected a string"),
+            ("data = \"x\"\ncolour = 1\n", "2:1: colour: unknown field `colour`"),
+            ("[limits]\nmax_blob = \"lots\"\n", "2:12: limits.max_blob: "),
+            ("[log]\nformat = \"xml\"\n", "2:10: log.format: unknown variant `xml`"),
+            ("listen = \n", "1:"),
+            ("[limits]\nmax_connections = 0\n", "limits.max_connections: must be at least 1"),
+        ] {
+            let finding = File::parse(text).unwrap_err();
+            assert!(finding.starts_with(expected), "{text}: {finding}");
+        }
+        let file = File::parse("listen = \"[::1]:0\"\n[limits]\nmax_blob = \"2GiB\"\n").unwrap();
+        assert_eq!(file.limits.max_blob, ByteSize(2 << 30));
+    }
+
+    #[test]
+    fn plain_http_stays_on_this_machine_unless_a_proxy_stands_before_it() {
+        let near: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let far: SocketAddr = "0.0.0.0:0".parse().unwrap();
+        let file = |name: &str| Some(PathBuf::from(name));
+        let pair = || Transport::Tls { certificate: "c".into(), key: "k".into() };
+        assert_eq!(transport(near, None, None, false, None), Ok(Transport::Plain));
+        assert_eq!(transport(far, None, None, true, None), Ok(Transport::Plain));
+        assert_eq!(transport(far, file("c"), file("k"), false, None), Ok(pair()));
+        assert_eq!(transport(far, None, None, false, Some(("c".into(), "k".into()))), Ok(pair()));
+        assert_eq!(transport(near, None, None, false, Some(("c".into(), "k".into()))), Ok(Transport::Plain));
+        assert!(transport(far, None, None, false, None).unwrap_err().contains("--behind-proxy"));
+        assert!(transport(near, file("c"), None, false, None).is_err());
+        assert!(transport(near, None, file("k"), false, None).is_err());
+    }
+}

@@ -1,0 +1,264 @@
+//! Agents: enrolment, lists, revocation.
+
+use super::{
+    Error, Store,
+    admin::enterprise,
+    attempts::{self, AttemptRow, JobRow},
+    row::{from_uuid, is_secret, ms, name, opt_time, split_secret, time},
+    writer::Tx,
+};
+use crate::{
+    clock,
+    model::{AgentRecord, ChangeKind, Page},
+    tunnel::registry::Command,
+};
+use passerelle_protocol::{
+    AgentId, Name, Repeat,
+    http::{EnrolRequest, EnrolResponse},
+};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use std::sync::Arc;
+
+const AGENT: &str = "id, tenant, site, application, name, public_key, version, enrolled_at, revoked_at, \
+    connected_at, last_seen_at";
+
+fn read(row: &Row<'_>) -> rusqlite::Result<AgentRecord> {
+    Ok(AgentRecord {
+        id: from_uuid(row, 0)?,
+        tenant: name(row, 1)?,
+        site: name(row, 2)?,
+        application: row.get(3)?,
+        name: name(row, 4)?,
+        public_key: row.get(5)?,
+        version: row.get(6)?,
+        enrolled_at: time(row, 7)?,
+        revoked_at: opt_time(row, 8)?,
+        connected_at: opt_time(row, 9)?,
+        last_seen_at: opt_time(row, 10)?,
+    })
+}
+
+pub(super) fn agent(conn: &Connection, id: AgentId) -> Result<Option<AgentRecord>, Error> {
+    let sql = format!("SELECT {AGENT} FROM agents WHERE id = ?1");
+    Ok(conn.prepare_cached(&sql)?.query_row([id.uuid().as_bytes()], read).optional()?)
+}
+
+/// Which of these agents are revoked.
+pub(super) fn revoked_among(conn: &Connection, agents: &[AgentId]) -> Result<Vec<AgentId>, Error> {
+    let mut statement =
+        conn.prepare_cached("SELECT 1 FROM agents WHERE id = ?1 AND revoked_at IS NOT NULL")?;
+    let mut revoked = Vec::new();
+    for agent in agents {
+        if statement.exists([agent.uuid().as_bytes()])? {
+            revoked.push(*agent);
+        }
+    }
+    Ok(revoked)
+}
+
+impl Store {
+    /// Enrolled agents by age, oldest first. The cursor is the last id of the page before.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] for a cursor that no page gave.
+    pub async fn list_agents(
+        &self,
+        tenant: Option<Name>,
+        site: Option<Name>,
+        limit: usize,
+        cursor: Option<String>,
+    ) -> Result<Page<AgentRecord>, Error> {
+        let after: Option<AgentId> = cursor
+            .map(|text| text.parse())
+            .transpose()
+            .map_err(|_| Error::BadRequest("cursor: not one that a page of this list gave".to_owned()))?;
+        self.read(move |conn| {
+            let limit = limit.clamp(1, 500);
+            let sql = format!(
+                "SELECT {AGENT} FROM agents WHERE (?1 IS NULL OR tenant = ?1) AND (?2 IS NULL OR site = ?2) \
+                 AND (?3 IS NULL OR id > ?3) ORDER BY id LIMIT ?4"
+            );
+            let mut statement = conn.prepare_cached(&sql)?;
+            let rows = statement.query_map(
+                params![
+                    tenant.as_ref().map(Name::as_str),
+                    site.as_ref().map(Name::as_str),
+                    after.map(|id| *id.uuid().as_bytes()),
+                    i64::try_from(limit + 1).unwrap_or(i64::MAX)
+                ],
+                read,
+            )?;
+            let mut items = rows.collect::<Result<Vec<_>, _>>()?;
+            let more = items.len() > limit;
+            items.truncate(limit);
+            let next_cursor = items.last().filter(|_| more).map(|agent| agent.id.to_string());
+            Ok(Page { items, next_cursor })
+        })
+        .await
+    }
+
+    /// One agent.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn agent(&self, id: AgentId) -> Result<Option<AgentRecord>, Error> {
+        self.read(move |conn| agent(conn, id)).await
+    }
+
+    /// One agent, as far as its identity goes: kept in memory until an agent changes, in any process.
+    pub(crate) async fn identity(&self, id: AgentId) -> Result<Option<Arc<AgentRecord>>, Error> {
+        let caches = &self.shared().caches;
+        if let Some(agent) = caches.agent(id) {
+            return Ok(Some(agent));
+        }
+        let generation = caches.generation();
+        let found = self.agent(id).await?.map(Arc::new);
+        if let Some(agent) = &found {
+            caches.keep_agent(generation, agent);
+        }
+        Ok(found)
+    }
+
+    /// Enrols an agent. The same token with the same key again gets the same answer: the first one may have been lost.
+    ///
+    /// # Errors
+    /// [`Error::Unauthorized`] for a token that is unknown, expired, revoked or used up; [`Error::TierRequired`];
+    /// [`Error::Conflict`] for a key that is enrolled already.
+    pub async fn enrol(&self, request: EnrolRequest) -> Result<EnrolResponse, Error> {
+        let agent = self.write(move |tx| enrol(tx, &request)).await?;
+        Ok(EnrolResponse {
+            agent: agent.id,
+            tenant: agent.tenant,
+            site: agent.site,
+            application: agent.application,
+            audience: self.audience().to_owned(),
+            job_keys: vec![self.signing_key().public().clone()],
+            server_time: clock::now(),
+        })
+    }
+
+    /// Revokes an agent: its session ends, what it had accepted ends `unknown` (`agent_lost`), what it had not is queued
+    /// again. Again is no error.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn revoke_agent(&self, id: AgentId) -> Result<(), Error> {
+        self.write(move |tx| {
+            let found = agent(tx.conn, id)?.ok_or_else(|| Error::NotFound(format!("no agent {id}")))?;
+            if found.revoked_at.is_some() {
+                return Ok(());
+            }
+            tx.conn.execute(
+                "UPDATE agents SET revoked_at = ?2 WHERE id = ?1",
+                params![id.uuid().as_bytes(), ms(tx.now)],
+            )?;
+            tx.effects.forget = true;
+            tx.shared.registry.send(id, Command::Revoked);
+            tx.shared.registry.forget(id);
+            for (job, row) in open_attempts(tx.conn, id)? {
+                attempts::not_held(tx, &job, &row, Repeat::Never)?;
+            }
+            tx.effects.changes.push((found.tenant, ChangeKind::Agent(id)));
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// The attempts of an agent that have not ended.
+pub(super) fn open_attempts(conn: &Connection, agent: AgentId) -> Result<Vec<(JobRow, AttemptRow)>, Error> {
+    let mut statement = conn.prepare_cached(
+        "SELECT job, number FROM attempts WHERE agent = ?1 AND finished_at IS NULL ORDER BY job, number",
+    )?;
+    let keys: Vec<(i64, u32)> = statement
+        .query_map([agent.uuid().as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    let mut open = Vec::with_capacity(keys.len());
+    for (seq, number) in keys {
+        if let Some(job) = JobRow::by_seq(conn, seq)?
+            && let Some(attempt) = AttemptRow::find(conn, seq, number)?
+        {
+            open.push((job, attempt));
+        }
+    }
+    Ok(open)
+}
+
+fn enrol(tx: &mut Tx<'_>, request: &EnrolRequest) -> Result<AgentRecord, Error> {
+    let refused = |why: &str| Error::Unauthorized(format!("the enrolment token {why}: ask for a new one"));
+    let (id, secret) = split_secret("et", &request.token).ok_or_else(|| refused("is malformed"))?;
+    let sql = "SELECT tenant, site, application, secret, uses_left, expires_at, revoked_at FROM enrolment_tokens WHERE id = ?1";
+    let token = tx
+        .conn
+        .prepare_cached(sql)?
+        .query_row([id], |row| {
+            let names = (name(row, 0)?, name(row, 1)?, row.get::<_, String>(2)?);
+            let uses: u32 = row.get(4)?;
+            Ok((names, row.get::<_, [u8; 32]>(3)?, uses, time(row, 5)?, opt_time(row, 6)?))
+        })
+        .optional()?;
+    let Some(((tenant, site, application), digest, uses_left, expires_at, revoked_at)) = token else {
+        return Err(refused("is unknown"));
+    };
+    if !is_secret(secret, &digest) {
+        return Err(refused("is unknown"));
+    }
+    let public_key = String::from(request.public_key.clone());
+    let enrolled: Option<(AgentId, String)> = tx
+        .conn
+        .prepare_cached("SELECT id, token FROM agents WHERE public_key = ?1")?
+        .query_row([&public_key], |row| Ok((from_uuid(row, 0)?, row.get(1)?)))
+        .optional()?;
+    if let Some((agent_id, token)) = enrolled {
+        let found = agent(tx.conn, agent_id)?.filter(|agent| token == id && agent.revoked_at.is_none());
+        return found.ok_or_else(|| {
+            Error::Conflict(
+                "this public key is enrolled already: make a new key and enrol with it".to_owned(),
+            )
+        });
+    }
+    if revoked_at.is_some() {
+        return Err(refused("is revoked"));
+    }
+    if tx.now > expires_at {
+        return Err(refused("has expired"));
+    }
+    if uses_left == 0 {
+        return Err(refused("is used up"));
+    }
+    enterprise(tx.conn, &tenant)?;
+    let record = AgentRecord {
+        id: AgentId::from(clock::new_uuid7()),
+        tenant,
+        site,
+        application,
+        name: request.name.clone(),
+        public_key,
+        version: request.agent_version.chars().take(64).collect(),
+        enrolled_at: tx.now,
+        revoked_at: None,
+        connected_at: None,
+        last_seen_at: None,
+    };
+    tx.conn
+        .prepare_cached("UPDATE enrolment_tokens SET uses_left = uses_left - 1 WHERE id = ?1")?
+        .execute([id])?;
+    tx.conn
+        .prepare_cached(
+            "INSERT INTO agents (id, tenant, site, application, name, public_key, token, version, enrolled_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        )?
+        .execute(params![
+            record.id.uuid().as_bytes(),
+            record.tenant.as_str(),
+            record.site.as_str(),
+            record.application,
+            record.name.as_str(),
+            record.public_key,
+            id,
+            record.version,
+            ms(tx.now)
+        ])?;
+    tx.effects.changes.push((record.tenant.clone(), ChangeKind::Agent(record.id)));
+    Ok(record)
+}

@@ -1,0 +1,441 @@
+//! What agents tell about attempts, carried out inside a transaction of the writer.
+//!
+//! Everything here is idempotent by job and attempt: a message that comes twice, or over two connections, changes
+//! nothing the second time. An attempt belongs to the agent it was offered to; what another one says of it is ignored.
+
+use super::{
+    Error,
+    row::{as_word, from_uuid, ms, name, opt_time, opt_word, parsed, time, to_json, word},
+    transition::{Decision, Event, Facts, Next, next},
+    writer::Tx,
+};
+use crate::{
+    model::{ChangeKind, JobState},
+    tunnel::registry::{Command, QueueKey},
+};
+use bytes::Bytes;
+use jiff::Timestamp;
+use passerelle_protocol::{
+    AgentId, Code, Commit, Decline, Effect, Failure, JobId, Name, Outcome, Progress, Repeat, Report, Sha256,
+    Verdict, session::Attempt,
+};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+/// What of a job decides its next state.
+#[derive(Debug)]
+pub(crate) struct JobRow {
+    pub(crate) seq: i64,
+    pub(crate) id: JobId,
+    pub(crate) queue: QueueKey,
+    /// The number of the current (last) attempt.
+    pub(crate) attempt: u32,
+    pub(crate) facts: Facts,
+}
+
+const FACTS: &str = "seq, id, tenant, site, resource, attempt, state, counted, allowed, max_attempts, deadline, \
+    cancel_requested, refused, error_effect";
+
+impl JobRow {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            seq: row.get(0)?,
+            id: from_uuid(row, 1)?,
+            queue: QueueKey { tenant: name(row, 2)?, site: name(row, 3)?, resource: name(row, 4)? },
+            attempt: row.get(5)?,
+            facts: Facts {
+                state: parsed(row, 6)?,
+                counted: row.get(7)?,
+                allowed: row.get(8)?,
+                max_attempts: row.get(9)?,
+                deadline: time(row, 10)?,
+                cancel_requested: row.get(11)?,
+                refused: row.get(12)?,
+                last_effect: opt_word(row, 13)?,
+            },
+        })
+    }
+
+    pub(crate) fn by_seq(conn: &Connection, seq: i64) -> Result<Option<Self>, Error> {
+        let sql = format!("SELECT {FACTS} FROM jobs WHERE seq = ?1");
+        Ok(conn.prepare_cached(&sql)?.query_row([seq], Self::read).optional()?)
+    }
+
+    pub(crate) fn by_id(conn: &Connection, id: JobId) -> Result<Option<Self>, Error> {
+        let sql = format!("SELECT {FACTS} FROM jobs WHERE id = ?1");
+        Ok(conn.prepare_cached(&sql)?.query_row([id.uuid().as_bytes()], Self::read).optional()?)
+    }
+
+    pub(crate) fn tenant(&self) -> &Name {
+        &self.queue.tenant
+    }
+}
+
+/// What is stored of an attempt.
+#[derive(Debug)]
+pub(crate) struct AttemptRow {
+    pub(crate) number: u32,
+    pub(crate) agent: AgentId,
+    pub(crate) repeat: Repeat,
+    pub(crate) accepted_at: Option<Timestamp>,
+    pub(crate) finished_at: Option<Timestamp>,
+    pub(crate) reported: bool,
+}
+
+impl AttemptRow {
+    pub(crate) fn find(conn: &Connection, job: i64, number: u32) -> Result<Option<Self>, Error> {
+        let sql = "SELECT number, agent, repeat, accepted_at, finished_at, reported FROM attempts \
+                   WHERE job = ?1 AND number = ?2";
+        let read = |row: &Row<'_>| {
+            Ok(Self {
+                number: row.get(0)?,
+                agent: from_uuid(row, 1)?,
+                repeat: word(row, 2)?,
+                accepted_at: opt_time(row, 3)?,
+                finished_at: opt_time(row, 4)?,
+                reported: row.get(5)?,
+            })
+        };
+        Ok(conn.prepare_cached(sql)?.query_row(params![job, number], read).optional()?)
+    }
+}
+
+/// A report whose output has been looked at.
+#[derive(Debug)]
+pub(crate) struct CheckedReport {
+    pub(crate) report: Report,
+    /// Small output that came with it, of the size and digest it says.
+    pub(crate) data: Option<Bytes>,
+}
+
+/// The job and its attempt, if the attempt is this agent's.
+fn own(tx: &Tx<'_>, agent: AgentId, attempt: Attempt) -> Result<Option<(JobRow, AttemptRow)>, Error> {
+    let Some(job) = JobRow::by_id(tx.conn, attempt.job)? else { return Ok(None) };
+    let Some(row) = AttemptRow::find(tx.conn, job.seq, attempt.number)? else { return Ok(None) };
+    Ok((row.agent == agent).then_some((job, row)))
+}
+
+/// The attempt is in the agent's journal.
+pub(crate) fn accepted(tx: &mut Tx<'_>, agent: AgentId, attempt: Attempt) -> Result<(), Error> {
+    if let Some((job, row)) = own(tx, agent, attempt)?
+        && row.finished_at.is_none()
+    {
+        mark_accepted(tx, &job, row.number)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn mark_accepted(tx: &mut Tx<'_>, job: &JobRow, number: u32) -> Result<(), Error> {
+    tx.conn
+        .prepare_cached(
+            "UPDATE attempts SET accepted_at = ?3 WHERE job = ?1 AND number = ?2 AND accepted_at IS NULL",
+        )?
+        .execute(params![job.seq, number, ms(tx.now)])?;
+    tx.effects.changes.push((job.tenant().clone(), ChangeKind::Job(job.id)));
+    Ok(())
+}
+
+/// The connector has started, or has come further.
+pub(crate) fn progressed(tx: &mut Tx<'_>, agent: AgentId, progress: &Progress) -> Result<(), Error> {
+    let attempt = Attempt::new(progress.job, progress.attempt);
+    let Some((job, row)) = own(tx, agent, attempt)? else { return Ok(()) };
+    if row.finished_at.is_some() {
+        return Ok(());
+    }
+    mark_started(tx, &job, row.number, progress.started_at)?;
+    let total = progress.bytes_total.and_then(|n| i64::try_from(n).ok());
+    let done = i64::try_from(progress.bytes_done).unwrap_or(i64::MAX);
+    tx.conn
+        .prepare_cached(
+            "UPDATE attempts SET bytes_done = ?3, bytes_total = ?4 WHERE job = ?1 AND number = ?2",
+        )?
+        .execute(params![job.seq, row.number, done, total])?;
+    tx.effects.changes.push((job.tenant().clone(), ChangeKind::Job(job.id)));
+    Ok(())
+}
+
+pub(crate) fn mark_started(tx: &mut Tx<'_>, job: &JobRow, number: u32, at: Timestamp) -> Result<(), Error> {
+    tx.conn
+        .prepare_cached(
+            "UPDATE attempts SET started_at = coalesce(started_at, ?3), accepted_at = coalesce(accepted_at, ?4) \
+             WHERE job = ?1 AND number = ?2",
+        )?
+        .execute(params![job.seq, number, ms(at), ms(tx.now)])?;
+    if number == job.attempt {
+        apply(tx, job, next(&job.facts, &Event::Started, tx.now, 0.0))?;
+    }
+    Ok(())
+}
+
+/// The attempt asks for its final effect; the answer says whether it was granted and stored.
+pub(crate) fn commit_requested(tx: &mut Tx<'_>, agent: AgentId, commit: &Commit) -> Result<bool, Error> {
+    let attempt = Attempt::new(commit.job, commit.attempt);
+    let Some((job, row)) = own(tx, agent, attempt)? else { return Ok(false) };
+    let active = matches!(job.facts.state, JobState::Offered | JobState::Running);
+    if row.number != job.attempt || row.finished_at.is_some() || !active || job.facts.cancel_requested {
+        return Ok(false);
+    }
+    tx.conn
+        .prepare_cached("UPDATE attempts SET intent = ?3 WHERE job = ?1 AND number = ?2 AND intent IS NULL")?
+        .execute(params![job.seq, row.number, to_json(&commit.intent)?])?;
+    Ok(true)
+}
+
+/// The attempt was not taken.
+pub(crate) fn declined(tx: &mut Tx<'_>, agent: AgentId, decline: &Decline) -> Result<(), Error> {
+    let attempt = Attempt::new(decline.job, decline.attempt);
+    release(tx, agent, attempt);
+    let Some((job, row)) = own(tx, agent, attempt)? else { return Ok(()) };
+    if row.finished_at.is_some() {
+        return Ok(());
+    }
+    let event = Event::Declined {
+        code: decline.code,
+        message: &decline.message,
+        retry_after_ms: decline.retry_after_ms,
+    };
+    let decision =
+        if row.number == job.attempt { next(&job.facts, &event, tx.now, 0.0) } else { Decision::Ignore };
+    let Some(next) = apply(tx, &job, decision)? else {
+        // The job has ended meanwhile: nothing was done, and nobody waits for it.
+        tx.effects.changes.push((job.tenant().clone(), ChangeKind::Job(job.id)));
+        return withdraw(tx, job.seq, row.number);
+    };
+    if let Some(hold) = next.hold {
+        tx.shared.registry.hold(agent, &job.queue.resource, hold);
+    }
+    if !next.withdraw {
+        let verdict = if next.state == JobState::Denied { Verdict::Denied } else { Verdict::Permanent };
+        let failure = Failure::new(verdict, Effect::NotApplied, decline.code, decline.message.clone());
+        finish(tx, &job, row.number, &failure, tx.now, true)?;
+    }
+    Ok(())
+}
+
+/// The attempt has ended. What is not known here, or not the agent's, changes nothing and is acknowledged all the same:
+/// the agent would tell it for ever.
+pub(crate) fn reported(tx: &mut Tx<'_>, agent: AgentId, checked: &CheckedReport) -> Result<(), Error> {
+    let report = &checked.report;
+    let attempt = Attempt::new(report.job, report.attempt);
+    release(tx, agent, attempt);
+    let Some((job, row)) = own(tx, agent, attempt)? else {
+        tracing::warn!(agent_id = %agent, job_id = %report.job, attempt = report.attempt, "Report of an unknown attempt");
+        return Ok(());
+    };
+    if row.reported {
+        return Ok(());
+    }
+    if let Some(started_at) = report.started_at {
+        tx.conn
+            .prepare_cached(
+                "UPDATE attempts SET started_at = coalesce(started_at, ?3) WHERE job = ?1 AND number = ?2",
+            )?
+            .execute(params![job.seq, row.number, ms(started_at)])?;
+    }
+    match &report.outcome {
+        Outcome::Succeeded { result, output, receipt } => {
+            let output = output.as_ref();
+            if let Some(output) = output
+                && checked.data.is_none()
+                && !uploaded(tx.conn, attempt, output.size, output.sha256)?
+            {
+                let failure = Failure::new(
+                    Verdict::Retry,
+                    Effect::Unknown,
+                    Code::DigestMismatch,
+                    "the agent reported an output that it had not uploaded whole",
+                );
+                return failed(tx, &job, &row, &failure, report.finished_at);
+            }
+            tx.conn
+                .prepare_cached(
+                    "UPDATE attempts SET reported = 1, withdrawn = 0, accepted_at = coalesce(accepted_at, ?3), \
+                     finished_at = ?4, verdict = NULL, effect = 'applied', code = NULL, message = NULL \
+                     WHERE job = ?1 AND number = ?2",
+                )?
+                .execute(params![job.seq, row.number, ms(tx.now), ms(report.finished_at)])?;
+            let decision = next(&job.facts, &Event::Succeeded, tx.now, 0.0);
+            if apply(tx, &job, decision)?.is_none() {
+                return Ok(());
+            }
+            tx.conn
+                .prepare_cached(
+                    "UPDATE jobs SET result = ?2, receipt = ?3, output_size = ?4, output_sha256 = ?5, \
+                     output_media_type = ?6 WHERE seq = ?1",
+                )?
+                .execute(params![
+                    job.seq,
+                    to_json(result)?,
+                    receipt,
+                    output.map(|o| i64::try_from(o.size).unwrap_or(i64::MAX)),
+                    output.map(|o| *o.sha256.bytes()),
+                    output.map(|o| o.media_type.as_str()),
+                ])?;
+            if let Some(data) = &checked.data {
+                tx.conn
+                    .prepare_cached("INSERT OR REPLACE INTO outputs (job, data) VALUES (?1, ?2)")?
+                    .execute(params![job.seq, data.as_ref()])?;
+            }
+            stop_others(tx, &job, row.number)
+        }
+        Outcome::Failed(failure) => failed(tx, &job, &row, failure, report.finished_at),
+    }
+}
+
+fn failed(
+    tx: &mut Tx<'_>,
+    job: &JobRow,
+    row: &AttemptRow,
+    failure: &Failure,
+    at: Timestamp,
+) -> Result<(), Error> {
+    let given_up = row.finished_at.is_some();
+    finish(tx, job, row.number, failure, at, true)?;
+    if row.number == job.attempt && !given_up {
+        let event = Event::Failed { failure, repeat: row.repeat };
+        apply(tx, job, next(&job.facts, &event, tx.now, random()))?;
+    }
+    Ok(())
+}
+
+/// Whether the agent has uploaded this output; its upload is then used up.
+fn uploaded(conn: &Connection, attempt: Attempt, size: u64, sha256: Sha256) -> Result<bool, Error> {
+    let used = conn
+        .prepare_cached(
+            "DELETE FROM uploads WHERE job = ?1 AND attempt = ?2 AND complete = 1 AND length = ?3 AND sha256 = ?4",
+        )?
+        .execute(params![
+            attempt.job.uuid().as_bytes(),
+            attempt.number,
+            i64::try_from(size).unwrap_or(i64::MAX),
+            sha256.bytes()
+        ])?;
+    Ok(used == 1)
+}
+
+/// After a success, attempts of the same job that are still under way are asked to stop.
+fn stop_others(tx: &mut Tx<'_>, job: &JobRow, but: u32) -> Result<(), Error> {
+    let mut statement = tx.conn.prepare_cached(
+        "SELECT number, agent FROM attempts WHERE job = ?1 AND number <> ?2 AND finished_at IS NULL",
+    )?;
+    let mut rows = statement.query(params![job.seq, but])?;
+    while let Some(row) = rows.next()? {
+        let attempt = Attempt::new(job.id, row.get(0)?);
+        tx.effects.commands.push((from_uuid(row, 1)?, Command::Cancel(attempt)));
+    }
+    Ok(())
+}
+
+/// Ends the current attempt because its agent does not hold it (any more).
+pub(crate) fn not_held(tx: &mut Tx<'_>, job: &JobRow, row: &AttemptRow, repeat: Repeat) -> Result<(), Error> {
+    release(tx, row.agent, Attempt::new(job.id, row.number));
+    if row.accepted_at.is_none() {
+        if row.number == job.attempt && !job.facts.state.is_settled() {
+            apply(tx, job, next(&job.facts, &Event::NotHeld, tx.now, 0.0))?;
+        } else {
+            withdraw(tx, job.seq, row.number)?;
+        }
+        return Ok(());
+    }
+    let message = "the agent lost the attempt; whether it took effect is not known";
+    let failure = Failure::new(Verdict::Permanent, Effect::Unknown, Code::AgentLost, message);
+    finish(tx, job, row.number, &failure, tx.now, false)?;
+    if row.number == job.attempt {
+        apply(tx, job, next(&job.facts, &Event::Lost { repeat }, tx.now, 0.0))?;
+    }
+    Ok(())
+}
+
+/// Writes a failed attempt's end. `reported`: by the agent; else the hub gives it up, and a later report still counts.
+fn finish(
+    tx: &mut Tx<'_>,
+    job: &JobRow,
+    number: u32,
+    failure: &Failure,
+    at: Timestamp,
+    reported: bool,
+) -> Result<(), Error> {
+    tx.conn
+        .prepare_cached(
+            "UPDATE attempts SET reported = ?3, finished_at = ?4, verdict = ?5, effect = ?6, code = ?7, message = ?8 \
+             WHERE job = ?1 AND number = ?2",
+        )?
+        .execute(params![
+            job.seq,
+            number,
+            reported,
+            ms(at),
+            as_word(&failure.verdict),
+            as_word(&failure.effect),
+            failure.code.as_str(),
+            failure.message
+        ])?;
+    tx.effects.changes.push((job.tenant().clone(), ChangeKind::Job(job.id)));
+    Ok(())
+}
+
+fn withdraw(tx: &Tx<'_>, job: i64, number: u32) -> Result<(), Error> {
+    tx.conn
+        .prepare_cached("UPDATE attempts SET withdrawn = 1, finished_at = ?3 WHERE job = ?1 AND number = ?2")?
+        .execute(params![job, number, ms(tx.now)])?;
+    Ok(())
+}
+
+/// Frees the agent's place, and looks again at what waits for one.
+fn release(tx: &mut Tx<'_>, agent: AgentId, attempt: Attempt) {
+    let queues = tx.shared.registry.release(agent, attempt);
+    tx.effects.queues.extend(queues);
+}
+
+/// Carries out a decision; what the job became, if it changed.
+pub(crate) fn apply(tx: &mut Tx<'_>, job: &JobRow, decision: Decision) -> Result<Option<Next>, Error> {
+    let Decision::Become(next) = decision else { return Ok(None) };
+    let settled = next.state.is_settled();
+    let error = next.error.as_ref();
+    tx.conn
+        .prepare_cached(
+            "UPDATE jobs SET state = ?2, finished_at = ?3, next_attempt_at = ?4, \
+             error_code = CASE WHEN ?11 THEN error_code ELSE ?5 END, \
+             error_message = CASE WHEN ?11 THEN error_message ELSE ?6 END, \
+             error_effect = CASE WHEN ?11 THEN error_effect ELSE ?7 END, counted = counted - ?8, refused = ?9, \
+             cancel_requested = CASE WHEN ?10 THEN 0 ELSE cancel_requested END WHERE seq = ?1",
+        )?
+        .execute(params![
+            job.seq,
+            next.state.as_str(),
+            settled.then_some(ms(tx.now)),
+            next.next_attempt_at.map(ms),
+            error.map(|e| e.code.as_str()),
+            error.map(|e| e.message.as_str()),
+            error.and_then(|e| as_word(&e.effect)),
+            u32::from(next.withdraw),
+            next.refused,
+            settled,
+            next.keep_error
+        ])?;
+    if next.withdraw {
+        withdraw(tx, job.seq, job.attempt)?;
+    }
+    tx.effects.changes.push((job.tenant().clone(), ChangeKind::Job(job.id)));
+    match next.state {
+        JobState::Queued => {
+            tx.effects.queues.push(job.queue.clone());
+            tx.effects.due_at(job.facts.deadline);
+        }
+        JobState::Waiting => {
+            tx.effects.due_at(next.next_attempt_at.unwrap_or(tx.now));
+            tx.effects.due_at(job.facts.deadline);
+        }
+        state if state.is_settled() => tx.effects.settled.push(job.id),
+        _ => {}
+    }
+    Ok(Some(next))
+}
+
+/// Random in 0..1, for the jitter.
+fn random() -> f64 {
+    let mut bytes = [0; 4];
+    match aws_lc_rs::rand::fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
+        Err(_) => 1.0,
+    }
+}

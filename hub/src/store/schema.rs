@@ -1,0 +1,125 @@
+//! Opening connections, and bringing the database to the schema of this version.
+//!
+//! Migrations are steps from one `user_version` to the next, each in one transaction. A database that a newer hub wrote
+//! is refused: its meaning is not known here.
+
+use super::OpenError;
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use std::{path::Path, time::Duration};
+
+/// One step per version, from 0.
+const MIGRATIONS: &[&str] = &[include_str!("schema_v1.sql")];
+
+/// How long a connection waits for a writer of another process (an admin command).
+const BUSY: Duration = Duration::from_secs(5);
+
+/// Opens the one connection that writes; creates and migrates the database.
+pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
+    let told = |error: rusqlite::Error| OpenError::database(path, &error);
+    let mut conn = Connection::open(path).map_err(told)?;
+    conn.busy_timeout(BUSY).map_err(told)?;
+    // Before the first table: it cannot be changed later without rewriting the file.
+    conn.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;").map_err(told)?;
+    conn.execute_batch(
+        "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY;
+         PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -8192;",
+    )
+    .map_err(told)?;
+    conn.set_prepared_statement_cache_capacity(128);
+    migrate(&mut conn, path)?;
+    Ok(conn)
+}
+
+/// Opens a connection that only reads.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)?;
+    conn.busy_timeout(BUSY)?;
+    conn.execute_batch("PRAGMA query_only = ON; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -2048;")?;
+    conn.set_prepared_statement_cache_capacity(64);
+    Ok(conn)
+}
+
+fn migrate(conn: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let told = |error: rusqlite::Error| OpenError::database(path, &error);
+    let known = MIGRATIONS.len();
+    let version = |conn: &Connection| -> Result<usize, OpenError> {
+        conn.pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0))
+            .map(|version| version as usize)
+            .map_err(told)
+    };
+    if version(conn)? == known {
+        return Ok(());
+    }
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(told)?;
+    // Another process may have been first.
+    let from = version(&tx)?;
+    if from > known {
+        return Err(OpenError(format!(
+            "{}: its schema has version {from}, this hub knows up to {known}: start the newer hub that wrote it, or \
+             restore a backup made by this version",
+            path.display()
+        )));
+    }
+    for (step, sql) in MIGRATIONS.iter().enumerate().skip(from) {
+        tx.execute_batch(sql).map_err(told)?;
+        let version = u32::try_from(step + 1).unwrap_or(u32::MAX);
+        tx.pragma_update(None, "user_version", version).map_err(told)?;
+    }
+    tx.commit().map_err(told)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_of_a_newer_hub_is_refused_and_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hub.sqlite");
+        let conn = open_writer(&path).unwrap();
+        conn.pragma_update(None, "user_version", 99).unwrap();
+        drop(conn);
+        let error = open_writer(&path).unwrap_err().to_string();
+        assert!(error.contains("schema has version 99, this hub knows up to 1"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hub.sqlite");
+        std::fs::write(&path, "not a database, but longer than one hundred bytes".repeat(10)).unwrap();
+        assert!(open_writer(&path).unwrap_err().to_string().contains("not a database"));
+    }
+
+    #[test]
+    fn the_writer_syncs_every_commit_and_space_can_be_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let conn = open_writer(&dir.path().join("hub.sqlite")).unwrap();
+        let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap();
+        assert_eq!(pragma("synchronous"), 2);
+        assert_eq!(pragma("auto_vacuum"), 2);
+        assert_eq!(pragma("foreign_keys"), 1);
+    }
+
+    #[test]
+    fn no_list_or_queue_query_scans_the_table() {
+        let dir = tempfile::tempdir().unwrap();
+        let conn = open_writer(&dir.path().join("hub.sqlite")).unwrap();
+        for sql in super::super::tests::hot_queries() {
+            let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let nulls = vec![rusqlite::types::Null; statement.parameter_count()];
+            let plan: Vec<String> = statement
+                .query_map(rusqlite::params_from_iter(nulls), |row| row.get(3))
+                .unwrap()
+                .map(Result::unwrap)
+                .collect();
+            // The first entry of an index that holds unfinished jobs alone is no scan.
+            let scans = |step: &&String| {
+                let first = ["jobs_deadline", "jobs_waiting"].iter().any(|index| step.contains(index));
+                step.contains("TEMP B-TREE") || step.contains("SCAN") && !(first && sql.ends_with("LIMIT 1"))
+            };
+            assert_eq!(plan.iter().find(scans), None, "{sql}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The state machine as a table: one row per event and state that matters.
+
+use super::*;
+use JobState::{Cancelled, Denied, Expired, Failed, Offered, Queued, Running, Succeeded, Unknown, Waiting};
+
+const NOW: i64 = 1_000_000;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn facts(state: JobState) -> Facts {
+    Facts {
+        state,
+        counted: 1,
+        allowed: 5,
+        max_attempts: 5,
+        deadline: at(NOW + 3600),
+        cancel_requested: false,
+        refused: 0,
+        last_effect: None,
+    }
+}
+
+fn failure(verdict: Verdict, effect: Effect, code: Code) -> Failure {
+    Failure::new(verdict, effect, code, "it failed")
+}
+
+fn state_after(job: &Facts, event: &Event<'_>) -> Option<JobState> {
+    match next(job, event, at(NOW), 0.5) {
+        Decision::Become(next) => Some(next.state),
+        Decision::Ignore | Decision::Forbidden | Decision::AskAgent => None,
+    }
+}
+
+#[test]
+fn each_event_in_each_state() {
+    let spent = failure(Verdict::Permanent, Effect::NotApplied, Code::TargetRefused);
+    let failed = Event::Failed { failure: &spent, repeat: Repeat::Safe };
+    let declined = Event::Declined { code: Code::Busy, message: "busy", retry_after_ms: None };
+    let lost = Event::Lost { repeat: Repeat::Never };
+    // In the order queued, offered, running, waiting, succeeded, failed, denied, cancelled, expired, unknown.
+    let s = Some;
+    let table: &[(&str, Event<'_>, [Option<JobState>; 10])] = &[
+        ("started", Event::Started, [None, s(Running), None, None, None, None, None, None, None, None]),
+        (
+            "succeeded",
+            Event::Succeeded,
+            [
+                s(Succeeded),
+                s(Succeeded),
+                s(Succeeded),
+                s(Succeeded),
+                None,
+                s(Succeeded),
+                None,
+                s(Succeeded),
+                s(Succeeded),
+                s(Succeeded),
+            ],
+        ),
+        ("failed", failed, [None, s(Failed), s(Failed), None, None, None, None, None, None, None]),
+        ("declined", declined, [None, s(Queued), s(Queued), None, None, None, None, None, None, None]),
+        ("not held", Event::NotHeld, [None, s(Queued), s(Queued), None, None, None, None, None, None, None]),
+        ("lost", lost, [None, s(Unknown), s(Unknown), None, None, None, None, None, None, None]),
+        (
+            "cancel",
+            Event::Cancel,
+            [s(Cancelled), None, None, s(Cancelled), None, None, None, None, None, None],
+        ),
+        (
+            "retry",
+            Event::Retry,
+            [None, None, None, None, None, s(Queued), None, s(Queued), s(Queued), s(Queued)],
+        ),
+        (
+            "deadline",
+            Event::DeadlinePassed,
+            [s(Expired), None, None, s(Expired), None, None, None, None, None, None],
+        ),
+        ("due", Event::Due, [None, None, None, s(Queued), None, None, None, None, None, None]),
+    ];
+    for (what, event, expected) in table {
+        for (state, expected) in JobState::ALL.iter().zip(expected) {
+            assert_eq!(state_after(&facts(*state), event), *expected, "{what} in {state:?}");
+        }
+    }
+}
+
+#[test]
+fn clients_are_told_when_the_state_forbids_it() {
+    for state in JobState::ALL {
+        let cancel = next(&facts(*state), &Event::Cancel, at(NOW), 0.0);
+        let retry = next(&facts(*state), &Event::Retry, at(NOW), 0.0);
+        assert_eq!(cancel == Decision::Forbidden, state.is_settled(), "cancel in {state:?}");
+        assert_eq!(cancel == Decision::AskAgent, matches!(state, Offered | Running), "cancel in {state:?}");
+        assert_eq!(
+            retry == Decision::Forbidden,
+            !state.is_settled() || state.is_final(),
+            "retry in {state:?}"
+        );
+    }
+}
+
+#[test]
+fn a_failure_is_judged_by_verdict_effect_repeat_attempts_deadline_and_cancel() {
+    use Effect::NotApplied as Not;
+    let unknown = Effect::Unknown;
+    let check = |verdict, effect, code, repeat, change: &dyn Fn(&mut Facts), expected: JobState| {
+        let mut job = facts(Running);
+        change(&mut job);
+        let failure = failure(verdict, effect, code);
+        let state = state_after(&job, &Event::Failed { failure: &failure, repeat });
+        assert_eq!(state, Some(expected), "{verdict:?} {effect:?} {code} {repeat:?}");
+    };
+    let same: &dyn Fn(&mut Facts) = &|_| {};
+    let last: &dyn Fn(&mut Facts) = &|job| job.counted = 5;
+    let late: &dyn Fn(&mut Facts) = &|job| job.deadline = at(NOW);
+    let stop: &dyn Fn(&mut Facts) = &|job| job.cancel_requested = true;
+    let (code, safe, never) = (Code::TargetUnreachable, Repeat::Safe, Repeat::Never);
+    check(Verdict::Denied, Not, Code::PolicyDenied, safe, same, Denied);
+    check(Verdict::Cancelled, Not, Code::Cancelled, safe, same, Cancelled);
+    check(Verdict::Cancelled, unknown, Code::Cancelled, safe, same, Unknown);
+    check(Verdict::Permanent, Not, code, safe, same, Failed);
+    check(Verdict::Permanent, unknown, code, safe, same, Unknown);
+    check(Verdict::Permanent, Not, Code::Deadline, safe, same, Expired);
+    check(Verdict::Retry, Not, code, safe, same, Waiting);
+    check(Verdict::Retry, Not, code, never, same, Waiting);
+    check(Verdict::Retry, unknown, code, safe, same, Waiting);
+    check(Verdict::Retry, unknown, code, Repeat::WithKey, same, Waiting);
+    check(Verdict::Retry, unknown, code, never, same, Unknown);
+    check(Verdict::Retry, Not, code, safe, last, Failed);
+    check(Verdict::Retry, unknown, code, safe, last, Unknown);
+    check(Verdict::Retry, Not, code, safe, late, Expired);
+    check(Verdict::Retry, unknown, code, safe, late, Unknown);
+    check(Verdict::Retry, Not, code, safe, stop, Cancelled);
+    check(Verdict::Retry, unknown, code, safe, stop, Unknown);
+}
+
+#[test]
+fn a_decline_is_judged_by_its_code() {
+    let check = |code, change: &dyn Fn(&mut Facts), state, withdraw, held: Option<u64>| {
+        let mut job = facts(Offered);
+        change(&mut job);
+        let event = Event::Declined { code, message: "no", retry_after_ms: None };
+        let Decision::Become(next) = next(&job, &event, at(NOW), 0.0) else { panic!("{code} did nothing") };
+        assert_eq!(
+            (next.state, next.withdraw, next.hold.map(|d| d.as_secs())),
+            (state, withdraw, held),
+            "{code}"
+        );
+    };
+    let same: &dyn Fn(&mut Facts) = &|_| {};
+    for code in [Code::Busy, Code::Paused, Code::BreakerOpen] {
+        check(code, same, Queued, true, Some(1));
+    }
+    check(Code::Internal, same, Queued, true, Some(5));
+    check(Code::EnvelopeExpired, same, Queued, true, Some(1));
+    check(Code::Replayed, same, Queued, true, None);
+    check(Code::Replayed, &|job| job.refused = 7, Failed, false, None);
+    check(Code::EnvelopeExpired, &|job| job.refused = 7, Failed, false, None);
+    check(Code::SignatureInvalid, same, Denied, false, None);
+    check(Code::Deadline, same, Expired, true, None);
+    check(Code::Busy, &|job| job.cancel_requested = true, Cancelled, true, Some(1));
+    check(Code::Busy, &|job| job.deadline = at(NOW), Expired, true, Some(1));
+}
+
+#[test]
+fn an_agent_s_loss_is_repeated_only_where_it_is_safe() {
+    let check = |repeat, change: &dyn Fn(&mut Facts), expected| {
+        let mut job = facts(Running);
+        change(&mut job);
+        assert_eq!(state_after(&job, &Event::Lost { repeat }), Some(expected), "{repeat:?}");
+    };
+    check(Repeat::Safe, &|_| {}, Queued);
+    check(Repeat::Safe, &|job| job.counted = 5, Unknown);
+    check(Repeat::Safe, &|job| job.deadline = at(NOW), Unknown);
+    check(Repeat::Safe, &|job| job.cancel_requested = true, Unknown);
+    check(Repeat::WithKey, &|_| {}, Unknown);
+    check(Repeat::Never, &|_| {}, Unknown);
+}
+
+#[test]
+fn the_wait_doubles_with_full_jitter_and_honours_a_clamped_hint() {
+    let wait = |counted, allowed, retry_after_ms, jitter| {
+        let mut job = facts(Running);
+        (job.counted, job.allowed) = (counted, allowed);
+        let mut failure = failure(Verdict::Retry, Effect::NotApplied, Code::TargetThrottled);
+        failure.retry_after_ms = retry_after_ms;
+        let event = Event::Failed { failure: &failure, repeat: Repeat::Safe };
+        let Decision::Become(next) = next(&job, &event, at(NOW), jitter) else { panic!("did nothing") };
+        next.next_attempt_at.unwrap().as_millisecond() - NOW * 1000
+    };
+    assert_eq!(wait(1, 50, None, 0.0), 0);
+    assert_eq!(wait(46, 50, None, 1.0), 1_000, "the first attempt of a round");
+    assert_eq!(wait(48, 50, None, 1.0), 4_000);
+    assert_eq!(wait(1, 5, None, 0.5), 500);
+    assert_eq!(wait(40, 41, Some(0), 1.0), 8_000);
+    assert_eq!(wait(1, 5, Some(30_000), 0.5), 30_000);
+    assert_eq!(wait(1, 5, Some(u64::MAX), 0.5), 3_600_000);
+    let mut job = facts(Running);
+    (job.counted, job.allowed, job.max_attempts) = (30, 100, 100);
+    assert_eq!(backoff(&job, 1.0), Duration::from_secs(300));
+}
+
+#[test]
+fn a_waiting_job_whose_last_effect_is_unknown_does_not_end_as_expired() {
+    let job = Facts { last_effect: Some(Effect::Unknown), ..facts(Waiting) };
+    assert_eq!(state_after(&job, &Event::DeadlinePassed), Some(Unknown));
+    let Decision::Become(cancelled) = next(&job, &Event::Cancel, at(NOW), 0.0) else { panic!("did nothing") };
+    assert_eq!(cancelled.error.unwrap().effect, Effect::Unknown);
+    for (state, event) in [(Waiting, Event::Due), (Offered, Event::NotHeld), (Offered, Event::Started)] {
+        let Decision::Become(next) = next(&facts(state), &event, at(NOW), 0.0) else { panic!("did nothing") };
+        assert!(next.keep_error, "{event:?} must not make the last effect forgotten");
+    }
+}

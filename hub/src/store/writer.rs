@@ -1,0 +1,397 @@
+//! The one thread that writes, with group commit.
+//!
+//! Writes queue up while the transaction before them is being synced; then up to [`BATCH`] of them run in one
+//! transaction, each in a savepoint of its own so that a refused one leaves no trace, and are answered after the
+//! commit. *Lazy* writes (an acceptance, a progress) are owed no answer: they ride on the next commit, or start one
+//! after [`LAZY`]. At the end of each transaction the queues that changed are dispatched (`dispatch.rs`), so that a
+//! submission and its offer share one sync.
+//!
+//! The same thread keeps the timers (deadlines, backoffs, agents that asked for a pause) and notices what other
+//! processes committed, through `PRAGMA data_version`.
+
+use super::{
+    Error,
+    dispatch::{self, Assignment},
+    events, timers,
+};
+use crate::{
+    clock,
+    model::ChangeKind,
+    tunnel::registry::{Command, QueueKey},
+};
+use jiff::Timestamp;
+use passerelle_protocol::{AgentId, JobId, Name, session::Attempt};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::OwnedSemaphorePermit;
+
+/// How many writes share a transaction, at most.
+const BATCH: usize = 512;
+/// How long lazy writes wait for another one to ride with.
+const LAZY: Duration = Duration::from_millis(20);
+/// How often other processes' commits are looked for.
+const POLL: Duration = Duration::from_millis(200);
+/// When a transaction that failed is dispatched again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What a write sees.
+pub(crate) struct Tx<'a> {
+    /// The connection, inside the transaction.
+    pub(crate) conn: &'a Connection,
+    /// The time of the transaction.
+    pub(crate) now: Timestamp,
+    /// What follows from the write once it is committed.
+    pub(crate) effects: Effects,
+    /// What the hub keeps in memory.
+    pub(crate) shared: &'a super::Shared,
+}
+
+/// What follows from a write.
+#[derive(Default)]
+pub(crate) struct Effects {
+    /// Things that changed: each becomes one event of the transaction.
+    pub(crate) changes: Vec<(Name, ChangeKind)>,
+    /// Jobs that came to a settled state.
+    pub(crate) settled: Vec<JobId>,
+    /// Queues to look at.
+    pub(crate) queues: Vec<QueueKey>,
+    /// Messages to live agents.
+    pub(crate) commands: Vec<(AgentId, Command)>,
+    /// The earliest time at which a timer is due.
+    pub(crate) due: Option<Timestamp>,
+    /// Keys, tokens, agents or tenants changed: the caches forget them.
+    pub(crate) forget: bool,
+}
+
+impl Effects {
+    pub(crate) fn due_at(&mut self, at: Timestamp) {
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.changes.extend(other.changes);
+        self.settled.extend(other.settled);
+        self.queues.extend(other.queues);
+        self.commands.extend(other.commands);
+        self.forget |= other.forget;
+        if let Some(due) = other.due {
+            self.due_at(due);
+        }
+    }
+}
+
+/// A write on its way through the thread.
+pub(super) trait Work: Send {
+    /// Does it; false: take back what it wrote.
+    fn run(&mut self, tx: &mut Tx<'_>) -> bool;
+    /// Answers, after the commit or its failure.
+    fn finish(self: Box<Self>, committed: Result<(), Error>);
+}
+
+/// A write from its two closures.
+pub(super) struct Write<F, T, D> {
+    pub(super) write: Option<F>,
+    pub(super) result: Option<Result<T, Error>>,
+    pub(super) done: D,
+}
+
+impl<F, T, D> Work for Write<F, T, D>
+where
+    F: FnOnce(&mut Tx<'_>) -> Result<T, Error> + Send,
+    T: Send,
+    D: FnOnce(Result<T, Error>) + Send,
+{
+    fn run(&mut self, tx: &mut Tx<'_>) -> bool {
+        let result = self.write.take().map(|write| write(tx));
+        let keep = matches!(result, Some(Ok(_)));
+        self.result = result;
+        keep
+    }
+
+    fn finish(self: Box<Self>, committed: Result<(), Error>) {
+        let result = match (self.result, committed) {
+            (Some(Err(error)), _) | (_, Err(error)) => Err(error),
+            (Some(ok), Ok(())) => ok,
+            (None, Ok(())) => Err(Error::Internal("a write was not carried out".to_owned())),
+        };
+        (self.done)(result);
+    }
+}
+
+/// A queued write.
+pub(super) struct Order {
+    pub(super) work: Box<dyn Work>,
+    pub(super) lazy: bool,
+    /// Its place in the bounded queue.
+    pub(super) place: Option<OwnedSemaphorePermit>,
+}
+
+/// The thread's state.
+pub(super) struct Writer {
+    conn: Connection,
+    orders: Receiver<Order>,
+    shared: Arc<super::Shared>,
+    /// Whether this process serves: dispatches and keeps the timers.
+    serving: bool,
+    due: Option<Timestamp>,
+    queues: BTreeSet<QueueKey>,
+    last_event: i64,
+    data_version: i64,
+    polled: Instant,
+}
+
+impl Writer {
+    pub(super) fn new(
+        conn: Connection,
+        orders: Receiver<Order>,
+        shared: Arc<super::Shared>,
+        serving: bool,
+    ) -> Result<Self, Error> {
+        let last_event = events::last(&conn)?;
+        let data_version = data_version(&conn)?;
+        // Whatever ran out while no hub was up is due at once.
+        let due = serving.then(clock::now);
+        let queues = BTreeSet::new();
+        Ok(Self {
+            conn,
+            orders,
+            shared,
+            serving,
+            due,
+            queues,
+            last_event,
+            data_version,
+            polled: Instant::now(),
+        })
+    }
+
+    pub(super) fn run(mut self) {
+        loop {
+            let batch = match self.orders.recv_timeout(self.idle()) {
+                Ok(first) => self.collect(first),
+                Err(RecvTimeoutError::Timeout) => Vec::new(),
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            if self.polled.elapsed() >= POLL {
+                self.polled = Instant::now();
+                self.look_for_others();
+            }
+            if self.serving {
+                self.queues.extend(self.shared.registry.holds_over());
+            }
+            let due = self.serving && self.due.is_some_and(|due| due <= clock::now());
+            if !batch.is_empty() || due || !self.queues.is_empty() {
+                self.commit(batch, due);
+            }
+        }
+        tracing::debug!("Store writer ended");
+    }
+
+    /// How long to wait for a write.
+    fn idle(&self) -> Duration {
+        let until_due = self.due.filter(|_| self.serving).map_or(POLL, |due| {
+            Duration::try_from(due.duration_since(clock::now())).unwrap_or(Duration::ZERO)
+        });
+        let until_hold = if self.serving { self.shared.registry.next_hold() } else { None };
+        until_due.min(until_hold.unwrap_or(POLL)).min(POLL)
+    }
+
+    /// Takes what is queued already; waits a little if all of it is lazy.
+    fn collect(&self, first: Order) -> Vec<Order> {
+        let mut batch = vec![first];
+        self.drain(&mut batch);
+        let ride = Instant::now() + LAZY;
+        while batch.len() < BATCH && batch.iter().all(|order| order.lazy) {
+            match self.orders.recv_timeout(ride.saturating_duration_since(Instant::now())) {
+                Ok(order) => {
+                    batch.push(order);
+                    self.drain(&mut batch);
+                }
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        for order in &mut batch {
+            order.place = None;
+        }
+        batch
+    }
+
+    fn drain(&self, batch: &mut Vec<Order>) {
+        while batch.len() < BATCH
+            && let Ok(order) = self.orders.try_recv()
+        {
+            batch.push(order);
+        }
+    }
+
+    /// One transaction: the writes, the timers that are due, the dispatch; then the answers.
+    fn commit(&mut self, mut batch: Vec<Order>, due: bool) {
+        let queues = std::mem::take(&mut self.queues);
+        let shared = Arc::clone(&self.shared);
+        let mut assignments = Vec::new();
+        let done = self.transaction(&mut batch, due, &queues, &mut assignments);
+        shared.writes.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        match done {
+            Ok((effects, changes)) => {
+                shared.commits.fetch_add(1, Ordering::Relaxed);
+                if effects.forget {
+                    shared.caches.forget();
+                }
+                // The answers first: an acknowledged report frees the place that an offer may take.
+                for order in batch {
+                    order.work.finish(Ok(()));
+                }
+                for (agent, command) in effects.commands {
+                    shared.registry.send(agent, command);
+                }
+                for Assignment { agent, session, offer } in assignments {
+                    shared.registry.send_to(agent, session, Command::Offer(Box::new(offer)));
+                }
+                for id in effects.settled {
+                    shared.waiters.wake(id);
+                }
+                for change in changes {
+                    // Nobody listens: nobody misses it.
+                    drop(shared.changes.send(change));
+                }
+            }
+            Err(error) => {
+                tracing::error!(error = %error, writes = batch.len(), "Could not commit to the hub's store");
+                for Assignment { agent, session: _, offer } in &assignments {
+                    shared.registry.release(*agent, Attempt::new(offer.job.id, offer.attempt));
+                    self.queues.insert(QueueKey::of(&offer.job));
+                }
+                self.queues.extend(queues);
+                self.due = clock::now().checked_add(AGAIN).ok();
+                for order in batch {
+                    order.work.finish(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    fn transaction(
+        &mut self,
+        batch: &mut [Order],
+        due: bool,
+        queues: &BTreeSet<QueueKey>,
+        assignments: &mut Vec<Assignment>,
+    ) -> Result<(Effects, Vec<crate::model::Change>), Error> {
+        let transaction = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?;
+        let shared = Arc::clone(&self.shared);
+        let mut tx =
+            Tx { conn: &transaction, now: clock::now(), effects: Effects::default(), shared: &shared };
+        let mut total = Effects::default();
+        for order in batch.iter_mut() {
+            savepoint(&mut tx, &mut total, |tx| order.work.run(tx))?;
+        }
+        if due {
+            savepoint(&mut tx, &mut total, |tx| log_failure("timers", timers::run(tx)))?;
+        }
+        if self.serving {
+            total.queues.extend(queues.iter().cloned());
+            let keys: BTreeSet<QueueKey> = std::mem::take(&mut total.queues).into_iter().collect();
+            for key in keys {
+                let before = assignments.len();
+                let kept = savepoint(&mut tx, &mut total, |tx| {
+                    log_failure("dispatch", dispatch::run(tx, &key, assignments))
+                })?;
+                if !kept {
+                    for Assignment { agent, session: _, offer } in assignments.drain(before..) {
+                        shared.registry.release(agent, Attempt::new(offer.job.id, offer.attempt));
+                    }
+                }
+            }
+        }
+        let changes = events::store(tx.conn, &mut self.last_event, &total.changes)?;
+        let next = if due { timers::next(tx.conn)? } else { self.due };
+        transaction.commit()?;
+        self.due = match (next, total.due) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        Ok((total, changes))
+    }
+
+    /// Takes up what other processes committed: revocations, new keys, and their events.
+    fn look_for_others(&mut self) {
+        let seen = match data_version(&self.conn) {
+            Ok(seen) if seen != self.data_version => seen,
+            Ok(_) => return,
+            Err(error) => {
+                tracing::error!(error = %error, "Could not look for commits of other processes");
+                return;
+            }
+        };
+        self.data_version = seen;
+        self.shared.caches.forget();
+        match events::after(&self.conn, self.last_event) {
+            Ok(changes) => {
+                for change in changes {
+                    self.last_event = self.last_event.max(i64::try_from(change.seq).unwrap_or(i64::MAX));
+                    if let ChangeKind::Job(id) = change.kind {
+                        self.shared.waiters.wake(id);
+                    }
+                    drop(self.shared.changes.send(change));
+                }
+            }
+            Err(error) => tracing::error!(error = %error, "Could not read other processes' events"),
+        }
+        if self.serving {
+            match super::agents::revoked_among(&self.conn, &self.shared.registry.agents()) {
+                Ok(revoked) => {
+                    for agent in revoked {
+                        self.shared.registry.send(agent, Command::Revoked);
+                        self.shared.registry.forget(agent);
+                    }
+                }
+                Err(error) => tracing::error!(error = %error, "Could not look for revoked agents"),
+            }
+            self.queues.extend(self.shared.registry.queues());
+            self.due = Some(clock::now());
+        }
+    }
+}
+
+fn log_failure(what: &'static str, done: Result<(), Error>) -> bool {
+    if let Err(error) = &done {
+        tracing::error!(error = %error, what, "Could not do the store's own work");
+    }
+    done.is_ok()
+}
+
+/// Runs `work` in a savepoint; what it wrote and its effects are taken back if it says false.
+///
+/// # Errors
+/// If the whole transaction is lost (SQLite rolls back by itself when the disk is full).
+fn savepoint(
+    tx: &mut Tx<'_>,
+    total: &mut Effects,
+    work: impl FnOnce(&mut Tx<'_>) -> bool,
+) -> Result<bool, Error> {
+    tx.conn.prepare_cached("SAVEPOINT one")?.execute([])?;
+    let keep = work(tx);
+    if tx.conn.is_autocommit() {
+        return Err(Error::Full);
+    }
+    let effects = std::mem::take(&mut tx.effects);
+    if keep {
+        total.merge(effects);
+    } else {
+        tx.conn.prepare_cached("ROLLBACK TO one")?.execute([])?;
+    }
+    tx.conn.prepare_cached("RELEASE one")?.execute([])?;
+    Ok(keep)
+}
+
+fn data_version(conn: &Connection) -> Result<i64, Error> {
+    Ok(conn.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?)
+}

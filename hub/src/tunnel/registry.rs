@@ -1,0 +1,427 @@
+//! The live sessions: who is there, what they announced, and how many places they have left.
+//!
+//! A place is reserved in the writer's transaction that stores the attempt, and given back in the one that stores its
+//! end. The session's own state machine counts the same places; both see the same events in the same order.
+
+use crate::{
+    clock,
+    model::{AttemptToOffer, LimitsView, Live, NewJob, OperationView, ResourceView},
+};
+use jiff::Timestamp;
+use passerelle_protocol::{
+    AgentId, Hello, Name, Repeat, ResourceAnnouncement, SessionId, limits::MAX_JOBS, session::Attempt,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// How many commands may wait for a session: its offers are bounded by its places, so this is never reached by one
+/// whose task runs.
+pub(super) const COMMANDS: usize = 4 * MAX_JOBS as usize;
+
+/// Jobs of one queue compete for the same places.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct QueueKey {
+    pub(crate) tenant: Name,
+    pub(crate) site: Name,
+    pub(crate) resource: Name,
+}
+
+impl QueueKey {
+    pub(crate) fn of(job: &NewJob) -> Self {
+        Self { tenant: job.tenant.clone(), site: job.site.clone(), resource: job.resource.clone() }
+    }
+}
+
+/// What the hub wants of a session.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// The session is open, or not; the first command.
+    Opened(Result<crate::store::sessions::Opened, crate::store::Error>),
+    /// Sign and offer.
+    Offer(Box<AttemptToOffer>),
+    /// The report is stored.
+    Ack(Attempt),
+    /// A client wants the attempt stopped, or it is no longer needed.
+    Cancel(Attempt),
+    /// The grant is stored.
+    Grant(Attempt),
+    /// A newer connection of the same agent is here.
+    Fenced,
+    /// The agent was revoked.
+    Revoked,
+    /// What the agent told could not be stored.
+    StoreFailed(crate::store::Error),
+}
+
+/// A session on its way into the registry.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) agent: AgentId,
+    pub(crate) session: SessionId,
+    pub(crate) tenant: Name,
+    pub(crate) site: Name,
+    pub(crate) commands: mpsc::Sender<Command>,
+    /// When the agent was last heard, in milliseconds since the Unix epoch.
+    pub(crate) seen: Arc<AtomicI64>,
+    /// Ends the session.
+    pub(crate) stop: CancellationToken,
+}
+
+/// A reserved place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) agent: AgentId,
+    pub(crate) session: SessionId,
+    pub(crate) epoch: u64,
+    /// How the operation repeats, as the agent announced it.
+    pub(crate) repeat: Repeat,
+}
+
+#[derive(Debug)]
+struct Session {
+    arrival: Arrival,
+    epoch: u64,
+    connected_at: Timestamp,
+    max_jobs: usize,
+    resources: BTreeMap<Name, Resource>,
+    attempts: HashMap<Attempt, Name>,
+    draining: bool,
+}
+
+#[derive(Debug)]
+struct Resource {
+    announced: ResourceAnnouncement,
+    operations: Vec<OperationView>,
+    in_flight: usize,
+    /// Offer nothing before: the agent declined.
+    hold: Option<Instant>,
+}
+
+impl Session {
+    fn free(&self, resource: &Name) -> usize {
+        let Some(of) = self.resources.get(resource).filter(|of| of.hold.is_none() && !self.draining) else {
+            return 0;
+        };
+        let left = (of.announced.max_concurrent as usize).saturating_sub(of.in_flight);
+        left.min(self.max_jobs.saturating_sub(self.attempts.len()))
+    }
+
+    fn take(&mut self, attempt: Attempt, resource: &Name) {
+        if self.attempts.insert(attempt, resource.clone()).is_none()
+            && let Some(of) = self.resources.get_mut(resource)
+        {
+            of.in_flight += 1;
+        }
+    }
+
+    fn key(&self, resource: &Name) -> QueueKey {
+        QueueKey {
+            tenant: self.arrival.tenant.clone(),
+            site: self.arrival.site.clone(),
+            resource: resource.clone(),
+        }
+    }
+
+    fn keys(&self) -> impl Iterator<Item = QueueKey> {
+        self.resources.keys().map(|resource| self.key(resource))
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    sessions: HashMap<AgentId, Session>,
+    sites: HashMap<(Name, Name), BTreeSet<AgentId>>,
+    /// Queues that may hold more than there were places for.
+    backlog: BTreeSet<QueueKey>,
+    /// When the first hold is over.
+    next_hold: Option<Instant>,
+}
+
+impl State {
+    fn at(&self, tenant: &Name, site: &Name) -> impl Iterator<Item = &Session> {
+        let agents = self.sites.get(&(tenant.clone(), site.clone()));
+        agents.into_iter().flatten().filter_map(|agent| self.sessions.get(agent))
+    }
+
+    fn remove(&mut self, agent: AgentId) {
+        if let Some(session) = self.sessions.remove(&agent) {
+            let site = (session.arrival.tenant, session.arrival.site);
+            if let Some(agents) = self.sites.get_mut(&site) {
+                agents.remove(&agent);
+                if agents.is_empty() {
+                    self.sites.remove(&site);
+                }
+            }
+        }
+    }
+}
+
+/// The live sessions.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    state: Mutex<State>,
+}
+
+impl Registry {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a session with the attempts it keeps; the answer is every queue it serves.
+    pub(crate) fn register(
+        &self,
+        arrival: Arrival,
+        epoch: u64,
+        hello: &Hello,
+        kept: &[(Attempt, Name)],
+    ) -> Vec<QueueKey> {
+        let resources = hello.resources.iter().map(|announced| {
+            let known = hello.connectors.get(&announced.connector);
+            let operations = known
+                .iter()
+                .flat_map(|connector| &connector.operations)
+                .filter(|operation| announced.operations.contains(&operation.name))
+                .map(|operation| OperationView {
+                    name: operation.name.clone(),
+                    params_schema: operation.params_schema.clone(),
+                    repeat: operation.repeat,
+                })
+                .collect();
+            let resource = Resource { announced: announced.clone(), operations, in_flight: 0, hold: None };
+            (announced.name.clone(), resource)
+        });
+        let mut session = Session {
+            epoch,
+            connected_at: clock::now(),
+            max_jobs: hello.max_jobs.min(MAX_JOBS) as usize,
+            resources: resources.collect(),
+            attempts: HashMap::new(),
+            draining: false,
+            arrival,
+        };
+        for (attempt, resource) in kept {
+            session.take(*attempt, resource);
+        }
+        let keys = session.keys().collect();
+        let mut state = self.state();
+        let agent = session.arrival.agent;
+        let site = (session.arrival.tenant.clone(), session.arrival.site.clone());
+        state.sites.entry(site).or_default().insert(agent);
+        state.sessions.insert(agent, session);
+        keys
+    }
+
+    /// Takes a session off, unless a newer one of the agent has taken its place.
+    pub(crate) fn remove(&self, agent: AgentId, session: SessionId) {
+        let mut state = self.state();
+        if state.sessions.get(&agent).is_some_and(|known| known.arrival.session == session) {
+            state.remove(agent);
+        }
+    }
+
+    /// Takes whatever session the agent has off.
+    pub(crate) fn forget(&self, agent: AgentId) {
+        self.state().remove(agent);
+    }
+
+    /// Sends a command to the agent's session, if it has one.
+    pub(crate) fn send(&self, agent: AgentId, command: Command) {
+        Self::deliver(&mut self.state(), agent, None, command);
+    }
+
+    /// Sends a command to this very session.
+    pub(crate) fn send_to(&self, agent: AgentId, session: SessionId, command: Command) {
+        Self::deliver(&mut self.state(), agent, Some(session), command);
+    }
+
+    fn deliver(state: &mut State, agent: AgentId, only: Option<SessionId>, command: Command) {
+        let Some(session) = state.sessions.get(&agent) else { return };
+        if only.is_some_and(|only| only != session.arrival.session) {
+            return;
+        }
+        if session.arrival.commands.try_send(command).is_err() {
+            // Its task hangs or has ended; the agent reconciles when it comes back.
+            tracing::warn!(agent_id = %agent, "Session does not take commands");
+            session.arrival.stop.cancel();
+            state.remove(agent);
+        }
+    }
+
+    /// How many places the site has for a resource.
+    pub(crate) fn capacity(&self, key: &QueueKey) -> usize {
+        self.state().at(&key.tenant, &key.site).map(|session| session.free(&key.resource)).sum()
+    }
+
+    /// Whether the queue may hold more than there are places for.
+    pub(crate) fn set_backlog(&self, key: &QueueKey, more: bool) {
+        let mut state = self.state();
+        if !more {
+            state.backlog.remove(key);
+        } else if !state.backlog.contains(key) && state.at(&key.tenant, &key.site).next().is_some() {
+            // Without a session nothing is freed, and a new one looks at all its queues.
+            state.backlog.insert(key.clone());
+        }
+    }
+
+    /// Reserves a place for an attempt, at the agent that has most of them.
+    pub(crate) fn reserve(&self, key: &QueueKey, operation: &Name, attempt: Attempt) -> Option<Place> {
+        let mut state = self.state();
+        let best = state
+            .at(&key.tenant, &key.site)
+            .filter(|session| session.free(&key.resource) > 0)
+            .max_by_key(|session| {
+                let announced = session
+                    .resources
+                    .get(&key.resource)
+                    .is_some_and(|of| of.announced.operations.contains(operation));
+                let spare = session.max_jobs.saturating_sub(session.attempts.len());
+                (announced, spare, session.free(&key.resource))
+            })?;
+        let agent = best.arrival.agent;
+        let session = state.sessions.get_mut(&agent)?;
+        session.take(attempt, &key.resource);
+        let of = session.resources.get(&key.resource)?;
+        let repeat = of.operations.iter().find(|o| o.name == *operation).map_or(Repeat::Never, |o| o.repeat);
+        Some(Place { agent, session: session.arrival.session, epoch: session.epoch, repeat })
+    }
+
+    /// Gives a place back; the answer is the queues that may use it.
+    pub(crate) fn release(&self, agent: AgentId, attempt: Attempt) -> Vec<QueueKey> {
+        let mut state = self.state();
+        let Some(session) = state.sessions.get_mut(&agent) else { return Vec::new() };
+        let Some(resource) = session.attempts.remove(&attempt) else { return Vec::new() };
+        if let Some(of) = session.resources.get_mut(&resource) {
+            of.in_flight = of.in_flight.saturating_sub(1);
+        }
+        let State { sessions, backlog, .. } = &*state;
+        if backlog.is_empty() {
+            return Vec::new();
+        }
+        sessions
+            .get(&agent)
+            .map(|session| session.keys().filter(|key| backlog.contains(key)).collect())
+            .unwrap_or_default()
+    }
+
+    /// Offers nothing of a resource to an agent for a while.
+    pub(crate) fn hold(&self, agent: AgentId, resource: &Name, wait: Duration) {
+        let Some(until) = Instant::now().checked_add(wait) else { return };
+        let mut state = self.state();
+        if let Some(of) = state.sessions.get_mut(&agent).and_then(|s| s.resources.get_mut(resource)) {
+            of.hold = Some(until);
+            state.next_hold = Some(state.next_hold.map_or(until, |next| next.min(until)));
+        }
+    }
+
+    /// How long until the next hold is over.
+    pub(crate) fn next_hold(&self) -> Option<Duration> {
+        self.state().next_hold.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Ends the holds that are over; the answer is their queues.
+    pub(crate) fn holds_over(&self) -> Vec<QueueKey> {
+        let now = Instant::now();
+        let mut keys = Vec::new();
+        let mut state = self.state();
+        if state.next_hold.is_none_or(|at| at > now) {
+            return keys;
+        }
+        let mut next = None;
+        for session in state.sessions.values_mut() {
+            let mut over = Vec::new();
+            for (name, of) in &mut session.resources {
+                match of.hold {
+                    Some(at) if at <= now => {
+                        of.hold = None;
+                        over.push(name.clone());
+                    }
+                    Some(at) => next = Some(next.map_or(at, |next: Instant| next.min(at))),
+                    None => {}
+                }
+            }
+            keys.extend(over.iter().map(|name| session.key(name)));
+        }
+        state.next_hold = next;
+        keys
+    }
+
+    /// Offers nothing more to this session.
+    pub(crate) fn drain(&self, agent: AgentId, session: SessionId) {
+        if let Some(known) = self.state().sessions.get_mut(&agent)
+            && known.arrival.session == session
+        {
+            known.draining = true;
+        }
+    }
+
+    /// Every queue that a live session serves.
+    pub(crate) fn queues(&self) -> Vec<QueueKey> {
+        self.state().sessions.values().flat_map(Session::keys).collect()
+    }
+
+    /// The agents with a live session.
+    pub(crate) fn agents(&self) -> Vec<AgentId> {
+        self.state().sessions.keys().copied().collect()
+    }
+
+    pub(crate) fn online_at(&self, tenant: &Name, site: &Name) -> u64 {
+        self.state().at(tenant, site).count() as u64
+    }
+
+    pub(crate) fn online(&self, agent: AgentId) -> Option<Live> {
+        let state = self.state();
+        let session = state.sessions.get(&agent)?;
+        let seen = Timestamp::from_millisecond(session.arrival.seen.load(Ordering::Relaxed));
+        Some(Live {
+            connected_at: session.connected_at,
+            last_seen_at: seen.unwrap_or(session.connected_at),
+            jobs_running: session.attempts.len() as u64,
+        })
+    }
+
+    /// What the agents of a site announce: operations joined, limits summed.
+    pub(crate) fn resources(&self, tenant: &Name, site: &Name) -> Vec<ResourceView> {
+        let state = self.state();
+        let mut views: BTreeMap<Name, ResourceView> = BTreeMap::new();
+        for of in state.at(tenant, site).flat_map(|session| session.resources.values()) {
+            let limits = LimitsView {
+                max_concurrent: of.announced.max_concurrent,
+                rate_per_minute: of.announced.rate_per_minute,
+            };
+            match views.get_mut(&of.announced.name) {
+                Some(view) => {
+                    view.limits.max_concurrent =
+                        view.limits.max_concurrent.saturating_add(limits.max_concurrent);
+                    // One agent without a limit: the site has none.
+                    let both = view.limits.rate_per_minute.zip(limits.rate_per_minute);
+                    view.limits.rate_per_minute = both.map(|(a, b)| a.saturating_add(b));
+                    for operation in &of.operations {
+                        if !view.operations.iter().any(|known| known.name == operation.name) {
+                            view.operations.push(operation.clone());
+                        }
+                    }
+                }
+                None => {
+                    let view = ResourceView {
+                        name: of.announced.name.clone(),
+                        connector: of.announced.connector.clone(),
+                        operations: of.operations.clone(),
+                        limits,
+                        paused: None,
+                        breaker: "closed".to_owned(),
+                    };
+                    views.insert(view.name.clone(), view);
+                }
+            }
+        }
+        views.into_values().collect()
+    }
+}

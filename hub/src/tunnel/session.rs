@@ -1,0 +1,500 @@
+//! One live session: a task that owns the state machine, and a task that writes to the socket.
+//!
+//! The writing task stands behind a bounded channel, so a peer that does not read never keeps the session from noticing
+//! that it is dead. What the agent tells goes to the store in order; while the store's queue is full the session stops
+//! reading, which holds the agent back through TCP.
+
+use super::{
+    offer,
+    registry::{Arrival, COMMANDS, Command},
+    report::check_report,
+};
+use crate::{
+    clock,
+    model::AgentRecord,
+    store::{
+        Error, Store, attempts,
+        sessions::{self, Opened},
+    },
+};
+use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
+use passerelle_protocol::{
+    Decline, Hello, PROTOCOL_VERSION, Progress, Refuse, SessionId, VersionRange,
+    limits::MAX_FRAME,
+    session::{Attempt, CloseReason, Frame, HubEvent, HubSession},
+};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::{sleep_until, timeout},
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Message, Utf8Bytes,
+        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
+    },
+};
+use tokio_util::sync::CancellationToken;
+
+/// How many frames may wait for the socket.
+const OUT: usize = 64;
+/// How many events may wait for the store before nothing more is read.
+const UNSTORED: usize = 256;
+/// How often the progress of one attempt is stored, at most.
+const PROGRESS: Duration = Duration::from_millis(250);
+/// How long the last frames may take.
+const GOODBYE: Duration = Duration::from_secs(5);
+/// When an agent may come back after a fault of the hub.
+const COME_BACK_S: u32 = 5;
+/// The same for one that another process with its identity has fenced: not at once, or the two would fight.
+const FENCED_S: u32 = 30;
+
+/// What the hub speaks.
+pub(super) const VERSIONS: VersionRange = VersionRange { min: PROTOCOL_VERSION, max: PROTOCOL_VERSION };
+
+/// Limits of the WebSocket layer.
+fn config() -> WebSocketConfig {
+    // One byte more than allowed still arrives, so that the session can say what is wrong with it.
+    WebSocketConfig::default()
+        .max_message_size(Some(MAX_FRAME + 1024))
+        .max_frame_size(Some(MAX_FRAME + 1024))
+        .read_buffer_size(16 * 1024)
+        .write_buffer_size(32 * 1024)
+        .max_write_buffer_size(4 * MAX_FRAME)
+}
+
+/// Runs a session over an upgraded connection until it ends.
+pub(super) async fn run<S>(store: Store, agent: Arc<AgentRecord>, socket: S, closing: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let socket = WebSocketStream::from_raw_socket(socket, Role::Server, Some(config())).await;
+    let (sink, mut stream) = socket.split();
+    let (frames, out) = mpsc::channel(OUT);
+    let writer = tokio::spawn(write(sink, out));
+    let mut session = Session::new(store, agent, frames, closing.child_token());
+    session.serve(&mut stream).await;
+    session.end(writer).await;
+}
+
+/// Writes frames as they come; many that wait go out together.
+async fn write<S>(mut sink: SplitSink<WebSocketStream<S>, Message>, mut out: mpsc::Receiver<Message>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut waiting = Vec::with_capacity(OUT);
+    while out.recv_many(&mut waiting, OUT).await > 0 {
+        for message in waiting.drain(..) {
+            if sink.feed(message).await.is_err() {
+                return;
+            }
+        }
+        if sink.flush().await.is_err() {
+            return;
+        }
+    }
+    // Errors here mean that the peer is gone, which is what we want.
+    drop(sink.close().await);
+}
+
+/// What a select arm woke up for.
+enum Wake {
+    Frame(Option<Result<Message, tokio_tungstenite::tungstenite::Error>>),
+    Command(Option<Command>),
+    Place(Result<OwnedSemaphorePermit, Error>),
+    Timeout,
+    Written,
+    Closing,
+}
+
+struct Session {
+    store: Store,
+    agent: Arc<AgentRecord>,
+    id: SessionId,
+    machine: HubSession,
+    frames: mpsc::Sender<Message>,
+    /// The frame that waits for a place in `frames`.
+    blocked: Option<Message>,
+    commands: mpsc::Receiver<Command>,
+    own: mpsc::Sender<Command>,
+    unstored: VecDeque<HubEvent>,
+    /// The hello went to the store: the registry may hold this session from here on.
+    arrived: bool,
+    epoch: u64,
+    seen: Arc<AtomicI64>,
+    progress: HashMap<Attempt, Instant>,
+    closing: CancellationToken,
+    /// Why the connection ended without a word of the session.
+    lost: Option<String>,
+}
+
+impl Session {
+    fn new(
+        store: Store,
+        agent: Arc<AgentRecord>,
+        frames: mpsc::Sender<Message>,
+        closing: CancellationToken,
+    ) -> Self {
+        let (own, commands) = mpsc::channel(COMMANDS);
+        Self {
+            store,
+            agent,
+            id: SessionId::from(clock::new_uuid7()),
+            machine: HubSession::new(Instant::now()),
+            frames,
+            blocked: None,
+            commands,
+            own,
+            unstored: VecDeque::new(),
+            arrived: false,
+            epoch: 0,
+            seen: Arc::new(AtomicI64::new(clock::now().as_millisecond())),
+            progress: HashMap::new(),
+            closing,
+            lost: None,
+        }
+    }
+
+    async fn serve<S>(&mut self, stream: &mut futures_util::stream::SplitStream<WebSocketStream<S>>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        loop {
+            self.push_frames();
+            let Some(next) = self.machine.poll_timeout() else { return };
+            let wake = tokio::select! {
+                // Commands before frames: an acknowledgement frees the place of the offer behind it.
+                biased;
+                () = sleep_until(next.into()) => Wake::Timeout,
+                () = self.closing.cancelled() => Wake::Closing,
+                command = self.commands.recv() => Wake::Command(command),
+                place = self.store.place(), if !self.unstored.is_empty() => Wake::Place(place),
+                sent = self.frames.reserve(), if self.blocked.is_some() => {
+                    if let (Ok(place), Some(message)) = (sent, self.blocked.take()) {
+                        place.send(message);
+                    }
+                    Wake::Written
+                }
+                frame = stream.next(), if self.unstored.len() < UNSTORED => Wake::Frame(frame),
+            };
+            match wake {
+                Wake::Timeout => self.machine.handle_timeout(Instant::now()),
+                Wake::Closing => self.refuse("busy", "the hub is being restarted: come back", false, Some(1)),
+                Wake::Command(Some(command)) => self.obey(command).await,
+                // Not while `own` is held.
+                Wake::Command(None) => return,
+                Wake::Place(Ok(place)) => {
+                    if let Some(event) = self.unstored.pop_front() {
+                        self.store_event(place, event);
+                    }
+                }
+                Wake::Place(Err(error)) => self.give_up(&error),
+                Wake::Written => {}
+                Wake::Frame(Some(Ok(message))) => self.receive(message),
+                Wake::Frame(Some(Err(error))) => {
+                    self.lost = Some(error.to_string());
+                    return;
+                }
+                Wake::Frame(None) => {
+                    self.lost = Some("the connection was closed".to_owned());
+                    return;
+                }
+            }
+            while let Some(event) = self.machine.poll_event() {
+                self.take_event(event);
+            }
+        }
+    }
+
+    /// Moves frames to the writing task as far as it takes them.
+    fn push_frames(&mut self) {
+        while self.blocked.is_none()
+            && let Some(frame) = self.machine.poll_frame()
+        {
+            let message = match frame {
+                Frame::Text(text) => Message::Text(text.into()),
+                Frame::Ping => Message::Ping(bytes::Bytes::new()),
+                Frame::Pong => Message::Pong(bytes::Bytes::new()),
+            };
+            if let Err(mpsc::error::TrySendError::Full(message)) = self.frames.try_send(message) {
+                self.blocked = Some(message);
+            }
+        }
+    }
+
+    fn receive(&mut self, message: Message) {
+        self.seen.store(clock::now().as_millisecond(), Ordering::Relaxed);
+        let frame = match message {
+            Message::Text(text) => Frame::Text(text.as_str().to_owned()),
+            Message::Ping(_) => Frame::Ping,
+            Message::Pong(_) => Frame::Pong,
+            // Not JSON text: the session says so.
+            Message::Binary(_) => Frame::Text(String::new()),
+            Message::Close(_) | Message::Frame(_) => return,
+        };
+        self.machine.handle_frame(frame, Instant::now());
+    }
+
+    fn take_event(&mut self, event: HubEvent) {
+        match event {
+            HubEvent::Progress(progress) if !self.is_news(&progress) => {}
+            HubEvent::Draining => {
+                tracing::info!("Agent drains");
+                self.store.shared().registry.drain(self.agent.id, self.id);
+            }
+            HubEvent::Unsupported(of) => tracing::warn!(of, "Message of an unknown type"),
+            HubEvent::Hello(hello) => match self.check(&hello) {
+                Ok(()) => self.unstored.push_back(HubEvent::Hello(hello)),
+                Err((code, message)) => self.refuse(code, &message, code == "version", None),
+            },
+            HubEvent::Accepted(_)
+            | HubEvent::Declined(_)
+            | HubEvent::Progress(_)
+            | HubEvent::CommitRequested(_)
+            | HubEvent::Reported(_) => self.unstored.push_back(event),
+        }
+    }
+
+    /// The first progress of an attempt tells that it runs; later ones are worth a write only now and then.
+    fn is_news(&mut self, progress: &Progress) -> bool {
+        let attempt = Attempt::new(progress.job, progress.attempt);
+        let now = Instant::now();
+        match self.progress.get(&attempt) {
+            Some(last) if now.duration_since(*last) < PROGRESS => false,
+            _ => {
+                self.progress.insert(attempt, now);
+                true
+            }
+        }
+    }
+
+    fn check(&self, hello: &Hello) -> Result<(), (&'static str, String)> {
+        if hello.agent != self.agent.id {
+            return Err(("bad_hello", "hello names another agent than the token".to_owned()));
+        }
+        match hello.versions.common(VERSIONS) {
+            Some(_) => Ok(()),
+            None => Err((
+                "version",
+                format!(
+                    "the hub speaks versions {} to {}, the agent {} to {}: update the older one",
+                    VERSIONS.min, VERSIONS.max, hello.versions.min, hello.versions.max
+                ),
+            )),
+        }
+    }
+
+    /// Hands one event to the store's writer; what follows comes back as a command.
+    fn store_event(&mut self, place: OwnedSemaphorePermit, event: HubEvent) {
+        let (agent, own) = (self.agent.id, self.own.clone());
+        let failed = move |own: mpsc::Sender<Command>, error: Error| {
+            // Full or gone: the session is ending anyway.
+            drop(own.try_send(Command::StoreFailed(error)));
+        };
+        let ordered = match event {
+            HubEvent::Hello(hello) => {
+                self.arrived = true;
+                let arrival = Arrival {
+                    agent,
+                    session: self.id,
+                    tenant: self.agent.tenant.clone(),
+                    site: self.agent.site.clone(),
+                    commands: own.clone(),
+                    seen: Arc::clone(&self.seen),
+                    stop: self.closing.clone(),
+                };
+                self.store.order(
+                    place,
+                    false,
+                    move |tx| sessions::open(tx, &hello, arrival),
+                    move |opened| drop(own.try_send(Command::Opened(opened))),
+                )
+            }
+            HubEvent::Accepted(attempt) => self.store.order(
+                place,
+                true,
+                move |tx| attempts::accepted(tx, agent, attempt),
+                move |done| done.unwrap_or_else(|e| failed(own, e)),
+            ),
+            HubEvent::Progress(progress) => self.store.order(
+                place,
+                true,
+                move |tx| attempts::progressed(tx, agent, &progress),
+                move |done| done.unwrap_or_else(|e| failed(own, e)),
+            ),
+            HubEvent::Declined(decline) => self.store_decline(place, decline),
+            HubEvent::CommitRequested(commit) => {
+                let attempt = Attempt::new(commit.job, commit.attempt);
+                self.store.order(
+                    place,
+                    false,
+                    move |tx| attempts::commit_requested(tx, agent, &commit),
+                    move |granted| match granted {
+                        Ok(true) => drop(own.try_send(Command::Grant(attempt))),
+                        Ok(false) => {}
+                        Err(error) => failed(own, error),
+                    },
+                )
+            }
+            HubEvent::Reported(report) => {
+                let attempt = Attempt::new(report.job, report.attempt);
+                self.progress.remove(&attempt);
+                let checked = check_report(report);
+                self.store.order(
+                    place,
+                    false,
+                    move |tx| attempts::reported(tx, agent, &checked),
+                    move |stored| match stored {
+                        Ok(()) => drop(own.try_send(Command::Ack(attempt))),
+                        Err(error) => failed(own, error),
+                    },
+                )
+            }
+            HubEvent::Draining | HubEvent::Unsupported(_) => Ok(()),
+        };
+        if let Err(error) = ordered {
+            self.give_up(&error);
+        }
+    }
+
+    fn store_decline(&self, place: OwnedSemaphorePermit, decline: Decline) -> Result<(), Error> {
+        let (agent, own) = (self.agent.id, self.own.clone());
+        tracing::debug!(job_id = %decline.job, attempt = decline.attempt, code = %decline.code, "Offer declined");
+        self.store.order(
+            place,
+            false,
+            move |tx| attempts::declined(tx, agent, &decline),
+            move |done| {
+                if let Err(error) = done {
+                    drop(own.try_send(Command::StoreFailed(error)));
+                }
+            },
+        )
+    }
+
+    async fn obey(&mut self, command: Command) {
+        let now = Instant::now();
+        match command {
+            Command::Opened(Ok(Opened::Welcome { welcome, cancel })) => {
+                self.epoch = welcome.epoch;
+                tracing::info!(session_id = %self.id, epoch = welcome.epoch, held = welcome.held.len(), "Session open");
+                self.machine.welcome(*welcome);
+                for attempt in cancel {
+                    self.machine.cancel(attempt, now);
+                }
+            }
+            Command::Opened(Ok(Opened::Revoked)) | Command::Revoked => {
+                self.refuse("revoked", "this agent's identity was revoked: enrol it again", true, None);
+            }
+            Command::Opened(Ok(Opened::TierRequired)) => {
+                let message = "hybrid mode needs the Enterprise tier: have the tenant's tier changed";
+                self.refuse("tier_required", message, true, None);
+            }
+            Command::Opened(Err(error)) | Command::StoreFailed(error) => self.give_up(&error),
+            Command::Offer(to_offer) => self.offer(*to_offer).await,
+            Command::Ack(attempt) => self.machine.ack_report(attempt),
+            Command::Cancel(attempt) => self.machine.cancel(attempt, now),
+            Command::Grant(attempt) => self.machine.grant_commit(attempt),
+            Command::Fenced => {
+                tracing::warn!(session_id = %self.id, "A newer connection of the same agent fences this one");
+                let message = "a newer connection with this agent's identity is open";
+                self.refuse("fenced", message, false, Some(FENCED_S));
+            }
+        }
+    }
+
+    /// Signs and sends an offer. One that cannot be sent is given back, so that the job does not hang on it.
+    async fn offer(&mut self, to_offer: crate::model::AttemptToOffer) {
+        let attempt = Attempt::new(to_offer.job.id, to_offer.attempt);
+        let resource = to_offer.job.resource.clone();
+        let made = offer::make(&self.store, self.agent.id, self.epoch, to_offer).await;
+        let code = match made.map(|offer| self.machine.offer(offer, resource, Instant::now())) {
+            Ok(Ok(())) => return,
+            Ok(Err(no_credit)) => {
+                tracing::debug!(job_id = %attempt.job, attempt = attempt.number, error = %no_credit, "Offer taken back");
+                passerelle_protocol::Code::Busy
+            }
+            Err(error) => {
+                tracing::error!(job_id = %attempt.job, attempt = attempt.number, error = %error, "Could not make an offer");
+                passerelle_protocol::Code::Internal
+            }
+        };
+        let message = "the hub could not make the offer".to_owned();
+        let back = Decline { job: attempt.job, attempt: attempt.number, code, message, retry_after_ms: None };
+        self.unstored.push_back(HubEvent::Declined(back));
+    }
+
+    fn give_up(&mut self, error: &Error) {
+        tracing::error!(session_id = %self.id, error = %error, "Could not store what the agent told");
+        self.refuse("busy", "the hub cannot store anything now: come back", false, Some(COME_BACK_S));
+    }
+
+    fn refuse(&mut self, code: &str, message: &str, permanent: bool, retry_after_s: Option<u32>) {
+        self.machine.refuse(Refuse {
+            code: code.to_owned(),
+            message: message.to_owned(),
+            permanent,
+            retry_after_s,
+            versions: VERSIONS,
+            server_time: clock::now(),
+        });
+    }
+
+    /// Sends what is still to be said, closes, and leaves the registry.
+    async fn end(mut self, writer: tokio::task::JoinHandle<()>) {
+        let why = match (self.machine.closed(), &self.lost) {
+            (Some(reason), _) => reason.to_string(),
+            (None, Some(lost)) => lost.clone(),
+            (None, None) => "let go".to_owned(),
+        };
+        tracing::info!(session_id = %self.id, reason = why, "Session ended");
+        // At once, so that nothing more is dispatched to it; the store notes it in its own time.
+        self.store.shared().registry.remove(self.agent.id, self.id);
+        let stop_writer = writer.abort_handle();
+        let goodbye = async {
+            let mut last: Vec<Message> = self.blocked.take().into_iter().collect();
+            while let Some(frame) = self.machine.poll_frame() {
+                if let Frame::Text(text) = frame {
+                    last.push(Message::Text(text.into()));
+                }
+            }
+            if let Some(reason) = self.machine.closed() {
+                last.push(Message::Close(Some(close_frame(reason))));
+            }
+            for message in last {
+                if self.frames.send(message).await.is_err() {
+                    break;
+                }
+            }
+            drop(self.frames);
+            drop(writer.await);
+        };
+        if timeout(GOODBYE, goodbye).await.is_err() {
+            tracing::debug!(session_id = %self.id, "The peer did not take the last frames");
+            stop_writer.abort();
+        }
+        if self.arrived
+            && let Ok(place) = self.store.place().await
+        {
+            let (agent, id) = (self.agent.id, self.id);
+            // The store is closing: then there is nobody to tell.
+            drop(self.store.order(place, true, move |tx| sessions::closed(tx, agent, id), drop));
+        }
+    }
+}
+
+fn close_frame(reason: &CloseReason) -> CloseFrame {
+    let mut text = reason.to_string();
+    // A control frame carries at most 125 bytes, two of them the code (RFC 6455 §5.5).
+    text.truncate(text.floor_char_boundary(123));
+    CloseFrame { code: CloseCode::from(reason.close_code()), reason: Utf8Bytes::from(text) }
+}

@@ -1,0 +1,5 @@
+//! A real WebSocket client with the agent's session machine against the acceptor, over loopback.
+
+mod agent;
+mod delivery;
+mod sessions;

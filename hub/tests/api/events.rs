@@ -1,0 +1,114 @@
+//! The event stream: what happens is told once, in order, and a reader that comes back misses nothing.
+
+use crate::{
+    agent::Agent,
+    support::{Answer, Hub, PATIENCE},
+};
+use futures_util::StreamExt as _;
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+struct Stream {
+    body: std::pin::Pin<Box<dyn futures_util::Stream<Item = reqwest::Result<bytes::Bytes>> + Send>>,
+    text: String,
+}
+
+#[derive(Debug)]
+struct Event {
+    kind: String,
+    id: u64,
+    data: Value,
+}
+
+impl Stream {
+    async fn open(hub: &Hub, last: Option<u64>) -> Self {
+        let mut request = hub.request(Method::GET, "/v1/events");
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        let mut stream = Self { body: Box::pin(response.bytes_stream()), text: String::new() };
+        // The greeting: from here on nothing is missed.
+        assert!(stream.block().await.starts_with(':'));
+        stream
+    }
+
+    async fn block(&mut self) -> String {
+        loop {
+            if let Some((block, rest)) = self.text.split_once("\n\n") {
+                let (block, rest) = (block.to_owned(), rest.to_owned());
+                self.text = rest;
+                return block;
+            }
+            let chunk =
+                timeout(PATIENCE, self.body.next()).await.unwrap().expect("the stream goes on").unwrap();
+            self.text.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+    }
+
+    async fn next(&mut self) -> Event {
+        loop {
+            let block = self.block().await;
+            let field =
+                |name: &str| block.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+            if let (Some(kind), Some(id), Some(data)) = (field("event: "), field("id: "), field("data: ")) {
+                return Event { kind, id: id.parse().unwrap(), data: serde_json::from_str(&data).unwrap() };
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reader_is_told_of_its_tenants_jobs_and_agents_and_goes_on_where_it_was() {
+    let hub = Hub::start().await;
+    let mut stream = Stream::open(&hub, None).await;
+    let other = hub.other_tenant().await;
+    let theirs =
+        hub.anonymous(Method::POST, "/v1/jobs").bearer_auth(&other).json(&crate::support::job(json!({})));
+    Answer::of(theirs).await.expect(201);
+    let first = hub.submit(json!({})).await;
+    let event = stream.next().await;
+    assert_eq!((event.kind.as_str(), &event.data["id"]), ("job", &first["id"]));
+    assert_eq!(event.data["tenant"], "acme");
+    let last = event.id;
+    drop(stream);
+
+    // Meanwhile nobody reads.
+    let missed = hub.submit(json!({})).await;
+    let agent = Agent::enrol(&hub).await;
+    let mut stream = Stream::open(&hub, Some(last)).await;
+    let event = stream.next().await;
+    assert_eq!(event.data["id"], missed["id"]);
+    assert!(event.id > last);
+    let enrolled = stream.next().await;
+    assert_eq!((enrolled.kind.as_str(), &enrolled.data["id"]), ("agent", &json!(agent.identity.agent)));
+    assert_eq!(enrolled.data["online"], false);
+
+    let mut session = agent.connect(&hub).await;
+    let (mut online, mut offered, mut ids) = (false, false, vec![enrolled.id]);
+    while !(online && offered) {
+        let event = stream.next().await;
+        ids.push(event.id);
+        online |= event.kind == "agent" && event.data["online"] == true;
+        offered |= event.kind == "job" && event.data["state"] == "offered";
+    }
+    session.succeed(json!({"done": 1}), None).await;
+    loop {
+        let event = stream.next().await;
+        ids.push(event.id);
+        if event.data["state"] == "succeeded" {
+            assert_eq!(event.data["result"], json!({"done": 1}));
+            break;
+        }
+    }
+    assert!(ids.is_sorted() && ids.windows(2).all(|pair| pair[0] != pair[1]), "{ids:?}");
+
+    let bad = hub.request(Method::GET, "/v1/events").header("last-event-id", "yesterday");
+    Answer::of(bad).await.expect_problem(400, "bad_request");
+    // The end of the hub ends the stream.
+    hub.end().await;
+    while let Some(Ok(_)) = timeout(PATIENCE, stream.body.next()).await.unwrap() {}
+}

@@ -1,0 +1,15 @@
+//! The hub's HTTP interface and commands, against a real listening hub and a real tunnel client.
+
+#![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
+
+mod agent;
+mod agent_routes;
+mod blobs;
+mod commands;
+mod events;
+mod jobs;
+mod openapi;
+mod output;
+mod refusals;
+mod sites;
+mod support;
