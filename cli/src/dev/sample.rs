@@ -1,0 +1,186 @@
+//! The two sample jobs, and the proof from the targets' side that they arrived.
+
+use super::{
+    app::App,
+    folder::{ACCOUNTING, Folder, ORDERS},
+};
+use crate::{
+    Failure,
+    client::Client,
+    jobs,
+    render::{self, Job},
+};
+use aws_lc_rs::digest::{SHA256, digest};
+use serde_json::{Value, json};
+use std::{
+    fmt::Write as _,
+    fs, io,
+    time::{Duration, Instant},
+};
+use uuid::Uuid;
+
+/// An accounting export in the legal FEC format.
+const EXPORT: &[u8] = include_bytes!("../../samples/123456789FEC20261031.txt");
+const EXPORT_PATH: &str = "2026/10/123456789FEC20261031.txt";
+/// The event "order validated".
+const EVENT: &[u8] = include_bytes!("../../samples/commande-validee.json");
+const EVENT_PATH: &str = "orders/CMD-2026-000042/validated";
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(200);
+
+/// What the samples run against.
+pub(super) struct Context<'a> {
+    pub(super) client: &'a Client,
+    pub(super) folder: &'a Folder,
+    pub(super) app: &'a App,
+    pub(super) site: &'a str,
+}
+
+/// A sample that arrived whole.
+pub(super) struct Delivery {
+    pub(super) title: &'static str,
+    pub(super) state: String,
+    pub(super) job: String,
+    pub(super) place: String,
+    pub(super) size: usize,
+    pub(super) sha256: String,
+    pub(super) submitted_at: String,
+    pub(super) finished_at: String,
+}
+
+/// Submits the samples, waits for them, and looks at what arrived.
+///
+/// # Errors
+/// A job failure if one did not succeed, or did not arrive as it was sent.
+pub(super) async fn deliver(context: &Context<'_>) -> Result<Vec<Delivery>, Failure> {
+    let export = json!({
+        "site": context.site,
+        "resource": ACCOUNTING,
+        "operation": "drop",
+        "params": { "path": EXPORT_PATH, "create_dirs": true, "on_conflict": "replace" },
+        "payload": payload(EXPORT, "text/plain; charset=utf-8"),
+    });
+    let file = context.folder.share().join(EXPORT_PATH);
+    // What an earlier run left in a kept folder must not pass for what this one delivers.
+    if let Err(e) = fs::remove_file(&file)
+        && e.kind() != io::ErrorKind::NotFound
+    {
+        return Err(Failure::usage(format!("cannot remove {}: {e}", file.display())));
+    }
+    let (job, value) = finish(context.client, "the accounting export", &export).await?;
+    let arrived = fs::read(&file)
+        .map_err(|e| Failure::job(format!("the accounting export is not at {}: {e}", file.display())))?;
+    let export = proven("Accounting export", file.display().to_string(), EXPORT, &arrived, &job, &value)?;
+
+    let event = json!({
+        "site": context.site,
+        "resource": ORDERS,
+        "operation": "notify",
+        "params": { "path": EVENT_PATH },
+        "payload": payload(EVENT, "application/json"),
+    });
+    let (job, value) = finish(context.client, "the order-validated notification", &event).await?;
+    let received = context.app.received();
+    let arrived = received
+        .iter()
+        .find(|notification| notification.key == job.id)
+        .ok_or_else(|| Failure::job("the in-house application was not told of the order"))?;
+    let place = format!("POST {}{EVENT_PATH}", context.app.url());
+    let event = proven("Order-validated notification", place, EVENT, &arrived.body, &job, &value)?;
+    Ok(vec![export, event])
+}
+
+fn payload(content: &[u8], media_type: &str) -> Value {
+    let (key, value) = crate::submission::inline(content.to_vec());
+    json!({ key: value, "media_type": media_type })
+}
+
+async fn finish(client: &Client, what: &str, body: &Value) -> Result<(Job, Value), Failure> {
+    let end = Instant::now() + PATIENCE;
+    let mut value = client.submit(body, &Uuid::new_v4().to_string(), Some(PATIENCE.as_secs())).await?;
+    let mut job = jobs::typed(&value)?;
+    while !job.is_settled() && Instant::now() < end {
+        tokio::time::sleep(POLL).await;
+        value = client.job(&job.id).await?;
+        job = jobs::typed(&value)?;
+    }
+    if job.state == "succeeded" {
+        return Ok((job, value));
+    }
+    let why = job.error.as_ref().map(|error| format!(": {}: {}", error.code, error.message));
+    Err(Failure::job(render::clean(&format!("{what} is {}{}", job.state, why.unwrap_or_default()))))
+}
+
+fn proven(
+    title: &'static str,
+    place: String,
+    sent: &[u8],
+    arrived: &[u8],
+    job: &Job,
+    value: &Value,
+) -> Result<Delivery, Failure> {
+    let (expected, sha256) = (sha256(sent), sha256(arrived));
+    if sent != arrived {
+        return Err(Failure::job(format!(
+            "what arrived at {place} is not what was sent: {} bytes with SHA-256 {sha256} instead of {} with {expected}",
+            arrived.len(),
+            sent.len(),
+        )));
+    }
+    // A drop tells the digest of what it wrote.
+    let told = value.pointer("/result/sha256").and_then(Value::as_str);
+    if told.is_some_and(|told| told != sha256) {
+        return Err(Failure::job(format!("the job's result tells another digest than that of {place}")));
+    }
+    let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    Ok(Delivery {
+        title,
+        state: job.state.clone(),
+        job: job.id.clone(),
+        place,
+        size: arrived.len(),
+        sha256,
+        submitted_at: text("created_at"),
+        finished_at: text("finished_at"),
+    })
+}
+
+/// SHA-256 as 64 hex digits.
+pub(super) fn sha256(content: &[u8]) -> String {
+    digest(&SHA256, content).as_ref().iter().fold(String::new(), |mut hex, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EVENT, EXPORT, sha256};
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn the_export_is_a_balanced_fec_of_600_lines() {
+        let text = std::str::from_utf8(EXPORT).unwrap();
+        assert!(text.ends_with("\r\n") && !text.replace("\r\n", "").contains(['\r', '\n']));
+        let mut rows = text.split_terminator("\r\n").map(|line| line.split('\t').collect::<Vec<_>>());
+        assert_eq!(rows.next().unwrap()[..4], ["JournalCode", "JournalLib", "EcritureNum", "EcritureDate"]);
+        let cents = |text: &str| -> i64 { text.replace(',', "").parse().unwrap() };
+        let (mut entries, mut lines) = (BTreeMap::<&str, i64>::new(), 0);
+        for row in rows {
+            assert_eq!(row.len(), 18, "{row:?}");
+            *entries.entry(row[2]).or_default() += cents(row[11]) - cents(row[12]);
+            lines += 1;
+        }
+        assert_eq!((lines, entries.len()), (600, 200));
+        assert!(entries.values().all(|balance| *balance == 0));
+    }
+
+    #[test]
+    fn the_event_is_the_suites_and_its_digest_has_64_digits() {
+        let event: serde_json::Value = serde_json::from_slice(EVENT).unwrap();
+        assert_eq!(event["EventKind"], "CommandeValidee");
+        assert_eq!(sha256(EVENT).len(), 64);
+    }
+}
