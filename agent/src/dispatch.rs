@@ -190,7 +190,7 @@ impl Agent {
                 return Err((Code::Busy, message, Some(BUSY_RETRY * 15)));
             }
         }
-        let job = Job {
+        let mut job = Job {
             attempt,
             envelope,
             ticket,
@@ -222,15 +222,18 @@ impl Agent {
             warn!(%error, "An offer could not be written to the journal");
             (Code::Busy, "the agent's journal cannot be written".to_owned(), Some(BUSY_RETRY * 5))
         })?;
+        if let Accepted::Continues(intent) = &accepted {
+            job.intent = Some(intent.clone());
+        }
         match (accepted, judged) {
-            (Accepted::New, Ok(judged)) => {
+            (Accepted::New | Accepted::Continues(_), Ok(judged)) => {
                 self.registry.set(attempt, HeldState::Accepted);
                 self.metrics.accepted.inc();
                 debug!(job_id = %attempt.job, attempt = attempt.number, "Accepted a job");
                 runner::spawn(self, job, judged, stop);
                 Ok(())
             }
-            (Accepted::New, Err(failure)) => {
+            (Accepted::New | Accepted::Continues(_), Err(failure)) => {
                 self.registry.set(attempt, HeldState::Finished);
                 self.metrics.accepted.inc();
                 self.job_span(&job).in_scope(|| self.note_failure(&job, &failure, None));

@@ -56,8 +56,17 @@ impl Settings {
     /// # Errors
     /// All findings at once, as a configuration error.
     pub fn load(dir: &Path) -> Result<Self, Stop> {
-        let mut config =
-            passerelle_config::load(dir).map_err(|found| Stop::Configuration(found.to_string()))?;
+        let mut config = match passerelle_config::load(dir) {
+            Ok(config) => config,
+            Err(mut found) => {
+                // What the connectors have to say of the readable resources belongs to the same list.
+                for resource in &passerelle_config::readable_resources(dir) {
+                    build(resource, dir, &mut found);
+                }
+                found.sort();
+                return Err(Stop::Configuration(found.to_string()));
+            }
+        };
         let mut diagnostics = Diagnostics::default();
         let mut other = Vec::new();
         let name =

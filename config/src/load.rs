@@ -27,22 +27,26 @@ pub fn load(dir: &Path) -> Result<AgentConfig, Diagnostics> {
     load_with(dir, &|name| std::env::var(name).ok())
 }
 
+/// The resources that can be read in `dir`, whatever else is wrong there: where [`load`] fails, a connector can still
+/// judge these, so that one run tells everything.
+#[must_use]
+pub fn readable_resources(dir: &Path) -> Vec<ResourceConfig> {
+    Loader::new(dir).run(dir, &|name| std::env::var(name).ok()).1
+}
+
 /// As [`load`], with the environment passed in.
 pub(crate) fn load_with(
     dir: &Path,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<AgentConfig, Diagnostics> {
-    let mut loader = Loader {
-        dir: std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()),
-        diagnostics: Diagnostics::default(),
-    };
-    let config = loader.run(dir, env);
-    let mut diagnostics = loader.diagnostics;
+    let mut loader = Loader::new(dir);
+    let (main, resources) = loader.run(dir, env);
+    let Loader { dir, mut diagnostics } = loader;
     diagnostics.sort();
-    match config {
-        Some(mut config) if diagnostics.is_empty() => {
-            config.warnings = diagnostics.warnings().to_vec();
-            Ok(config)
+    match main {
+        Some((hub, trust, agent, log)) if diagnostics.is_empty() => {
+            let warnings = diagnostics.warnings().to_vec();
+            Ok(AgentConfig { dir, hub, trust, agent, log, resources, warnings })
         }
         _ => Err(diagnostics),
     }
@@ -55,10 +59,19 @@ struct Loader {
 }
 
 impl Loader {
-    fn run(&mut self, dir: &Path, env: &dyn Fn(&str) -> Option<String>) -> Option<AgentConfig> {
+    fn new(dir: &Path) -> Self {
+        let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+        Self { dir, diagnostics: Diagnostics::default() }
+    }
+
+    fn run(
+        &mut self,
+        dir: &Path,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> (Option<MainSections>, Vec<ResourceConfig>) {
         if let Err(finding) = files::check_dir(dir) {
             self.diagnostics.push(finding);
-            return None;
+            return (None, Vec::new());
         }
         let mut resources = Resources::default();
         let main = self.read(dir.join("agent.toml")).and_then(|(source, node)| {
@@ -77,9 +90,7 @@ impl Loader {
             }
             Err(finding) => self.diagnostics.push(finding),
         }
-        let resources = self.check_resources(resources);
-        let (hub, trust, agent, log) = main?;
-        Some(AgentConfig { dir: self.dir.clone(), hub, trust, agent, log, resources, warnings: Vec::new() })
+        (main, self.check_resources(resources))
     }
 
     fn read(&mut self, file: PathBuf) -> Option<(Arc<Source>, Node)> {

@@ -95,10 +95,12 @@ impl From<rusqlite::Error> for JournalError {
 }
 
 /// What came of [`Journal::accept`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Accepted {
     /// It is in the journal now.
     New,
+    /// It is in the journal now, with the intent of an earlier attempt whose effect may have happened.
+    Continues(Value),
     /// It was in the journal already, not acknowledged yet.
     Held,
     /// It was reported and acknowledged; it will be reported again.
@@ -180,10 +182,11 @@ impl Journal {
                     None => (ACCEPTED, None, None),
                     Some(_) => (REPORTABLE, Some(next(&seq)), Some(row.accepted_at)),
                 };
+                let intent = earlier_intent(c, row.key)?;
                 c.prepare_cached(
                     "INSERT INTO attempts (job, attempt, state, resource, envelope, ticket, at_hub, payload,
-                       traceparent, expires, accepted_at, finished_at, report, seq)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+                       traceparent, expires, accepted_at, finished_at, report, seq, intent)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
                 )?
                 .execute(params![
                     row.key.0,
@@ -200,8 +203,10 @@ impl Journal {
                     finished_at,
                     report,
                     seq,
+                    intent,
                 ])?;
-                Ok(Accepted::New)
+                let intent = intent.and_then(|text| serde_json::from_str(&text).ok());
+                Ok(intent.map_or(Accepted::New, Accepted::Continues))
             })
             .await
     }
@@ -302,12 +307,14 @@ impl Journal {
         rows.into_iter().map(|(seq, text)| Ok((seq, parse(&text)?))).collect()
     }
 
-    /// Notes that the hub has the report: the row becomes a tombstone. Lazy.
+    /// Notes that the hub has the report: the row becomes a tombstone. The intent of a failure is kept: a later attempt
+    /// of the job decides by it whether the effect happened after all. Lazy.
     pub fn acked(&self, attempt: Attempt) {
         let (key, now) = (key(attempt), clock::unix_seconds());
         self.writer.lazy(move |c| {
             c.prepare_cached(
-                "UPDATE attempts SET state = ?3, acked_at = ?4, seq = NULL, envelope = '', intent = NULL,
+                "UPDATE attempts SET state = ?3, acked_at = ?4, seq = NULL, envelope = '',
+                   intent = CASE WHEN json_extract(report, '$.outcome.outcome') = 'failed' THEN intent END,
                    report = CASE WHEN length(report) <= ?5 THEN report END
                  WHERE job = ?1 AND attempt = ?2 AND state = ?6",
             )?
@@ -433,6 +440,17 @@ fn known(c: &Connection, key: Key, seq: &AtomicI64) -> rusqlite::Result<Option<A
         }
         Some(_) => Ok(Some(Accepted::Held)),
     }
+}
+
+/// The intent that the attempt before this one of the same job left behind.
+fn earlier_intent(c: &Connection, key: Key) -> rusqlite::Result<Option<String>> {
+    if key.1 <= 1 {
+        return Ok(None);
+    }
+    c.prepare_cached("SELECT intent FROM attempts WHERE job = ?1 AND attempt < ?2 ORDER BY attempt DESC LIMIT 1")?
+        .query_row(params![key.0, key.1], |row| row.get(0))
+        .optional()
+        .map(Option::flatten)
 }
 
 /// Reads the rows that are not acknowledged.

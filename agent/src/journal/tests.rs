@@ -180,6 +180,32 @@ async fn a_replayed_attempt_is_refused_and_a_known_outcome_is_told_again() {
 }
 
 #[tokio::test]
+async fn a_later_attempt_learns_the_intent_of_one_that_failed_and_not_of_one_that_succeeded() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    let intent = json!({"part": ".passerelle-x-1.part"});
+    let lost = Outcome::Failed(Failure::new(
+        Verdict::Retry,
+        Effect::Unknown,
+        passerelle_protocol::Code::TargetTimeout,
+        "no answer",
+    ));
+    for (n, outcome) in [(1, lost), (2, succeeded())] {
+        let first = job(n, 1);
+        journal.accept(&first).await.unwrap();
+        journal.intent(first.attempt, clock::now(), &intent).await.unwrap();
+        journal.finish(&report(&first, outcome), false).await.unwrap();
+        journal.acked(first.attempt);
+    }
+    assert_eq!(journal.accept(&job(1, 2)).await.unwrap(), Accepted::Continues(intent.clone()));
+    assert_eq!(journal.accept(&job(2, 2)).await.unwrap(), Accepted::New);
+    // And it is still known after a crash.
+    let found = reopen(dir.path(), journal).await.found;
+    let [Found::Job(again, HeldState::Accepted), Found::Job(..)] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(again.intent, Some(intent));
+}
+
+#[tokio::test]
 async fn a_denied_job_is_accepted_and_finished_in_one() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;

@@ -73,11 +73,15 @@ async fn carry_out(
     stop: &StopHandle,
     started_at: &mut Option<Timestamp>,
 ) -> End {
-    let resumed = job.started_at.is_some() || job.intent.is_some();
+    let resumed = job.started_at.is_some();
     let fail = |failure: Failure| {
         agent.note_failure(job, &failure, None);
         End::from(failure)
     };
+    if job.intent.is_some() && repeat(job, judged) == Repeat::Never && repeats_blindly(job, judged) {
+        let message = "the agent was stopped in the middle; whether it took effect cannot be told";
+        return fail(Failure::new(Verdict::Permanent, Effect::Unknown, Code::Internal, message));
+    }
     // What has started before may go on after its deadline: it is about starting.
     let deadline = Instant::now() + if resumed { GRACE * 3600 } else { clock::until(job.envelope.deadline) };
     let turn = async {
@@ -277,6 +281,12 @@ fn repeat(job: &Job, judged: &Judged) -> Repeat {
     let spec = judged.resource.operation(job.envelope.operation.as_str());
     let own = spec.map_or(Repeat::Never, |spec| translate::repeat(spec.repeat));
     job.envelope.repeat.map_or(own, |stricter| own.max(stricter))
+}
+
+/// Whether the connector does the whole again after a crash, instead of looking how far the first try came.
+fn repeats_blindly(job: &Job, judged: &Judged) -> bool {
+    let spec = judged.resource.operation(job.envelope.operation.as_str());
+    spec.is_none_or(|spec| spec.repeat != connectors::Repeat::Safe)
 }
 
 fn no_progress(timeout: Duration, repeat: Repeat, effect: Effect) -> Failure {

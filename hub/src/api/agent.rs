@@ -106,7 +106,11 @@ pub async fn payload(
         ("job" = String, Path), ("attempt" = u32, Path),
         ("Upload-Length" = u64, Header), ("Repr-Digest" = String, Header),
     ),
-    responses((status = 201, description = "Open"), (status = "default", body = ProblemDocument))
+    responses(
+        (status = 201, description = "Open"),
+        (status = 200, description = "Open already; it goes on at `Upload-Offset`"),
+        (status = "default", body = ProblemDocument),
+    )
 )]
 pub async fn output_open(
     State(app): State<App>,
@@ -120,8 +124,9 @@ pub async fn output_open(
     upload::check_size(length, app.max_blob)?;
     let digest = upload::digest(&headers)?.ok_or_else(|| Problem::bad_request("repr-digest: missing"))?;
     let stands = app.tunnel.output_open(agent.id, job, attempt, length, digest).await?;
-    let answer =
-        with_header(StatusCode::CREATED.into_response(), header::LOCATION, &output_path(job, attempt));
+    // One that was begun earlier goes on where it stands.
+    let status = if stands.offset > 0 { StatusCode::OK } else { StatusCode::CREATED };
+    let answer = with_header(status.into_response(), header::LOCATION, &output_path(job, attempt));
     let answer = with_header(answer, OFFSET, &stands.offset.to_string());
     let answer = with_header(answer, LENGTH, &stands.length.to_string());
     Ok(with_header(answer, RESUMABLE, VERSION))

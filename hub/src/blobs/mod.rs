@@ -215,7 +215,7 @@ impl Blobs {
     /// Adds bytes to an upload. A body that breaks off keeps what came: the answer says how far.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Offset`] if `offset` is not where the upload stands; [`Error::BadRequest`] for more
+    /// [`Error::NotFound`]; [`Error::Offset`] if `offset` is not where the upload stands; [`Error::TooLarge`] for more
     /// bytes than announced; [`Error::DigestMismatch`] at the end, which begins the upload anew; [`Error::Full`], after
     /// which it can go on.
     pub async fn append<S, E>(

@@ -54,7 +54,7 @@ impl Receiver {
     /// is kept.
     ///
     /// # Errors
-    /// [`Error::BadRequest`] for more bytes than `length`; [`Error::Full`] and others of the disk.
+    /// [`Error::TooLarge`] for more bytes than `length`; [`Error::Full`] and others of the disk.
     pub(super) async fn take_all<S, E>(&mut self, stream: S, length: u64) -> Result<Result<(), String>, Error>
     where
         S: Stream<Item = Result<Bytes, E>>,
@@ -68,7 +68,7 @@ impl Receiver {
             };
             let after = self.offset.saturating_add(chunk.len() as u64);
             if after > length {
-                return Err(Error::BadRequest(format!("the body goes beyond the announced length {length}")));
+                return Err(Error::TooLarge(format!("the body goes beyond the announced length {length}")));
             }
             self.file.write_all(&chunk).await?;
             self.offset = after;

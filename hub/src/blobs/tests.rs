@@ -89,7 +89,7 @@ async fn a_wrong_upload_begins_anew_and_a_longer_one_is_refused() {
     let wrong = blobs.append(name("acme"), id, 0, body(&["abx"])).await;
     assert!(matches!(wrong, Err(Error::DigestMismatch { .. })));
     assert_eq!(blobs.upload_offset(name("acme"), id).await.unwrap().offset, 0);
-    assert!(matches!(blobs.append(name("acme"), id, 0, body(&["abcd"])).await, Err(Error::BadRequest(_))));
+    assert!(matches!(blobs.append(name("acme"), id, 0, body(&["abcd"])).await, Err(Error::TooLarge(_))));
     assert!(blobs.append(name("acme"), id, 0, body(&["abc"])).await.unwrap().blob.is_some());
     for (tenant, id) in [("other", id), ("acme", BlobId::from(clock::new_uuid7()))] {
         assert!(matches!(blobs.upload_offset(name(tenant), id).await, Err(Error::NotFound(_))));

@@ -65,9 +65,12 @@ pub enum Error {
     /// The state forbids it.
     #[error("{0}")]
     Conflict(String),
-    /// The request itself is wrong: a malformed cursor, more bytes than announced.
+    /// The request itself is wrong: a malformed cursor, a body that breaks off.
     #[error("{0}")]
     BadRequest(String),
+    /// More bytes than announced.
+    #[error("{0}")]
+    TooLarge(String),
     /// The idempotency key was seen with another body.
     #[error("the idempotency key was used before with another body: use a new key")]
     IdempotencyMismatch,
@@ -110,6 +113,7 @@ impl Error {
             Self::NotFound(_) => ApiCode::NotFound,
             Self::Conflict(_) | Self::Offset(_) => ApiCode::Conflict,
             Self::BadRequest(_) => ApiCode::BadRequest,
+            Self::TooLarge(_) => ApiCode::TooLarge,
             Self::IdempotencyMismatch => ApiCode::IdempotencyMismatch,
             Self::SiteUnknown(_) => ApiCode::SiteUnknown,
             Self::Unauthorized(_) => ApiCode::Unauthorized,

@@ -144,11 +144,13 @@ pub(crate) fn add_attempts(conn: &Connection, seq: i64, job: &mut Job) -> Result
     )?;
     let mut rows = statement.query([seq])?;
     while let Some(row) = rows.next()? {
+        let (heard, started_at) = (opt_time(row, 2)?, opt_time(row, 3)?);
         job.attempts.push(AttemptView {
             number: row.get(0)?,
             agent: from_uuid(row, 1)?,
-            accepted_at: opt_time(row, 2)?,
-            started_at: opt_time(row, 3)?,
+            // The acceptance is noted when it is heard, the start by the agent's clock: a start proves an acceptance.
+            accepted_at: heard.map(|heard| started_at.map_or(heard, |started| heard.min(started))),
+            started_at,
             finished_at: opt_time(row, 4)?,
             verdict: opt_word(row, 5)?,
             effect: opt_word(row, 6)?,

@@ -254,7 +254,7 @@ impl Session {
             HubEvent::Unsupported(of) => tracing::warn!(of, "Message of an unknown type"),
             HubEvent::Hello(hello) => match self.check(&hello) {
                 Ok(()) => self.unstored.push_back(HubEvent::Hello(hello)),
-                Err((code, message)) => self.refuse(code, &message, code == "version", None),
+                Err((code, message)) => self.refuse(code, &message, true, None),
             },
             HubEvent::Accepted(_)
             | HubEvent::Declined(_)

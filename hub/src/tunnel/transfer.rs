@@ -120,7 +120,7 @@ impl Tunnel {
     /// `PATCH …/output`: adds bytes; complete, the content has to have the announced digest.
     ///
     /// # Errors
-    /// As [`Self::output_offset`]; [`Error::Offset`], [`Error::DigestMismatch`], [`Error::BadRequest`] for more bytes than
+    /// As [`Self::output_offset`]; [`Error::Offset`], [`Error::DigestMismatch`], [`Error::TooLarge`] for more bytes than
     /// announced, [`Error::Full`].
     pub async fn output_append<S, E>(
         &self,

@@ -128,7 +128,7 @@ async fn a_wrong_part_or_digest_is_refused() {
     answer.expect_problem(422, "digest_mismatch");
 
     let path = open(&hub, 4, None).await;
-    patch(&hub, &path, 0, b"longer").await.expect_problem(400, "bad_request");
+    patch(&hub, &path, 0, b"longer").await.expect_problem(413, "too_large");
     let plain = hub.request(Method::PATCH, &path).header("upload-offset", 0).body("good");
     Answer::of(plain).await.expect_problem(415, "bad_request");
     let nowhere = hub.request(Method::PATCH, &path).header("content-type", PATCH).body("good");
