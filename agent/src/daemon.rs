@@ -271,8 +271,9 @@ async fn serve(
     found: Vec<Found>,
     mut signals: Signals,
 ) -> Result<(), Stop> {
-    let mut tunnel = tokio::spawn(tunnel::run(Arc::clone(agent)).in_current_span());
+    // Before the tunnel: what its `hello` does not name as held, the hub takes for lost.
     runner::resume(agent, found);
+    let mut tunnel = tokio::spawn(tunnel::run(Arc::clone(agent)).in_current_span());
     let probes = tokio::spawn(probe(Arc::clone(agent)).in_current_span());
     let upkeep = tokio::spawn(upkeep(Arc::clone(agent)).in_current_span());
     let ended = tokio::select! {

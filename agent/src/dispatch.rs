@@ -19,7 +19,7 @@ use crate::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use passerelle_protocol::{
     AgentId, Code, Decline, Effect, Envelope, Failure, HeldState, JwsError, Name, Offer, Outcome,
-    PayloadSource, Report, Sha256, Ticket, Verdict, VerifyingKey,
+    PayloadSource, Repeat, Report, Sha256, Ticket, Verdict, VerifyingKey,
     limits::{MAX_INLINE_PAYLOAD, MAX_JSON},
     session::Attempt,
 };
@@ -114,6 +114,21 @@ pub struct Judged {
     pub max_size: Option<u64>,
 }
 
+impl Judged {
+    /// How the operation may be repeated: what the connector says, or stricter if the job says so.
+    pub fn repeat(&self, job: &Job) -> Repeat {
+        let spec = self.resource.operation(job.envelope.operation.as_str());
+        let own = spec.map_or(Repeat::Never, |spec| translate::repeat(spec.repeat));
+        job.envelope.repeat.map_or(own, |stricter| own.max(stricter))
+    }
+
+    /// Whether the connector looks how far an earlier try came, instead of doing the whole again.
+    pub fn looks_back(&self, job: &Job) -> bool {
+        let spec = self.resource.operation(job.envelope.operation.as_str());
+        spec.is_some_and(|spec| spec.repeat == passerelle_connectors::Repeat::Safe)
+    }
+}
+
 impl Agent {
     /// Deals with an offer; the answer is for the hub. `None` if another task is at the same attempt.
     pub async fn dispatch(self: Arc<Self>, offer: Offer, epoch: u64) -> Option<Answer> {
@@ -199,6 +214,7 @@ impl Agent {
             accepted_at: clock::now(),
             started_at: None,
             intent: None,
+            resumed: false,
         };
         let judged = match broken {
             Some(failure) => Err(failure),
@@ -206,7 +222,7 @@ impl Agent {
             None => self.judge(&job),
         };
         let accepted = match &judged {
-            Ok(_) => self.journal.accept(&job).await,
+            Ok(judged) => self.journal.accept(&job, judged.looks_back(&job)).await,
             Err(failure) => {
                 let report = Report {
                     job: attempt.job,

@@ -35,4 +35,6 @@ pub struct Job {
     pub started_at: Option<Timestamp>,
     /// The connector's intent, if an earlier run had come so far.
     pub intent: Option<Value>,
+    /// Whether an earlier run of this program held it.
+    pub resumed: bool,
 }

@@ -155,12 +155,13 @@ impl Journal {
         Ok(Opened { journal: Self { writer, seq: Arc::new(AtomicI64::new(seq)) }, found, set_aside })
     }
 
-    /// Writes an accepted attempt, unless it or a higher one is known.
+    /// Writes an accepted attempt, unless it or a higher one is known. With `looks_back` its connector can tell from an
+    /// earlier attempt's intent whether that one's effect happened.
     ///
     /// # Errors
     /// If it could not be written; then it is not accepted.
-    pub async fn accept(&self, job: &Job) -> Result<Accepted, JournalError> {
-        self.insert(NewRow::of(job)?, None).await
+    pub async fn accept(&self, job: &Job, looks_back: bool) -> Result<Accepted, JournalError> {
+        self.insert(NewRow::of(job)?, None, looks_back).await
     }
 
     /// Writes an attempt that ended before it began (denied, say): accepted and finished in one.
@@ -168,10 +169,15 @@ impl Journal {
     /// # Errors
     /// As [`Self::accept`].
     pub async fn accept_finished(&self, job: &Job, report: &Report) -> Result<Accepted, JournalError> {
-        self.insert(NewRow::of(job)?, Some(json(report)?)).await
+        self.insert(NewRow::of(job)?, Some(json(report)?), false).await
     }
 
-    async fn insert(&self, row: NewRow, report: Option<String>) -> Result<Accepted, JournalError> {
+    async fn insert(
+        &self,
+        row: NewRow,
+        report: Option<String>,
+        looks_back: bool,
+    ) -> Result<Accepted, JournalError> {
         let seq = Arc::clone(&self.seq);
         self.writer
             .write(move |c| {
@@ -182,7 +188,7 @@ impl Journal {
                     None => (ACCEPTED, None, None),
                     Some(_) => (REPORTABLE, Some(next(&seq)), Some(row.accepted_at)),
                 };
-                let intent = earlier_intent(c, row.key)?;
+                let intent = if looks_back { earlier_intent(c, row.key)? } else { None };
                 c.prepare_cached(
                     "INSERT INTO attempts (job, attempt, state, resource, envelope, ticket, at_hub, payload,
                        traceparent, expires, accepted_at, finished_at, report, seq, intent)
@@ -307,14 +313,14 @@ impl Journal {
         rows.into_iter().map(|(seq, text)| Ok((seq, parse(&text)?))).collect()
     }
 
-    /// Notes that the hub has the report: the row becomes a tombstone. The intent of a failure is kept: a later attempt
-    /// of the job decides by it whether the effect happened after all. Lazy.
+    /// Notes that the hub has the report: the row becomes a tombstone. Where the effect is unknown
+    /// the intent is kept: a later attempt of the job may decide by it what happened. Lazy.
     pub fn acked(&self, attempt: Attempt) {
         let (key, now) = (key(attempt), clock::unix_seconds());
         self.writer.lazy(move |c| {
             c.prepare_cached(
                 "UPDATE attempts SET state = ?3, acked_at = ?4, seq = NULL, envelope = '',
-                   intent = CASE WHEN json_extract(report, '$.outcome.outcome') = 'failed' THEN intent END,
+                   intent = CASE WHEN json_extract(report, '$.outcome.effect') = 'unknown' THEN intent END,
                    report = CASE WHEN length(report) <= ?5 THEN report END
                  WHERE job = ?1 AND attempt = ?2 AND state = ?6",
             )?
@@ -447,10 +453,12 @@ fn earlier_intent(c: &Connection, key: Key) -> rusqlite::Result<Option<String>> 
     if key.1 <= 1 {
         return Ok(None);
     }
-    c.prepare_cached("SELECT intent FROM attempts WHERE job = ?1 AND attempt < ?2 ORDER BY attempt DESC LIMIT 1")?
-        .query_row(params![key.0, key.1], |row| row.get(0))
-        .optional()
-        .map(Option::flatten)
+    c.prepare_cached(
+        "SELECT intent FROM attempts WHERE job = ?1 AND attempt < ?2 ORDER BY attempt DESC LIMIT 1",
+    )?
+    .query_row(params![key.0, key.1], |row| row.get(0))
+    .optional()
+    .map(Option::flatten)
 }
 
 /// Reads the rows that are not acknowledged.
@@ -501,6 +509,7 @@ fn read(row: &Row<'_>) -> Result<Found, JournalError> {
         accepted_at: time(row.get("accepted_at")?)?,
         started_at: row.get::<_, Option<i64>>("started_at")?.map(time).transpose()?,
         intent: intent.map(|text| parse(&text)).transpose()?,
+        resumed: true,
     };
     let held = if state == RUNNING { HeldState::Running } else { HeldState::Accepted };
     Ok(Found::Job(Box::new(job), held))

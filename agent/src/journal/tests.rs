@@ -49,6 +49,7 @@ fn job(n: u8, attempt: u32) -> Job {
         accepted_at: Timestamp::from_millisecond(clock::now().as_millisecond()).unwrap(),
         started_at: None,
         intent: None,
+        resumed: false,
     }
 }
 
@@ -88,8 +89,8 @@ async fn an_accepted_attempt_is_found_again_as_it_was() {
     let Opened { journal, found, set_aside } = Journal::open(dir.path()).unwrap();
     assert!(found.is_empty() && set_aside.is_none());
     let job = job(1, 1);
-    assert_eq!(journal.accept(&job).await.unwrap(), Accepted::New);
-    assert_eq!(journal.accept(&job).await.unwrap(), Accepted::Held);
+    assert_eq!(journal.accept(&job, true).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&job, true).await.unwrap(), Accepted::Held);
     let found = reopen(dir.path(), journal).await.found;
     let [Found::Job(again, HeldState::Accepted)] = found.as_slice() else { panic!("{found:?}") };
     assert_eq!(again.envelope, job.envelope);
@@ -103,7 +104,7 @@ async fn an_intent_is_found_again_even_when_the_start_was_not_written() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;
     let job = job(1, 1);
-    journal.accept(&job).await.unwrap();
+    journal.accept(&job, true).await.unwrap();
     journal.started(job.attempt, job.accepted_at);
     journal.intent(job.attempt, job.accepted_at, &json!({"part": "x"})).await.unwrap();
     journal.granted(job.attempt);
@@ -118,7 +119,7 @@ async fn a_finished_attempt_is_reported_until_acknowledged_and_survives_a_lost_a
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;
     let job = job(1, 1);
-    journal.accept(&job).await.unwrap();
+    journal.accept(&job, true).await.unwrap();
     let report = report(&job, succeeded());
     journal.finish(&report, false).await.unwrap();
     let reports = journal.reports_after(0, 10).await.unwrap();
@@ -140,7 +141,7 @@ async fn an_output_is_uploaded_before_it_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;
     let job = job(1, 1);
-    journal.accept(&job).await.unwrap();
+    journal.accept(&job, true).await.unwrap();
     let output =
         OutputPayload { size: 9, sha256: Sha256::of(b"x"), media_type: "text/plain".into(), data: None };
     let outcome = Outcome::Succeeded { result: json!({}), output: Some(output), receipt: None };
@@ -160,23 +161,23 @@ async fn a_replayed_attempt_is_refused_and_a_known_outcome_is_told_again() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;
     let second = job(1, 2);
-    assert_eq!(journal.accept(&second).await.unwrap(), Accepted::New);
-    assert_eq!(journal.accept(&job(1, 1)).await.unwrap(), Accepted::Replayed { highest: 2 });
+    assert_eq!(journal.accept(&second, true).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&job(1, 1), true).await.unwrap(), Accepted::Replayed { highest: 2 });
     journal.finish(&report(&second, succeeded()), false).await.unwrap();
     journal.acked(second.attempt);
     journal.flush().await.unwrap();
     assert_eq!(journal.reports_after(0, 10).await.unwrap(), []);
     // A hub that forgot (restored from a backup) offers it again: the tombstone answers.
-    assert_eq!(journal.accept(&second).await.unwrap(), Accepted::Again);
+    assert_eq!(journal.accept(&second, true).await.unwrap(), Accepted::Again);
     assert_eq!(journal.reports_after(0, 10).await.unwrap().len(), 1);
-    assert_eq!(journal.accept(&job(1, 3)).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&job(1, 3), true).await.unwrap(), Accepted::New);
     // An outcome too large to keep is not known any more, but the attempt is not run twice.
     let large = job(2, 1);
-    journal.accept(&large).await.unwrap();
+    journal.accept(&large, true).await.unwrap();
     let outcome = Outcome::Succeeded { result: json!("x".repeat(KEPT_REPORT)), output: None, receipt: None };
     journal.finish(&report(&large, outcome), false).await.unwrap();
     journal.acked(large.attempt);
-    assert_eq!(journal.accept(&large).await.unwrap(), Accepted::Replayed { highest: 1 });
+    assert_eq!(journal.accept(&large, true).await.unwrap(), Accepted::Replayed { highest: 1 });
 }
 
 #[tokio::test]
@@ -192,16 +193,18 @@ async fn a_later_attempt_learns_the_intent_of_one_that_failed_and_not_of_one_tha
     ));
     for (n, outcome) in [(1, lost), (2, succeeded())] {
         let first = job(n, 1);
-        journal.accept(&first).await.unwrap();
+        journal.accept(&first, true).await.unwrap();
         journal.intent(first.attempt, clock::now(), &intent).await.unwrap();
         journal.finish(&report(&first, outcome), false).await.unwrap();
         journal.acked(first.attempt);
     }
-    assert_eq!(journal.accept(&job(1, 2)).await.unwrap(), Accepted::Continues(intent.clone()));
-    assert_eq!(journal.accept(&job(2, 2)).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&job(1, 2), true).await.unwrap(), Accepted::Continues(intent.clone()));
+    assert_eq!(journal.accept(&job(2, 2), true).await.unwrap(), Accepted::New);
     // And it is still known after a crash.
     let found = reopen(dir.path(), journal).await.found;
-    let [Found::Job(again, HeldState::Accepted), Found::Job(..)] = found.as_slice() else { panic!("{found:?}") };
+    let [Found::Job(again, HeldState::Accepted), Found::Job(..)] = found.as_slice() else {
+        panic!("{found:?}")
+    };
     assert_eq!(again.intent, Some(intent));
 }
 
@@ -224,7 +227,7 @@ async fn writes_that_come_together_share_a_commit() {
     let mut accepts = tokio::task::JoinSet::new();
     for n in 0..200 {
         let journal = journal.clone();
-        accepts.spawn(async move { journal.accept(&job(n, 1)).await });
+        accepts.spawn(async move { journal.accept(&job(n, 1), true).await });
     }
     while let Some(accepted) = accepts.join_next().await {
         assert_eq!(accepted.unwrap().unwrap(), Accepted::New);
@@ -242,19 +245,19 @@ async fn old_tombstones_are_pruned_once_their_envelope_has_expired() {
     let now = clock::unix_seconds();
     (short.envelope.exp, long.envelope.exp) = (now + 900, now + 7 * 86_400);
     for job in [&mut short, &mut long] {
-        journal.accept(job).await.unwrap();
+        journal.accept(job, true).await.unwrap();
         journal.finish(&report(job, denied()), false).await.unwrap();
         journal.acked(job.attempt);
     }
     let open = job(3, 1);
-    journal.accept(&open).await.unwrap();
+    journal.accept(&open, true).await.unwrap();
     journal.maintain(now + 3600).await.unwrap();
-    assert_eq!(journal.accept(&short).await.unwrap(), Accepted::Again);
+    assert_eq!(journal.accept(&short, true).await.unwrap(), Accepted::Again);
     journal.acked(short.attempt);
     journal.maintain(now + 2 * 86_400).await.unwrap();
-    assert_eq!(journal.accept(&short).await.unwrap(), Accepted::New);
-    assert_eq!(journal.accept(&long).await.unwrap(), Accepted::Again);
-    assert_eq!(journal.accept(&open).await.unwrap(), Accepted::Held);
+    assert_eq!(journal.accept(&short, true).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&long, true).await.unwrap(), Accepted::Again);
+    assert_eq!(journal.accept(&open, true).await.unwrap(), Accepted::Held);
 }
 
 #[tokio::test]
@@ -262,7 +265,7 @@ async fn a_corrupt_file_is_set_aside() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;
     for n in 0..50 {
-        journal.accept(&job(n, 1)).await.unwrap();
+        journal.accept(&job(n, 1), true).await.unwrap();
     }
     journal.close().await;
     drop(journal);
@@ -275,7 +278,7 @@ async fn a_corrupt_file_is_set_aside() {
     let aside = opened.set_aside.unwrap();
     assert!(aside.file_name().unwrap().to_str().unwrap().starts_with("journal.corrupt-") && aside.exists());
     assert!(opened.found.is_empty());
-    assert_eq!(opened.journal.accept(&job(1, 1)).await.unwrap(), Accepted::New);
+    assert_eq!(opened.journal.accept(&job(1, 1), true).await.unwrap(), Accepted::New);
 }
 
 #[tokio::test]
@@ -291,12 +294,12 @@ async fn a_file_that_is_no_database_is_set_aside() {
 async fn a_truncated_wal_loses_nothing_that_was_checkpointed_and_opens() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;
-    journal.accept(&job(1, 1)).await.unwrap();
+    journal.accept(&job(1, 1), true).await.unwrap();
     journal.close().await;
     drop(journal);
     // A second life whose WAL a crash cuts in the middle of a frame.
     let journal = Journal::open(dir.path()).unwrap().journal;
-    journal.accept(&job(2, 1)).await.unwrap();
+    journal.accept(&job(2, 1), true).await.unwrap();
     let copy = tempfile::tempdir().unwrap();
     fs::copy(dir.path().join(FILE), copy.path().join(FILE)).unwrap();
     let wal = fs::read(dir.path().join("journal.db-wal")).unwrap();
@@ -335,10 +338,10 @@ async fn a_disk_that_takes_no_writes_is_told_and_recovers() {
     limit(journal.clone(), pages).await.unwrap();
     let mut big = job(1, 1);
     big.payload = Payload::Inline(vec![7; 200 * 1024].into());
-    let error = journal.accept(&big).await.unwrap_err();
+    let error = journal.accept(&big, true).await.unwrap_err();
     assert!(matches!(error, JournalError::Storage(_)), "{error}");
     limit(journal.clone(), 1 << 20).await.unwrap();
-    assert_eq!(journal.accept(&big).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&big, true).await.unwrap(), Accepted::New);
     assert!(journal.writable());
     assert_eq!(reopen(dir.path(), journal).await.found.len(), 1);
 }

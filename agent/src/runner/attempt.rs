@@ -78,7 +78,7 @@ async fn carry_out(
         agent.note_failure(job, &failure, None);
         End::from(failure)
     };
-    if job.intent.is_some() && repeat(job, judged) == Repeat::Never && repeats_blindly(job, judged) {
+    if job.intent.is_some() && judged.repeat(job) == Repeat::Never && !judged.looks_back(job) {
         let message = "the agent was stopped in the middle; whether it took effect cannot be told";
         return fail(Failure::new(Verdict::Permanent, Effect::Unknown, Code::Internal, message));
     }
@@ -92,7 +92,7 @@ async fn carry_out(
     };
     let _place = tokio::select! {
         biased;
-        () = stop.token().cancelled() => return stopped(agent, job, stop),
+        () = stop.token().cancelled() => return stopped(agent, job, judged, stop),
         place = turn => place,
         () = sleep_until(deadline), if !resumed => return fail(late()),
     };
@@ -103,7 +103,7 @@ async fn carry_out(
     let input = match input {
         Ok(input) => input,
         Err(Some(failure)) => return fail(failure),
-        Err(None) => return stopped(agent, job, stop),
+        Err(None) => return stopped(agent, job, judged, stop),
     };
     let at = *started_at.get_or_insert_with(clock::now);
     agent.registry.started(job.attempt, at);
@@ -112,12 +112,13 @@ async fn carry_out(
 }
 
 /// Stopped before the connector started.
-fn stopped(agent: &Agent, job: &Job, stop: &StopHandle) -> End {
+fn stopped(agent: &Agent, job: &Job, judged: &Judged, stop: &StopHandle) -> End {
     match stop.cause() {
         Some(Cause::Drain) => End::Left,
         Some(Cause::Hub) | None => {
             let mut failure = translate::failure(&connectors::Failure::cancelled());
-            if job.intent.is_some() {
+            // Without evidence of how far the earlier run came, it may have come to its effect.
+            if job.intent.is_some() || (job.resumed && !judged.looks_back(job)) {
                 failure.effect = Effect::Unknown;
             }
             agent.note_failure(job, &failure, None);
@@ -136,7 +137,9 @@ async fn execute(
 ) -> End {
     let timeout = Duration::from_secs(job.envelope.timeout_s.max(1).into());
     let cancel = stop.token().child_token();
-    let gate = Arc::new(AttemptGate::new(Arc::clone(agent), job, started_at, cancel.clone()));
+    // What is done again as a whole, under the same key, needs no evidence of how far the first try came.
+    let evidence = judged.looks_back(job) || judged.repeat(job) == Repeat::Never;
+    let gate = Arc::new(AttemptGate::new(Arc::clone(agent), job, started_at, cancel.clone(), evidence));
     let progress = connectors::Progress::default();
     let call = Call {
         job: job.attempt.job.uuid(),
@@ -175,7 +178,7 @@ async fn execute(
     gate.close();
     let produced = output.produced().cloned();
     drop(output);
-    let repeat = repeat(job, judged);
+    let repeat = judged.repeat(job);
     let failure = match result {
         Some(Ok(done)) => {
             let (outcome, stored) = outcome::success(agent, job, judged, done, produced, spool).await;
@@ -274,19 +277,6 @@ fn tell(agent: &Agent, job: &Job, progress: &connectors::Progress, started_at: T
         bytes_done: done,
         bytes_total: (total > 0).then_some(total),
     });
-}
-
-/// How the operation may be repeated: what the connector says, or stricter if the job says so.
-fn repeat(job: &Job, judged: &Judged) -> Repeat {
-    let spec = judged.resource.operation(job.envelope.operation.as_str());
-    let own = spec.map_or(Repeat::Never, |spec| translate::repeat(spec.repeat));
-    job.envelope.repeat.map_or(own, |stricter| own.max(stricter))
-}
-
-/// Whether the connector does the whole again after a crash, instead of looking how far the first try came.
-fn repeats_blindly(job: &Job, judged: &Judged) -> bool {
-    let spec = judged.resource.operation(job.envelope.operation.as_str());
-    spec.is_none_or(|spec| spec.repeat != connectors::Repeat::Safe)
 }
 
 fn no_progress(timeout: Duration, repeat: Repeat, effect: Effect) -> Failure {

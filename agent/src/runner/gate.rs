@@ -19,20 +19,29 @@ pub struct AttemptGate {
     job: Job,
     started_at: jiff::Timestamp,
     cancel: CancellationToken,
+    evidence: bool,
     passed: AtomicBool,
     waiting: AtomicBool,
     closed: AtomicBool,
 }
 
 impl AttemptGate {
-    /// A gate that is open until the run ends.
-    pub fn new(agent: Arc<Agent>, job: &Job, started_at: jiff::Timestamp, cancel: CancellationToken) -> Self {
+    /// A gate that is open until the run ends. With `evidence` the intent is on disk before the effect; without, a
+    /// sync is saved.
+    pub fn new(
+        agent: Arc<Agent>,
+        job: &Job,
+        started_at: jiff::Timestamp,
+        cancel: CancellationToken,
+        evidence: bool,
+    ) -> Self {
         Self {
             agent,
             // The payload is not needed here and may be large.
             job: Job { payload: crate::job::Payload::None, ..job.clone() },
             started_at,
             cancel,
+            evidence,
             passed: AtomicBool::new(job.intent.is_some()),
             waiting: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -55,14 +64,14 @@ impl AttemptGate {
     }
 
     async fn try_pass(&self, intent: &Intent) -> Result<(), Failure> {
-        let value = serde_json::to_value(intent)
-            .map_err(|e| Failure::permanent(Code::Internal, "the intent cannot be written").detail(e))?;
         let attempt = self.job.attempt;
-        self.agent
-            .journal
-            .intent(attempt, self.started_at, &value)
-            .await
-            .map_err(|e| Failure::retry(Code::Internal, "the agent's journal cannot be written").detail(e))?;
+        if self.evidence {
+            let value = serde_json::to_value(intent)
+                .map_err(|e| Failure::permanent(Code::Internal, "the intent cannot be written").detail(e))?;
+            self.agent.journal.intent(attempt, self.started_at, &value).await.map_err(|e| {
+                Failure::retry(Code::Internal, "the agent's journal cannot be written").detail(e)
+            })?;
+        }
         if self.job.ticket.commit == CommitMode::Ask {
             let granted = self.agent.outbox.ask(attempt, translate::intent(intent));
             self.waiting.store(true, Ordering::Relaxed);
