@@ -127,6 +127,11 @@ impl Judged {
         let spec = self.resource.operation(job.envelope.operation.as_str());
         spec.is_some_and(|spec| spec.repeat == passerelle_connectors::Repeat::Safe)
     }
+
+    /// Whether the connector takes the payload as it comes: what it writes shows only once the last byte was verified.
+    pub fn streams(&self, job: &Job) -> bool {
+        self.looks_back(job)
+    }
 }
 
 impl Agent {
@@ -198,13 +203,6 @@ impl Agent {
             Ok(payload) => (payload, None),
             Err(failure) => (Payload::None, Some(failure)),
         };
-        if payload == Payload::AtHub {
-            let needed = envelope.payload.as_ref().map_or(0, |p| p.size).saturating_add(RESERVE);
-            if free_bytes(self.spool.path()).is_ok_and(|free| free < needed) {
-                let message = "the agent's disk has no room for the payload".to_owned();
-                return Err((Code::Busy, message, Some(BUSY_RETRY * 15)));
-            }
-        }
         let mut job = Job {
             attempt,
             envelope,
@@ -221,6 +219,16 @@ impl Agent {
             None if clock::until(job.envelope.deadline).is_zero() => Err(late()),
             None => self.judge(&job),
         };
+        if let Ok(judged) = &judged
+            && job.payload == Payload::AtHub
+            && !judged.streams(&job)
+        {
+            let needed = job.envelope.payload.as_ref().map_or(0, |p| p.size).saturating_add(RESERVE);
+            if free_bytes(self.spool.path()).is_ok_and(|free| free < needed) {
+                let message = "the agent's disk has no room for the payload".to_owned();
+                return Err((Code::Busy, message, Some(BUSY_RETRY * 15)));
+            }
+        }
         let accepted = match &judged {
             Ok(judged) => self.journal.accept(&job, judged.looks_back(&job)).await,
             Err(failure) => {

@@ -2,6 +2,7 @@
 
 pub mod dial;
 pub mod payload;
+pub mod stream;
 pub mod tls;
 
 #[cfg(test)]

@@ -88,7 +88,10 @@ impl Download {
         mut progress: impl FnMut(u64),
     ) -> Result<(), TransferError> {
         if self.have < self.expected.size {
-            let mut response = self.request(hub, identity, attempt).await?;
+            let (mut response, from) = request(hub, identity, attempt, self.have).await?;
+            if from < self.have {
+                self.reset().await?;
+            }
             loop {
                 let chunk = match response.chunk().await {
                     Ok(Some(chunk)) => chunk,
@@ -122,36 +125,6 @@ impl Download {
         Err(TransferError::Mismatch)
     }
 
-    async fn request(
-        &mut self,
-        hub: &Hub,
-        identity: &Identity,
-        attempt: Attempt,
-    ) -> Result<Response, TransferError> {
-        let mut request = hub
-            .authorised(identity, Method::GET, &payload_path(attempt.job))
-            .map_err(|e| TransferError::Again(e.to_string()))?;
-        if self.have > 0 {
-            request = request.header(header::RANGE, format!("bytes={}-", self.have));
-        }
-        let response = request.send().await.map_err(|e| TransferError::Again(hub.explain(&e)))?;
-        match response.status() {
-            StatusCode::PARTIAL_CONTENT if self.have > 0 => {
-                let range = response.headers().get(header::CONTENT_RANGE).and_then(|v| v.to_str().ok());
-                if range.is_some_and(|r| r.starts_with(&format!("bytes {}-", self.have))) {
-                    return Ok(response);
-                }
-                Err(TransferError::Again("the hub sent another range than asked for".to_owned()))
-            }
-            StatusCode::OK => {
-                // The whole: also the answer to a range that the hub does not honour.
-                self.reset().await?;
-                Ok(response)
-            }
-            _ => Err(refused(response).await),
-        }
-    }
-
     /// Starts over: what came was wrong.
     async fn reset(&mut self) -> std::io::Result<()> {
         self.file.set_len(0).await?;
@@ -159,6 +132,33 @@ impl Download {
         self.have = 0;
         self.context = Context::new(&SHA256);
         Ok(())
+    }
+}
+
+/// Asks for an attempt's payload from an offset on; tells where the answer really begins, which is there or at 0.
+pub(super) async fn request(
+    hub: &Hub,
+    identity: &Identity,
+    attempt: Attempt,
+    offset: u64,
+) -> Result<(Response, u64), TransferError> {
+    let mut request = hub
+        .authorised(identity, Method::GET, &payload_path(attempt.job))
+        .map_err(|e| TransferError::Again(e.to_string()))?;
+    if offset > 0 {
+        request = request.header(header::RANGE, format!("bytes={offset}-"));
+    }
+    let response = request.send().await.map_err(|e| TransferError::Again(hub.explain(&e)))?;
+    match response.status() {
+        StatusCode::PARTIAL_CONTENT if offset > 0 => {
+            let range = response.headers().get(header::CONTENT_RANGE).and_then(|v| v.to_str().ok());
+            if range.is_some_and(|r| r.starts_with(&format!("bytes {offset}-"))) {
+                return Ok((response, offset));
+            }
+            Err(TransferError::Again("the hub sent another range than asked for".to_owned()))
+        }
+        StatusCode::OK => Ok((response, 0)),
+        _ => Err(refused(response).await),
     }
 }
 

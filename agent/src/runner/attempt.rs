@@ -97,7 +97,7 @@ async fn carry_out(
         () = sleep_until(deadline), if !resumed => return fail(late()),
     };
     let input = tokio::select! {
-        input = input::open(agent, job, stop) => input,
+        input = input::open(agent, job, judged, stop) => input,
         () = sleep_until(deadline), if !resumed => return fail(late()),
     };
     let input = match input {

@@ -1,17 +1,36 @@
-//! The payload of an attempt, whole and verified before the connector starts.
+//! The payload of an attempt.
+//!
+//! A file drop reads it as it comes from the hub: its part is renamed only after the last byte was verified, so nothing
+//! has to lie on the agent's disk before. Every other operation gets it whole and verified, from the spool.
 
 use crate::{
     agent::Agent,
-    hub::payload::{Download, TransferError},
+    dispatch::Judged,
+    hub::{
+        payload::{Download, TransferError},
+        stream::Stream,
+    },
     job::{Job, Payload},
     registry::StopHandle,
     tunnel::backoff::{Backoff, random},
 };
+use bytes::Bytes;
 use passerelle_connectors::Input;
-use passerelle_protocol::{Code, Effect, Failure, PayloadDigest, Verdict};
-use std::{io::Cursor, sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep};
-use tracing::{debug, warn};
+use passerelle_protocol::{Code, Effect, Failure, PayloadDigest, Verdict, session::Attempt};
+use std::{
+    io::Cursor,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{
+    io::AsyncRead,
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+use tokio_util::io::StreamReader;
+use tracing::{Instrument as _, debug, warn};
 
 /// How often wrong content is fetched again before the attempt fails.
 const MISMATCHES: u32 = 2;
@@ -20,15 +39,20 @@ const MISMATCHES: u32 = 2;
 pub async fn open(
     agent: &Arc<Agent>,
     job: &Job,
+    judged: &Judged,
     stop: &StopHandle,
 ) -> Result<Option<Input>, Option<Failure>> {
     let Some(expected) = job.envelope.payload.clone() else { return Ok(None) };
-    let input = |reader: Box<dyn tokio::io::AsyncRead + Send + Unpin>, expected: PayloadDigest| {
+    let input = |reader: Box<dyn AsyncRead + Send + Unpin>, expected: PayloadDigest| {
         Input::new(reader, expected.size, *expected.sha256.bytes(), expected.media_type)
     };
     match &job.payload {
         Payload::None => Ok(None),
         Payload::Inline(bytes) => Ok(Some(input(Box::new(Cursor::new(bytes.clone())), expected))),
+        Payload::AtHub if judged.streams(job) => {
+            let reader = stream(agent, job, expected.size);
+            Ok(Some(input(Box::new(reader), expected)))
+        }
         Payload::AtHub => {
             let fetched = tokio::select! {
                 fetched = download(agent, job, expected.clone()) => fetched,
@@ -42,29 +66,93 @@ pub async fn open(
     }
 }
 
-/// Downloads until the whole is here, however often the connection is cut, but not longer than the attempt's timeout
-/// without a byte.
+/// A way in which a payload comes, one try after the other.
+trait Transfer {
+    /// Bytes that have come.
+    fn have(&self) -> u64;
+    /// One try; goes on where the last one stopped.
+    async fn go_on(&mut self, agent: &Agent, attempt: Attempt) -> Result<(), TransferError>;
+}
+
+impl Transfer for Download {
+    fn have(&self) -> u64 {
+        Download::have(self)
+    }
+
+    async fn go_on(&mut self, agent: &Agent, attempt: Attempt) -> Result<(), TransferError> {
+        let counter = &agent.metrics.payload_bytes_in;
+        Download::go_on(self, &agent.hub, &agent.identity, attempt, |n| {
+            counter.inc_by(n);
+        })
+        .await
+    }
+}
+
+impl Transfer for Stream {
+    fn have(&self) -> u64 {
+        Stream::have(self)
+    }
+
+    async fn go_on(&mut self, agent: &Agent, attempt: Attempt) -> Result<(), TransferError> {
+        let counter = &agent.metrics.payload_bytes_in;
+        Stream::go_on(self, &agent.hub, &agent.identity, attempt, |n| {
+            counter.inc_by(n);
+        })
+        .await
+    }
+}
+
+/// Brings the payload to the agent's spool, whole and verified.
 async fn download(agent: &Arc<Agent>, job: &Job, expected: PayloadDigest) -> Result<(), Failure> {
     let path = agent.spool.input(job.attempt);
-    let timeout = Duration::from_secs(job.envelope.timeout_s.max(1).into());
     let mut download = Download::open(&path, expected).await.map_err(|e| disk(&e))?;
+    transfer(agent, job, &mut download).await
+}
+
+/// Starts a payload on its way to the connector; the reader fails if it does not come to its end.
+fn stream(agent: &Arc<Agent>, job: &Job, size: u64) -> impl AsyncRead + Send + Unpin + use<> {
+    let (mut stream, pieces) = Stream::new(size);
+    let (agent, job) = (Arc::clone(agent), Job { payload: Payload::AtHub, ..job.clone() });
+    let tasks = agent.tasks.clone();
+    let work = async move {
+        let sender = stream.sender();
+        tokio::select! {
+            ended = transfer(&agent, &job, &mut stream) => {
+                if let Err(failure) = ended {
+                    // A reader that is gone needs no reason.
+                    drop(sender.send(Err(std::io::Error::other(failure.message))).await);
+                }
+            }
+            () = sender.closed() => {}
+        }
+    };
+    tasks.spawn(work.in_current_span());
+    StreamReader::new(ReceiverStream(pieces))
+}
+
+/// The pieces as a stream, for the reader.
+struct ReceiverStream(mpsc::Receiver<std::io::Result<Bytes>>);
+
+impl futures_util::Stream for ReceiverStream {
+    type Item = std::io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+/// Goes on until the whole has come, however often the connection is cut, but not longer than the attempt's timeout
+/// without a byte.
+async fn transfer(agent: &Agent, job: &Job, transfer: &mut impl Transfer) -> Result<(), Failure> {
+    let timeout = Duration::from_secs(job.envelope.timeout_s.max(1).into());
     let (mut backoff, mut mismatches, mut heard, mut have) =
-        (Backoff::default(), 0, Instant::now(), download.have());
+        (Backoff::default(), 0, Instant::now(), transfer.have());
     loop {
-        let counter = &agent.metrics.payload_bytes_in;
-        let error = match download
-            .go_on(&agent.hub, &agent.identity, job.attempt, |n| {
-                counter.inc_by(n);
-            })
-            .await
-        {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        if download.have() > have {
+        let Err(error) = transfer.go_on(agent, job.attempt).await else { return Ok(()) };
+        if transfer.have() > have {
             (backoff, heard) = (Backoff::default(), Instant::now());
         }
-        have = download.have();
+        have = transfer.have();
         match error {
             TransferError::Disk(e) => return Err(disk(&e)),
             TransferError::Refused(refused) => {
