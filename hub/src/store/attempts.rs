@@ -246,13 +246,20 @@ pub(crate) fn reported(tx: &mut Tx<'_>, agent: AgentId, checked: &CheckedReport)
                 );
                 return failed(tx, &job, &row, &failure, report.finished_at);
             }
+            let payload: Option<[u8; 16]> = tx
+                .conn
+                .prepare_cached("SELECT payload FROM jobs WHERE seq = ?1")?
+                .query_row([job.seq], |row| row.get(0))?;
             tx.conn
                 .prepare_cached(
                     "UPDATE attempts SET reported = 1, withdrawn = 0, accepted_at = coalesce(accepted_at, ?3), \
-                     finished_at = ?4, verdict = NULL, effect = 'applied', code = NULL, message = NULL \
+                     finished_at = ?4, verdict = NULL, effect = 'applied', code = NULL, message = NULL, \
+                     bytes_done = coalesce((SELECT size FROM blobs WHERE id = ?5), bytes_done), \
+                     bytes_total = coalesce((SELECT size FROM blobs WHERE id = ?5), bytes_total) \
                      WHERE job = ?1 AND number = ?2",
                 )?
-                .execute(params![job.seq, row.number, ms(tx.now), ms(report.finished_at)])?;
+                // A payload that took effect has moved whole, also where the job was too fast to tell of its progress.
+                .execute(params![job.seq, row.number, ms(tx.now), ms(report.finished_at), payload])?;
             let decision = next(&job.facts, &Event::Succeeded, tx.now, 0.0);
             if apply(tx, &job, decision)?.is_none() {
                 return Ok(());
