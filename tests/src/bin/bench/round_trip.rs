@@ -1,0 +1,104 @@
+//! A durable job from submission to outcome (`http notify`), beside a direct call to the same application.
+
+use crate::{
+    Effort, baseline,
+    line::{Line, Sorted, Target},
+};
+use passerelle_tests::{Agent, App, Hub, http_client, resources};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+const CONCURRENT: usize = 32;
+
+/// Measures at concurrency 1 and 32.
+pub async fn measure(effort: Effort) -> Vec<Line> {
+    let hub = Hub::start().await;
+    let app = App::start().await;
+    let mut agent = Agent::new(&hub, "paris", "paris-1");
+    let limits = format!("limits = {{ max_concurrent = {} }}", 2 * CONCURRENT);
+    agent.resource("orders-app", &resources::application_with("orders-app", &app.url, &limits));
+    agent.agent_key(&format!("max_jobs = {}", 2 * CONCURRENT)).start().await;
+    let client = http_client();
+    let submit = || {
+        let request = hub.api.request(reqwest::Method::POST, "/v1/jobs?wait=60").json(&job());
+        async move {
+            let answer: Value = request.send().await.expect("an answer").json().await.expect("a job");
+            assert_eq!(answer["state"], "succeeded", "{answer:#}");
+        }
+    };
+    let direct = || {
+        let request = client.post(format!("{}orders/42/validated", app.url)).body(PAYLOAD);
+        async move {
+            assert!(request.send().await.expect("an answer").status().is_success());
+        }
+    };
+    // Connections are made and caches filled before anything counts.
+    many(CONCURRENT, CONCURRENT * 4, &submit).await;
+    many(CONCURRENT, CONCURRENT * 4, &direct).await;
+
+    let sync = baseline::fdatasync(hub.data(), effort.repetitions).p50();
+    let (alone, _) = many(1, effort.repetitions, &submit).await;
+    let (direct_alone, _) = many(1, effort.repetitions, &direct).await;
+    let commits = baseline::sqlite_commits(hub.data(), effort.repetitions * 2);
+    let (crowd, took) = many(CONCURRENT, effort.repetitions * 4, &submit).await;
+    let (direct_crowd, direct_took) = many(CONCURRENT, effort.repetitions * 4, &direct).await;
+    let rate = (effort.repetitions * 4) as f64 / took.as_secs_f64();
+    let direct_rate = (effort.repetitions * 4) as f64 / direct_took.as_secs_f64();
+
+    let line = |name: &str, value, baseline: (&str, f64), target, more| Line {
+        name: name.to_owned(),
+        value,
+        baseline: (baseline.0.to_owned(), baseline.1),
+        target,
+        more,
+    };
+    let rule = |target, text: &str| Some((target, text.to_owned()));
+    vec![
+        line(
+            "notify_p50_ms_at_1",
+            alone.p50(),
+            ("fdatasync_p50_ms", sync),
+            rule(Target::AtMost(5.0 * sync + 1.0), "5 × fdatasync + 1 ms"),
+            json!({"direct_p50_ms": direct_alone.p50()}),
+        ),
+        line("notify_p99_ms_at_1", alone.p99(), ("direct_p99_ms", direct_alone.p99()), None, json!({})),
+        line("notify_p50_ms_at_32", crowd.p50(), ("direct_p50_ms", direct_crowd.p50()), None, json!({})),
+        line("notify_p99_ms_at_32", crowd.p99(), ("direct_p99_ms", direct_crowd.p99()), None, json!({})),
+        line(
+            "durable_jobs_per_s_at_32",
+            rate,
+            ("sqlite_full_commits_per_s", commits),
+            rule(Target::AtLeast(2.0 * commits), "2 × commits of a plain SQLite loop"),
+            json!({"direct_calls_per_s": direct_rate}),
+        ),
+    ]
+}
+
+const PAYLOAD: &str = r#"{"EventKind":"CommandeValidee","Data":{"CommandeNumero":"CMD-2026-000042"}}"#;
+
+fn job() -> Value {
+    json!({
+        "site": "paris", "resource": "orders-app", "operation": "notify",
+        "params": {"path": "orders/42/validated"}, "payload": {"text": PAYLOAD, "media_type": "application/json"},
+    })
+}
+
+/// Calls `call` `count` times, `at_once` at a time; gives the times of each and of all.
+async fn many<F: Future<Output = ()>>(
+    at_once: usize,
+    count: usize,
+    call: &impl Fn() -> F,
+) -> (Sorted, Duration) {
+    let start = Instant::now();
+    let workers = (0..at_once).map(|_| async {
+        let mut times = Vec::with_capacity(count / at_once);
+        for _ in 0..count / at_once {
+            let start = Instant::now();
+            call().await;
+            times.push(start.elapsed());
+        }
+        times
+    });
+    let times = futures_util::future::join_all(workers).await;
+    (Sorted::new(times.into_iter().flatten()), start.elapsed())
+}

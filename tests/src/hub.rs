@@ -1,0 +1,201 @@
+//! A real `passerelle-hub` process with a tenant and an API key.
+
+use crate::{Api, PATIENCE, Process, binary, free_port, http_client_trusting, process, until};
+use serde_json::Value;
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+use tempfile::TempDir;
+
+/// The tenant that every test hub has.
+pub const TENANT: &str = "acme";
+
+const SCOPES: &str = "jobs:read,jobs:write,sites:read,agents:read,agents:write,blobs:write,events:read";
+
+/// A hub with the tenant `acme` (Enterprise tier) and an API key of all scopes.
+pub struct Hub {
+    /// The process.
+    pub process: Process,
+    /// Its address.
+    pub url: String,
+    /// Its API, with the key.
+    pub api: Api,
+    port: u16,
+    data: PathBuf,
+    arguments: Vec<OsString>,
+    certificate: Option<String>,
+    home: TempDir,
+}
+
+impl Hub {
+    /// Starts a hub in a folder of its own.
+    pub async fn start() -> Self {
+        let home = home();
+        let data = home.path().join("data");
+        Self::launch(home, data, &[], None).await
+    }
+
+    /// Starts a hub whose data lie in `data`.
+    pub async fn start_in(data: &Path) -> Self {
+        let home = home();
+        Self::launch(home, data.to_owned(), &[], None).await
+    }
+
+    /// Starts a hub that speaks TLS with a certificate for `localhost`, which is its own authority.
+    ///
+    /// # Panics
+    /// If the certificate cannot be made.
+    pub async fn start_tls() -> Self {
+        let home = home();
+        let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let (certificate, key) = (home.path().join("cert.pem"), home.path().join("key.pem"));
+        fs::write(&certificate, pair.cert.pem()).expect("a certificate file");
+        fs::write(&key, pair.signing_key.serialize_pem()).expect("a key file");
+        let arguments =
+            ["--tls-cert".into(), certificate.into_os_string(), "--tls-key".into(), key.into_os_string()];
+        let data = home.path().join("data");
+        Self::launch(home, data, &arguments, Some(pair.cert.pem())).await
+    }
+
+    async fn launch(
+        home: TempDir,
+        data: PathBuf,
+        arguments: &[OsString],
+        certificate: Option<String>,
+    ) -> Self {
+        let port = free_port();
+        let process = serve(&data, port, arguments, home.path());
+        let url = match &certificate {
+            Some(_) => format!("https://localhost:{port}"),
+            None => format!("http://127.0.0.1:{port}"),
+        };
+        let client = http_client_trusting(certificate.as_deref());
+        let api = Api::new(&url, "", client);
+        let mut hub =
+            Self { process, url, api, port, data, arguments: arguments.to_vec(), certificate, home };
+        hub.ready().await;
+        hub.admin(&["tenant", "create", TENANT, "--tier", "enterprise"]);
+        hub.api = hub.api.with_key(&hub.api_key(TENANT, SCOPES));
+        hub
+    }
+
+    /// The certificate of a hub that speaks TLS, PEM.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&str> {
+        self.certificate.as_deref()
+    }
+
+    /// The port it listens on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The folder of its data.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Waits until it serves.
+    ///
+    /// # Panics
+    /// If it ends or does not become ready.
+    pub async fn ready(&mut self) {
+        let client = http_client_trusting(self.certificate());
+        let url = format!("{}/readyz", self.url);
+        until("the hub to be ready", PATIENCE, async || {
+            assert!(self.process.is_running(), "the hub ended at its start:\n{}", self.process.log());
+            client.get(&url).send().await.ok().filter(|answer| answer.status() == 200)
+        })
+        .await;
+    }
+
+    /// Starts it again on the same data and port after it was killed or ended.
+    pub async fn restart(&mut self) {
+        self.process.kill();
+        self.process = serve(&self.data, self.port, &self.arguments, self.home.path());
+        self.ready().await;
+    }
+
+    /// Runs an admin command as the operator would.
+    #[must_use]
+    pub fn admin_output(&self, arguments: &[&str]) -> Output {
+        let data = self.data.as_os_str();
+        process::run(
+            Command::new(binary("passerelle-hub"))
+                .arg("admin")
+                .args(arguments)
+                .arg("--data")
+                .arg(data)
+                .arg("--json"),
+        )
+    }
+
+    /// Runs an admin command that must succeed, and gives its JSON.
+    ///
+    /// # Panics
+    /// If it fails or prints something else.
+    pub fn admin(&self, arguments: &[&str]) -> Value {
+        let output = self.admin_output(arguments);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success(),
+            "admin {arguments:?} failed ({}):\n{said}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        serde_json::from_str(&said)
+            .unwrap_or_else(|e| panic!("admin {arguments:?} printed no JSON ({e}): {said:?}"))
+    }
+
+    /// Makes an API key.
+    ///
+    /// # Panics
+    /// If the answer has none.
+    #[must_use]
+    pub fn api_key(&self, tenant: &str, scopes: &str) -> String {
+        let made = self.admin(&["api-key", "create", "--tenant", tenant, "--scopes", scopes]);
+        made["key"].as_str().unwrap_or_else(|| panic!("no key in {made}")).to_owned()
+    }
+
+    /// Makes an enrolment token for a site, with more arguments.
+    ///
+    /// # Panics
+    /// If the answer has none.
+    #[must_use]
+    pub fn enrolment_token(&self, site: &str, more: &[&str]) -> String {
+        let mut arguments = vec![
+            "enrolment-token",
+            "create",
+            "--tenant",
+            TENANT,
+            "--site",
+            site,
+            "--application",
+            "orchestrator",
+        ];
+        arguments.extend(more);
+        let made = self.admin(&arguments);
+        made["token"].as_str().unwrap_or_else(|| panic!("no token in {made}")).to_owned()
+    }
+}
+
+fn home() -> TempDir {
+    tempfile::Builder::new().prefix("passerelle-hub-").tempdir().expect("a temporary folder")
+}
+
+fn serve(data: &Path, port: u16, arguments: &[OsString], home: &Path) -> Process {
+    let mut command = Command::new(binary("passerelle-hub"));
+    command
+        .arg("serve")
+        .arg("--data")
+        .arg(data)
+        .arg("--listen")
+        .arg(format!("127.0.0.1:{port}"))
+        .args(arguments);
+    Process::spawn("the hub", &mut command, &home.join("hub.log"))
+}

@@ -1,0 +1,79 @@
+//! End-to-end harness: the real programs as processes, real servers around them, and faults between them.
+//!
+//! Everything is started on loopback ports of its own, in temporary folders, and ends with the value that stands for
+//! it. A test that fails prints the logs of its processes.
+
+mod agent;
+mod api;
+mod app;
+mod content;
+mod disk;
+mod fake_agent;
+mod fake_hub;
+mod hub;
+mod nginx;
+mod port;
+mod process;
+mod proxy;
+pub mod resources;
+mod ssh;
+#[path = "../../connectors/tests/support/sshd.rs"]
+pub mod sshd;
+
+pub use agent::Agent;
+pub use api::{Answer, Api, code, ended, events};
+pub use app::{App, Reply, Request};
+pub use content::{Content, Random, hex};
+pub use disk::{SmallDisk, is_root};
+pub use fake_agent::{FakeAgent, FakeIdentity};
+pub use fake_hub::{Draft, FakeHub, Session};
+pub use hub::{Hub, TENANT};
+pub use nginx::Nginx;
+pub use port::free_port;
+pub use process::{Process, binary, run};
+pub use proxy::Proxy;
+pub use ssh::SshServer;
+
+use std::time::{Duration, Instant};
+
+/// How long the ordinary steps may take on a busy two-core machine before a test gives up.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Asks `check` again and again until it gives a value.
+///
+/// # Panics
+/// When `within` has passed; the message names `what` was waited for.
+pub async fn until<T>(what: &str, within: Duration, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = check().await {
+            return value;
+        }
+        assert!(start.elapsed() < within, "waited {within:?} in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// An HTTP client that keeps connections, ignores the machine's proxy settings and trusts no certificate.
+#[must_use]
+pub fn http_client() -> reqwest::Client {
+    http_client_trusting(None)
+}
+
+/// The same, trusting this certificate (PEM) and no other.
+///
+/// # Panics
+/// If TLS cannot be set up.
+#[must_use]
+pub fn http_client_trusting(certificate: Option<&str>) -> reqwest::Client {
+    // Another test of this process may have installed it already.
+    let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let trusted =
+        certificate.map(|pem| reqwest::Certificate::from_pem(pem.as_bytes()).expect("a certificate"));
+    reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only(trusted)
+        .timeout(Duration::from_secs(600))
+        .build()
+        .expect("an HTTP client")
+}

@@ -1,0 +1,115 @@
+//! A real nginx: an in-house application server that logs what it is asked.
+
+use crate::{PATIENCE, Process, free_port, until};
+use serde_json::Value;
+use std::{fs, path::Path, process::Command};
+use tempfile::TempDir;
+
+/// nginx in a folder of its own: `orders/…` answers 200, `busy/…` 503 with `Retry-After`, `static/…` serves files.
+pub struct Nginx {
+    /// Plain HTTP, with a final `/`.
+    pub url: String,
+    /// HTTPS, with a final `/`.
+    pub tls_url: String,
+    /// The certificate of the HTTPS side, PEM.
+    pub certificate: String,
+    home: TempDir,
+    _process: Process,
+}
+
+impl Nginx {
+    /// Starts it.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn start() -> Self {
+        let home =
+            tempfile::Builder::new().prefix("passerelle-nginx-").tempdir().expect("a temporary folder");
+        let (port, tls_port) = (free_port(), free_port());
+        let pair = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned(), "localhost".to_owned()])
+            .expect("a certificate");
+        let certificate = pair.cert.pem();
+        let write =
+            |name: &str, text: &str| fs::write(home.path().join(name), text).expect("a file for nginx");
+        write("cert.pem", &certificate);
+        write("key.pem", &pair.signing_key.serialize_pem());
+        fs::create_dir(home.path().join("static")).expect("a folder for nginx");
+        write("nginx.conf", &configuration(home.path(), port, tls_port));
+        let mut command = Command::new("nginx");
+        command.arg("-p").arg(home.path()).args(["-e", "stderr", "-c"]).arg(home.path().join("nginx.conf"));
+        let mut process = Process::spawn("nginx", &mut command, &home.path().join("nginx.log"));
+        until("nginx to listen", PATIENCE, async || {
+            assert!(process.is_running(), "nginx ended:\n{}", process.log());
+            tokio::net::TcpStream::connect(("127.0.0.1", tls_port)).await.ok()
+        })
+        .await;
+        Self {
+            url: format!("http://127.0.0.1:{port}/"),
+            tls_url: format!("https://localhost:{tls_port}/"),
+            certificate,
+            home,
+            _process: process,
+        }
+    }
+
+    /// Puts a file below `static/`.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn publish(&self, name: &str, content: &[u8]) {
+        fs::write(self.home.path().join("static").join(name), content).expect("a file for nginx");
+    }
+
+    /// The requests below `orders/` and `busy/` so far: `method`, `uri`, `key` (`Idempotency-Key`), `type`, `body`.
+    ///
+    /// # Panics
+    /// If the log is not what it should be.
+    #[must_use]
+    pub fn requests(&self) -> Vec<Value> {
+        let log = fs::read_to_string(self.home.path().join("requests.log")).unwrap_or_default();
+        log.lines().map(|line| serde_json::from_str(line).expect("a line of nginx's log")).collect()
+    }
+
+    /// Waits until `count` requests are in the log.
+    pub async fn received(&self, count: usize) -> Vec<Value> {
+        until(&format!("{count} requests at nginx"), PATIENCE, async || {
+            Some(self.requests()).filter(|requests| requests.len() >= count)
+        })
+        .await
+    }
+}
+
+/// The body of a request is known to nginx (and its log) only where it is passed on: hence the second server.
+fn configuration(home: &Path, port: u16, tls_port: u16) -> String {
+    let home = home.display();
+    format!(
+        r#"
+daemon off;
+master_process off;
+pid {home}/nginx.pid;
+events {{ worker_connections 512; }}
+http {{
+  client_body_temp_path {home}/body; proxy_temp_path {home}/proxy; fastcgi_temp_path {home}/fastcgi;
+  uwsgi_temp_path {home}/uwsgi; scgi_temp_path {home}/scgi;
+  client_max_body_size 0;
+  client_body_buffer_size 1m;
+  access_log off;
+  log_format requests escape=json '{{"method":"$request_method","uri":"$request_uri","key":"$http_idempotency_key",'
+    '"type":"$content_type","body":"$request_body","status":$status}}';
+  server {{
+    listen 127.0.0.1:{port};
+    listen 127.0.0.1:{tls_port} ssl;
+    ssl_certificate {home}/cert.pem;
+    ssl_certificate_key {home}/key.pem;
+    location /orders/ {{ access_log {home}/requests.log requests; proxy_pass http://unix:{home}/app.sock; }}
+    location /busy/ {{ access_log {home}/requests.log requests; add_header Retry-After 1 always; return 503; }}
+    location /static/ {{ root {home}; }}
+  }}
+  server {{
+    listen unix:{home}/app.sock;
+    location / {{ return 200 'noted'; }}
+  }}
+}}
+"#
+    )
+}

@@ -1,0 +1,214 @@
+//! A TCP proxy that breaks connections in the ways networks do: cut, half-open, stalled, slow, repeated.
+
+use crate::free_port;
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, sink},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
+    sync::watch,
+};
+
+/// How much of a connection's beginning is kept for [`Proxy::replay`].
+const KEPT: usize = 16 * 1024;
+
+#[derive(Debug, Clone, Default)]
+struct Control {
+    refuse: bool,
+    stalled: bool,
+    bytes_per_second: Option<u64>,
+    cuts: u32,
+    halves: u32,
+}
+
+struct Shared {
+    control: watch::Sender<Control>,
+    connections: AtomicUsize,
+    answered: AtomicU64,
+    beginning: Mutex<Vec<u8>>,
+}
+
+impl Shared {
+    fn keep(&self, bytes: &[u8]) {
+        let mut kept = self.beginning.lock().expect("the beginning");
+        let room = KEPT.saturating_sub(kept.len()).min(bytes.len());
+        kept.extend_from_slice(&bytes[..room]);
+    }
+
+    fn count(&self, bytes: &[u8]) {
+        self.answered.fetch_add(bytes.len() as u64, Ordering::SeqCst);
+    }
+}
+
+/// The proxy; it ends with the test.
+pub struct Proxy {
+    port: u16,
+    target: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+impl Proxy {
+    /// Starts a proxy in front of a port on 127.0.0.1.
+    ///
+    /// # Panics
+    /// If its own port is taken.
+    pub async fn start(target: u16) -> Self {
+        let port = free_port();
+        let target = SocketAddr::from(([127, 0, 0, 1], target));
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a port for the proxy");
+        let shared = Arc::new(Shared {
+            control: watch::Sender::new(Control::default()),
+            connections: AtomicUsize::new(0),
+            answered: AtomicU64::new(0),
+            beginning: Mutex::default(),
+        });
+        let of_task = Arc::clone(&shared);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                if of_task.control.borrow().refuse {
+                    continue;
+                }
+                of_task.connections.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(carry(client, target, Arc::clone(&of_task)));
+            }
+        });
+        Self { port, target, shared }
+    }
+
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its address for an HTTP client.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// How many connections it has taken.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// How many bytes have come back from the target, over all connections.
+    #[must_use]
+    pub fn answered(&self) -> u64 {
+        self.shared.answered.load(Ordering::SeqCst)
+    }
+
+    /// Ends all connections of this moment on both sides.
+    pub fn cut(&self) {
+        self.shared.control.send_modify(|control| control.cuts += 1);
+    }
+
+    /// Ends all connections of this moment towards the target, while the client goes on talking to nobody.
+    pub fn half_open(&self) {
+        self.shared.control.send_modify(|control| control.halves += 1);
+    }
+
+    /// From now on no byte moves on any connection, though all stay open; `false` lets them move again.
+    pub fn stall(&self, stalled: bool) {
+        self.shared.control.send_modify(|control| control.stalled = stalled);
+    }
+
+    /// From now on connections are closed as soon as they are made; `false` lets them through again.
+    pub fn refuse(&self, refuse: bool) {
+        self.shared.control.send_modify(|control| control.refuse = refuse);
+    }
+
+    /// Lets this many bytes a second through in each direction of each connection; `None`: all.
+    pub fn slow(&self, bytes_per_second: Option<u64>) {
+        self.shared.control.send_modify(|control| control.bytes_per_second = bytes_per_second);
+    }
+
+    /// Sends what the newest connection began with a second time, and gives the first line that is answered.
+    ///
+    /// # Panics
+    /// If the target does not answer.
+    pub async fn replay(&self) -> String {
+        let beginning = self.shared.beginning.lock().expect("the beginning").clone();
+        assert!(!beginning.is_empty(), "nothing was sent through the proxy yet");
+        let mut target = TcpStream::connect(self.target).await.expect("the target");
+        target.write_all(&beginning).await.expect("a writable target");
+        let mut answer = vec![0; 4096];
+        let read = target.read(&mut answer).await.expect("an answer");
+        String::from_utf8_lossy(&answer[..read]).lines().next().unwrap_or_default().to_owned()
+    }
+}
+
+async fn carry(mut client: TcpStream, target: SocketAddr, shared: Arc<Shared>) {
+    let mut control = shared.control.subscribe();
+    let born = control.borrow().clone();
+    let Ok(mut upstream) = TcpStream::connect(target).await else { return };
+    let _not_worth_failing = (client.set_nodelay(true), upstream.set_nodelay(true));
+    shared.beginning.lock().expect("the beginning").clear();
+    let broken = {
+        let (client_read, client_write) = client.split();
+        let (target_read, target_write) = upstream.split();
+        let asked = |bytes: &[u8]| shared.keep(bytes);
+        let answered = |bytes: &[u8]| shared.count(bytes);
+        let both = async {
+            tokio::join!(
+                pump(client_read, target_write, control.clone(), &asked),
+                pump(target_read, client_write, control.clone(), &answered)
+            )
+        };
+        let mut watched = control.clone();
+        tokio::select! {
+            _ = both => return,
+            changed = watched.wait_for(|now| now.cuts != born.cuts || now.halves != born.halves) => {
+                changed.map(|now| now.halves != born.halves && now.cuts == born.cuts).unwrap_or(false)
+            }
+        }
+    };
+    drop(upstream);
+    if broken {
+        let mut nowhere = sink();
+        tokio::select! {
+            _ = tokio::io::copy(&mut client, &mut nowhere) => {}
+            _ = control.wait_for(|now| now.cuts != born.cuts) => {}
+        }
+    }
+}
+
+async fn pump(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    mut control: watch::Receiver<Control>,
+    seen: &(dyn Fn(&[u8]) + Sync),
+) -> io::Result<()> {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let limit = control.borrow().bytes_per_second;
+        // A tenth of a second's worth at a time, so that a change of speed is felt soon.
+        let most = limit.map_or(buffer.len(), |rate| {
+            usize::try_from(rate / 10).unwrap_or(usize::MAX).clamp(1, buffer.len())
+        });
+        let read = from.read(&mut buffer[..most]).await?;
+        if control.wait_for(|now| !now.stalled).await.is_err() {
+            return Ok(());
+        }
+        if read == 0 {
+            return to.shutdown().await;
+        }
+        seen(&buffer[..read]);
+        if let Some(rate) = limit {
+            // Not a wait for something to happen: this is the slow line itself.
+            tokio::time::sleep(Duration::from_secs_f64(read as f64 / rate as f64)).await;
+        }
+        to.write_all(&buffer[..read]).await?;
+    }
+}

@@ -1,0 +1,54 @@
+//! Resources in TOML, as an operator writes them.
+
+use std::path::Path;
+
+const FILE_RULE: &str = "operations = [\"drop\", \"fetch\", \"list\", \"stat\", \"move\", \"delete\"]\npaths = [\"**/*\"]\n\
+                         may = [\"replace\", \"create_dirs\", \"delete_after_fetch\"]\n";
+
+/// A local folder on which everything is allowed.
+#[must_use]
+pub fn folder(name: &str, root: &Path) -> String {
+    folder_with(name, root, "", FILE_RULE)
+}
+
+/// A local folder with settings and one allow rule of its own.
+#[must_use]
+pub fn folder_with(name: &str, root: &Path, settings: &str, rule: &str) -> String {
+    let root = root.display();
+    format!(
+        "[resources.{name}]\nconnector = \"file\"\nurl = \"file://{root}\"\n{settings}\n[[resources.{name}.allow]]\n{rule}"
+    )
+}
+
+/// A folder on an SFTP server on which everything is allowed. The key is `secrets/ssh_key`.
+#[must_use]
+pub fn sftp(name: &str, port: u16, root: &Path, user: &str) -> String {
+    sftp_with(name, port, root, user, "")
+}
+
+/// The same with more settings.
+#[must_use]
+pub fn sftp_with(name: &str, port: u16, root: &Path, user: &str, settings: &str) -> String {
+    let root = root.display();
+    format!(
+        "[resources.{name}]\nconnector = \"file\"\nurl = \"sftp://127.0.0.1:{port}{root}\"\nusername = \"{user}\"\n\
+         private_key = {{ file = \"secrets/ssh_key\" }}\nknown_hosts = \"known_hosts\"\n{settings}\n\
+         [[resources.{name}.allow]]\n{FILE_RULE}"
+    )
+}
+
+/// An in-house application: `notify` and `request` everywhere below its address.
+#[must_use]
+pub fn application(name: &str, url: &str) -> String {
+    application_with(name, url, "")
+}
+
+/// The same with more settings.
+#[must_use]
+pub fn application_with(name: &str, url: &str, settings: &str) -> String {
+    format!(
+        "[resources.{name}]\nconnector = \"http\"\nurl = \"{url}\"\n{settings}\n[[resources.{name}.allow]]\n\
+         operations = [\"notify\", \"request\"]\nmethods = [\"GET\", \"POST\", \"PUT\", \"DELETE\"]\npaths = [\"**/*\"]\n\
+         query = [\"page\"]\nheaders = [\"x-origin\"]\n"
+    )
+}

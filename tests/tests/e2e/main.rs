@@ -1,0 +1,17 @@
+//! End-to-end tests: real hub and agent processes, real servers, and faults between them.
+
+mod api;
+mod commands;
+mod common;
+mod crashes;
+mod disk;
+mod enrolment;
+mod files;
+mod hostile_agent;
+mod hostile_hub;
+mod http;
+mod jobs;
+mod limits;
+mod shutdown;
+mod startup;
+mod tunnel;

@@ -1,0 +1,168 @@
+//! What holds of the repository itself: who may depend on whom, and documents that name what is there.
+
+use cargo_metadata::{DependencyKind, MetadataCommand};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+#[test]
+fn crates_depend_downwards_only() {
+    let allowed = BTreeMap::from([
+        ("passerelle-protocol", BTreeSet::new()),
+        ("passerelle-config", BTreeSet::new()),
+        ("passerelle-connectors", BTreeSet::from(["passerelle-config"])),
+        (
+            "passerelle-agent",
+            BTreeSet::from(["passerelle-protocol", "passerelle-config", "passerelle-connectors"]),
+        ),
+        ("passerelle-hub", BTreeSet::from(["passerelle-protocol", "passerelle-config"])),
+        (
+            "passerelle",
+            BTreeSet::from([
+                "passerelle-protocol",
+                "passerelle-config",
+                "passerelle-connectors",
+                "passerelle-agent",
+                "passerelle-hub",
+            ]),
+        ),
+        (
+            "passerelle-tests",
+            BTreeSet::from([
+                "passerelle-protocol",
+                "passerelle-config",
+                "passerelle-connectors",
+                "passerelle-agent",
+                "passerelle-hub",
+                "passerelle",
+            ]),
+        ),
+    ]);
+    let metadata = MetadataCommand::new().current_dir(root()).no_deps().exec().unwrap();
+    let mut seen = 0;
+    for package in &metadata.packages {
+        let name = package.name.to_string();
+        let allowed = allowed
+            .get(name.as_str())
+            .unwrap_or_else(|| panic!("{name} has no place in the order of crates"));
+        seen += 1;
+        for dependency in package.dependencies.iter().filter(|d| d.name.starts_with("passerelle")) {
+            // Tests of a crate follow the same order: what they reach for shows where it belongs.
+            let kind = match dependency.kind {
+                DependencyKind::Development => "in its tests",
+                _ => "",
+            };
+            assert!(
+                allowed.contains(dependency.name.as_str()),
+                "{name} must not depend on {} {kind}",
+                dependency.name
+            );
+        }
+    }
+    assert_eq!(seen, allowed.len(), "a crate is missing");
+}
+
+#[test]
+fn the_protocol_and_the_connectors_reach_for_no_network_or_disk_of_their_own_kind() {
+    let metadata = MetadataCommand::new().current_dir(root()).no_deps().exec().unwrap();
+    let forbidden = BTreeMap::from([
+        (
+            "passerelle-protocol",
+            ["tokio", "reqwest", "hyper", "axum", "rusqlite", "tokio-tungstenite"].as_slice(),
+        ),
+        (
+            "passerelle-config",
+            ["reqwest", "hyper", "axum", "rusqlite", "tokio-tungstenite", "ssh2"].as_slice(),
+        ),
+        ("passerelle-connectors", ["axum", "rusqlite", "tokio-tungstenite", "jsonwebtoken"].as_slice()),
+        ("passerelle-hub", ["ssh2", "reqwest"].as_slice()),
+    ]);
+    for package in &metadata.packages {
+        for dependency in package.dependencies.iter().filter(|d| d.kind == DependencyKind::Normal) {
+            let wrong =
+                forbidden.get(package.name.as_str()).is_some_and(|f| f.contains(&dependency.name.as_str()));
+            assert!(!wrong, "{} must not depend on {}", package.name, dependency.name);
+        }
+    }
+}
+
+/// The documents that speak of files.
+fn documents() -> Vec<PathBuf> {
+    let root = root();
+    let mut all: Vec<PathBuf> = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"]
+        .iter()
+        .map(|name| root.join(name))
+        .filter(|path| path.exists())
+        .collect();
+    if let Ok(entries) = fs::read_dir(root.join("docs")) {
+        all.extend(
+            entries.map(|e| e.expect("an entry").path()).filter(|p| p.extension().is_some_and(|e| e == "md")),
+        );
+    }
+    all
+}
+
+#[test]
+fn documents_name_only_files_that_are_there() {
+    let root = root();
+    let tops: BTreeSet<String> = fs::read_dir(&root)
+        .unwrap()
+        .map(|e| e.unwrap())
+        .filter(|e| e.path().is_dir())
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .filter(|name| name != "target" && name != ".git")
+        .collect();
+    let mut checked = 0;
+    let mut missing = Vec::new();
+    for document in documents() {
+        let text = fs::read_to_string(&document).unwrap();
+        for (number, line) in text.lines().enumerate() {
+            let spans = line.split('`').skip(1).step_by(2).map(str::to_owned);
+            let links = line.split("](").skip(1).filter_map(|rest| rest.split(')').next()).map(str::to_owned);
+            for (named, is_link) in spans.map(|s| (s, false)).chain(links.map(|l| (l, true))) {
+                let path = named.split('#').next().unwrap_or_default().trim_end_matches('/');
+                let plain = !path.is_empty()
+                    && path.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-'));
+                if !plain {
+                    continue;
+                }
+                let first = path.split('/').next().unwrap_or_default();
+                let beside = document.parent().unwrap().join(path);
+                // In text, only what begins with one of our folders is meant as a path of ours.
+                let ours = is_link || (path.contains('/') && tops.contains(first));
+                if ours {
+                    checked += 1;
+                    if !root.join(path).exists() && !beside.exists() {
+                        missing.push(format!("{}:{}: {named}", document.display(), number + 1));
+                    }
+                }
+            }
+        }
+    }
+    assert!(checked > 0, "no path found in any document");
+    assert!(missing.is_empty(), "named, but not there:\n{}", missing.join("\n"));
+}
+
+#[test]
+fn the_readme_is_short_enough_to_be_read() {
+    let lines = fs::read_to_string(root().join("README.md")).unwrap().lines().count();
+    assert!(lines <= 150, "README.md has {lines} lines, more than 150");
+}
+
+#[test]
+fn shell_scripts_are_executable_and_sound() {
+    use std::os::unix::fs::PermissionsExt as _;
+    for script in ["tests/run", "tests/bench", ".ci/run"] {
+        let path = root().join(script);
+        let mode = fs::metadata(&path).unwrap_or_else(|e| panic!("{script}: {e}")).permissions().mode();
+        assert_ne!(mode & 0o111, 0, "{script} is not executable");
+        let checked = passerelle_tests::run(std::process::Command::new("bash").arg("-n").arg(&path));
+        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    }
+}
