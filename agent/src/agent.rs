@@ -73,7 +73,7 @@ impl Agent {
     pub fn acknowledged(&self, attempt: Attempt) {
         self.journal.acked(attempt);
         self.registry.remove(attempt);
-        self.spool.forget(attempt);
+        self.spool.forget_output(attempt);
         self.metrics.reports_acknowledged.inc();
     }
 }

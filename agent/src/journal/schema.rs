@@ -1,7 +1,7 @@
 //! Opens the journal's file: format, settings, and what is done with a file that is broken or from another time.
 
 use super::JournalError;
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, config::DbConfig};
 use std::{
     ffi::OsString,
     fs::{self, OpenOptions},
@@ -11,6 +11,9 @@ use std::{
 
 /// The format of this agent, in `PRAGMA user_version`.
 pub const FORMAT: i64 = 1;
+
+/// How many prepared statements are kept: more than there are in the code.
+const STATEMENTS: usize = 64;
 
 /// `PRAGMA application_id`: "PaJ1".
 const APPLICATION: i64 = 0x5061_4a31;
@@ -103,6 +106,10 @@ fn try_open(path: &Path) -> Result<Connection, TryOpen> {
     connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
+    // Statements keep their plan whatever is bound: else SQLite prepares one anew at each use when a bound value might
+    // decide whether a partial index serves (its *query planner stability guarantee*).
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
     // A page cache of 1 MiB is plenty for rows that are read once.
     connection.pragma_update(None, "cache_size", -1024)?;
     let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;

@@ -174,6 +174,11 @@ fn serve(
     closing
 }
 
+/// Runs a statement that is kept prepared.
+fn run(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute([]).map(drop)
+}
+
 fn commit(connection: &Connection, writes: Vec<Write>, shared: &Shared) {
     let lazy = shared.take_lazy();
     if writes.is_empty() && lazy.is_empty() {
@@ -198,7 +203,7 @@ fn transaction(
     writes: Vec<Write>,
     lazy: Vec<Lazy>,
 ) -> (Vec<Answer>, Result<(), JournalError>) {
-    if let Err(error) = connection.execute_batch("BEGIN IMMEDIATE") {
+    if let Err(error) = run(connection, "BEGIN IMMEDIATE") {
         let error = JournalError::from(error);
         return (writes.into_iter().map(|write| write(Err(error.clone()))).collect(), Err(error));
     }
@@ -215,7 +220,7 @@ fn transaction(
             Err(JournalError::Storage("the transaction was rolled back (disk full?)".to_owned())),
         );
     }
-    let result = connection.execute_batch("COMMIT").map_err(JournalError::from);
+    let result = run(connection, "COMMIT").map_err(JournalError::from);
     if result.is_err() && !connection.is_autocommit() && connection.execute_batch("ROLLBACK").is_err() {
         tracing::warn!("A failed transaction could not be rolled back");
     }

@@ -15,7 +15,13 @@ mod outcome;
 pub mod spool;
 mod upload;
 
-use crate::{agent::Agent, dispatch::Judged, job::Job, journal::Found, registry::StopHandle};
+use crate::{
+    agent::Agent,
+    dispatch::Judged,
+    job::{Job, Payload},
+    journal::Found,
+    registry::StopHandle,
+};
 use passerelle_protocol::{Effect, Failure, HeldState, Outcome, Verdict};
 use std::sync::Arc;
 use tracing::{Instrument as _, Span, error, info, info_span, warn};
@@ -128,7 +134,12 @@ impl Agent {
             }
         }
         self.outbox.forget(job.attempt);
-        self.spool.forget_input(job.attempt);
+        if job.payload == Payload::AtHub {
+            self.spool.forget_input(job.attempt);
+        }
+        if upload {
+            self.spool.holds_output(job.attempt);
+        }
         self.registry.set(job.attempt, HeldState::Finished);
         if upload {
             upload::run(Arc::clone(self), job.attempt).await;

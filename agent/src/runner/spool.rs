@@ -13,7 +13,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
 };
 use tokio::io::AsyncWrite;
@@ -22,6 +22,8 @@ use tokio::io::AsyncWrite;
 #[derive(Debug, Clone)]
 pub struct Spool {
     path: PathBuf,
+    /// Attempts whose output may be in a file: the others need no look at the disk.
+    outputs: Arc<Mutex<BTreeSet<Attempt>>>,
 }
 
 impl Spool {
@@ -29,7 +31,7 @@ impl Spool {
     pub fn open(state: &Path) -> io::Result<Self> {
         let path = state.join("spool");
         DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
-        Ok(Self { path })
+        Ok(Self { path, outputs: Arc::default() })
     }
 
     /// The folder.
@@ -52,10 +54,20 @@ impl Spool {
         remove(&self.input(attempt));
     }
 
-    /// Removes all of an attempt.
-    pub fn forget(&self, attempt: Attempt) {
-        remove(&self.input(attempt));
-        remove(&self.output(attempt));
+    fn outputs(&self) -> MutexGuard<'_, BTreeSet<Attempt>> {
+        self.outputs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that an attempt's output is in its file.
+    pub fn holds_output(&self, attempt: Attempt) {
+        self.outputs().insert(attempt);
+    }
+
+    /// Removes an attempt's output, if it has one here.
+    pub fn forget_output(&self, attempt: Attempt) {
+        if self.outputs().remove(&attempt) {
+            remove(&self.output(attempt));
+        }
     }
 
     /// Removes files of attempts that the journal does not hold: left by a crash after the acknowledgement.
@@ -67,6 +79,7 @@ impl Spool {
                 remove(&path);
             }
         }
+        self.outputs().extend(held.iter().filter(|attempt| self.output(**attempt).exists()));
         Ok(())
     }
 }
@@ -208,7 +221,23 @@ mod tests {
         }
         spool.sweep(&BTreeSet::from([attempt(2)])).unwrap();
         assert!(!spool.input(attempt(1)).exists() && spool.input(attempt(2)).exists());
-        spool.forget(attempt(2));
+        spool.forget_input(attempt(2));
         assert!(!spool.input(attempt(2)).exists());
+    }
+
+    #[test]
+    fn an_output_found_at_the_start_or_kept_since_goes_with_its_acknowledgement() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path()).unwrap();
+        for n in 1..=2 {
+            fs::write(spool.output(attempt(n)), b"x").unwrap();
+        }
+        spool.sweep(&BTreeSet::from([attempt(1), attempt(2), attempt(3)])).unwrap();
+        fs::write(spool.output(attempt(4)), b"x").unwrap();
+        spool.holds_output(attempt(4));
+        for n in 1..=4 {
+            spool.forget_output(attempt(n));
+            assert!(!spool.output(attempt(n)).exists());
+        }
     }
 }

@@ -12,8 +12,9 @@ use rustls::{ClientConfig, RootCertStore, crypto::CryptoProvider};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use std::{path::Path, sync::Arc, time::Duration};
 
-/// Idle connections kept for the next job.
-const POOL_MAX_IDLE: usize = 8;
+/// Idle connections kept for the next jobs: as many as an agent may have jobs at once, or they would be made anew under
+/// load.
+const POOL_MAX_IDLE: usize = 256;
 /// Shorter than the keep-alive of common servers (nginx 75 s, Apache's longer ones, Kestrel 130 s), so that a request
 /// seldom meets a connection that the server is just closing.
 const POOL_IDLE: Duration = Duration::from_secs(30);

@@ -23,7 +23,7 @@ use axum::{
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use jiff::{SignedDuration, Timestamp};
-use passerelle_protocol::{BlobId, JobId, Name, Sha256, limits::MAX_INLINE_PAYLOAD};
+use passerelle_protocol::{BlobId, JobId, Name, Sha256};
 use serde::Deserialize;
 use serde_json::Value;
 use std::{convert::Infallible, time::Duration};
@@ -73,7 +73,10 @@ pub async fn submit(
     };
     let key = submission::idempotency_key(&headers)?;
     let checked = Checked::read(&body)?;
-    if !app.store.site_exists(caller.tenant.clone(), checked.site.clone()).await? {
+    // Where nothing is stored or looked up before the job, its own transaction tells.
+    if checked.payload.as_ref().is_some_and(|payload| !payload.is_small())
+        && !app.store.site_exists(caller.tenant.clone(), checked.site.clone()).await?
+    {
         return Err(store::Error::SiteUnknown(checked.site).into());
     }
     let payload = payload(&app, &caller.tenant, &checked).await?;
@@ -99,13 +102,21 @@ pub async fn submit(
         traceparent: submission::traceparent(&headers),
         created_at,
     };
+    let waiting = wait.map(|wait| (tokio::time::Instant::now() + wait, app.store.settled(job.id)));
     let store::Submitted { mut job, created } = app.store.submit(job).await?;
     app.metrics.submission(created);
     let mut status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    if let Some(wait) = wait {
+    if let Some((until, settled)) = waiting {
+        let waited = async {
+            if created && let Some(job) = settled.within(until).await {
+                return Ok(job);
+            }
+            let rest = until.saturating_duration_since(tokio::time::Instant::now());
+            app.store.wait(caller.tenant.clone(), job.id, rest).await
+        };
         job = tokio::select! {
-            waited = app.store.wait(caller.tenant.clone(), job.id, wait) => waited?,
-            () = app.stop.cancelled() => app.store.job(caller.tenant, job.id).await?,
+            waited = waited => waited?,
+            () = app.stop.cancelled() => app.store.job(caller.tenant.clone(), job.id).await?,
         };
         if !job.state.is_settled() {
             status = StatusCode::ACCEPTED;
@@ -120,7 +131,7 @@ async fn payload(app: &App, tenant: &Name, checked: &Checked) -> Result<Option<P
     let Some(payload) = &checked.payload else { return Ok(None) };
     let media_type = payload.media_type.clone();
     let stored = match &payload.content {
-        PayloadContent::Inline(bytes) if bytes.len() <= MAX_INLINE_PAYLOAD => PayloadRef {
+        PayloadContent::Inline(bytes) if payload.is_small() => PayloadRef {
             blob: BlobId::from(clock::new_uuid7()),
             size: bytes.len() as u64,
             sha256: Sha256::of(bytes),

@@ -3,7 +3,10 @@
 use super::{body, problem::Problem};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName};
-use passerelle_protocol::{ApiCode, BlobId, Name, Sha256, limits::MAX_JSON};
+use passerelle_protocol::{
+    ApiCode, BlobId, Name, Sha256,
+    limits::{MAX_INLINE_PAYLOAD, MAX_JSON},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -128,6 +131,13 @@ pub enum PayloadContent {
     Inline(Vec<u8>),
     /// In a blob of the tenant.
     Blob(BlobId),
+}
+
+impl Payload {
+    /// Whether its content is kept with the job, not in a file.
+    pub fn is_small(&self) -> bool {
+        matches!(&self.content, PayloadContent::Inline(bytes) if bytes.len() <= MAX_INLINE_PAYLOAD)
+    }
 }
 
 impl Checked {

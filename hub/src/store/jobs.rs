@@ -16,8 +16,8 @@ use bytes::Bytes;
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use passerelle_protocol::{JobId, Name, Sha256, limits::MAX_INLINE_PAYLOAD, session::Attempt};
 use rusqlite::{OptionalExtension as _, named_params, params};
-use std::time::Duration;
-use tokio::sync::broadcast;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{broadcast, oneshot};
 
 /// How many jobs a page holds, at most.
 const MAX_PAGE: usize = 500;
@@ -152,18 +152,25 @@ impl Store {
         let until = tokio::time::Instant::now() + limit;
         loop {
             // Registered before the look, so that no change falls between.
-            let woken = self.shared().waiters.register(id);
+            let settled = self.settled(id);
             let job = self.job(tenant.clone(), id).await?;
             if job.state.is_settled() {
-                self.shared().waiters.tidy(id, woken);
                 return Ok(job);
             }
-            let mut woken = woken;
-            if tokio::time::timeout_at(until, &mut woken).await.is_err() {
-                self.shared().waiters.tidy(id, woken);
-                return self.job(tenant, id).await;
+            match settled.within(until).await {
+                Some(job) if job.state.is_settled() => return Ok(job),
+                // Something of it changed, in another process perhaps.
+                Some(_) => {}
+                None if tokio::time::Instant::now() >= until => return self.job(tenant, id).await,
+                None => {}
             }
         }
+    }
+
+    /// Waits for a job that is about to be submitted: nothing of it has to be read to know that it is not settled yet.
+    /// What comes out is the settled job, or nothing if the time was too short.
+    pub(crate) fn settled(&self, id: JobId) -> Settled {
+        Settled { store: self.clone(), id, job: Some(self.shared().waiters.register(id)) }
     }
 
     /// The output payload.
@@ -200,6 +207,30 @@ impl Store {
     /// If the database cannot be read.
     pub async fn events_since(&self, tenant: Name, seq: u64, limit: usize) -> Result<Vec<Change>, Error> {
         self.read(move |conn| super::events::of_tenant(conn, &tenant, seq, limit)).await
+    }
+}
+
+/// Somebody waits for a job; see [`Store::settled`].
+pub(crate) struct Settled {
+    store: Store,
+    id: JobId,
+    job: Option<oneshot::Receiver<Arc<Job>>>,
+}
+
+impl Settled {
+    /// The job as it was when it settled, unless that takes longer.
+    pub(crate) async fn within(mut self, until: tokio::time::Instant) -> Option<Job> {
+        let job = tokio::time::timeout_at(until, self.job.as_mut()?).await.ok()?.ok()?;
+        self.job = None;
+        Some(Arc::unwrap_or_clone(job))
+    }
+}
+
+impl Drop for Settled {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.job.take() {
+            self.store.shared().waiters.tidy(self.id, waiting);
+        }
     }
 }
 

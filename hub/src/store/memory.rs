@@ -1,6 +1,6 @@
 //! What the hub keeps in memory beside the database: identities looked up on every request, and who waits for a job.
 
-use crate::model::{AgentRecord, Caller};
+use crate::model::{AgentRecord, Caller, Job};
 use passerelle_protocol::{AgentId, JobId};
 use std::{
     collections::HashMap,
@@ -75,30 +75,34 @@ impl Caches {
 /// Who waits for a job to settle.
 #[derive(Default)]
 pub(crate) struct Waiters {
-    waiting: Mutex<HashMap<JobId, Vec<oneshot::Sender<()>>>>,
+    waiting: Mutex<HashMap<JobId, Vec<oneshot::Sender<Arc<Job>>>>>,
 }
 
 impl Waiters {
-    fn waiting(&self) -> MutexGuard<'_, HashMap<JobId, Vec<oneshot::Sender<()>>>> {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<JobId, Vec<oneshot::Sender<Arc<Job>>>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn register(&self, job: JobId) -> oneshot::Receiver<()> {
+    pub(super) fn register(&self, job: JobId) -> oneshot::Receiver<Arc<Job>> {
         let (sender, receiver) = oneshot::channel();
         self.waiting().entry(job).or_default().push(sender);
         receiver
     }
 
-    pub(super) fn wake(&self, job: JobId) {
-        for waiter in self.waiting().remove(&job).unwrap_or_default() {
-            if waiter.send(()).is_err() {
-                tracing::trace!(job_id = %job, "Waiter had given up");
+    /// Hands the settled job to those who wait for it. `read` is called only if there are any; if it gives nothing they
+    /// look for themselves.
+    pub(super) fn wake(&self, id: JobId, read: impl FnOnce() -> Option<Job>) {
+        let Some(waiters) = self.waiting().remove(&id) else { return };
+        let Some(job) = read().map(Arc::new) else { return };
+        for waiter in waiters {
+            if waiter.send(Arc::clone(&job)).is_err() {
+                tracing::trace!(job_id = %id, "Waiter had given up");
             }
         }
     }
 
     /// Takes one that waits no more off the list.
-    pub(super) fn tidy(&self, job: JobId, receiver: oneshot::Receiver<()>) {
+    pub(super) fn tidy(&self, job: JobId, receiver: oneshot::Receiver<Arc<Job>>) {
         drop(receiver);
         let mut waiting = self.waiting();
         if let Some(waiters) = waiting.get_mut(&job) {

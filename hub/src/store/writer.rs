@@ -12,7 +12,7 @@
 use super::{
     Error,
     dispatch::{self, Assignment},
-    events, timers,
+    events, row, timers,
 };
 use crate::{
     clock,
@@ -256,7 +256,7 @@ impl Writer {
                     shared.registry.send_to(agent, session, Command::Offer(Box::new(offer)));
                 }
                 for id in effects.settled {
-                    shared.waiters.wake(id);
+                    self.wake(id);
                 }
                 for change in changes {
                     // Nobody listens: nobody misses it.
@@ -276,6 +276,17 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// Hands a job to those who wait for it. Read here, once, rather than by each of them on a thread of its own.
+    fn wake(&self, id: JobId) {
+        self.shared.waiters.wake(id, || {
+            row::job_of_any_tenant(&self.conn, id)
+                .map_err(
+                    |error| tracing::error!(job_id = %id, error = %error, "Could not read a settled job"),
+                )
+                .ok()
+        });
     }
 
     fn transaction(
@@ -338,7 +349,7 @@ impl Writer {
                 for change in changes {
                     self.last_event = self.last_event.max(i64::try_from(change.seq).unwrap_or(i64::MAX));
                     if let ChangeKind::Job(id) = change.kind {
-                        self.shared.waiters.wake(id);
+                        self.wake(id);
                     }
                     drop(self.shared.changes.send(change));
                 }
