@@ -8,7 +8,7 @@ use crate::{
     settings::{self, DEFAULT_DATA, DEFAULT_LISTEN, File, Log, Transport},
     store::Store,
 };
-use passerelle_config::LogFormat;
+use passerelle_config::{HumanDuration, LogFormat};
 use passerelle_protocol::Name;
 use std::{
     io::IsTerminal as _,
@@ -49,6 +49,9 @@ pub struct Args {
     /// Serves plain HTTP beyond loopback: a proxy in front speaks TLS.
     #[arg(long)]
     behind_proxy: bool,
+    /// How long an agent may be silent before its attempts move to another agent of the site, as 30s [default: 30s].
+    #[arg(long, value_name = "DURATION", env = "PASSERELLE_LEASE", value_parser = lease)]
+    lease: Option<HumanDuration>,
     /// Writes, once, into DIR what a demonstration needs: a CA and certificate, a tenant, an API key, an enrolment token.
     #[arg(long, value_name = "DIR")]
     bootstrap: Option<PathBuf>,
@@ -65,6 +68,12 @@ pub struct Args {
     /// What --bootstrap writes as hub.url [default: the address that is listened on].
     #[arg(long, value_name = "URL", requires = "bootstrap")]
     bootstrap_url: Option<url::Url>,
+}
+
+fn lease(text: &str) -> Result<HumanDuration, String> {
+    let lease = HumanDuration::try_from(text.to_owned())?;
+    settings::check_lease(lease)?;
+    Ok(lease)
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -100,6 +109,7 @@ async fn run(args: Args, file: File) -> Result<(), Failure> {
 
     let data = args.place.data.or(file.data).unwrap_or_else(|| DEFAULT_DATA.into());
     let store = Store::open_to_serve(&data).map_err(|error| Failure::Configuration(error.to_string()))?;
+    store.set_lease(args.lease.unwrap_or(file.limits.lease).0);
     let wishes = args.bootstrap.map(|dir| bootstrap::Wishes {
         dir,
         tenant: args.bootstrap_tenant,

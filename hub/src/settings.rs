@@ -1,13 +1,18 @@
 //! What the hub's operator says: an optional TOML file, overridden by the command line.
 
-use crate::{api::MAX_BLOB, server::MAX_CONNECTIONS};
-use passerelle_config::{ByteSize, LogFormat};
+use crate::{api::MAX_BLOB, server::MAX_CONNECTIONS, tunnel::registry::LEASE};
+use passerelle_config::{ByteSize, HumanDuration, LogFormat};
 use serde::Deserialize;
 use std::{
     net::{SocketAddr, ToSocketAddrs as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+/// The shortest lease: agents answer heartbeats four times in it.
+const MIN_LEASE: Duration = Duration::from_secs(2);
+/// The longest.
+const MAX_LEASE: Duration = Duration::from_secs(24 * 3600);
 /// The data folder if none is named.
 pub const DEFAULT_DATA: &str = "passerelle-hub-data";
 /// Where the hub listens if nothing is said: for this machine alone.
@@ -60,11 +65,13 @@ pub struct Limits {
     pub max_blob: ByteSize,
     /// How many connections may be open.
     pub max_connections: usize,
+    /// How long an agent may be silent before its attempts move to another agent of the site.
+    pub lease: HumanDuration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_blob: ByteSize(MAX_BLOB), max_connections: MAX_CONNECTIONS }
+        Self { max_blob: ByteSize(MAX_BLOB), max_connections: MAX_CONNECTIONS, lease: HumanDuration(LEASE) }
     }
 }
 
@@ -98,8 +105,21 @@ impl File {
         if file.limits.max_connections == 0 {
             return Err("limits.max_connections: must be at least 1".to_owned());
         }
+        check_lease(file.limits.lease).map_err(|wrong| format!("limits.lease: {wrong}"))?;
         Ok(file)
     }
+}
+
+/// Judges the length of a lease.
+///
+/// # Errors
+/// If it is out of bounds.
+pub fn check_lease(lease: HumanDuration) -> Result<(), String> {
+    let allowed = MIN_LEASE..=MAX_LEASE;
+    if allowed.contains(&lease.0) {
+        return Ok(());
+    }
+    Err(format!("must be {} s to {} s", MIN_LEASE.as_secs(), MAX_LEASE.as_secs()))
 }
 
 /// How the hub is reached.
@@ -163,6 +183,7 @@ mod tests {
             ("[limits]\nmax_blob = \"lots\"\n", "2:12: limits.max_blob: "),
             ("[log]\nformat = \"xml\"\n", "2:10: log.format: unknown variant `xml`"),
             ("listen = \n", "1:"),
+            ("[limits]\nlease = \"1s\"\n", "limits.lease: must be 2 s to 86400 s"),
             ("[limits]\nmax_connections = 0\n", "limits.max_connections: must be at least 1"),
         ] {
             let finding = File::parse(text).unwrap_err();

@@ -12,6 +12,8 @@ mod dispatch;
 mod events;
 mod identity;
 mod jobs;
+mod leases;
+mod lines;
 mod memory;
 mod reader;
 pub(crate) mod row;
@@ -25,6 +27,7 @@ pub(crate) mod writer;
 mod tests;
 
 pub use admin::APPLICATIONS;
+pub use transition::Resolution;
 
 use crate::{
     blobs::Files,
@@ -253,6 +256,10 @@ impl Store {
         });
         let (orders, queue) = mpsc::channel();
         let failed = |e: &dyn std::fmt::Display| OpenError(format!("{}: {e}", path.display()));
+        if serve {
+            // Whatever agents still hold takes up room at its resource until they come back, or their lease is over.
+            shared.registry.expect_back(attempts::all_open(&conn).map_err(|e| failed(&e))?);
+        }
         let writer = Writer::new(conn, queue, Arc::clone(&shared), serve).map_err(|e| failed(&e))?;
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
@@ -298,6 +305,11 @@ impl Store {
     #[must_use]
     pub fn signing_key(&self) -> &SigningKey {
         &self.inner.key
+    }
+
+    /// How long an agent may be silent before its attempts move to another one of the site.
+    pub fn set_lease(&self, lease: std::time::Duration) {
+        self.shared().registry.set_lease(lease);
     }
 
     /// How many transactions carried how many writes.
