@@ -7,6 +7,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
+    time::Duration,
 };
 use tempfile::TempDir;
 
@@ -26,6 +27,7 @@ pub struct Hub {
     port: u16,
     data: PathBuf,
     arguments: Vec<OsString>,
+    environment: Vec<(String, String)>,
     certificate: Option<String>,
     home: TempDir,
 }
@@ -35,13 +37,21 @@ impl Hub {
     pub async fn start() -> Self {
         let home = home();
         let data = home.path().join("data");
-        Self::launch(home, data, &[], None).await
+        Self::launch(home, data, &[], &[], None).await
     }
 
     /// Starts a hub whose data lie in `data`.
     pub async fn start_in(data: &Path) -> Self {
         let home = home();
-        Self::launch(home, data.to_owned(), &[], None).await
+        Self::launch(home, data.to_owned(), &[], &[], None).await
+    }
+
+    /// Starts a hub whose leases on attempts last so long.
+    pub async fn start_with_lease(lease: Duration) -> Self {
+        let home = home();
+        let data = home.path().join("data");
+        let lease = format!("{}s", lease.as_secs());
+        Self::launch(home, data, &[], &[("PASSERELLE_LEASE".to_owned(), lease)], None).await
     }
 
     /// Starts a hub that speaks TLS with a certificate for `localhost`, which is its own authority.
@@ -57,25 +67,26 @@ impl Hub {
         let arguments =
             ["--tls-cert".into(), certificate.into_os_string(), "--tls-key".into(), key.into_os_string()];
         let data = home.path().join("data");
-        Self::launch(home, data, &arguments, Some(pair.cert.pem())).await
+        Self::launch(home, data, &arguments, &[], Some(pair.cert.pem())).await
     }
 
     async fn launch(
         home: TempDir,
         data: PathBuf,
         arguments: &[OsString],
+        environment: &[(String, String)],
         certificate: Option<String>,
     ) -> Self {
         let port = free_port();
-        let process = serve(&data, port, arguments, home.path());
+        let process = serve(&data, port, arguments, environment, home.path());
         let url = match &certificate {
             Some(_) => format!("https://localhost:{port}"),
             None => format!("http://127.0.0.1:{port}"),
         };
         let client = http_client_trusting(certificate.as_deref());
         let api = Api::new(&url, "", client);
-        let mut hub =
-            Self { process, url, api, port, data, arguments: arguments.to_vec(), certificate, home };
+        let (arguments, environment) = (arguments.to_vec(), environment.to_vec());
+        let mut hub = Self { process, url, api, port, data, arguments, environment, certificate, home };
         hub.ready().await;
         hub.admin(&["tenant", "create", TENANT, "--tier", "enterprise"]);
         hub.api = hub.api.with_key(&hub.api_key(TENANT, SCOPES));
@@ -117,7 +128,7 @@ impl Hub {
     /// Starts it again on the same data and port after it was killed or ended.
     pub async fn restart(&mut self) {
         self.process.kill();
-        self.process = serve(&self.data, self.port, &self.arguments, self.home.path());
+        self.process = serve(&self.data, self.port, &self.arguments, &self.environment, self.home.path());
         self.ready().await;
     }
 
@@ -188,7 +199,13 @@ fn home() -> TempDir {
     tempfile::Builder::new().prefix("passerelle-hub-").tempdir().expect("a temporary folder")
 }
 
-fn serve(data: &Path, port: u16, arguments: &[OsString], home: &Path) -> Process {
+fn serve(
+    data: &Path,
+    port: u16,
+    arguments: &[OsString],
+    environment: &[(String, String)],
+    home: &Path,
+) -> Process {
     let mut command = Command::new(binary("passerelle-hub"));
     command
         .arg("serve")
@@ -196,6 +213,7 @@ fn serve(data: &Path, port: u16, arguments: &[OsString], home: &Path) -> Process
         .arg(data)
         .arg("--listen")
         .arg(format!("127.0.0.1:{port}"))
-        .args(arguments);
+        .args(arguments)
+        .envs(environment.iter().cloned());
     Process::spawn("the hub", &mut command, &home.join("hub.log"))
 }
