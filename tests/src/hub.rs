@@ -25,6 +25,7 @@ pub struct Hub {
     /// Its API, with the key.
     pub api: Api,
     port: u16,
+    listen: String,
     data: PathBuf,
     arguments: Vec<OsString>,
     environment: Vec<(String, String)>,
@@ -59,15 +60,23 @@ impl Hub {
     /// # Panics
     /// If the certificate cannot be made.
     pub async fn start_tls() -> Self {
+        Self::start_tls_at("localhost").await
+    }
+
+    /// The same on another address of this machine, for which the certificate is then.
+    ///
+    /// # Panics
+    /// If the certificate cannot be made.
+    pub async fn start_tls_at(host: &str) -> Self {
         let home = home();
-        let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let pair = rcgen::generate_simple_self_signed([host.to_owned()]).expect("a certificate");
         let (certificate, key) = (home.path().join("cert.pem"), home.path().join("key.pem"));
         fs::write(&certificate, pair.cert.pem()).expect("a certificate file");
         fs::write(&key, pair.signing_key.serialize_pem()).expect("a key file");
         let arguments =
             ["--tls-cert".into(), certificate.into_os_string(), "--tls-key".into(), key.into_os_string()];
         let data = home.path().join("data");
-        Self::launch(home, data, &arguments, &[], Some(pair.cert.pem())).await
+        Self::launch(home, data, &arguments, &[], Some((host, pair.cert.pem()))).await
     }
 
     async fn launch(
@@ -75,18 +84,19 @@ impl Hub {
         data: PathBuf,
         arguments: &[OsString],
         environment: &[(String, String)],
-        certificate: Option<String>,
+        tls: Option<(&str, String)>,
     ) -> Self {
         let port = free_port();
-        let process = serve(&data, port, arguments, environment, home.path());
-        let url = match &certificate {
-            Some(_) => format!("https://localhost:{port}"),
-            None => format!("http://127.0.0.1:{port}"),
-        };
+        let host = tls.as_ref().map_or("127.0.0.1", |(host, _)| host);
+        let listen = format!("{}:{port}", if host == "localhost" { "127.0.0.1" } else { host });
+        let process = serve(&data, &listen, arguments, environment, home.path());
+        let url = format!("{}://{host}:{port}", if tls.is_some() { "https" } else { "http" });
+        let certificate = tls.map(|(_, certificate)| certificate);
         let client = http_client_trusting(certificate.as_deref());
         let api = Api::new(&url, "", client);
         let (arguments, environment) = (arguments.to_vec(), environment.to_vec());
-        let mut hub = Self { process, url, api, port, data, arguments, environment, certificate, home };
+        let mut hub =
+            Self { process, url, api, port, listen, data, arguments, environment, certificate, home };
         hub.ready().await;
         hub.admin(&["tenant", "create", TENANT, "--tier", "enterprise"]);
         hub.api = hub.api.with_key(&hub.api_key(TENANT, SCOPES));
@@ -128,7 +138,7 @@ impl Hub {
     /// Starts it again on the same data and port after it was killed or ended.
     pub async fn restart(&mut self) {
         self.process.kill();
-        self.process = serve(&self.data, self.port, &self.arguments, &self.environment, self.home.path());
+        self.process = serve(&self.data, &self.listen, &self.arguments, &self.environment, self.home.path());
         self.ready().await;
     }
 
@@ -201,7 +211,7 @@ fn home() -> TempDir {
 
 fn serve(
     data: &Path,
-    port: u16,
+    listen: &str,
     arguments: &[OsString],
     environment: &[(String, String)],
     home: &Path,
@@ -212,7 +222,7 @@ fn serve(
         .arg("--data")
         .arg(data)
         .arg("--listen")
-        .arg(format!("127.0.0.1:{port}"))
+        .arg(listen)
         .args(arguments)
         .envs(environment.iter().cloned());
     Process::spawn("the hub", &mut command, &home.join("hub.log"))

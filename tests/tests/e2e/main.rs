@@ -4,6 +4,7 @@ mod api;
 mod commands;
 mod common;
 mod crashes;
+mod dead_peer;
 mod disk;
 mod enrolment;
 mod files;

@@ -48,6 +48,10 @@ pub struct World {
     wanted: [bool; 2],
     frozen: [bool; 2],
     full: bool,
+    /// When the disk was full last.
+    was_full: Option<Instant>,
+    /// When an agent was started again last.
+    revived: [Option<Instant>; 2],
     started: Instant,
 }
 
@@ -96,6 +100,8 @@ impl World {
             wanted: [true; 2],
             frozen: [false; 2],
             full: false,
+            was_full: None,
+            revived: [None; 2],
             started: Instant::now(),
         }
     }
@@ -139,7 +145,8 @@ impl World {
         for agent in 0..2 {
             self.act(Action::StartAgent(agent)).await;
         }
-        self.supervise().await;
+        // An agent that just ended for want of space is started again once more.
+        self.suffer(&[], self.started.elapsed() + Duration::from_millis(1500)).await;
     }
 
     async fn act(&mut self, action: Action) {
@@ -226,15 +233,20 @@ impl World {
         }
     }
 
-    /// Starts again what ended without being told to.
+    /// Starts again what ended without being told to, at most once a second each.
     async fn supervise(&mut self) {
+        let lately = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < Duration::from_secs(1));
+        if self.full {
+            self.was_full = Some(Instant::now());
+        }
         for n in 0..2 {
-            if self.wanted[n] && !self.agents[n].process().is_running() {
+            if self.wanted[n] && !self.agents[n].process().is_running() && !lately(self.revived[n]) {
+                self.revived[n] = Some(Instant::now());
                 let code = self.agents[n].process().exit_code(Duration::from_secs(1)).await;
                 let said = format!("agent {n} ended by itself with {code:?}");
                 self.note(&said);
                 // A full disk at its start is the operator's to mend; everything else is a bug.
-                if !self.full {
+                if n == 0 || !lately(self.was_full) {
                     self.crashes.push(said);
                 }
                 self.agents[n].spawn();
