@@ -28,8 +28,9 @@ struct Control {
     stalled: bool,
     bytes_per_second: Option<u64>,
     latency: Option<Duration>,
-    /// How many pieces have gone to the target when the next one is held back.
+    /// How many pieces have gone to the target, or come back from it, when the next one is held back.
     hold_after: Option<u64>,
+    hold_answers_after: Option<u64>,
     cuts: u32,
     halves: u32,
 }
@@ -38,8 +39,10 @@ struct Shared {
     control: watch::Sender<Control>,
     connections: AtomicUsize,
     asked: AtomicU64,
-    pieces: AtomicU64,
     answered: AtomicU64,
+    pieces: AtomicU64,
+    answer_pieces: AtomicU64,
+    holding: AtomicUsize,
     beginning: Mutex<Vec<u8>>,
 }
 
@@ -57,6 +60,7 @@ impl Shared {
 
     fn count_answered(&self, bytes: &[u8]) {
         self.answered.fetch_add(bytes.len() as u64, Ordering::SeqCst);
+        self.answer_pieces.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -80,8 +84,10 @@ impl Proxy {
             control: watch::Sender::new(Control::default()),
             connections: AtomicUsize::new(0),
             asked: AtomicU64::new(0),
-            pieces: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            pieces: AtomicU64::new(0),
+            answer_pieces: AtomicU64::new(0),
+            holding: AtomicUsize::new(0),
             beginning: Mutex::default(),
         });
         let of_task = Arc::clone(&shared);
@@ -121,13 +127,6 @@ impl Proxy {
         self.shared.asked.load(Ordering::SeqCst)
     }
 
-    /// How many pieces have gone to the target: one for each read, so about one for each request of a protocol that
-    /// asks and waits.
-    #[must_use]
-    pub fn pieces(&self) -> u64 {
-        self.shared.pieces.load(Ordering::SeqCst)
-    }
-
     /// How many bytes have come back from the target, over all connections.
     #[must_use]
     pub fn answered(&self) -> u64 {
@@ -164,11 +163,24 @@ impl Proxy {
         self.shared.control.send_modify(|control| control.latency = latency);
     }
 
-    /// Lets this many more pieces through to the target and then none, while all connections stay open. A step of a
-    /// protocol is picked out like this. `None` lets them move again.
+    /// Lets this many more pieces through to the target and then none, while all connections stay open; `None` lets
+    /// them move again. A piece is what one read gives: one request of a protocol that asks and waits, so that a step
+    /// of it can be picked out.
     pub fn hold_after(&self, pieces: Option<u64>) {
-        let now = self.pieces();
+        let now = self.shared.pieces.load(Ordering::SeqCst);
         self.shared.control.send_modify(|control| control.hold_after = pieces.map(|more| now + more));
+    }
+
+    /// The same for what the target sends back.
+    pub fn hold_answers_after(&self, pieces: Option<u64>) {
+        let now = self.shared.answer_pieces.load(Ordering::SeqCst);
+        self.shared.control.send_modify(|control| control.hold_answers_after = pieces.map(|more| now + more));
+    }
+
+    /// Whether a piece is being held back.
+    #[must_use]
+    pub fn is_holding(&self) -> bool {
+        self.shared.holding.load(Ordering::SeqCst) > 0
     }
 
     /// Lets everything through again: no stall, no refusal, full speed.
@@ -220,14 +232,18 @@ async fn carry(mut client: TcpStream, target: SocketAddr, shared: Arc<Shared>) {
             shared.count_asked(bytes);
         };
         let answered = |bytes: &[u8]| shared.count_answered(bytes);
-        // Whether the next piece to the target is one too many.
+        // Whether the next piece is one too many.
         let held =
             |now: &Control| now.hold_after.is_some_and(|most| shared.pieces.load(Ordering::SeqCst) >= most);
-        let flows = |_: &Control| false;
+        let answer_held = |now: &Control| {
+            now.hold_answers_after.is_some_and(|most| shared.answer_pieces.load(Ordering::SeqCst) >= most)
+        };
+        let held = Hold { held: &held, holding: &shared.holding };
+        let answer_held = Hold { held: &answer_held, holding: &shared.holding };
         let both = async {
             tokio::join!(
-                pump(client_read, target_write, control.clone(), &held, &asked),
-                pump(target_read, client_write, control.clone(), &flows, &answered)
+                pump(client_read, target_write, control.clone(), held, &asked),
+                pump(target_read, client_write, control.clone(), answer_held, &answered)
             )
         };
         let mut watched = control.clone();
@@ -248,11 +264,34 @@ async fn carry(mut client: TcpStream, target: SocketAddr, shared: Arc<Shared>) {
     }
 }
 
+/// When a piece is held back, and how many are.
+#[derive(Clone, Copy)]
+struct Hold<'a> {
+    held: &'a (dyn Fn(&Control) -> bool + Sync),
+    holding: &'a AtomicUsize,
+}
+
+/// Counts a held piece, also when its connection ends meanwhile.
+struct Holding<'a>(&'a AtomicUsize);
+
+impl<'a> Holding<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Holding<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     mut control: watch::Receiver<Control>,
-    held: &(dyn Fn(&Control) -> bool + Sync),
+    hold: Hold<'_>,
     seen: &(dyn Fn(&[u8]) + Sync),
 ) -> io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
@@ -268,9 +307,11 @@ async fn pump(
             // Not a wait for something to happen: this is the long line itself.
             tokio::time::sleep(latency).await;
         }
-        if control.wait_for(|now| !now.stalled && !held(now)).await.is_err() {
+        let holding = (read > 0 && (hold.held)(&control.borrow())).then(|| Holding::begin(hold.holding));
+        if control.wait_for(|now| !now.stalled && (read == 0 || !(hold.held)(now))).await.is_err() {
             return Ok(());
         }
+        drop(holding);
         if read == 0 {
             return to.shutdown().await;
         }

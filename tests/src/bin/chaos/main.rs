@@ -62,8 +62,8 @@ async fn run(options: &Options) -> bool {
         tokio::spawn(async move { submit::submit(&api, &jobs, start).await })
     };
     world.suffer(&steps, Duration::from_secs(options.seconds)).await;
-    world.heal().await;
     let healed = Instant::now();
+    world.heal().await;
     let ids = match tokio::time::timeout(SETTLED, submitting).await {
         Ok(ids) => ids.expect("the clients"),
         Err(_) => {
