@@ -19,6 +19,7 @@ pub struct Agent {
     agent_keys: String,
     hub_keys: String,
     environment: Vec<(OsString, OsString)>,
+    before: Vec<OsString>,
     folder: PathBuf,
     home: TempDir,
 }
@@ -52,6 +53,7 @@ impl Agent {
             agent_keys: String::new(),
             hub_keys: String::new(),
             environment: Vec::new(),
+            before: Vec::new(),
             folder,
             home,
         };
@@ -82,6 +84,12 @@ impl Agent {
     /// Sets a variable of the process's environment.
     pub fn env(&mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
         self.environment.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Puts words before the program's own, those of a command that starts it and becomes it (`ip netns exec NAME`).
+    pub fn behind(&mut self, words: &[&str]) -> &mut Self {
+        self.before = words.iter().map(OsString::from).collect();
         self
     }
 
@@ -214,8 +222,9 @@ impl Agent {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary("passerelle-agent"));
-        command.args(arguments).arg("--config").arg(&self.folder);
+        let mut words = self.before.iter().cloned().chain([binary("passerelle-agent").into_os_string()]);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words).args(arguments).arg("--config").arg(&self.folder);
         // The machine's own proxy settings are no part of a test.
         for name in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
             command.env_remove(name);

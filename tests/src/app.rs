@@ -13,7 +13,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::sync::watch;
 
@@ -46,6 +46,7 @@ pub struct Reply {
     status: u16,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
+    after: Duration,
     held: bool,
 }
 
@@ -53,7 +54,7 @@ impl Reply {
     /// An answer without a body.
     #[must_use]
     pub fn status(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Vec::new(), held: false }
+        Self { status, headers: Vec::new(), body: Vec::new(), after: Duration::ZERO, held: false }
     }
 
     /// Adds a header.
@@ -67,6 +68,13 @@ impl Reply {
     #[must_use]
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
+        self
+    }
+
+    /// Answers only after so long.
+    #[must_use]
+    pub fn after(mut self, delay: Duration) -> Self {
+        self.after = delay;
         self
     }
 
@@ -118,6 +126,15 @@ impl App {
         let router = Router::new().fallback(answer).with_state(Arc::clone(&shared));
         tokio::spawn(async move { axum::serve(listener, router).await });
         Self { url: format!("http://{address}/"), shared }
+    }
+
+    /// The port it listens on.
+    ///
+    /// # Panics
+    /// Never: the address is its own.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.url.trim_end_matches('/').rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
     }
 
     /// What has arrived so far.
@@ -172,6 +189,10 @@ async fn answer(State(shared): State<Arc<Shared>>, request: axum::extract::Reque
         requests.len() - 1
     };
     let reply = (shared.behaviour)(&request, before);
+    if !reply.after.is_zero() {
+        // Not a wait for something to happen: this is the slow application itself.
+        tokio::time::sleep(reply.after).await;
+    }
     if reply.held {
         let mut released = shared.released.subscribe();
         let _sender_lives = released.wait_for(|released| *released).await;

@@ -7,6 +7,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
+    time::Duration,
 };
 use tempfile::TempDir;
 
@@ -24,8 +25,10 @@ pub struct Hub {
     /// Its API, with the key.
     pub api: Api,
     port: u16,
+    listen: String,
     data: PathBuf,
     arguments: Vec<OsString>,
+    environment: Vec<(String, String)>,
     certificate: Option<String>,
     home: TempDir,
 }
@@ -35,13 +38,21 @@ impl Hub {
     pub async fn start() -> Self {
         let home = home();
         let data = home.path().join("data");
-        Self::launch(home, data, &[], None).await
+        Self::launch(home, data, &[], &[], None).await
     }
 
     /// Starts a hub whose data lie in `data`.
     pub async fn start_in(data: &Path) -> Self {
         let home = home();
-        Self::launch(home, data.to_owned(), &[], None).await
+        Self::launch(home, data.to_owned(), &[], &[], None).await
+    }
+
+    /// Starts a hub whose leases on attempts last so long.
+    pub async fn start_with_lease(lease: Duration) -> Self {
+        let home = home();
+        let data = home.path().join("data");
+        let lease = format!("{}s", lease.as_secs());
+        Self::launch(home, data, &[], &[("PASSERELLE_LEASE".to_owned(), lease)], None).await
     }
 
     /// Starts a hub that speaks TLS with a certificate for `localhost`, which is its own authority.
@@ -49,33 +60,43 @@ impl Hub {
     /// # Panics
     /// If the certificate cannot be made.
     pub async fn start_tls() -> Self {
+        Self::start_tls_at("localhost").await
+    }
+
+    /// The same on another address of this machine, for which the certificate is then.
+    ///
+    /// # Panics
+    /// If the certificate cannot be made.
+    pub async fn start_tls_at(host: &str) -> Self {
         let home = home();
-        let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let pair = rcgen::generate_simple_self_signed([host.to_owned()]).expect("a certificate");
         let (certificate, key) = (home.path().join("cert.pem"), home.path().join("key.pem"));
         fs::write(&certificate, pair.cert.pem()).expect("a certificate file");
         fs::write(&key, pair.signing_key.serialize_pem()).expect("a key file");
         let arguments =
             ["--tls-cert".into(), certificate.into_os_string(), "--tls-key".into(), key.into_os_string()];
         let data = home.path().join("data");
-        Self::launch(home, data, &arguments, Some(pair.cert.pem())).await
+        Self::launch(home, data, &arguments, &[], Some((host, pair.cert.pem()))).await
     }
 
     async fn launch(
         home: TempDir,
         data: PathBuf,
         arguments: &[OsString],
-        certificate: Option<String>,
+        environment: &[(String, String)],
+        tls: Option<(&str, String)>,
     ) -> Self {
         let port = free_port();
-        let process = serve(&data, port, arguments, home.path());
-        let url = match &certificate {
-            Some(_) => format!("https://localhost:{port}"),
-            None => format!("http://127.0.0.1:{port}"),
-        };
+        let host = tls.as_ref().map_or("127.0.0.1", |(host, _)| host);
+        let listen = format!("{}:{port}", if host == "localhost" { "127.0.0.1" } else { host });
+        let process = serve(&data, &listen, arguments, environment, home.path());
+        let url = format!("{}://{host}:{port}", if tls.is_some() { "https" } else { "http" });
+        let certificate = tls.map(|(_, certificate)| certificate);
         let client = http_client_trusting(certificate.as_deref());
         let api = Api::new(&url, "", client);
+        let (arguments, environment) = (arguments.to_vec(), environment.to_vec());
         let mut hub =
-            Self { process, url, api, port, data, arguments: arguments.to_vec(), certificate, home };
+            Self { process, url, api, port, listen, data, arguments, environment, certificate, home };
         hub.ready().await;
         hub.admin(&["tenant", "create", TENANT, "--tier", "enterprise"]);
         hub.api = hub.api.with_key(&hub.api_key(TENANT, SCOPES));
@@ -117,7 +138,7 @@ impl Hub {
     /// Starts it again on the same data and port after it was killed or ended.
     pub async fn restart(&mut self) {
         self.process.kill();
-        self.process = serve(&self.data, self.port, &self.arguments, self.home.path());
+        self.process = serve(&self.data, &self.listen, &self.arguments, &self.environment, self.home.path());
         self.ready().await;
     }
 
@@ -188,14 +209,21 @@ fn home() -> TempDir {
     tempfile::Builder::new().prefix("passerelle-hub-").tempdir().expect("a temporary folder")
 }
 
-fn serve(data: &Path, port: u16, arguments: &[OsString], home: &Path) -> Process {
+fn serve(
+    data: &Path,
+    listen: &str,
+    arguments: &[OsString],
+    environment: &[(String, String)],
+    home: &Path,
+) -> Process {
     let mut command = Command::new(binary("passerelle-hub"));
     command
         .arg("serve")
         .arg("--data")
         .arg(data)
         .arg("--listen")
-        .arg(format!("127.0.0.1:{port}"))
-        .args(arguments);
+        .arg(listen)
+        .args(arguments)
+        .envs(environment.iter().cloned());
     Process::spawn("the hub", &mut command, &home.join("hub.log"))
 }

@@ -27,6 +27,10 @@ struct Control {
     refuse: bool,
     stalled: bool,
     bytes_per_second: Option<u64>,
+    latency: Option<Duration>,
+    /// How many pieces have gone to the target, or come back from it, when the next one is held back.
+    hold_after: Option<u64>,
+    hold_answers_after: Option<u64>,
     cuts: u32,
     halves: u32,
 }
@@ -34,7 +38,11 @@ struct Control {
 struct Shared {
     control: watch::Sender<Control>,
     connections: AtomicUsize,
+    asked: AtomicU64,
     answered: AtomicU64,
+    pieces: AtomicU64,
+    answer_pieces: AtomicU64,
+    holding: AtomicUsize,
     beginning: Mutex<Vec<u8>>,
 }
 
@@ -45,8 +53,14 @@ impl Shared {
         kept.extend_from_slice(&bytes[..room]);
     }
 
-    fn count(&self, bytes: &[u8]) {
+    fn count_asked(&self, bytes: &[u8]) {
+        self.asked.fetch_add(bytes.len() as u64, Ordering::SeqCst);
+        self.pieces.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn count_answered(&self, bytes: &[u8]) {
         self.answered.fetch_add(bytes.len() as u64, Ordering::SeqCst);
+        self.answer_pieces.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -69,7 +83,11 @@ impl Proxy {
         let shared = Arc::new(Shared {
             control: watch::Sender::new(Control::default()),
             connections: AtomicUsize::new(0),
+            asked: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            pieces: AtomicU64::new(0),
+            answer_pieces: AtomicU64::new(0),
+            holding: AtomicUsize::new(0),
             beginning: Mutex::default(),
         });
         let of_task = Arc::clone(&shared);
@@ -103,6 +121,12 @@ impl Proxy {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
+    /// How many bytes have gone to the target, over all connections.
+    #[must_use]
+    pub fn asked(&self) -> u64 {
+        self.shared.asked.load(Ordering::SeqCst)
+    }
+
     /// How many bytes have come back from the target, over all connections.
     #[must_use]
     pub fn answered(&self) -> u64 {
@@ -134,18 +158,63 @@ impl Proxy {
         self.shared.control.send_modify(|control| control.bytes_per_second = bytes_per_second);
     }
 
+    /// Holds each piece back for so long in each direction; `None`: not at all.
+    pub fn latency(&self, latency: Option<Duration>) {
+        self.shared.control.send_modify(|control| control.latency = latency);
+    }
+
+    /// Lets this many more pieces through to the target and then none, while all connections stay open; `None` lets
+    /// them move again. A piece is what one read gives: one request of a protocol that asks and waits, so that a step
+    /// of it can be picked out.
+    pub fn hold_after(&self, pieces: Option<u64>) {
+        let now = self.shared.pieces.load(Ordering::SeqCst);
+        self.shared.control.send_modify(|control| control.hold_after = pieces.map(|more| now + more));
+    }
+
+    /// The same for what the target sends back.
+    pub fn hold_answers_after(&self, pieces: Option<u64>) {
+        let now = self.shared.answer_pieces.load(Ordering::SeqCst);
+        self.shared.control.send_modify(|control| control.hold_answers_after = pieces.map(|more| now + more));
+    }
+
+    /// Whether a piece is being held back.
+    #[must_use]
+    pub fn is_holding(&self) -> bool {
+        self.shared.holding.load(Ordering::SeqCst) > 0
+    }
+
+    /// Lets everything through again: no stall, no refusal, full speed.
+    pub fn heal(&self) {
+        self.shared.control.send_modify(|control| {
+            *control = Control { cuts: control.cuts, halves: control.halves, ..Control::default() };
+        });
+    }
+
     /// Sends what the newest connection began with a second time, and gives the first line that is answered.
     ///
     /// # Panics
     /// If the target does not answer.
     pub async fn replay(&self) -> String {
+        self.try_replay().await.expect("an answer of the target to what it was sent before")
+    }
+
+    /// The same, where the target may be away.
+    ///
+    /// # Errors
+    /// If the target does not answer, or nothing was sent through the proxy yet.
+    ///
+    /// # Panics
+    /// Never but after a panic of the proxy itself.
+    pub async fn try_replay(&self) -> io::Result<String> {
         let beginning = self.shared.beginning.lock().expect("the beginning").clone();
-        assert!(!beginning.is_empty(), "nothing was sent through the proxy yet");
-        let mut target = TcpStream::connect(self.target).await.expect("the target");
-        target.write_all(&beginning).await.expect("a writable target");
+        if beginning.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "nothing was sent through the proxy yet"));
+        }
+        let mut target = TcpStream::connect(self.target).await?;
+        target.write_all(&beginning).await?;
         let mut answer = vec![0; 4096];
-        let read = target.read(&mut answer).await.expect("an answer");
-        String::from_utf8_lossy(&answer[..read]).lines().next().unwrap_or_default().to_owned()
+        let read = target.read(&mut answer).await?;
+        Ok(String::from_utf8_lossy(&answer[..read]).lines().next().unwrap_or_default().to_owned())
     }
 }
 
@@ -158,12 +227,23 @@ async fn carry(mut client: TcpStream, target: SocketAddr, shared: Arc<Shared>) {
     let broken = {
         let (client_read, client_write) = client.split();
         let (target_read, target_write) = upstream.split();
-        let asked = |bytes: &[u8]| shared.keep(bytes);
-        let answered = |bytes: &[u8]| shared.count(bytes);
+        let asked = |bytes: &[u8]| {
+            shared.keep(bytes);
+            shared.count_asked(bytes);
+        };
+        let answered = |bytes: &[u8]| shared.count_answered(bytes);
+        // Whether the next piece is one too many.
+        let held =
+            |now: &Control| now.hold_after.is_some_and(|most| shared.pieces.load(Ordering::SeqCst) >= most);
+        let answer_held = |now: &Control| {
+            now.hold_answers_after.is_some_and(|most| shared.answer_pieces.load(Ordering::SeqCst) >= most)
+        };
+        let held = Hold { held: &held, holding: &shared.holding };
+        let answer_held = Hold { held: &answer_held, holding: &shared.holding };
         let both = async {
             tokio::join!(
-                pump(client_read, target_write, control.clone(), &asked),
-                pump(target_read, client_write, control.clone(), &answered)
+                pump(client_read, target_write, control.clone(), held, &asked),
+                pump(target_read, client_write, control.clone(), answer_held, &answered)
             )
         };
         let mut watched = control.clone();
@@ -184,10 +264,34 @@ async fn carry(mut client: TcpStream, target: SocketAddr, shared: Arc<Shared>) {
     }
 }
 
+/// When a piece is held back, and how many are.
+#[derive(Clone, Copy)]
+struct Hold<'a> {
+    held: &'a (dyn Fn(&Control) -> bool + Sync),
+    holding: &'a AtomicUsize,
+}
+
+/// Counts a held piece, also when its connection ends meanwhile.
+struct Holding<'a>(&'a AtomicUsize);
+
+impl<'a> Holding<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Holding<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     mut control: watch::Receiver<Control>,
+    hold: Hold<'_>,
     seen: &(dyn Fn(&[u8]) + Sync),
 ) -> io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
@@ -198,9 +302,16 @@ async fn pump(
             usize::try_from(rate / 10).unwrap_or(usize::MAX).clamp(1, buffer.len())
         });
         let read = from.read(&mut buffer[..most]).await?;
-        if control.wait_for(|now| !now.stalled).await.is_err() {
+        let latency = control.borrow().latency;
+        if let Some(latency) = latency {
+            // Not a wait for something to happen: this is the long line itself.
+            tokio::time::sleep(latency).await;
+        }
+        let holding = (read > 0 && (hold.held)(&control.borrow())).then(|| Holding::begin(hold.holding));
+        if control.wait_for(|now| !now.stalled && (read == 0 || !(hold.held)(now))).await.is_err() {
             return Ok(());
         }
+        drop(holding);
         if read == 0 {
             return to.shutdown().await;
         }

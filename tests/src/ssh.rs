@@ -35,6 +35,22 @@ impl SshServer {
         self.server.port
     }
 
+    /// Kills the server with all its sessions, as a power cut would, and starts it again on the same port.
+    pub fn restart(&mut self) {
+        self.server.restart();
+    }
+
+    /// Kills the server with all its sessions.
+    pub fn stop(&mut self) {
+        self.server.stop();
+    }
+
+    /// What it logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.server.log()
+    }
+
     /// The folder that the resources of [`Self::serve_to`] show.
     #[must_use]
     pub fn root(&self) -> &Path {

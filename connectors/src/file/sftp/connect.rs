@@ -67,7 +67,8 @@ impl Connect for SftpServer {
         let sftp = session.sftp().map_err(|error| match error.code() {
             ErrorCode::Session(
                 raw::LIBSSH2_ERROR_CHANNEL_FAILURE | raw::LIBSSH2_ERROR_CHANNEL_REQUEST_DENIED,
-            ) => Failure::permanent(
+                // libssh2 says the same of a server that dies at this moment: one that refuses still opens channels.
+            ) if session.channel_session().is_ok() => Failure::permanent(
                 Code::TargetUnsupported,
                 "the server lets this account in but gives it no SFTP",
             )
@@ -149,12 +150,16 @@ impl SftpServer {
             ErrorCode::Session(raw::LIBSSH2_ERROR_TIMEOUT | raw::LIBSSH2_ERROR_SOCKET_TIMEOUT) => {
                 Failure::retry(Code::TargetTimeout, "the file server did not answer in time")
             }
-            ErrorCode::Session(raw::LIBSSH2_ERROR_KEX_FAILURE | raw::LIBSSH2_ERROR_METHOD_NONE) => {
-                Failure::permanent(
-                    Code::TargetUnsupported,
-                    "the file server and the agent have no cryptographic algorithm in common",
-                )
-            }
+            // Tried again, since libssh2 says the same of a server that dies while keys are exchanged.
+            ErrorCode::Session(raw::LIBSSH2_ERROR_KEX_FAILURE) => Failure::retry(
+                Code::TargetUnsupported,
+                "the file server and the agent agreed on no keys: they have no cryptographic algorithm in common, or the \
+                 connection broke",
+            ),
+            ErrorCode::Session(raw::LIBSSH2_ERROR_METHOD_NONE) => Failure::permanent(
+                Code::TargetUnsupported,
+                "the file server and the agent have no cryptographic algorithm in common",
+            ),
             ErrorCode::Session(raw::LIBSSH2_ERROR_BANNER_RECV | raw::LIBSSH2_ERROR_PROTO) => Failure::retry(
                 Code::TargetProtocol,
                 "what answers at the file server's address does not speak SSH",

@@ -1,0 +1,187 @@
+//! An agent that is frozen past its lease at any message of a drop, and lets go later: two agents of a site never both
+//! act. And the share replaced by an empty one meanwhile: what cannot be known is said, never guessed.
+
+use crate::common::{SITE, drop_into};
+use passerelle_tests::{Agent, Hub, Proxy, ended, resources};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Short, so that the tests are.
+const LEASE: Duration = Duration::from_secs(3);
+/// How long the other agent may take to finish a job, lease included.
+const FINISHED: Duration = Duration::from_secs(60);
+/// More messages than a drop has.
+const MOST_MESSAGES: u64 = 20;
+const CONTENT: &str = "journal;date;montant\n";
+
+/// A hub and two agents of one site with the folder `compta`; the first one behind a proxy.
+struct Pair {
+    first: Agent,
+    second: Agent,
+    hub: Hub,
+    tunnel: Proxy,
+    home: tempfile::TempDir,
+}
+
+impl Pair {
+    async fn start() -> Self {
+        let hub = Hub::start_with_lease(LEASE).await;
+        let tunnel = Proxy::start(hub.port()).await;
+        let home = tempfile::tempdir().unwrap();
+        let share = home.path().join("share");
+        fs::create_dir(&share).unwrap();
+        let mut first = Agent::new(&hub, SITE, "paris-1");
+        let mut second = Agent::new(&hub, SITE, "paris-2");
+        for agent in [&first, &second] {
+            agent.resource("compta", &resources::folder("compta", &share));
+        }
+        first.through(&tunnel.url()).start().await;
+        // Both are of the site from the start: what the first one does it asks for.
+        second.start().await;
+        Self { first, second, hub, tunnel, home }
+    }
+
+    fn share(&self) -> PathBuf {
+        self.home.path().join("share")
+    }
+
+    /// Only the first agent is there.
+    async fn first_alone(&mut self) {
+        self.first.ready().await;
+        self.second.kill();
+        self.hub.api.agents_online(SITE, 1).await;
+    }
+
+    /// Submits a drop and freezes the first agent when its message of this number is held back; `None`: the drop got
+    /// through before.
+    async fn freeze_at(&mut self, message: u64, answers: bool) -> Option<String> {
+        let hold = |pieces| {
+            if answers { self.tunnel.hold_answers_after(pieces) } else { self.tunnel.hold_after(pieces) }
+        };
+        hold(Some(message));
+        let drop = drop_into("compta", &format!("{message}.csv"), json!({"text": CONTENT}));
+        let id = self.hub.api.submit(&drop).await;
+        let held = passerelle_tests::until("the job to end or be held", FINISHED, async || {
+            let ended = ended(&self.hub.api.job(&id).await);
+            (ended || self.tunnel.is_holding()).then_some(!ended)
+        })
+        .await;
+        if held {
+            self.first.process().signal(Signal::STOP);
+            return Some(id);
+        }
+        self.tunnel.heal();
+        None
+    }
+
+    /// Lets the first agent go on, with all that was held back on its way.
+    async fn let_go(&mut self) {
+        self.tunnel.heal();
+        self.first.process().signal(Signal::CONT);
+        self.first.ready().await;
+        // Ready again means that both sides agreed on every job; a further one shows that reports have gone before it.
+        self.second.kill();
+        self.hub.api.agents_online(SITE, 1).await;
+        self.hub.api.succeed(&crate::common::job("compta", "list", json!({}))).await;
+    }
+}
+
+/// Takes the dropped file away as an import would; gives how many there were.
+fn take(share: &Path, number: u64) -> usize {
+    let path = share.join(format!("{number}.csv"));
+    let Ok(found) = fs::read_to_string(&path) else { return 0 };
+    assert_eq!(found, CONTENT, "the file is not whole");
+    fs::remove_file(path).unwrap();
+    1
+}
+
+fn parts(share: &Path) -> Vec<String> {
+    let names = fs::read_dir(share).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with('.')).collect()
+}
+
+/// Gives how many messages were tried.
+async fn a_drop_frozen_at_each_message(answers: bool) -> u64 {
+    let mut pair = Pair::start().await;
+    let share = pair.share();
+    for number in 0..MOST_MESSAGES {
+        pair.first_alone().await;
+        let Some(id) = pair.freeze_at(number, answers).await else {
+            assert_eq!(take(&share, number), 1);
+            return number;
+        };
+        let mut found = take(&share, number);
+        pair.second.start().await;
+        let done = pair.hub.api.end_of(&id, FINISHED).await;
+        found += take(&share, number);
+        assert_eq!(done["state"], "succeeded", "message {number}: {done:#}");
+        pair.let_go().await;
+        found += take(&share, number);
+        let after = pair.hub.api.job(&id).await;
+        assert_eq!(found, 1, "message {number}: a consumer saw the file {found} times: {after:#}");
+        assert_eq!(after["state"], "succeeded", "message {number}: {after:#}");
+        let clean = async || parts(&share).is_empty().then_some(());
+        passerelle_tests::until("no part to be left", FINISHED, clean).await;
+    }
+    panic!("a drop has more than {MOST_MESSAGES} messages");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_frozen_past_its_lease_at_any_message_and_its_successor_drop_a_file_once() {
+    let (told, heard) =
+        tokio::join!(a_drop_frozen_at_each_message(false), a_drop_frozen_at_each_message(true));
+    // Accept, commit, report at least; offer and grant.
+    assert!(told >= 3 && heard >= 2, "only {told} and {heard} messages were held");
+}
+
+/// What is true of a job whose share was replaced: success only with a file that is there, once.
+fn judge(end: &Value, number: u64, old: &Path, new: &Path) {
+    let count = |share: &Path| usize::from(share.join(format!("{number}.csv")).exists());
+    let files = count(old) + count(new);
+    assert!(files <= 1, "message {number}: the file lies in both shares: {end:#}");
+    match end["state"].as_str() {
+        Some("succeeded") => assert_eq!(files, 1, "message {number}: a false success: {end:#}"),
+        Some("unknown") => assert_eq!(end["error"]["effect"], "unknown", "{end:#}"),
+        _ => panic!("message {number}: {end:#}"),
+    }
+}
+
+/// Gives how many messages were tried, and how often the outcome was `unknown`.
+async fn a_share_replaced_at_each_message(answers: bool) -> (u64, u64) {
+    let mut pair = Pair::start().await;
+    let share = pair.share();
+    let mut unknown = 0;
+    for number in 0..MOST_MESSAGES {
+        pair.first_alone().await;
+        let Some(id) = pair.freeze_at(number, answers).await else { return (number, unknown) };
+        let old = pair.home.path().join(format!("old-{number}"));
+        let was_there = share.join(format!("{number}.csv")).exists();
+        fs::rename(&share, &old).unwrap();
+        fs::create_dir(&share).unwrap();
+        pair.second.start().await;
+        let done = pair.hub.api.end_of(&id, FINISHED).await;
+        let there = share.join(format!("{number}.csv")).exists();
+        // Nobody but the frozen agent can know of a file that went with the old share.
+        if !there {
+            assert_eq!(done["state"], "unknown", "message {number}, in the old share {was_there}: {done:#}");
+            unknown += 1;
+        }
+        judge(&done, number, &old, &share);
+        pair.let_go().await;
+        judge(&pair.hub.api.job(&id).await, number, &old, &share);
+    }
+    panic!("a drop has more than {MOST_MESSAGES} messages");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_replaced_while_the_agent_was_frozen_gives_unknown_and_never_a_false_success() {
+    let ((told, unknown), (heard, unknown_too)) =
+        tokio::join!(a_share_replaced_at_each_message(false), a_share_replaced_at_each_message(true));
+    assert!(told >= 3 && heard >= 2, "only {told} and {heard} messages were held");
+    assert!(unknown + unknown_too > 0, "the share was never replaced between grant and report");
+}
