@@ -4,6 +4,7 @@ use crate::{
     api::App,
     bootstrap,
     cli::{Failure, Place},
+    retention,
     server::{self, Server},
     settings::{self, DEFAULT_DATA, DEFAULT_LISTEN, File, Log, Transport},
     store::Store,
@@ -14,7 +15,6 @@ use std::{
     io::IsTerminal as _,
     net::SocketAddr,
     path::{Path, PathBuf},
-    time::Duration,
 };
 use tokio::{
     net::TcpListener,
@@ -23,9 +23,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
-
-/// How often abandoned uploads are looked for.
-const SWEEP: Duration = Duration::from_secs(3600);
 
 /// Arguments of `serve`.
 #[derive(Debug, clap::Args)]
@@ -141,7 +138,7 @@ async fn run(args: Args, file: File) -> Result<(), Failure> {
     // Behind a proxy, a request from this machine may come from anywhere.
     let open_metrics = bound.ip().is_loopback() && !behind_proxy;
     let app = App::new(store.clone(), file.limits.max_blob.0, open_metrics, stop.clone());
-    app.tasks.spawn(sweep(app.clone()));
+    app.tasks.spawn(retention::run(app.clone(), file.retention.checked()));
     let server = Server { listener, tls, max_connections: file.limits.max_connections };
     tracing::info!(data = %Absolute(&data), "listening on {url}");
     let ending = async {
@@ -160,21 +157,6 @@ async fn run(args: Args, file: File) -> Result<(), Failure> {
     store.close().await;
     tracing::info!("Ended");
     Ok(())
-}
-
-/// Gives up what was left behind, at the start and every hour.
-async fn sweep(app: App) {
-    loop {
-        match app.blobs.sweep().await {
-            Ok(0) => {}
-            Ok(uploads) => tracing::info!(uploads, "Gave up abandoned uploads"),
-            Err(error) => tracing::warn!(%error, "Abandoned uploads could not be removed"),
-        }
-        tokio::select! {
-            () = app.stop.cancelled() => return,
-            () = tokio::time::sleep(SWEEP) => {}
-        }
-    }
 }
 
 /// The address under which this machine reaches the hub.

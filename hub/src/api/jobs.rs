@@ -147,9 +147,7 @@ async fn payload(app: &App, tenant: &Name, checked: &Checked) -> Result<Option<P
         }
         PayloadContent::Blob(blob) => {
             let info = app.blobs.info(tenant.clone(), *blob).await.map_err(|error| match error {
-                store::Error::NotFound(_) => Problem::not_found(format!(
-                    "payload.blob: there is no blob {blob}; upload it first with POST /v1/blobs"
-                )),
+                store::Error::NotFound(why) => Problem::not_found(format!("payload.blob: {why}")),
                 error => error.into(),
             })?;
             PayloadRef { blob: info.id, size: info.size, sha256: info.sha256, media_type, data: None }

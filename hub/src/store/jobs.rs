@@ -15,7 +15,7 @@ use crate::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
-use passerelle_protocol::{JobId, Name, Sha256, limits::MAX_INLINE_PAYLOAD, session::Attempt};
+use passerelle_protocol::{BlobId, JobId, Name, Sha256, limits::MAX_INLINE_PAYLOAD, session::Attempt};
 use rusqlite::{OptionalExtension as _, named_params, params};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{broadcast, oneshot};
@@ -33,6 +33,10 @@ impl Store {
         // Whole seconds, as in the envelope: hub and agent judge the same moment.
         let round = TimestampRound::new().smallest(Unit::Second).mode(RoundMode::Ceil);
         job.deadline = job.deadline.round(round).unwrap_or(job.deadline);
+        // Content that comes with a job is a blob of the job's own id: so its user is found without an index.
+        if let Some(payload) = job.payload.as_mut().filter(|payload| payload.data.is_some()) {
+            payload.blob = BlobId::from(job.id.uuid());
+        }
         self.write(move |tx| submit(tx, job)).await
     }
 
@@ -266,7 +270,16 @@ impl Store {
                 .optional()?;
             let content = match data {
                 Some(data) => Content::Bytes(Bytes::from(data)),
-                None => Content::File(files.content(output.sha256)),
+                None if conn
+                    .prepare_cached("SELECT 1 FROM files WHERE owner = ?1 AND sha256 = ?2")?
+                    .exists(params![id.uuid().as_bytes(), output.sha256.bytes()])? =>
+                {
+                    Content::File(files.content(output.sha256))
+                }
+                None => {
+                    let gone = format!("the output of job {id} was removed: its retention is over");
+                    return Err(Error::NotFound(gone));
+                }
             };
             Ok((output, content))
         })
@@ -414,7 +427,13 @@ fn store_payload(tx: &Tx<'_>, job: &NewJob) -> Result<(), Error> {
             .conn
             .prepare_cached("SELECT 1 FROM blobs WHERE id = ?1 AND tenant = ?2")?
             .exists(params![id, job.tenant.as_str()])?;
-        return if own { Ok(()) } else { Err(Error::NotFound(format!("no blob {}", payload.blob))) };
+        if !own {
+            return Err(Error::no_blob(payload.blob));
+        }
+        tx.conn
+            .prepare_cached("INSERT INTO uses (blob, job) VALUES (?1, ?2)")?
+            .execute(params![id, job.id.uuid().as_bytes()])?;
+        return Ok(());
     };
     if data.len() > MAX_INLINE_PAYLOAD {
         return Err(Error::BadRequest("the payload is too large to come with the job".to_owned()));

@@ -16,6 +16,7 @@ mod leases;
 mod lines;
 mod memory;
 mod reader;
+pub mod retention;
 pub(crate) mod row;
 mod schema;
 pub(crate) mod sessions;
@@ -36,7 +37,7 @@ use crate::{
 };
 use bytes::Bytes;
 use memory::{Caches, Waiters};
-use passerelle_protocol::{ApiCode, Name, Sha256, SigningKey};
+use passerelle_protocol::{ApiCode, BlobId, Name, Sha256, SigningKey};
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _};
 use std::{
     fs::File,
@@ -109,6 +110,12 @@ pub enum Error {
 }
 
 impl Error {
+    pub(crate) fn no_blob(id: BlobId) -> Self {
+        Self::NotFound(format!(
+            "there is no blob {id}, or it was not used for so long that it was removed: upload it with POST /v1/blobs"
+        ))
+    }
+
     /// The code of its problem document.
     #[must_use]
     pub fn code(&self) -> ApiCode {
@@ -176,13 +183,19 @@ pub enum Content {
     File(PathBuf),
 }
 
-/// Counters of the writer, for metrics and tests.
+/// Figures for metrics and tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stats {
     /// Transactions committed.
     pub commits: u64,
     /// Writes carried by them.
     pub writes: u64,
+    /// Writes that wait for the writer.
+    pub queued: u64,
+    /// The size of the database and its log.
+    pub database_bytes: u64,
+    /// The size of all files of payloads and outputs.
+    pub blob_bytes: u64,
 }
 
 /// What the writer shares with everybody else.
@@ -312,11 +325,15 @@ impl Store {
         self.shared().registry.set_lease(lease);
     }
 
-    /// How many transactions carried how many writes.
+    /// How much the store did, and how much it holds.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let shared = self.shared();
+        let size = |name: &str| std::fs::metadata(self.inner.data.join(name)).map_or(0, |found| found.len());
         Stats {
+            queued: (QUEUED_WRITES.saturating_sub(self.inner.places.available_permits())) as u64,
+            database_bytes: size(DATABASE) + size(&format!("{DATABASE}-wal")),
+            blob_bytes: self.files().bytes(),
             commits: shared.commits.load(Ordering::Relaxed),
             writes: shared.writes.load(Ordering::Relaxed),
         }

@@ -109,7 +109,7 @@ CREATE TABLE jobs (
   deadline_s INTEGER NOT NULL,
   timeout_s INTEGER NOT NULL,
   max_attempts INTEGER NOT NULL,
-  payload BLOB REFERENCES blobs (id),
+  payload BLOB,                        -- the blob; gone once a final job needs it no more
   payload_size INTEGER,
   idempotency_key TEXT,
   idempotency_body BLOB,               -- SHA-256 of the submitted body
