@@ -15,11 +15,13 @@ use crate::{
     logs,
     metrics::Metrics,
     outbox::Outbox,
+    probe,
     registry::{Cause, Registry},
-    runner::{self, limits::ResourceLimits, spool::Spool},
+    reload::{self, watch::Folder},
+    runner::{self, spool::Spool},
     settings::Settings,
     state::{Refusal, StateDir},
-    status::{Link, ResourceStatus, Status, Who},
+    status::{Link, Status, Who},
     tunnel::{
         self,
         backoff::{Backoff, random},
@@ -27,14 +29,13 @@ use crate::{
 };
 use passerelle_protocol::Sha256;
 use std::{
-    collections::BTreeMap,
     convert::Infallible,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, RwLock, atomic::Ordering},
     time::Duration,
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::Notify,
+    sync::{Notify, watch},
     time::{Instant, interval, sleep, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -42,8 +43,6 @@ use tracing::{Instrument as _, error, info, info_span, warn};
 
 /// How long connectors may take to stop after the grace time.
 const STOP_TIME: Duration = Duration::from_secs(5);
-/// How long a probe of a resource may take.
-const PROBE: Duration = Duration::from_secs(10);
 /// How often old rows are pruned from the journal.
 const PRUNE_EVERY: u32 = 600;
 
@@ -51,12 +50,18 @@ const PRUNE_EVERY: u32 = 600;
 struct Signals {
     term: Signal,
     interrupt: Signal,
+    /// Asks for a reload. Heard from the start on: unheard, it would end the process.
+    hangup: Option<Signal>,
 }
 
 impl Signals {
     fn listen() -> Result<Self, Stop> {
         let listen = |kind| signal(kind).map_err(|e| Stop::Bug(format!("signals: {e}")));
-        Ok(Self { term: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        Ok(Self {
+            term: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: Some(listen(SignalKind::hangup())?),
+        })
     }
 
     /// # Cancel safety
@@ -74,10 +79,11 @@ impl Signals {
 /// # Errors
 /// With the exit code of [`Stop`].
 pub async fn run(settings: Settings) -> Result<(), Stop> {
-    logs::start(&settings.config.log)?;
+    let logs = logs::start(&settings.config.log)?;
     for warning in &settings.config.warnings {
         warn!("{warning}");
     }
+    let folder = Folder::look(&settings.config.dir, settings.files(), &Folder::default());
     let settings = Arc::new(settings);
     let mut signals = Signals::listen()?;
     let state = Arc::new(StateDir::open_patiently(&settings.state_dir()).await?);
@@ -87,7 +93,7 @@ pub async fn run(settings: Settings) -> Result<(), Stop> {
         version = crate::VERSION, name = %settings.name, hub = %settings.config.hub.url, listen = %settings.config.agent.listen,
         resources = settings.resources.len(), proxy = ?hub.proxy, "Starting"
     );
-    let status = Arc::new(Status::new(resources(&settings)));
+    let status = Arc::new(Status::new(reload::shown(&settings)));
     let metrics = Arc::new(Metrics::default());
     let local = Arc::new(Local::new(Arc::clone(&settings), Arc::clone(&status), Arc::clone(&metrics)));
     let closing = CancellationToken::new();
@@ -118,8 +124,9 @@ pub async fn run(settings: Settings) -> Result<(), Stop> {
     let agent = assemble(settings, state, identity, hub, opened.journal, status, metrics)?;
     drop(local.load.set(agent.registry.load()));
     sweep(&agent, &opened.found);
+    let reloads = signals.hangup.take().map(|hangup| reload::run(Arc::clone(&agent), hangup, logs, folder));
     let span = agent.span.clone();
-    let ended = Box::pin(serve(&agent, &local, opened.found, signals)).instrument(span).await;
+    let ended = Box::pin(serve(&agent, &local, opened.found, signals, reloads)).instrument(span).await;
     agent.journal.close().await;
     closing.cancel();
     // Whoever asks just now gets an answer; a client that does not read must not keep the agent.
@@ -127,15 +134,6 @@ pub async fn run(settings: Settings) -> Result<(), Stop> {
         info!("A client of the local port was cut off");
     }
     ended
-}
-
-fn resources(settings: &Settings) -> BTreeMap<passerelle_protocol::Name, ResourceStatus> {
-    let one = |r: &Arc<crate::settings::Resource>| ResourceStatus {
-        connector: r.kind.clone(),
-        operations: r.policy.allowed_operations(),
-        probe: None,
-    };
-    settings.resources.iter().map(|(name, resource)| (name.clone(), one(resource))).collect()
 }
 
 fn assemble(
@@ -159,13 +157,9 @@ fn assemble(
     let span = info_span!("agent", agent_id = %enrolled.agent);
     let spool = Spool::open(state.path())
         .map_err(|e| Stop::Configuration(crate::state::unwritable(&state.path().join("spool"), &e)))?;
-    let limits = settings
-        .resources
-        .iter()
-        .map(|(name, r)| (name.clone(), ResourceLimits::new(r.max_concurrent, r.rate_per_minute)))
-        .collect();
     Ok(Arc::new(Agent {
-        settings,
+        current: RwLock::new(settings),
+        announced: watch::Sender::new(0),
         state,
         identity,
         hub,
@@ -173,7 +167,6 @@ fn assemble(
         registry: Registry::default(),
         outbox: Outbox::default(),
         spool,
-        limits,
         status,
         metrics,
         finished: Notify::new(),
@@ -270,11 +263,13 @@ async fn serve(
     local: &Local,
     found: Vec<Found>,
     mut signals: Signals,
+    reloads: Option<impl Future<Output = ()> + Send + 'static>,
 ) -> Result<(), Stop> {
     // Before the tunnel: what its `hello` does not name as held, the hub takes for lost.
     runner::resume(agent, found);
     let mut tunnel = tokio::spawn(tunnel::run(Arc::clone(agent)).in_current_span());
-    let probes = tokio::spawn(probe(Arc::clone(agent)).in_current_span());
+    let probes = tokio::spawn(probe::all(Arc::clone(agent)).in_current_span());
+    let reloads = reloads.map(|reloads| tokio::spawn(reloads.in_current_span()));
     let upkeep = tokio::spawn(upkeep(Arc::clone(agent)).in_current_span());
     let ended = tokio::select! {
         ended = &mut tunnel => Some(ended),
@@ -282,6 +277,9 @@ async fn serve(
         never = ticking(&agent.status) => match never {},
     };
     probes.abort();
+    if let Some(reloads) = reloads {
+        reloads.abort();
+    }
     agent.draining.store(true, Ordering::Relaxed);
     local.draining.store(true, Ordering::Relaxed);
     let result = match ended {
@@ -315,7 +313,7 @@ async fn serve(
 }
 
 fn grace(agent: &Agent) -> Duration {
-    agent.settings.config.agent.shutdown_grace.0
+    agent.settings().config.agent.shutdown_grace.0
 }
 
 /// Lets jobs end and reports be acknowledged, within the grace time or until a second signal.
@@ -360,17 +358,6 @@ async fn finish_jobs(agent: &Arc<Agent>, signals: &mut Signals, deadline: Instan
     // The outcome does not matter: what did not end is in the journal.
     drop(timeout_at(Instant::now() + STOP_TIME, load.wait_for(|load| load.active == 0)).await);
     false
-}
-
-/// Looks once, after the start, whether the resources can be reached: shown on the status page.
-async fn probe(agent: Arc<Agent>) {
-    for resource in agent.settings.resources.values() {
-        let problem = resource.connector.probe(PROBE).await.err();
-        if let Some(failure) = &problem {
-            warn!(resource = %resource.name, code = crate::translate::code(failure.code).as_str(), error = %failure, "A resource cannot be used just now");
-        }
-        agent.status.probed(&resource.name, problem.map(|failure| failure.message));
-    }
 }
 
 /// Writes what is lazy, learns whether the journal takes writes again, and prunes it.

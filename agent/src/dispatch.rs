@@ -149,7 +149,8 @@ impl Agent {
             }))
         };
         let enrolled = &self.identity.enrolled;
-        let pinned = &self.settings.trusted_job_keys;
+        let settings = self.settings();
+        let pinned = &settings.trusted_job_keys;
         let trust = Trust {
             job_keys: if pinned.is_empty() { &enrolled.job_keys } else { pinned },
             ticket_keys: &enrolled.job_keys,
@@ -173,7 +174,7 @@ impl Agent {
             return decline(Code::Busy, message, Some(BUSY_RETRY * 5));
         }
         let resource = envelope.resource.clone();
-        let stop = match self.registry.reserve(attempt, &resource, self.settings.max_jobs() as usize) {
+        let stop = match self.registry.reserve(attempt, &resource, settings.max_jobs() as usize) {
             Reserved::New(stop) => stop,
             Reserved::Held => return Some(Answer::Accept(attempt)),
             Reserved::Pending => return None,
@@ -286,7 +287,7 @@ impl Agent {
         let envelope = &job.envelope;
         let denied =
             |message: String| Failure::new(Verdict::Denied, Effect::NotApplied, Code::PolicyDenied, message);
-        let Some(resource) = self.settings.resources.get(&envelope.resource) else {
+        let Some(resource) = self.settings().resources.get(&envelope.resource).cloned() else {
             return Err(denied(format!("no resource {} is configured at this agent", envelope.resource)));
         };
         let operation = envelope.operation.as_str();
@@ -302,9 +303,7 @@ impl Agent {
             resource.connector.demands(operation, &envelope.params).map_err(|e| translate::failure(&e))?;
         let size = envelope.payload.as_ref().map(|p| p.size);
         match resource.policy.decide(operation, &demands, size) {
-            Ok(policy::Allowed { rule, max_size }) => {
-                Ok(Judged { resource: Arc::clone(resource), rule, max_size })
-            }
+            Ok(policy::Allowed { rule, max_size }) => Ok(Judged { resource, rule, max_size }),
             Err(policy::Denied { code, message, .. }) => Err(translate::denial(code, &message)),
         }
     }

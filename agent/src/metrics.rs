@@ -21,6 +21,12 @@ struct Declined {
     code: &'static str,
 }
 
+/// Labels of a reload of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reloaded {
+    result: &'static str,
+}
+
 /// The counters.
 pub struct Metrics {
     registry: Registry,
@@ -44,6 +50,7 @@ pub struct Metrics {
     pub journal_set_aside: Counter,
     finished: Family<Finished, Counter>,
     declined: Family<Declined, Counter>,
+    reloads: Family<Reloaded, Counter>,
     held: Gauge,
     running: Gauge,
     unreported: Gauge,
@@ -69,6 +76,7 @@ impl Default for Metrics {
             journal_set_aside: Counter::default(),
             finished: Family::default(),
             declined: Family::default(),
+            reloads: Family::default(),
             held: Gauge::default(),
             running: Gauge::default(),
             unreported: Gauge::default(),
@@ -81,6 +89,7 @@ impl Default for Metrics {
         r.register("jobs_accepted", "Attempts written to the journal", m.accepted.clone());
         r.register("jobs_finished", "Attempts that ended, by connector and outcome", m.finished.clone());
         r.register("offers_declined", "Offers not taken, by code", m.declined.clone());
+        r.register("config_reloads", "Changed configurations, by result", m.reloads.clone());
         r.register("reports_acknowledged", "Reports that the hub stored", m.reports_acknowledged.clone());
         r.register("tunnel_reconnects", "Connections lost or not come about", m.reconnects.clone());
         r.register("messages_unsupported", "Messages of unknown type", m.unsupported.clone());
@@ -114,6 +123,11 @@ impl Metrics {
         self.declined.get_or_create(&Declined { code: code.as_str() }).inc();
     }
 
+    /// Counts a changed configuration: `applied` or `refused`.
+    pub fn config_reload(&self, result: &'static str) {
+        self.reloads.get_or_create(&Reloaded { result }).inc();
+    }
+
     /// The text that Prometheus reads.
     pub fn encode(
         &self,
@@ -142,10 +156,12 @@ mod tests {
         let metrics = Metrics::default();
         metrics.job_finished(Some("file".into()), "succeeded");
         metrics.declined(Code::Busy);
+        metrics.config_reload("refused");
         let text = metrics.encode(Load { active: 2, finished: 1, running: 1 }, true, true).unwrap();
         for line in [
             r#"passerelle_agent_jobs_finished_total{connector="file",outcome="succeeded"} 1"#,
             r#"passerelle_agent_offers_declined_total{code="busy"} 1"#,
+            r#"passerelle_agent_config_reloads_total{result="refused"} 1"#,
             "passerelle_agent_jobs_held 2",
             "passerelle_agent_jobs_running 1",
             "passerelle_agent_jobs_unreported 1",

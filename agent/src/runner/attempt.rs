@@ -2,7 +2,7 @@
 
 use super::{
     gate::AttemptGate,
-    input, outcome,
+    input, no_more, outcome,
     spool::{OutputSpool, Stored},
 };
 use crate::{
@@ -45,10 +45,10 @@ impl From<Failure> for End {
 }
 
 /// Runs an attempt to its end.
-pub async fn run(agent: Arc<Agent>, job: Job, judged: Judged, stop: StopHandle) {
+pub async fn run(agent: Arc<Agent>, job: Job, mut judged: Judged, stop: StopHandle) {
     let begun = std::time::Instant::now();
     let mut started_at = job.started_at;
-    match Box::pin(carry_out(&agent, &job, &judged, &stop, &mut started_at)).await {
+    match Box::pin(carry_out(&agent, &job, &mut judged, &stop, &mut started_at)).await {
         End::Left => {
             warn!("The agent stops before the job has ended; it goes on at the next start");
             agent.outbox.forget(job.attempt);
@@ -69,7 +69,7 @@ pub async fn run(agent: Arc<Agent>, job: Job, judged: Judged, stop: StopHandle) 
 async fn carry_out(
     agent: &Arc<Agent>,
     job: &Job,
-    judged: &Judged,
+    judged: &mut Judged,
     stop: &StopHandle,
     started_at: &mut Option<Timestamp>,
 ) -> End {
@@ -84,18 +84,22 @@ async fn carry_out(
     }
     // What has started before may go on after its deadline: it is about starting.
     let deadline = Instant::now() + if resumed { GRACE * 3600 } else { clock::until(job.envelope.deadline) };
-    let turn = async {
-        match agent.limits.get(&job.envelope.resource) {
-            Some(limits) => Some(limits.turn().await),
-            None => None,
-        }
-    };
-    let _place = tokio::select! {
+    let limits = Arc::clone(&judged.resource.limits);
+    let _turn = tokio::select! {
         biased;
         () = stop.token().cancelled() => return stopped(agent, job, judged, stop),
-        place = turn => place,
+        turn = limits.turn() => turn,
         () = sleep_until(deadline), if !resumed => return fail(late()),
     };
+    // While it waited the operator may have changed the resource, or what is allowed.
+    let now = agent.settings().resources.get(&job.envelope.resource).cloned();
+    if now.is_none_or(|now| !Arc::ptr_eq(&now, &judged.resource)) {
+        match agent.judge(job) {
+            Ok(again) => *judged = again,
+            Err(failure) => return fail(no_more(job, failure)),
+        }
+    }
+    let judged = &*judged;
     let input = tokio::select! {
         input = input::open(agent, job, judged, stop) => input,
         () = sleep_until(deadline), if !resumed => return fail(late()),
