@@ -70,7 +70,7 @@ impl Agent {
 
     /// Whether the agent takes nothing new.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.draining.load(Ordering::SeqCst)
     }
 
     /// The hub has the report: the attempt may be forgotten.

@@ -1,11 +1,10 @@
 //! `passerelle-agent run`: puts the parts together, keeps them going, and drains them on a signal.
 //!
-//! Drain in order: take nothing new and tell the hub; let running jobs end within the grace time; let their reports
-//! be acknowledged; close the tunnel and the journal. What the grace time cuts off goes on at the next start.
+//! How it drains is in `drain`.
 
 use crate::{
     agent::Agent,
-    clock,
+    clock, drain,
     enrol::{EnrolError, enrol},
     exit::Stop,
     hub::Hub,
@@ -16,10 +15,11 @@ use crate::{
     metrics::Metrics,
     outbox::Outbox,
     probe,
-    registry::{Cause, Registry},
+    registry::Registry,
     reload::{self, watch::Folder},
     runner::{self, spool::Spool},
     settings::Settings,
+    signals::Signals,
     state::{Refusal, StateDir},
     status::{Link, Status, Who},
     tunnel::{
@@ -34,45 +34,16 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, watch},
     time::{Instant, interval, sleep, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument as _, error, info, info_span, warn};
 
-/// How long connectors may take to stop after the grace time.
+/// How long tasks may take to end after the drain.
 const STOP_TIME: Duration = Duration::from_secs(5);
 /// How often old rows are pruned from the journal.
 const PRUNE_EVERY: u32 = 600;
-
-/// The signals that ask the agent to stop.
-struct Signals {
-    term: Signal,
-    interrupt: Signal,
-    /// Asks for a reload. Heard from the start on: unheard, it would end the process.
-    hangup: Option<Signal>,
-}
-
-impl Signals {
-    fn listen() -> Result<Self, Stop> {
-        let listen = |kind| signal(kind).map_err(|e| Stop::Bug(format!("signals: {e}")));
-        Ok(Self {
-            term: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            hangup: Some(listen(SignalKind::hangup())?),
-        })
-    }
-
-    /// # Cancel safety
-    /// Cancel safe.
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
 
 /// Runs the agent until it is stopped or refused.
 ///
@@ -114,7 +85,7 @@ pub async fn run(settings: Settings) -> Result<(), Stop> {
     let starting = Box::pin(identify(&settings, &state, &hub, &status));
     let identity = tokio::select! {
         identity = starting => identity,
-        () = signals.next() => {
+        () = signals.stop() => {
             info!("Stopped before the agent was enrolled");
             opened.journal.close().await;
             return Ok(());
@@ -198,6 +169,14 @@ async fn ticking(status: &Status) -> Infallible {
     }
 }
 
+/// An agent that drains is alive.
+async fn while_ticking(agent: &Agent, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        never = ticking(&agent.status) => match never {},
+    }
+}
+
 /// The identity, by enrolling if need be; waits out a refusal that is remembered.
 async fn identify(
     settings: &Settings,
@@ -273,27 +252,28 @@ async fn serve(
     let upkeep = tokio::spawn(upkeep(Arc::clone(agent)).in_current_span());
     let ended = tokio::select! {
         ended = &mut tunnel => Some(ended),
-        () = signals.next() => None,
+        () = signals.stop() => None,
         never = ticking(&agent.status) => match never {},
     };
     probes.abort();
     if let Some(reloads) = reloads {
         reloads.abort();
     }
-    agent.draining.store(true, Ordering::Relaxed);
+    // Before the registry is asked whom to stop: what is reserved later sees it.
+    agent.draining.store(true, Ordering::SeqCst);
     local.draining.store(true, Ordering::Relaxed);
     let result = match ended {
         Some(Ok(Some(refusal))) => {
             error!(code = refusal.code, "The hub refused this agent for good: {}", refusal.message);
             refusal.remember(&agent.state);
             // Running jobs may still end; their reports wait in the journal.
-            finish_jobs(agent, &mut signals, Instant::now() + grace(agent)).await;
+            while_ticking(agent, drain::finish_jobs(agent, &mut signals)).await;
             Err(Stop::Refused(format!("the hub refused this agent: {}: {}", refusal.code, refusal.message)))
         }
         Some(Ok(None)) => Err(Stop::Bug("the tunnel ended by itself".to_owned())),
         Some(Err(e)) => Err(Stop::Bug(format!("the tunnel failed: {e}"))),
         None => {
-            drain(agent, &mut signals).await;
+            while_ticking(agent, drain::drain(agent, &mut signals)).await;
             agent.close.cancel();
             // The session bounds its own goodbye.
             match tunnel.await {
@@ -305,59 +285,11 @@ async fn serve(
     agent.halt.cancel();
     agent.tasks.close();
     if timeout_at(Instant::now() + STOP_TIME, agent.tasks.wait()).await.is_err() {
-        warn!("Some connectors did not stop in time; their jobs go on at the next start");
+        warn!("Some tasks did not stop in time; what they did is in the journal");
     }
     upkeep.abort();
     info!("Stopped");
     result
-}
-
-fn grace(agent: &Agent) -> Duration {
-    agent.settings().config.agent.shutdown_grace.0
-}
-
-/// Lets jobs end and reports be acknowledged, within the grace time or until a second signal.
-async fn drain(agent: &Arc<Agent>, signals: &mut Signals) {
-    let load = *agent.registry.load().borrow();
-    let grace = grace(agent);
-    info!(jobs = load.active, unreported = load.finished, grace_s = grace.as_secs(), "Draining");
-    agent.outbox.drain(u32::try_from(grace.as_secs()).unwrap_or(u32::MAX));
-    let deadline = Instant::now() + grace;
-    if !finish_jobs(agent, signals, deadline).await {
-        return;
-    }
-    if !agent.status.connected() {
-        return;
-    }
-    let mut load = agent.registry.load();
-    let reported = load.wait_for(|load| load.finished == 0);
-    tokio::select! {
-        reported = timeout_at(deadline, reported) => {
-            if reported.is_err() {
-                warn!("Some reports were not acknowledged; they are sent again at the next start");
-            }
-        }
-        () = signals.next() => warn!("Stopping at once"),
-    }
-}
-
-/// Waits for running jobs; past the deadline, or on a second signal, cancels them. `true` if all ended by themselves.
-async fn finish_jobs(agent: &Arc<Agent>, signals: &mut Signals, deadline: Instant) -> bool {
-    let mut load = agent.registry.load();
-    let idle = load.wait_for(|load| load.active == 0);
-    let why = tokio::select! {
-        idle = timeout_at(deadline, idle) => match idle {
-            Ok(_) => return true,
-            Err(_) => "the grace time is over",
-        },
-        () = signals.next() => "a second signal came",
-    };
-    let jobs = agent.registry.stop_all(Cause::Drain);
-    warn!(jobs, "Cutting off jobs: {why}; they go on at the next start");
-    agent.tasks.close();
-    // The outcome does not matter: what did not end is in the journal.
-    drop(timeout_at(Instant::now() + STOP_TIME, load.wait_for(|load| load.active == 0)).await);
-    false
 }
 
 /// Writes what is lazy, learns whether the journal takes writes again, and prunes it.

@@ -31,6 +31,9 @@ const RESERVE: u64 = 64 * 1024 * 1024;
 /// When to offer again what did not fit.
 const BUSY_RETRY: Duration = Duration::from_secs(2);
 
+/// Why nothing is taken or gone on with while the agent drains.
+pub const STOPPING: &str = "the agent is being stopped";
+
 /// Whose jobs the agent takes, and who it is.
 pub struct Trust<'a> {
     /// The keys that may sign envelopes.
@@ -167,7 +170,7 @@ impl Agent {
             }
         };
         if self.is_draining() {
-            return decline(Code::Busy, "the agent is being stopped".to_owned(), Some(BUSY_RETRY));
+            return decline(Code::Busy, STOPPING.to_owned(), Some(BUSY_RETRY));
         }
         if !self.journal.writable() {
             let message = "the agent's journal cannot be written (disk full?)".to_owned();
@@ -180,6 +183,11 @@ impl Agent {
             Reserved::Pending => return None,
             Reserved::Full => return decline(Code::Busy, "the agent is full".to_owned(), Some(BUSY_RETRY)),
         };
+        // Once more: a drain that began since has not seen it among those to hand back.
+        if self.is_draining() {
+            self.registry.remove(attempt);
+            return decline(Code::Busy, STOPPING.to_owned(), Some(BUSY_RETRY));
+        }
         let answer = self.take(offer.clone(), attempt, envelope, ticket, stop).await;
         match answer {
             Ok(()) => Some(Answer::Accept(attempt)),

@@ -5,7 +5,7 @@
 //! accepted ──► turn (concurrency, rate, deadline) ──► payload ──► connector ──► finished ──► upload ──► reportable
 //!                  └ cancelled, late ────────────────────┴── failed ──►─┘
 //! ```
-//! A drain past its grace stops an attempt without an outcome: it stays in the journal and goes on at the next start.
+//! A drain ends what has not started, and past its grace what runs: as to be tried again.
 
 mod attempt;
 mod gate;
