@@ -22,6 +22,7 @@ use crate::{
     signals::Signals,
     state::{Refusal, StateDir},
     status::{Link, Status, Who},
+    sweep,
     tunnel::{
         self,
         backoff::{Backoff, random},
@@ -94,7 +95,7 @@ pub async fn run(settings: Settings) -> Result<(), Stop> {
     }?;
     let agent = assemble(settings, state, identity, hub, opened.journal, status, metrics)?;
     drop(local.load.set(agent.registry.load()));
-    sweep(&agent, &opened.found);
+    sweep_spool(&agent, &opened.found);
     let reloads = signals.hangup.take().map(|hangup| reload::run(Arc::clone(&agent), hangup, logs, folder));
     let span = agent.span.clone();
     let ended = Box::pin(serve(&agent, &local, opened.found, signals, reloads)).instrument(span).await;
@@ -151,7 +152,7 @@ fn assemble(
 }
 
 /// Removes spool files that no attempt in the journal needs.
-fn sweep(agent: &Agent, found: &[Found]) {
+fn sweep_spool(agent: &Agent, found: &[Found]) {
     let held = found.iter().map(|one| match one {
         Found::Job(job, _) => job.attempt,
         Found::Upload(attempt, _) | Found::Report(attempt, _) => *attempt,
@@ -249,6 +250,7 @@ async fn serve(
     let mut tunnel = tokio::spawn(tunnel::run(Arc::clone(agent)).in_current_span());
     let probes = tokio::spawn(probe::all(Arc::clone(agent)).in_current_span());
     let reloads = reloads.map(|reloads| tokio::spawn(reloads.in_current_span()));
+    let sweeping = tokio::spawn(sweep::run(Arc::clone(agent)).in_current_span());
     let upkeep = tokio::spawn(upkeep(Arc::clone(agent)).in_current_span());
     let ended = tokio::select! {
         ended = &mut tunnel => Some(ended),
@@ -256,6 +258,7 @@ async fn serve(
         never = ticking(&agent.status) => match never {},
     };
     probes.abort();
+    sweeping.abort();
     if let Some(reloads) = reloads {
         reloads.abort();
     }

@@ -239,7 +239,12 @@ impl Agent {
             }
         }
         let accepted = match &judged {
-            Ok(judged) => self.journal.accept(&job, judged.looks_back(&job)).await,
+            Ok(judged) => {
+                let (connector, envelope) = (&judged.resource.connector, &job.envelope);
+                let (operation, id) = (envelope.operation.as_str(), attempt.job.uuid());
+                let leftover = connector.leftover(operation, &envelope.params, id, attempt.number);
+                self.journal.accept(&job, judged.looks_back(&job), leftover).await
+            }
             Err(failure) => {
                 let report = Report {
                     job: attempt.job,

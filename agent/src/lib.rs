@@ -32,6 +32,7 @@ mod settings;
 mod signals;
 mod state;
 mod status;
+mod sweep;
 mod translate;
 mod tunnel;
 

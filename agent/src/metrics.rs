@@ -46,6 +46,8 @@ pub struct Metrics {
     pub payload_bytes_out: Counter,
     /// Seconds from acceptance to outcome.
     pub job_seconds: Histogram,
+    /// Parts of ended attempts removed from targets.
+    pub leftovers_removed: Counter,
     /// Times that a corrupt journal was set aside at the start.
     pub journal_set_aside: Counter,
     finished: Family<Finished, Counter>,
@@ -73,6 +75,7 @@ impl Default for Metrics {
             payload_bytes_in: Counter::default(),
             payload_bytes_out: Counter::default(),
             job_seconds: Histogram::new(buckets),
+            leftovers_removed: Counter::default(),
             journal_set_aside: Counter::default(),
             finished: Family::default(),
             declined: Family::default(),
@@ -101,6 +104,8 @@ impl Default for Metrics {
             Unit::Seconds,
             m.job_seconds.clone(),
         );
+        let removed = m.leftovers_removed.clone();
+        r.register("leftovers_removed", "Parts of ended attempts removed from targets", removed);
         r.register("journal_set_aside", "Corrupt journals set aside", m.journal_set_aside.clone());
         r.register("jobs_held", "Attempts accepted and not finished", m.held.clone());
         r.register("jobs_running", "Attempts whose connector has started", m.running.clone());

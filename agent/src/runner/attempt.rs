@@ -74,7 +74,7 @@ async fn carry_out(
         biased;
         () = stop.token().cancelled() => return stopped(agent, job, judged, stop),
         turn = limits.turn() => turn,
-        () = sleep_until(deadline), if !resumed => return fail(late()),
+        () = sleep_until(deadline), if !resumed => return fail(undecided(job, late())),
     };
     // While it waited the operator may have changed the resource, or what is allowed.
     let now = agent.settings().resources.get(&job.envelope.resource).cloned();
@@ -87,17 +87,22 @@ async fn carry_out(
     let judged = &*judged;
     let input = tokio::select! {
         input = input::open(agent, job, judged, stop) => input,
-        () = sleep_until(deadline), if !resumed => return fail(late()),
+        () = sleep_until(deadline), if !resumed => return fail(undecided(job, late())),
     };
     let input = match input {
         Ok(input) => input,
-        Err(Some(failure)) => return fail(failure),
+        Err(Some(failure)) => return fail(undecided(job, failure)),
         Err(None) => return stopped(agent, job, judged, stop),
     };
     let at = *started_at.get_or_insert_with(clock::now);
     agent.registry.started(job.attempt, at);
     agent.journal.started(job.attempt, at);
     execute(agent, job, judged, stop, input, at).await
+}
+
+/// A failure before the connector could look what an earlier attempt did: that stays as unknown as it was.
+fn undecided(job: &Job, failure: Failure) -> Failure {
+    if job.intent.is_some() { Failure { effect: Effect::Unknown, ..failure } } else { failure }
 }
 
 /// Stopped before the connector started.

@@ -42,6 +42,11 @@ impl Passage {
         self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, open).is_ok()
     }
 
+    /// What was passed had no effect after all.
+    fn leave(&self) {
+        self.0.fetch_and(!PASSED, Ordering::SeqCst);
+    }
+
     /// Says whether it was passed.
     fn close(&self) -> bool {
         self.0.fetch_or(CLOSED, Ordering::SeqCst) & PASSED != 0
@@ -117,6 +122,16 @@ impl Gate for AttemptGate {
     ) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>> {
         Box::pin(self.try_pass(intent))
     }
+
+    fn withdraw(&self) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + '_>> {
+        Box::pin(async {
+            self.agent.journal.withdraw(self.job.attempt).await.map_err(|e| {
+                Failure::retry(Code::Internal, "the agent's journal cannot be written").detail(e)
+            })?;
+            self.passage.leave();
+            Ok(())
+        })
+    }
 }
 
 #[cfg(test)]
@@ -130,6 +145,9 @@ mod tests {
         assert!(!closed.close() && !closed.enter() && !closed.close());
         let passed = Passage::new(false);
         assert!(passed.enter() && passed.enter() && passed.close() && !passed.enter());
+        let earlier = Passage::new(true);
+        earlier.leave();
+        assert!(!earlier.close(), "the earlier run's intent was withdrawn");
         assert!(Passage::new(true).close(), "an earlier run had passed it");
     }
 
