@@ -28,6 +28,7 @@
 //! folders, Docker Desktop). A corrupt file is set aside, loudly; one of a newer schema is refused.
 
 mod found;
+mod fresh;
 mod leftovers;
 mod schema;
 mod writer;
@@ -40,6 +41,7 @@ use crate::{
     job::{Job, Payload},
 };
 use bytes::Bytes;
+use fresh::Fresh;
 use jiff::Timestamp;
 pub use leftovers::Leftover;
 use passerelle_protocol::{HeldState, Name, Outcome, Report, session::Attempt};
@@ -52,6 +54,7 @@ use std::{
         atomic::{AtomicI64, Ordering},
     },
 };
+use tokio::sync::futures::Notified;
 use writer::Writer;
 
 /// The journal's file in the state folder.
@@ -144,6 +147,7 @@ pub struct Opened {
 pub struct Journal {
     writer: Arc<Writer>,
     seq: Arc<AtomicI64>,
+    fresh: Arc<Fresh>,
 }
 
 impl Journal {
@@ -158,7 +162,8 @@ impl Journal {
         leftovers::look_again(&connection)?;
         let found = found::find(&connection)?;
         let writer = Arc::new(Writer::start(connection)?);
-        Ok(Opened { journal: Self { writer, seq: Arc::new(AtomicI64::new(seq)) }, found, set_aside })
+        let journal = Self { writer, seq: Arc::new(AtomicI64::new(seq)), fresh: Arc::default() };
+        Ok(Opened { journal, found, set_aside })
     }
 
     /// Writes an accepted attempt, unless it or a higher one is known. With `looks_back` its connector can tell from an
@@ -235,7 +240,7 @@ impl Journal {
     /// Notes that the connector started. Lazy.
     pub fn started(&self, attempt: Attempt, at: Timestamp) {
         let key = key(attempt);
-        self.writer.lazy(move |c| {
+        self.writer.lazy_until_finished(key, move |c| {
             c.prepare_cached("UPDATE attempts SET state = ?3, started_at = ?4 WHERE job = ?1 AND attempt = ?2 AND state = ?5")?
                 .execute(params![key.0, key.1, RUNNING, at.as_millisecond(), ACCEPTED])
         });
@@ -291,22 +296,30 @@ impl Journal {
         let key = key(Attempt::new(report.job, report.attempt));
         let (started, finished) =
             (report.started_at.map(Timestamp::as_millisecond), report.finished_at.as_millisecond());
-        let (text, seq) = (json(report)?, Arc::clone(&self.seq));
+        let (text, seq, fresh) = (json(report)?, Arc::clone(&self.seq), Arc::clone(&self.fresh));
+        let copy = (text.len() <= fresh::MAX_KEPT).then(|| Arc::new(report.clone()));
+        // The row says all of it in a moment.
+        self.writer.supersede(key);
         // What succeeded has given its part the final name.
         let leaves_part = !matches!(report.outcome, Outcome::Succeeded { .. });
-        self.writer
-            .write(move |c| {
+        let write =
+            move |c: &Connection| {
                 let (state, seq) = if upload { (FINISHED, None) } else { (REPORTABLE, Some(next(&seq))) };
                 // What led here is not needed any more: the row shrinks to its report.
                 c.prepare_cached(
-                    "UPDATE attempts SET state = ?3, seq = ?4, report = ?5, started_at = ?6, finished_at = ?7,
-                       payload = NULL, ticket = '', part = CASE WHEN ?9 THEN part END, sweep_at = 0
-                     WHERE job = ?1 AND attempt = ?2 AND state <= ?8",
-                )?
-                .execute(params![key.0, key.1, state, seq, text, started, finished, FINISHED, leaves_part])
-            })
-            .await
-            .map(drop)
+                "UPDATE attempts SET state = ?3, seq = ?4, report = ?5, started_at = ?6, finished_at = ?7,
+                   payload = NULL, ticket = '', part = CASE WHEN ?9 THEN part END, sweep_at = 0
+                 WHERE job = ?1 AND attempt = ?2 AND state <= ?8",
+            )?
+            .execute(params![key.0, key.1, state, seq, text, started, finished, FINISHED, leaves_part])?;
+                Ok(seq)
+            };
+        let told = move |seq: &Option<i64>| {
+            if let Some(seq) = *seq {
+                fresh.push(seq, copy);
+            }
+        };
+        self.writer.write_then(write, told).await.map(drop)
     }
 
     /// The report of a finished attempt whose output waits to be uploaded.
@@ -328,22 +341,46 @@ impl Journal {
         text.map(|text| parse(&text)).transpose()
     }
 
-    /// The reports after `seq`, oldest first.
+    /// The reports after a cursor, oldest first, and the next cursor; from memory if they were committed just now. Without a
+    /// cursor: all that are not acknowledged.
     ///
     /// # Errors
     /// If the journal cannot be read.
-    pub async fn reports_after(&self, seq: i64, limit: u32) -> Result<Vec<(i64, Report)>, JournalError> {
-        let rows: Vec<(i64, String)> = self
+    pub async fn reports_after(
+        &self,
+        cursor: Option<i64>,
+        limit: usize,
+    ) -> Result<(Vec<Arc<Report>>, i64), JournalError> {
+        if let Some(cursor) = cursor {
+            let fresh = self.fresh.after(cursor, limit);
+            if let Some((last, _)) = fresh.last() {
+                return Ok((fresh.iter().map(|(_, report)| Arc::clone(report)).collect(), *last));
+            }
+        }
+        let (after, seq) = (cursor.unwrap_or(0), Arc::clone(&self.seq));
+        let (rows, given): (Vec<(i64, String)>, i64) = self
             .writer
             .read(move |c| {
-                c.prepare_cached(
-                    "SELECT seq, report FROM attempts WHERE state = 3 AND seq > ?1 ORDER BY seq LIMIT ?2",
-                )?
-                .query_map(params![seq, limit], |row| Ok((row.get(0)?, row.get(1)?)))?
-                .collect()
+                let rows = c
+                    .prepare_cached(
+                        "SELECT seq, report FROM attempts WHERE state = 3 AND seq > ?1 ORDER BY seq LIMIT ?2",
+                    )?
+                    .query_map(params![after, i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
+                        Ok((row.get(0)?, row.get(1)?))
+                    })?
+                    .collect::<Result<_, _>>()?;
+                // Numbers are given on this thread: all up to here are committed.
+                Ok((rows, seq.load(Ordering::Relaxed)))
             })
             .await?;
-        rows.into_iter().map(|(seq, text)| Ok((seq, parse(&text)?))).collect()
+        let next = if rows.len() < limit { Some(given) } else { rows.last().map(|(seq, _)| *seq) };
+        let reports = rows.iter().map(|(_, text)| parse(text).map(Arc::new)).collect::<Result<_, _>>()?;
+        Ok((reports, next.unwrap_or(given)))
+    }
+
+    /// Waits until a report has become ready, from this call on.
+    pub fn reportable(&self) -> Notified<'_> {
+        self.fresh.filled()
     }
 
     /// Notes that the hub has the report: the row becomes a tombstone. Where the effect is unknown

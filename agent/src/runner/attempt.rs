@@ -219,7 +219,15 @@ async fn execute(
         }
     };
     spool.discard();
-    ended(failure)
+    ended(still_granted(job, failure))
+}
+
+/// Another agent was granted the effect before and may yet wake up and have it: that this attempt did not is no proof.
+fn still_granted(job: &Job, failure: Failure) -> Failure {
+    match (&job.ticket.granted, failure.verdict) {
+        (Some(_), Verdict::Retry | Verdict::Cancelled) => Failure { effect: Effect::Unknown, ..failure },
+        (Some(_), Verdict::Permanent | Verdict::Denied) | (None, _) => failure,
+    }
 }
 
 fn grace(stop: &StopHandle) -> Duration {
