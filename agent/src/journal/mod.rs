@@ -30,6 +30,7 @@
 mod found;
 mod leftovers;
 mod schema;
+mod usage;
 mod writer;
 
 #[cfg(test)]
@@ -49,7 +50,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
 };
 use writer::Writer;
@@ -144,6 +145,8 @@ pub struct Opened {
 pub struct Journal {
     writer: Arc<Writer>,
     seq: Arc<AtomicI64>,
+    bytes: Arc<AtomicU64>,
+    wal: Arc<Path>,
 }
 
 impl Journal {
@@ -158,7 +161,9 @@ impl Journal {
         leftovers::look_again(&connection)?;
         let found = found::find(&connection)?;
         let writer = Arc::new(Writer::start(connection)?);
-        Ok(Opened { journal: Self { writer, seq: Arc::new(AtomicI64::new(seq)) }, found, set_aside })
+        let wal = state.join(format!("{FILE}-wal")).into();
+        let journal = Self { writer, seq: Arc::new(AtomicI64::new(seq)), bytes: Arc::default(), wal };
+        Ok(Opened { journal, found, set_aside })
     }
 
     /// Writes an accepted attempt, unless it or a higher one is known. With `looks_back` its connector can tell from an
@@ -189,6 +194,7 @@ impl Journal {
         report: Option<String>,
         looks_back: bool,
     ) -> Result<Accepted, JournalError> {
+        self.grow(row.envelope.len() + row.ticket.len() + row.payload.as_ref().map_or(0, Bytes::len));
         let seq = Arc::clone(&self.seq);
         self.writer
             .write(move |c| {

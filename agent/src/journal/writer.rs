@@ -118,6 +118,11 @@ impl Writer {
         !self.shared.lazy.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
+    /// How many calls wait.
+    pub fn queue_len(&self) -> usize {
+        QUEUE.saturating_sub(self.queue.capacity())
+    }
+
     /// Whether the last commit succeeded.
     pub fn healthy(&self) -> bool {
         self.shared.healthy.load(Ordering::Relaxed)
