@@ -100,7 +100,7 @@ pub async fn run(settings: Settings) -> Result<(), Stop> {
         }
         never = ticking(&status) => match never {},
     }?;
-    let agent = assemble(settings, state, identity, hub, opened.journal, status, metrics, pressure)?;
+    let agent = assemble(settings, state, identity, hub, opened.journal, &local)?;
     drop(local.agent.set(Arc::clone(&agent)));
     sweep_spool(&agent, &opened.found);
     let reloads = signals.hangup.take().map(|hangup| reload::run(Arc::clone(&agent), hangup, logs, folder));
@@ -121,10 +121,9 @@ fn assemble(
     identity: Identity,
     hub: Hub,
     journal: Journal,
-    status: Arc<Status>,
-    metrics: Arc<Metrics>,
-    pressure: Arc<Pressure>,
+    local: &Local,
 ) -> Result<Arc<Agent>, Stop> {
+    let Local { status, metrics, pressure, .. } = local;
     let enrolled = &identity.enrolled;
     status.set_who(Who {
         agent: enrolled.agent.to_string(),
@@ -147,9 +146,9 @@ fn assemble(
         registry: Registry::default(),
         outbox: Outbox::default(),
         spool,
-        pressure,
-        status,
-        metrics,
+        pressure: Arc::clone(pressure),
+        status: Arc::clone(status),
+        metrics: Arc::clone(metrics),
         finished: Notify::new(),
         tasks: TaskTracker::new(),
         draining: false.into(),
