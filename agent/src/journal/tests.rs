@@ -481,3 +481,42 @@ async fn an_older_format_is_brought_up_to_date_with_what_it_holds() {
     let again = reopen(dir.path(), opened.journal).await;
     assert_eq!(again.found.len(), 1);
 }
+
+#[tokio::test]
+async fn a_full_journal_forgets_what_it_only_remembers_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    journal.measure().await.unwrap();
+    let empty = journal.bytes();
+    let filled = |mut job: Job| {
+        job.payload = Payload::Inline(vec![7; 100_000].into());
+        job.envelope.exp = clock::unix_seconds() + 10;
+        job.ticket.exp = job.envelope.exp;
+        job
+    };
+    for n in 0..20 {
+        journal.accept(&filled(job(n, 1)), true, None).await.unwrap();
+    }
+    assert!(journal.bytes() >= empty + 20 * 100_000, "what was accepted counts before it is measured");
+    journal.measure().await.unwrap();
+    assert!(journal.bytes() >= empty + 20 * 100_000);
+    let big =
+        |n| Outcome::Succeeded { result: json!({"x": "x".repeat(7_000)}), output: None, receipt: Some(n) };
+    for n in 2..20 {
+        journal.finish(&report(&job(n, 1), big(String::new())), false).await.unwrap();
+    }
+    // Acknowledged, but not these: one's effect is unknown, one has a part to be removed, one runs, one is reportable.
+    through(&journal, &filled(job(20, 1)), true, failed(Verdict::Permanent, Effect::Unknown)).await;
+    through(&journal, &filled(job(21, 1)), false, failed(Verdict::Permanent, Effect::NotApplied)).await;
+    (3..20).for_each(|n| journal.acked(job(n, 1).attempt));
+    let now = clock::unix_seconds();
+    assert_eq!(journal.relieve(now).await.unwrap(), 0, "their envelopes could still be replayed");
+    assert_eq!(journal.relieve(now + 60).await.unwrap(), 17);
+    let pages = journal.bytes();
+    let opened = reopen(dir.path(), journal).await;
+    assert_eq!(opened.found.len(), 3, "{:?}", opened.found);
+    assert_eq!(parts(&opened.journal).await, ["part-1"]);
+    assert!(matches!(opened.journal.accept(&job(20, 2), true, None).await.unwrap(), Accepted::Continues(_)));
+    opened.journal.measure().await.unwrap();
+    assert!(opened.journal.bytes() < pages + 1_000_000, "{} after {pages}", opened.journal.bytes());
+}

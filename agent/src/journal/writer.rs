@@ -151,6 +151,11 @@ impl Writer {
         !self.waiting().is_empty()
     }
 
+    /// How many calls wait.
+    pub fn queue_len(&self) -> usize {
+        QUEUE.saturating_sub(self.queue.capacity())
+    }
+
     /// Whether the last commit succeeded.
     pub fn healthy(&self) -> bool {
         self.shared.healthy.load(Ordering::Relaxed)
