@@ -12,6 +12,7 @@ mod hostile_hub;
 mod http;
 mod jobs;
 mod limits;
+mod restored;
 mod shutdown;
 mod startup;
 mod tunnel;
