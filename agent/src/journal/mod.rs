@@ -25,6 +25,7 @@
 //! SQLite is opened with `locking_mode=EXCLUSIVE` before WAL, so that no shared-memory file is needed (network
 //! folders, Docker Desktop). A corrupt file is set aside, loudly; one of a newer schema is refused.
 
+mod salvage;
 mod schema;
 mod writer;
 
