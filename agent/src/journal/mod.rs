@@ -31,6 +31,7 @@ mod found;
 mod fresh;
 mod leftovers;
 mod reports;
+mod salvage;
 mod schema;
 mod usage;
 mod writer;

@@ -265,24 +265,75 @@ async fn old_tombstones_are_pruned_once_their_envelope_has_expired() {
 }
 
 #[tokio::test]
-async fn a_corrupt_file_is_set_aside() {
+async fn a_journal_with_corrupt_pages_is_set_aside_and_the_rest_kept() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;
-    for n in 0..50 {
+    let (done, intended) = (job(200, 1), job(201, 1));
+    for n in 0..100 {
         journal.accept(&job(n, 1), true, None).await.unwrap();
     }
+    journal.accept(&done, true, None).await.unwrap();
+    journal.finish(&report(&done, succeeded()), false).await.unwrap();
+    journal.acked(done.attempt);
+    journal.accept(&intended, true, None).await.unwrap();
+    journal.intent(intended.attempt, clock::now(), &json!({"part": "x"})).await.unwrap();
+    // Where the rows of one page in the middle are: damage that leaves others.
+    let path = dir.path().join(FILE);
     journal.close().await;
     drop(journal);
-    let path = dir.path().join(FILE);
     let mut bytes = fs::read(&path).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[4096..middle].fill(0xa5);
+    let whole = bytes.clone();
+    // In its envelope: the table has it as text, the index does not.
+    let needle = job(50, 1).attempt.job.to_string().into_bytes();
+    let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap() / 4096 * 4096;
+    assert!(at > 0, "the row is in the first page");
+    bytes[at..at + 4096].fill(0xa5);
+    assert_ne!(bytes, whole);
     fs::write(&path, bytes).unwrap();
     let opened = Journal::open(dir.path()).unwrap();
     let aside = opened.set_aside.unwrap();
     assert!(aside.file_name().unwrap().to_str().unwrap().starts_with("journal.corrupt-") && aside.exists());
-    assert!(opened.found.is_empty());
-    assert_eq!(opened.journal.accept(&job(1, 1), true, None).await.unwrap(), Accepted::New);
+    let kept = opened.found.len();
+    assert!((90..101).contains(&kept), "{kept} of 101 open attempts are left");
+    // No effect that was begun is forgotten, and nothing that is done is taken again.
+    let intent = opened.found.iter().find_map(|found| match found {
+        Found::Job(job, _) if job.attempt == intended.attempt => job.intent.clone(),
+        _ => None,
+    });
+    assert_eq!(intent, Some(json!({"part": "x"})));
+    assert_eq!(opened.journal.accept(&done, true, None).await.unwrap(), Accepted::Again);
+    assert_eq!(opened.journal.accept(&job(0, 1), true, None).await.unwrap(), Accepted::Held);
+    assert_eq!(opened.journal.accept(&job(50, 1), true, None).await.unwrap(), Accepted::New);
+    // And the successor is sound.
+    let again = reopen(dir.path(), opened.journal).await;
+    assert!(again.set_aside.is_none());
+    assert_eq!(again.found.len(), kept + 2);
+}
+
+#[tokio::test]
+async fn a_journal_restored_from_an_older_copy_goes_on_from_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    let (done, open) = (job(1, 1), job(2, 1));
+    journal.accept(&done, true, None).await.unwrap();
+    journal.finish(&report(&done, succeeded()), false).await.unwrap();
+    journal.acked(done.attempt);
+    journal.accept(&open, true, None).await.unwrap();
+    journal.close().await;
+    let copy = tempfile::tempdir().unwrap();
+    fs::copy(dir.path().join(FILE), copy.path().join(FILE)).unwrap();
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    journal.finish(&report(&open, succeeded()), false).await.unwrap();
+    journal.accept(&job(3, 1), true, None).await.unwrap();
+    journal.close().await;
+    let restored = Journal::open(copy.path()).unwrap();
+    assert!(restored.set_aside.is_none());
+    assert!(
+        matches!(restored.found.as_slice(), [Found::Job(job, HeldState::Accepted)] if job.attempt == open.attempt)
+    );
+    assert_eq!(restored.journal.accept(&done, true, None).await.unwrap(), Accepted::Again);
+    // What came after the copy is not known: the hub hears that it is not held.
+    assert_eq!(restored.journal.accept(&job(3, 1), true, None).await.unwrap(), Accepted::New);
 }
 
 #[tokio::test]

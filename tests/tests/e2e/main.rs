@@ -15,6 +15,7 @@ mod http;
 mod jobs;
 mod large;
 mod limits;
+mod restored;
 mod shutdown;
 mod startup;
 mod steps;
