@@ -76,9 +76,13 @@ async fn a_bad_configuration_changes_nothing_and_is_reported() {
     assert!(findings.len() == 1 && findings.iter().all(told), "{findings:?}");
     let log = site.agent.process().log();
     assert!(log.contains("compta.toml:3:1") && log.contains("The changed configuration is refused"), "{log}");
-    let shown = site.agent.output(&["status"]);
-    // The command reads the bad configuration too and says so in its own way.
-    assert_eq!(shown.status.code(), Some(64));
+    // Whoever asks the running agent is not kept from it by the bad configuration: a container goes on being healthy.
+    for (command, says) in [("status", "compta.usrname: unknown key"), ("health", "ready")] {
+        let shown = site.agent.output(&[command]);
+        let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(shown.status.success() && text.contains(says), "{command}: {shown:?}");
+    }
+    assert_eq!(site.agent.output(&["check"]).status.code(), Some(64));
     site.hub.api.succeed(&drop_job("still.csv", "x")).await;
 
     // Half a file is as bad, and a second bad state is told as well.
