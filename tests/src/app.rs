@@ -146,6 +146,15 @@ impl App {
         self.shared.requests.lock().expect("the requests").clone()
     }
 
+    /// What has arrived after the first `count` requests.
+    ///
+    /// # Panics
+    /// If a behaviour panicked.
+    #[must_use]
+    pub fn requests_after(&self, count: usize) -> Vec<Request> {
+        self.shared.requests.lock().expect("the requests").iter().skip(count).cloned().collect()
+    }
+
     /// Waits until `count` requests have arrived.
     pub async fn received(&self, count: usize) -> Vec<Request> {
         until(&format!("{count} requests at the application"), PATIENCE, async || {
