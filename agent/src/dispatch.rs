@@ -214,11 +214,25 @@ impl Agent {
             intent: None,
             resumed: false,
         };
-        let judged = match broken {
+        if let Some(granted) = &job.ticket.granted {
+            match serde_json::to_value(translate::granted(granted)) {
+                Ok(intent) => job.intent = Some(intent),
+                Err(error) => {
+                    let message = format!("what an earlier attempt was granted cannot be read: {error}");
+                    return Err((Code::Internal, message, None));
+                }
+            }
+        }
+        let mut judged = match broken {
             Some(failure) => Err(failure),
-            None if clock::until(job.envelope.deadline).is_zero() => Err(late()),
+            // What was granted before has begun: it is brought to its end.
+            None if job.intent.is_none() && clock::until(job.envelope.deadline).is_zero() => Err(late()),
             None => self.judge(&job),
         };
+        if let (Err(failure), true) = (&mut judged, job.intent.is_some()) {
+            // Nothing more happens here; but what was granted before may have happened.
+            (failure.effect, failure.verdict) = (Effect::Unknown, Verdict::Permanent);
+        }
         if let Ok(judged) = &judged
             && job.payload == Payload::AtHub
             && !judged.streams(&job)

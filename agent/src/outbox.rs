@@ -162,7 +162,7 @@ mod tests {
         Attempt::new(JobId::new(1, &[1; 10]), n)
     }
 
-    const INTENT: Intent = Intent { part: None, target: None, size: None, sha256: None };
+    const INTENT: Intent = Intent { part: None, target: None, size: None, sha256: None, state: None };
 
     #[tokio::test]
     async fn a_commit_request_is_sent_once_per_connection_until_granted() {

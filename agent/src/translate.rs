@@ -24,13 +24,25 @@ pub fn operation(spec: &connectors::OperationSpec) -> Option<OperationAnnounceme
     })
 }
 
-/// What the hub may know of an intent: not the connector's own state.
+/// What travels of an intent. Its state is made to be shared.
 pub fn intent(intent: &connectors::Intent) -> Intent {
     Intent {
         part: intent.part.clone(),
         target: intent.target.clone(),
         size: intent.size,
         sha256: intent.sha256.map(Sha256::from),
+        state: Some(intent.state.clone()).filter(|state| !state.is_null()),
+    }
+}
+
+/// What an earlier attempt was granted, as the connector wrote it, wherever it ran.
+pub fn granted(intent: &Intent) -> connectors::Intent {
+    connectors::Intent {
+        part: intent.part.clone(),
+        target: intent.target.clone(),
+        size: intent.size,
+        sha256: intent.sha256.map(|sha256| *sha256.bytes()),
+        state: intent.state.clone().unwrap_or_default(),
     }
 }
 

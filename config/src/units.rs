@@ -42,15 +42,32 @@ pub struct HumanDuration(pub Duration);
 
 const DURATION: &str = "a duration such as \"500ms\", \"30s\", \"5m\" or \"1h30m\"";
 
+/// Units that no duration has of itself, because days differ in length where clocks change: here a day has 24 hours.
+const DAYS: [(char, u64); 2] = [('w', 7 * 24 * 3600), ('d', 24 * 3600)];
+
 impl TryFrom<String> for HumanDuration {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
-        text.parse::<jiff::SignedDuration>()
-            .ok()
-            .and_then(|duration| Duration::try_from(duration).ok())
-            .map(Self)
-            .ok_or_else(|| format!("expected {DURATION}"))
+        parse(&text).map(Self).ok_or_else(|| format!("expected {DURATION}"))
     }
+}
+
+/// Weeks and days, if any, before the rest.
+fn parse(text: &str) -> Option<Duration> {
+    let mut rest = text.trim();
+    let mut days = Duration::ZERO;
+    for (unit, seconds) in DAYS {
+        if let Some((number, after)) = rest.split_once(unit)
+            && let Ok(number) = number.parse::<u32>()
+        {
+            days = days.checked_add(Duration::from_secs(u64::from(number) * seconds))?;
+            rest = after.trim_start();
+        }
+    }
+    if rest.is_empty() && !days.is_zero() {
+        return Some(days);
+    }
+    days.checked_add(Duration::try_from(rest.parse::<jiff::SignedDuration>().ok()?).ok()?)
 }
 
 impl fmt::Display for HumanDuration {
@@ -146,6 +163,11 @@ mod tests {
     fn durations_need_a_unit_and_are_not_negative() {
         let duration = |text: &str| HumanDuration::try_from(text.to_owned()).ok().map(|d| d.0);
         assert_eq!(duration("500ms"), Some(Duration::from_millis(500)));
+        let hours = |hours: u64| Some(Duration::from_secs(hours * 3600));
+        assert_eq!(
+            (duration("7d"), duration("1d12h"), duration("2w 1d")),
+            (hours(168), hours(36), hours(360))
+        );
         assert_eq!(duration("30s"), Some(Duration::from_secs(30)));
         assert_eq!(duration("1h30m"), Some(Duration::from_secs(5400)));
         assert_eq!(duration("0s"), Some(Duration::ZERO));

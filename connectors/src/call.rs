@@ -50,7 +50,8 @@ pub struct Intent {
     pub size: Option<u64>,
     /// SHA-256 of the content.
     pub sha256: Option<[u8; 32]>,
-    /// What the connector needs to recognise the place again (folder identity, whether the part was synced, …).
+    /// What the connector needs to recognise the place again (the folder's identity as a digest, whether the part was
+    /// synced, …). It may reach another agent of the site through the hub: never a host, a path outside the root, a secret.
     pub state: Value,
 }
 

@@ -1,6 +1,7 @@
 //! The hub's clock and its source of ids. Times are cut to whole milliseconds: what is shown is what is stored.
 
 use jiff::{Timestamp, Unit};
+use std::{sync::LazyLock, time::Instant};
 use uuid::Uuid;
 
 /// The time now, in whole milliseconds.
@@ -15,6 +16,13 @@ pub fn now() -> Timestamp {
 #[must_use]
 pub fn unix() -> i64 {
     Timestamp::now().as_second()
+}
+
+/// Milliseconds of a clock that nobody sets: for how long something was silent.
+#[must_use]
+pub fn monotonic_ms() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A new UUID version 7; within this process each is greater than the one before.

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use passerelle_protocol::{AgentId, BlobId, Code, CommitMode, Effect, JobId, Name, Repeat, Sha256, Verdict};
+use passerelle_protocol::{
+    AgentId, BlobId, Code, CommitMode, Effect, Intent, JobId, Name, Repeat, Sha256, Verdict,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{collections::BTreeMap, str::FromStr};
@@ -119,7 +121,7 @@ pub struct NewJob {
     pub timeout_s: u32,
     /// How many attempts it may have.
     pub max_attempts: u32,
-    /// Jobs of the same key on a resource run in order (enforced by a later issue; stored and signed now).
+    /// Jobs of the same key on a resource run in order.
     pub order_key: Option<String>,
     /// `hold` or `continue`.
     pub on_failure: Option<String>,
@@ -194,6 +196,13 @@ pub struct Job {
     pub timeout_s: u32,
     /// Jobs of the same key on a resource run in order.
     pub order_key: Option<String>,
+    /// `hold` or `continue`: whether its failure holds those behind it.
+    pub on_failure: Option<String>,
+    /// It is its line's turn: those with the same order key behind it wait until it has succeeded, was cancelled, or was
+    /// resolved.
+    pub holds_line: bool,
+    /// What an operator wrote when resolving it.
+    pub note: Option<String>,
     /// The client's labels.
     pub labels: BTreeMap<String, String>,
     /// Its attempts so far.
@@ -356,6 +365,8 @@ pub struct AttemptToOffer {
     pub attempt: u32,
     /// Whether it must ask before its effect.
     pub commit: CommitMode,
+    /// What an earlier attempt was granted and never reported.
+    pub granted: Option<Intent>,
 }
 
 /// A tenant.

@@ -4,17 +4,17 @@ use crate::{
     api::App,
     bootstrap,
     cli::{Failure, Place},
+    retention,
     server::{self, Server},
     settings::{self, DEFAULT_DATA, DEFAULT_LISTEN, File, Log, Transport},
     store::Store,
 };
-use passerelle_config::LogFormat;
+use passerelle_config::{HumanDuration, LogFormat};
 use passerelle_protocol::Name;
 use std::{
     io::IsTerminal as _,
     net::SocketAddr,
     path::{Path, PathBuf},
-    time::Duration,
 };
 use tokio::{
     net::TcpListener,
@@ -23,9 +23,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
-
-/// How often abandoned uploads are looked for.
-const SWEEP: Duration = Duration::from_secs(3600);
 
 /// Arguments of `serve`.
 #[derive(Debug, clap::Args)]
@@ -49,6 +46,9 @@ pub struct Args {
     /// Serves plain HTTP beyond loopback: a proxy in front speaks TLS.
     #[arg(long)]
     behind_proxy: bool,
+    /// How long an agent may be silent before its attempts move to another agent of the site, as 30s [default: 30s].
+    #[arg(long, value_name = "DURATION", env = "PASSERELLE_LEASE", value_parser = lease)]
+    lease: Option<HumanDuration>,
     /// Writes, once, into DIR what a demonstration needs: a CA and certificate, a tenant, an API key, an enrolment token.
     #[arg(long, value_name = "DIR")]
     bootstrap: Option<PathBuf>,
@@ -65,6 +65,12 @@ pub struct Args {
     /// What --bootstrap writes as hub.url [default: the address that is listened on].
     #[arg(long, value_name = "URL", requires = "bootstrap")]
     bootstrap_url: Option<url::Url>,
+}
+
+fn lease(text: &str) -> Result<HumanDuration, String> {
+    let lease = HumanDuration::try_from(text.to_owned())?;
+    settings::check_lease(lease)?;
+    Ok(lease)
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -100,6 +106,7 @@ async fn run(args: Args, file: File) -> Result<(), Failure> {
 
     let data = args.place.data.or(file.data).unwrap_or_else(|| DEFAULT_DATA.into());
     let store = Store::open_to_serve(&data).map_err(|error| Failure::Configuration(error.to_string()))?;
+    store.set_lease(args.lease.unwrap_or(file.limits.lease).0);
     let wishes = args.bootstrap.map(|dir| bootstrap::Wishes {
         dir,
         tenant: args.bootstrap_tenant,
@@ -131,7 +138,7 @@ async fn run(args: Args, file: File) -> Result<(), Failure> {
     // Behind a proxy, a request from this machine may come from anywhere.
     let open_metrics = bound.ip().is_loopback() && !behind_proxy;
     let app = App::new(store.clone(), file.limits.max_blob.0, open_metrics, stop.clone());
-    app.tasks.spawn(sweep(app.clone()));
+    app.tasks.spawn(retention::run(app.clone(), file.retention.checked()));
     let server = Server { listener, tls, max_connections: file.limits.max_connections };
     tracing::info!(data = %Absolute(&data), "listening on {url}");
     let ending = async {
@@ -150,21 +157,6 @@ async fn run(args: Args, file: File) -> Result<(), Failure> {
     store.close().await;
     tracing::info!("Ended");
     Ok(())
-}
-
-/// Gives up what was left behind, at the start and every hour.
-async fn sweep(app: App) {
-    loop {
-        match app.blobs.sweep().await {
-            Ok(0) => {}
-            Ok(uploads) => tracing::info!(uploads, "Gave up abandoned uploads"),
-            Err(error) => tracing::warn!(%error, "Abandoned uploads could not be removed"),
-        }
-        tokio::select! {
-            () = app.stop.cancelled() => return,
-            () = tokio::time::sleep(SWEEP) => {}
-        }
-    }
 }
 
 /// The address under which this machine reaches the hub.

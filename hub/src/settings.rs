@@ -1,17 +1,25 @@
 //! What the hub's operator says: an optional TOML file, overridden by the command line.
 
-use crate::{api::MAX_BLOB, server::MAX_CONNECTIONS};
-use passerelle_config::{ByteSize, LogFormat};
+use crate::{api::MAX_BLOB, server::MAX_CONNECTIONS, store::retention, tunnel::registry::LEASE};
+use passerelle_config::{ByteSize, HumanDuration, LogFormat};
 use serde::Deserialize;
 use std::{
     net::{SocketAddr, ToSocketAddrs as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+/// The shortest lease: agents answer heartbeats four times in it.
+const MIN_LEASE: Duration = Duration::from_secs(2);
+/// The longest.
+const MAX_LEASE: Duration = Duration::from_secs(24 * 3600);
 /// The data folder if none is named.
 pub const DEFAULT_DATA: &str = "passerelle-hub-data";
 /// Where the hub listens if nothing is said: for this machine alone.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
+
+/// The shortest retention: enough to submit a job for a blob that was just uploaded.
+const MIN_RETENTION: Duration = Duration::from_secs(1);
 
 /// The file.
 #[derive(Debug, Default, Deserialize)]
@@ -34,6 +42,60 @@ pub struct File {
     /// Bounds.
     #[serde(default)]
     pub limits: Limits,
+    /// How long things are kept.
+    #[serde(default)]
+    pub retention: Retention,
+}
+
+/// `[retention]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// Uploaded blobs that no job uses, and payloads of jobs that succeeded or were denied.
+    pub blobs: HumanDuration,
+    /// Outputs of jobs.
+    pub outputs: HumanDuration,
+    /// Settled jobs.
+    pub jobs: HumanDuration,
+    /// Uploads that stand still.
+    pub uploads: HumanDuration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        let retention::Retention { blobs, outputs, jobs, uploads } = retention::Retention::default();
+        Self {
+            blobs: HumanDuration(blobs),
+            outputs: HumanDuration(outputs),
+            jobs: HumanDuration(jobs),
+            uploads: HumanDuration(uploads),
+        }
+    }
+}
+
+impl Retention {
+    /// The same as the store takes it.
+    #[must_use]
+    pub fn checked(&self) -> retention::Retention {
+        retention::Retention {
+            blobs: self.blobs.0,
+            outputs: self.outputs.0,
+            jobs: self.jobs.0,
+            uploads: self.uploads.0,
+        }
+    }
+
+    /// What is kept for no time cannot be used.
+    fn finding(&self) -> Option<String> {
+        let all = [
+            ("blobs", self.blobs),
+            ("outputs", self.outputs),
+            ("jobs", self.jobs),
+            ("uploads", self.uploads),
+        ];
+        let (key, _) = all.into_iter().find(|(_, kept)| kept.0 < MIN_RETENTION)?;
+        Some(format!("retention.{key}: must be at least 1s"))
+    }
 }
 
 /// `[log]`
@@ -60,11 +122,13 @@ pub struct Limits {
     pub max_blob: ByteSize,
     /// How many connections may be open.
     pub max_connections: usize,
+    /// How long an agent may be silent before its attempts move to another agent of the site.
+    pub lease: HumanDuration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_blob: ByteSize(MAX_BLOB), max_connections: MAX_CONNECTIONS }
+        Self { max_blob: ByteSize(MAX_BLOB), max_connections: MAX_CONNECTIONS, lease: HumanDuration(LEASE) }
     }
 }
 
@@ -98,8 +162,24 @@ impl File {
         if file.limits.max_connections == 0 {
             return Err("limits.max_connections: must be at least 1".to_owned());
         }
-        Ok(file)
+        check_lease(file.limits.lease).map_err(|wrong| format!("limits.lease: {wrong}"))?;
+        match file.retention.finding() {
+            Some(finding) => Err(finding),
+            None => Ok(file),
+        }
     }
+}
+
+/// Judges the length of a lease.
+///
+/// # Errors
+/// If it is out of bounds.
+pub fn check_lease(lease: HumanDuration) -> Result<(), String> {
+    let allowed = MIN_LEASE..=MAX_LEASE;
+    if allowed.contains(&lease.0) {
+        return Ok(());
+    }
+    Err(format!("must be {} s to {} s", MIN_LEASE.as_secs(), MAX_LEASE.as_secs()))
 }
 
 /// How the hub is reached.
@@ -163,13 +243,22 @@ mod tests {
             ("[limits]\nmax_blob = \"lots\"\n", "2:12: limits.max_blob: "),
             ("[log]\nformat = \"xml\"\n", "2:10: log.format: unknown variant `xml`"),
             ("listen = \n", "1:"),
+            ("[limits]\nlease = \"1s\"\n", "limits.lease: must be 2 s to 86400 s"),
             ("[limits]\nmax_connections = 0\n", "limits.max_connections: must be at least 1"),
+            ("[retention]\njobs = \"0s\"\n", "retention.jobs: must be at least 1s"),
+            ("[retention]\nblobs = 7\n", "2:9: retention.blobs: "),
+            ("[retention]\nbackups = \"7d\"\n", "2:1: retention.backups: unknown field"),
         ] {
             let finding = File::parse(text).unwrap_err();
             assert!(finding.starts_with(expected), "{text}: {finding}");
         }
         let file = File::parse("listen = \"[::1]:0\"\n[limits]\nmax_blob = \"2GiB\"\n").unwrap();
         assert_eq!(file.limits.max_blob, ByteSize(2 << 30));
+        assert_eq!(file.retention.checked(), retention::Retention::default());
+        let kept =
+            File::parse("[retention]\nblobs = \"2d\"\njobs = \"26w1h\"\n").unwrap().retention.checked();
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        assert_eq!((kept.blobs, kept.outputs, kept.jobs), (hours(48), hours(720), hours(26 * 168 + 1)));
     }
 
     #[test]

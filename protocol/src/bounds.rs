@@ -1,7 +1,7 @@
 //! Rules on a message's fields beyond their types: what makes every message finite.
 
 use crate::{
-    limits::{MAX_INLINE_PAYLOAD, MAX_JSON, MAX_RESOURCES, MAX_TEXT},
+    limits::{MAX_INLINE_PAYLOAD, MAX_INTENT_STATE, MAX_JSON, MAX_RESOURCES, MAX_TEXT},
     message::{
         Accept, Cancel, Commit, CommitGranted, Decline, Draining, Hello, Offer, PayloadSource, Progress,
         Refuse, Report, ReportAck, Unsupported, Welcome,
@@ -100,6 +100,15 @@ impl Bounded for Report {
         }
     }
 }
+impl Bounded for Commit {
+    fn check(&self) -> Result<(), String> {
+        let state = self.intent.state.as_ref().map_or(0, |state| state.to_string().len());
+        if state > MAX_INTENT_STATE {
+            return Err(format!("an intent's state of {state} bytes is larger than {MAX_INTENT_STATE}"));
+        }
+        Ok(())
+    }
+}
 impl Bounded for Welcome {}
 impl Bounded for CommitGranted {}
 impl Bounded for ReportAck {}
@@ -107,5 +116,4 @@ impl Bounded for Cancel {}
 impl Bounded for Unsupported {}
 impl Bounded for Accept {}
 impl Bounded for Progress {}
-impl Bounded for Commit {}
 impl Bounded for Draining {}

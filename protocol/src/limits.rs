@@ -10,6 +10,8 @@ pub const MAX_INLINE_PAYLOAD: usize = 256 * 1024;
 pub const MAX_JSON: usize = 256 * 1024;
 /// The longest public sentence of a failure; longer ones are cut at a character boundary.
 pub const MAX_MESSAGE: usize = 1024;
+/// The longest `state` of an intent, as JSON text.
+pub const MAX_INTENT_STATE: usize = 4 * 1024;
 /// How many jobs an agent may hold at once, whatever it announces.
 pub const MAX_JOBS: u32 = 1024;
 /// How many resources an agent may announce.

@@ -267,6 +267,10 @@ pub struct Intent {
     /// Digest of the content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Sha256>,
+    /// What another agent of the site needs to tell later whether the effect happened; the connector's own, opaque to the
+    /// hub, at most [`crate::limits::MAX_INTENT_STATE`] bytes as JSON. Never a host, a path outside the root, a secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<Value>,
 }
 
 /// Agent to hub: may the attempt have its final effect? Sent where the ticket says `commit: "ask"`.

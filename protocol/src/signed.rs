@@ -5,7 +5,7 @@
 use crate::{
     AgentId, JobId, JwsError, Name, Sha256, SigningKey, VerifyingKey,
     limits::{CLOCK_SKEW, TOKEN_LIFE},
-    message::Repeat,
+    message::{Intent, Repeat},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -119,6 +119,10 @@ pub struct Ticket {
     pub commit: CommitMode,
     /// Digest of the envelope's compact text, so that the two cannot be mixed.
     pub envelope: Sha256,
+    /// What an earlier attempt of the job was granted, possibly by another agent of the site, and never reported: the agent
+    /// finds out whether it happened before it does anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub granted: Option<Intent>,
     /// When it was signed.
     pub iat: i64,
     /// Not accepted after.

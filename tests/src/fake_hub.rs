@@ -207,6 +207,7 @@ impl Draft {
             epoch: self.epoch,
             commit: self.commit,
             envelope: digest,
+            granted: None,
             iat: now.min(now + self.life),
             exp: now + self.life,
         };

@@ -48,6 +48,7 @@ impl Case {
             agent: agent(1),
             epoch: 7,
             commit: CommitMode::Free,
+            granted: None,
             envelope: Sha256::of(b""),
             iat: NOW,
             exp: NOW + 900,

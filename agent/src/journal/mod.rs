@@ -188,7 +188,10 @@ impl Journal {
                     None => (ACCEPTED, None, None),
                     Some(_) => (REPORTABLE, Some(next(&seq)), Some(row.accepted_at)),
                 };
-                let intent = if looks_back { earlier_intent(c, row.key)? } else { None };
+                let intent = match row.intent {
+                    None if looks_back => earlier_intent(c, row.key)?,
+                    granted => granted,
+                };
                 c.prepare_cached(
                     "INSERT INTO attempts (job, attempt, state, resource, envelope, ticket, at_hub, payload,
                        traceparent, expires, accepted_at, finished_at, report, seq, intent)
@@ -387,6 +390,7 @@ struct NewRow {
     traceparent: Option<String>,
     expires: i64,
     accepted_at: i64,
+    intent: Option<String>,
 }
 
 impl NewRow {
@@ -404,6 +408,7 @@ impl NewRow {
             traceparent: job.traceparent.clone(),
             expires: job.envelope.exp.max(job.ticket.exp),
             accepted_at: job.accepted_at.as_millisecond(),
+            intent: job.intent.as_ref().map(json).transpose()?,
         })
     }
 }

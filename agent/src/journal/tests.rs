@@ -36,6 +36,7 @@ fn job(n: u8, attempt: u32) -> Job {
         agent: AgentId::new(1, &[9; 10]),
         epoch: 1,
         commit: CommitMode::Free,
+        granted: None,
         envelope: Sha256::of(b"envelope"),
         iat: now,
         exp: now + 900,

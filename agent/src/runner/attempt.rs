@@ -73,7 +73,7 @@ async fn carry_out(
     stop: &StopHandle,
     started_at: &mut Option<Timestamp>,
 ) -> End {
-    let resumed = job.started_at.is_some();
+    let resumed = job.started_at.is_some() || job.intent.is_some();
     let fail = |failure: Failure| {
         agent.note_failure(job, &failure, None);
         End::from(failure)
@@ -102,7 +102,12 @@ async fn carry_out(
     };
     let input = match input {
         Ok(input) => input,
-        Err(Some(failure)) => return fail(failure),
+        Err(Some(mut failure)) => {
+            if job.intent.is_some() {
+                failure.effect = Effect::Unknown;
+            }
+            return fail(failure);
+        }
         Err(None) => return stopped(agent, job, judged, stop),
     };
     let at = *started_at.get_or_insert_with(clock::now);

@@ -72,7 +72,9 @@ impl AttemptGate {
                 Failure::retry(Code::Internal, "the agent's journal cannot be written").detail(e)
             })?;
         }
-        if self.job.ticket.commit == CommitMode::Ask {
+        // What may be repeated under its key, or only reads, needs no leave: unless its order counts.
+        let asks = self.evidence || self.job.envelope.order_key.is_some();
+        if asks && self.job.ticket.commit == CommitMode::Ask {
             let granted = self.agent.outbox.ask(attempt, translate::intent(intent));
             self.waiting.store(true, Ordering::Relaxed);
             let answer = tokio::select! {

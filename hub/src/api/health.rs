@@ -67,6 +67,7 @@ pub async fn figures(State(app): State<App>, request: Request) -> Result<Respons
         let (mut parts, _) = request.into_parts();
         Allowed::<MetricsRead>::from_request_parts(&mut parts, &app).await?;
     }
+    app.metrics.store(&app.store.stats());
     let text = app.metrics.render(app.tunnel.sessions()).map_err(|error| Problem::internal(&error))?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())

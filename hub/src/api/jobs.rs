@@ -3,7 +3,7 @@
 use super::{
     App, List,
     auth::{Allowed, JobsRead, JobsWrite},
-    body::{JsonBytes, OptionalJson, StrictQuery},
+    body::{self, JsonBytes, OptionalJson, StrictQuery},
     id, page_size,
     problem::{Problem, ProblemDocument},
     range::Download,
@@ -13,7 +13,7 @@ use super::{
 use crate::{
     clock,
     model::{Job, JobFilter, JobState, NewJob, PayloadRef},
-    store,
+    store::{self, Resolution},
 };
 use axum::{
     Json,
@@ -28,6 +28,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::{convert::Infallible, time::Duration};
 
+/// The longest note of an operator, in characters.
+const MAX_NOTE: usize = 1024;
 /// The longest `?wait`.
 const MAX_WAIT_S: u64 = 60;
 
@@ -145,9 +147,7 @@ async fn payload(app: &App, tenant: &Name, checked: &Checked) -> Result<Option<P
         }
         PayloadContent::Blob(blob) => {
             let info = app.blobs.info(tenant.clone(), *blob).await.map_err(|error| match error {
-                store::Error::NotFound(_) => Problem::not_found(format!(
-                    "payload.blob: there is no blob {blob}; upload it first with POST /v1/blobs"
-                )),
+                store::Error::NotFound(why) => Problem::not_found(format!("payload.blob: {why}")),
                 error => error.into(),
             })?;
             PayloadRef { blob: info.id, size: info.size, sha256: info.sha256, media_type, data: None }
@@ -223,7 +223,7 @@ pub async fn show(
 #[derive(Default, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cancel {
-    /// Ends a lost attempt as `unknown`: not built yet.
+    /// Ends the attempt of an agent that is away as `unknown`, instead of waiting for its answer.
     #[serde(default)]
     force: bool,
 }
@@ -235,7 +235,6 @@ pub struct Cancel {
     responses(
         (status = 200, body = Job),
         (status = 409, body = ProblemDocument, description = "`conflict`: it has ended already"),
-        (status = 501, body = ProblemDocument, description = "`not_implemented`: force"),
         (status = "default", body = ProblemDocument),
     )
 )]
@@ -245,10 +244,12 @@ pub async fn cancel(
     Path(job): Path<String>,
     OptionalJson(wish): OptionalJson<Cancel>,
 ) -> Result<Json<Job>, Problem> {
-    if wish.force {
-        return Err(Problem::not_implemented("cancel with force"));
-    }
-    Ok(Json(app.store.cancel(caller.tenant, id("job", &job)?).await?))
+    let job = id("job", &job)?;
+    let cancelled = match wish.force {
+        true => app.store.force_cancel(caller.tenant, job).await?,
+        false => app.store.cancel(caller.tenant, job).await?,
+    };
+    Ok(Json(cancelled))
 }
 
 /// What `retry` takes.
@@ -283,18 +284,54 @@ pub async fn retry(
     Ok(Json(app.store.retry(caller.tenant, id("job", &job)?).await?))
 }
 
-/// Closes an `unknown` job: not built yet.
+/// What an operator found out about a job.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Resolve {
+    /// `applied`: it took effect; `not_applied`: it did not; `skipped`: it does not matter any more.
+    outcome: ResolveOutcome,
+    /// Why, for whoever reads the job later; at most 1024 characters.
+    note: Option<String>,
+}
+
+/// What an operator found out.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum ResolveOutcome {
+    Applied,
+    NotApplied,
+    Skipped,
+}
+
+/// Closes an `unknown` job, and lets those behind it in its line go on: `applied` makes it `succeeded`, `not_applied`
+/// `failed`, `skipped` `cancelled`. A job that failed, was denied or expired and holds its line can be `skipped` too.
 #[utoipa::path(
-    post, path = "/v1/jobs/{id}/resolve", tag = "jobs", params(("id" = String, Path)),
-    responses((status = 501, body = ProblemDocument, description = "`not_implemented`"))
+    post, path = "/v1/jobs/{id}/resolve", tag = "jobs", params(("id" = String, Path)), request_body = Resolve,
+    responses(
+        (status = 200, body = Job),
+        (status = 400, body = ProblemDocument, description = "`bad_request`, naming the field"),
+        (status = 409, body = ProblemDocument, description = "`conflict`: there is nothing to resolve"),
+        (status = "default", body = ProblemDocument),
+    )
 )]
 pub async fn resolve(
     caller: Allowed<JobsWrite>,
     State(app): State<App>,
     Path(job): Path<String>,
+    JsonBytes(body): JsonBytes,
 ) -> Result<Json<Job>, Problem> {
-    app.store.job(caller.tenant, id("job", &job)?).await?;
-    Err(Problem::not_implemented("resolve"))
+    let job = id("job", &job)?;
+    app.store.job(caller.tenant.clone(), job).await?;
+    let resolve: Resolve = body::parse(&body)?;
+    if resolve.note.as_ref().is_some_and(|note| note.chars().count() > MAX_NOTE) {
+        return Err(Problem::bad_request(format!("note: must be at most {MAX_NOTE} characters")));
+    }
+    let resolution = match resolve.outcome {
+        ResolveOutcome::Applied => Resolution::Applied,
+        ResolveOutcome::NotApplied => Resolution::NotApplied,
+        ResolveOutcome::Skipped => Resolution::Skipped,
+    };
+    Ok(Json(app.store.resolve(caller.tenant, job, resolution, resolve.note).await?))
 }
 
 /// The output payload.

@@ -1,5 +1,6 @@
 //! The hub's own figures for Prometheus; labels come from closed sets only.
 
+use crate::{blobs::Collected, store::Stats};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{
@@ -10,7 +11,11 @@ use prometheus_client::{
     },
     registry::Registry,
 };
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 /// The labels of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -18,6 +23,12 @@ struct Request {
     method: &'static str,
     route: String,
     status: u16,
+}
+
+/// The label of what the retention removed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Removed {
+    what: &'static str,
 }
 
 /// Counters and gauges of one hub.
@@ -32,6 +43,35 @@ pub struct Metrics {
     refused_agents: Counter,
     agents_online: Gauge,
     event_streams: Gauge,
+    store: StoreMetrics,
+}
+
+/// How the store stands.
+#[derive(Clone, Default)]
+struct StoreMetrics {
+    commits: Counter,
+    writes: Counter,
+    queued: Gauge,
+    database_bytes: Gauge,
+    blob_bytes: Gauge,
+    removed: Family<Removed, Counter>,
+    removed_bytes: Counter,
+}
+
+impl StoreMetrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "store_commits",
+            "Transactions committed, each with one sync",
+            self.commits.clone(),
+        );
+        registry.register("store_writes", "Writes that these transactions carried", self.writes.clone());
+        registry.register("store_queued_writes", "Writes that wait for the writer", self.queued.clone());
+        registry.register("store_database_bytes", "The database with its log", self.database_bytes.clone());
+        registry.register("store_blob_bytes", "Files of payloads and outputs", self.blob_bytes.clone());
+        registry.register("store_removed", "What the retention removed", self.removed.clone());
+        registry.register("store_removed_bytes", "Bytes of files it removed", self.removed_bytes.clone());
+    }
 }
 
 impl Default for Metrics {
@@ -47,6 +87,7 @@ impl Default for Metrics {
             refused_agents: Counter::default(),
             agents_online: Gauge::default(),
             event_streams: Gauge::default(),
+            store: StoreMetrics::default(),
             registry: Arc::default(),
         };
         let m = &metrics;
@@ -58,6 +99,7 @@ impl Default for Metrics {
         registry.register("agents_refused", "Refused enrolments and tunnels", m.refused_agents.clone());
         registry.register("agents_online", "Agents with an open tunnel", m.agents_online.clone());
         registry.register("event_streams", "Clients following the events", m.event_streams.clone());
+        m.store.register(&mut registry);
         Self { registry: Arc::new(registry), ..metrics }
     }
 }
@@ -90,6 +132,27 @@ impl Metrics {
     pub fn event_stream(&self) -> StreamGuard {
         self.event_streams.inc();
         StreamGuard(self.event_streams.clone())
+    }
+
+    /// How the store stands now.
+    pub fn store(&self, stats: &Stats) {
+        let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.store.commits.inner().store(stats.commits, Ordering::Relaxed);
+        self.store.writes.inner().store(stats.writes, Ordering::Relaxed);
+        self.store.queued.set(whole(stats.queued));
+        self.store.database_bytes.set(whole(stats.database_bytes));
+        self.store.blob_bytes.set(whole(stats.blob_bytes));
+    }
+
+    /// The retention removed something.
+    pub fn collected(&self, done: &Collected) {
+        let Collected { jobs, blobs, outputs, uploads, files, bytes } = *done;
+        let all =
+            [("jobs", jobs), ("blobs", blobs), ("outputs", outputs), ("uploads", uploads), ("files", files)];
+        for (what, count) in all {
+            self.store.removed.get_or_create(&Removed { what }).inc_by(count);
+        }
+        self.store.removed_bytes.inc_by(bytes);
     }
 
     /// The text format (OpenMetrics 1.0).
@@ -142,6 +205,20 @@ mod tests {
         assert!(text.contains(r#"method="other""#));
         assert!(text.contains("passerelle_hub_agents_online 2"));
         assert!(text.contains("passerelle_hub_event_streams 1"));
+        metrics.store(&Stats { commits: 3, writes: 9, queued: 2, database_bytes: 4096, blob_bytes: 77 });
+        metrics.collected(&Collected { blobs: 4, bytes: 50, ..Collected::default() });
+        let text = format!("{text}{}", metrics.render(2).unwrap());
+        for figure in [
+            "store_commits_total 3",
+            "store_writes_total 9",
+            "store_queued_writes 2",
+            "store_database_bytes 4096",
+            "store_blob_bytes 77",
+            r#"store_removed_total{what="blobs"} 4"#,
+            "store_removed_bytes_total 50",
+        ] {
+            assert!(text.contains(&format!("passerelle_hub_{figure}\n")), "{figure}: {text}");
+        }
         drop(stream);
         assert!(metrics.render(2).unwrap().contains("passerelle_hub_event_streams 0"));
     }

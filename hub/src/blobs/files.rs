@@ -8,22 +8,119 @@ use crate::{
 use passerelle_protocol::{BlobId, Name, Sha256};
 use rusqlite::{Connection, OptionalExtension as _};
 use std::{
+    collections::HashMap,
     fs::File,
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
 };
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 /// The folders of content.
 #[derive(Debug, Clone)]
 pub(crate) struct Files {
     blobs: Arc<Path>,
     uploads: Arc<Path>,
+    /// Content that somebody is about to name, or to remove.
+    naming: Arc<Mutex<HashMap<Sha256, Weak<RwLock<()>>>>>,
+    /// How many bytes of content there are.
+    bytes: Arc<AtomicU64>,
+}
+
+/// Held from before content gets its file until its row is committed: so long it is not removed.
+pub(super) type Naming = OwnedRwLockReadGuard<()>;
+
+/// A file of content.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Listed {
+    pub(super) sha256: Sha256,
+    pub(super) size: u64,
+    pub(super) modified: SystemTime,
 }
 
 impl Files {
     pub(crate) fn new(data: &Path) -> Self {
-        Self { blobs: data.join("blobs").into(), uploads: data.join("uploads").into() }
+        Self {
+            blobs: data.join("blobs").into(),
+            uploads: data.join("uploads").into(),
+            naming: Arc::default(),
+            bytes: Arc::default(),
+        }
+    }
+
+    fn lock_of(&self, sha256: Sha256) -> Arc<RwLock<()>> {
+        let mut naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        naming.retain(|_, lock| lock.strong_count() > 0);
+        let lock = naming.get(&sha256).and_then(Weak::upgrade).unwrap_or_default();
+        naming.insert(sha256, Arc::downgrade(&lock));
+        lock
+    }
+
+    /// Announces that this content is about to be placed and named. Waits while it is being removed.
+    pub(super) async fn naming(&self, sha256: Sha256) -> Naming {
+        self.lock_of(sha256).read_owned().await
+    }
+
+    /// For whoever wants to remove this content: nothing if somebody is about to name it.
+    pub(super) fn alone(&self, sha256: Sha256) -> Option<OwnedRwLockWriteGuard<()>> {
+        self.lock_of(sha256).try_write_owned().ok()
+    }
+
+    /// Removes a content's file; its size, if it was there. Blocking.
+    pub(super) fn remove(&self, sha256: Sha256) -> io::Result<Option<u64>> {
+        let path = self.content(sha256);
+        let removed = std::fs::metadata(&path).and_then(|found| {
+            std::fs::remove_file(&path)?;
+            Ok(found.len())
+        });
+        match removed {
+            Ok(size) => {
+                let less = |bytes: u64| Some(bytes.saturating_sub(size));
+                // The closure never says no.
+                let _ = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+                Ok(Some(size))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How many bytes of content there are, as last counted and kept up since.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn counted(&self, bytes: u64) {
+        self.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The folders that content lies in. Blocking.
+    pub(super) fn folders(&self) -> io::Result<Vec<PathBuf>> {
+        let mut folders = Vec::new();
+        for entry in std::fs::read_dir(&self.blobs)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+        Ok(folders)
+    }
+
+    /// The content in one of them; what is not named by a digest is none of ours. Blocking.
+    pub(super) fn contents(&self, folder: &Path) -> io::Result<Vec<Listed>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            let digest = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            if let (Some(sha256), Ok(metadata)) = (digest, entry.metadata()) {
+                found.push(Listed { sha256, size: metadata.len(), modified: metadata.modified()? });
+            }
+        }
+        Ok(found)
     }
 
     /// The file of this content.
@@ -60,6 +157,7 @@ impl Files {
             Err(e) => return Err(e),
         }
         std::fs::rename(from, &to)?;
+        self.bytes.fetch_add(std::fs::metadata(&to)?.len(), Ordering::Relaxed);
         sync_folder(folder)
     }
 
@@ -86,7 +184,7 @@ impl Files {
             .prepare_cached(&sql)?
             .query_row((key.as_bytes(), tenant.map(Name::as_str)), row::blob)
             .optional()?
-            .ok_or_else(|| Error::NotFound(format!("no blob {id}")))?;
+            .ok_or_else(|| Error::no_blob(id))?;
         let data: Option<Vec<u8>> = conn
             .prepare_cached("SELECT data FROM contents WHERE blob = ?1")?
             .query_row([key.as_bytes()], |row| row.get(0))

@@ -3,20 +3,27 @@
 //! Content is written to a file of its own, synced, checked and then renamed to its digest, so it is never seen half
 //! written, and the same content is stored once. A resumable upload stands as far as its file is long, over restarts of
 //! the hub; it is given up a day after its last byte. Memory stays constant whatever the size.
+//!
+//! Whoever needs a file has a row in `files`, written in the transaction that names it. Content that nobody needs is
+//! collected (`collect.rs`).
 
+mod collect;
 mod files;
 mod receive;
 
 #[cfg(test)]
+mod collect_tests;
+#[cfg(test)]
 mod tests;
 
+pub use collect::Collected;
 pub(crate) use files::Files;
 
 use crate::{
     clock,
     model::BlobInfo,
     store::{
-        Content, Error, Store,
+        Content, Error, Store, retention,
         row::{self, from_uuid, ms, name, opt_digest, size},
         writer::Tx,
     },
@@ -32,9 +39,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 use tokio_util::sync::CancellationToken;
-
-/// How long an upload may stand still.
-const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
 /// Where an upload stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,10 +145,10 @@ impl Blobs {
                 .await?
                 .map_err(|why| Error::BadRequest(format!("the body broke off: {why}")))?;
             let (size, sha256) = receiver.finish(&path, expected).await?;
-            self.place(path.clone(), sha256).await?;
+            let naming = self.place(path.clone(), sha256).await?;
             let id = BlobId::from(clock::new_uuid7());
             let info = BlobInfo { id, size, sha256, media_type };
-            self.add(tenant, info, None).await
+            self.add(tenant, info, None, naming).await
         }
         .await;
         if stored.is_err() {
@@ -253,43 +257,49 @@ impl Blobs {
         self.store.read(move |conn| files.find(conn, id, Some(&tenant))).await
     }
 
-    /// Gives up the uploads that stood still for a day, and removes files that belong to none. Call it at the start and
-    /// every hour.
-    ///
-    /// # Errors
-    /// If the folder or the database cannot be used.
-    pub async fn sweep(&self) -> Result<usize, Error> {
+    /// Gives up the uploads that stood still for so long, and removes files that belong to none.
+    async fn give_up_uploads(
+        &self,
+        older: Duration,
+        now: jiff::Timestamp,
+        done: &mut Collected,
+    ) -> Result<u64, Error> {
         let folder = self.store.files().uploads().to_owned();
-        let old = tokio::task::spawn_blocking(move || stale_files(&folder, SystemTime::now()))
+        let at = SystemTime::from(now);
+        let old = tokio::task::spawn_blocking(move || collect::stale_files(&folder, older, at))
             .await
-            .map_err(|e| Error::Internal(format!("the sweep ended early: {e}")))??;
-        let count = old.len();
+            .map_err(|e| Error::Internal(format!("a look at the uploads ended early: {e}")))??;
+        let mut count = 0;
         for path in old {
             let id =
                 path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<BlobId>().ok());
             if let Some(id) = id {
                 let (_turn, _mine, _guard) = take_turn(id).await;
-                self.store.write(move |tx| forget_upload(tx, id)).await?;
+                count += self.forget(id, done).await?;
+                self.store.files().remove_upload(id).await;
+            } else {
+                // A body that broke off when the hub did; or it was slow, and is complete by now.
+                match tokio::fs::remove_file(&path).await {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+                    _ => {}
+                }
             }
-            tokio::fs::remove_file(&path).await?;
         }
         // Opened, and no byte ever came, or an output that no report claimed: no file is left to tell by its age.
-        let before = clock::now().checked_sub(ABANDONED).unwrap_or(jiff::Timestamp::MIN);
-        let files = self.store.files().clone();
-        self.store
-            .write(move |tx| {
-                let mut statement = tx.conn.prepare("SELECT id FROM uploads WHERE created_at < ?1")?;
-                let ids: Vec<BlobId> =
-                    statement.query_map([ms(before)], |row| from_uuid(row, 0))?.collect::<Result<_, _>>()?;
-                for id in ids {
-                    if !files.upload(id).exists() {
-                        forget_upload(tx, id)?;
-                    }
-                }
-                Ok(())
-            })
-            .await?;
+        let before = now.checked_sub(older).unwrap_or(jiff::Timestamp::MIN);
+        for id in self.store.read(move |conn| retention::old_uploads(conn, before)).await? {
+            if !tokio::fs::try_exists(self.store.files().upload(id)).await? {
+                let (_turn, _mine, _guard) = take_turn(id).await;
+                count += self.forget(id, done).await?;
+            }
+        }
         Ok(count)
+    }
+
+    async fn forget(&self, id: BlobId, done: &mut Collected) -> Result<u64, Error> {
+        let removed = self.store.write(move |tx| retention::forget_upload(tx, id)).await?;
+        self.remove_loose(removed.loose, done).await?;
+        Ok(removed.count)
     }
 
     /// Where this upload stands, made complete if all of it is here.
@@ -358,34 +368,48 @@ impl Blobs {
             }
             other => other?,
         };
-        self.place(path, sha256).await?;
+        let naming = self.place(path, sha256).await?;
         if upload.output {
             let id = upload.id;
             self.store
                 .write(move |tx| {
-                    tx.conn
-                        .prepare_cached("UPDATE uploads SET complete = 1 WHERE id = ?1")?
-                        .execute([id.uuid().as_bytes()])?;
-                    Ok(())
+                    let job: Option<retention::Key> = tx
+                        .conn
+                        .prepare_cached("UPDATE uploads SET complete = 1 WHERE id = ?1 RETURNING job")?
+                        .query_row([id.uuid().as_bytes()], |row| row.get(0))
+                        .optional()?;
+                    if let Some(job) = job {
+                        retention::own(tx.conn, job, sha256, true)?;
+                    }
+                    Ok(naming)
                 })
                 .await?;
             return Ok(UploadOffset { offset: size, length: size, blob: None });
         }
         let info = BlobInfo { id: upload.id, size, sha256, media_type: upload.media_type };
-        self.add(upload.tenant, info, Some(upload.id)).await.map(complete)
+        self.add(upload.tenant, info, Some(upload.id), naming).await.map(complete)
     }
 
-    async fn place(&self, from: std::path::PathBuf, sha256: Sha256) -> Result<(), Error> {
+    /// Gives content its file. What is returned is to be held until the file's row is committed.
+    async fn place(&self, from: std::path::PathBuf, sha256: Sha256) -> Result<files::Naming, Error> {
         let files = self.store.files().clone();
-        tokio::task::spawn_blocking(move || files.place(&from, sha256))
+        let naming = files.naming(sha256).await;
+        tokio::task::spawn_blocking(move || files.place(&from, sha256).map(|()| naming))
             .await
             .map_err(|e| Error::Internal(format!("a file operation ended early: {e}")))?
             .map_err(Error::from)
     }
 
-    async fn add(&self, tenant: Name, info: BlobInfo, upload: Option<BlobId>) -> Result<BlobInfo, Error> {
+    async fn add(
+        &self,
+        tenant: Name,
+        info: BlobInfo,
+        upload: Option<BlobId>,
+        naming: files::Naming,
+    ) -> Result<BlobInfo, Error> {
         self.store
             .write(move |tx| {
+                retention::own(tx.conn, *info.id.uuid().as_bytes(), info.sha256, false)?;
                 if let Some(id) = upload {
                     forget_upload(tx, id)?;
                 }
@@ -402,9 +426,11 @@ impl Blobs {
                         info.media_type,
                         ms(tx.now)
                     ])?;
-                Ok(info)
+                // Goes with the answer, after the commit, even if nobody waits for it any more.
+                Ok((info, naming))
             })
             .await
+            .map(|(info, _)| info)
     }
 
     async fn find(&self, tenant: Name, id: BlobId) -> Result<Found, Error> {
@@ -448,17 +474,4 @@ fn under_way(upload: &Upload, receiver: &Receiver) -> UploadOffset {
 
 fn forget_upload(tx: &mut Tx<'_>, id: BlobId) -> Result<usize, Error> {
     Ok(tx.conn.prepare_cached("DELETE FROM uploads WHERE id = ?1")?.execute([id.uuid().as_bytes()])?)
-}
-
-/// Files in the uploads folder that nothing was added to for a day.
-fn stale_files(folder: &std::path::Path, now: SystemTime) -> std::io::Result<Vec<std::path::PathBuf>> {
-    let mut stale = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        let age = now.duration_since(entry.metadata()?.modified()?).unwrap_or_default();
-        if age > ABANDONED {
-            stale.push(entry.path());
-        }
-    }
-    Ok(stale)
 }

@@ -129,17 +129,3 @@ async fn a_full_disk_is_told_as_such() {
     let synced = receiver.sync().await;
     assert!(taken == Err(Error::Full) || synced == Err(Error::Full), "{taken:?} {synced:?}");
 }
-
-#[tokio::test]
-async fn uploads_that_stood_still_for_a_day_are_given_up() {
-    let hub = Hub::new().await;
-    let blobs = Blobs::new(hub.store.clone());
-    let old = blobs.create_upload(name("acme"), None, 6, None).await.unwrap();
-    let fresh = blobs.create_upload(name("acme"), None, 6, None).await.unwrap();
-    let path = hub.store.files().upload(old);
-    let yesterday = SystemTime::now() - Duration::from_secs(25 * 3600);
-    std::fs::OpenOptions::new().write(true).open(path).unwrap().set_modified(yesterday).unwrap();
-    assert_eq!(blobs.sweep().await.unwrap(), 1);
-    assert!(matches!(blobs.upload_offset(name("acme"), old).await, Err(Error::NotFound(_))));
-    assert_eq!(blobs.upload_offset(name("acme"), fresh).await.unwrap().offset, 0);
-}

@@ -257,7 +257,9 @@ impl Store {
                     "SELECT name, \
                      (SELECT count(*) FROM agents a WHERE a.tenant = s.tenant AND a.site = s.name \
                       AND a.revoked_at IS NULL), \
-                     (SELECT count(*) FROM jobs j WHERE j.tenant = s.tenant AND j.site = s.name AND j.state = 'queued') \
+                     (SELECT count(*) FROM jobs j WHERE j.tenant = s.tenant AND j.site = s.name AND j.state = 'queued' \
+                      AND j.ready = 1) + (SELECT count(*) FROM jobs j WHERE j.tenant = s.tenant AND j.site = s.name \
+                      AND j.blocks = 1 AND j.ready = 0 AND j.state = 'queued') \
                      FROM sites s WHERE s.tenant = ?1 ORDER BY name",
                 )?;
                 let rows = statement.query_map([wanted.as_str()], |row| {

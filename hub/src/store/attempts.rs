@@ -5,19 +5,23 @@
 
 use super::{
     Error,
+    lines::{self, Line},
     row::{as_word, from_uuid, ms, name, opt_time, opt_word, parsed, time, to_json, word},
     transition::{Decision, Event, Facts, Next, next},
     writer::Tx,
 };
 use crate::{
     model::{ChangeKind, JobState},
-    tunnel::registry::{Command, QueueKey},
+    tunnel::{
+        breaker::Health,
+        registry::{Command, QueueKey},
+    },
 };
 use bytes::Bytes;
 use jiff::Timestamp;
 use passerelle_protocol::{
-    AgentId, Code, Commit, Decline, Effect, Failure, JobId, Name, Outcome, Progress, Repeat, Report, Sha256,
-    Verdict, session::Attempt,
+    AgentId, Code, Commit, CommitMode, Decline, Effect, Failure, JobId, Name, Outcome, Progress, Repeat,
+    Report, Sha256, Verdict, session::Attempt,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
@@ -30,10 +34,14 @@ pub(crate) struct JobRow {
     /// The number of the current (last) attempt.
     pub(crate) attempt: u32,
     pub(crate) facts: Facts,
+    /// The size of its payload.
+    pub(crate) payload_size: Option<i64>,
+    /// Its place in a line, if it has an order key.
+    pub(crate) line: Option<Line>,
 }
 
 const FACTS: &str = "seq, id, tenant, site, resource, attempt, state, counted, allowed, max_attempts, deadline, \
-    cancel_requested, refused, error_effect";
+    cancel_requested, refused, error_effect, granted, order_key, on_failure, blocks, payload_size";
 
 impl JobRow {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
@@ -51,7 +59,10 @@ impl JobRow {
                 cancel_requested: row.get(11)?,
                 refused: row.get(12)?,
                 last_effect: opt_word(row, 13)?,
+                granted: row.get::<_, u32>(14)? > 0,
             },
+            line: Line::read(row, 15)?,
+            payload_size: row.get(18)?,
         })
     }
 
@@ -79,11 +90,13 @@ pub(crate) struct AttemptRow {
     pub(crate) accepted_at: Option<Timestamp>,
     pub(crate) finished_at: Option<Timestamp>,
     pub(crate) reported: bool,
+    /// Whether it may go on at another agent.
+    pub(crate) commit: CommitMode,
 }
 
 impl AttemptRow {
     pub(crate) fn find(conn: &Connection, job: i64, number: u32) -> Result<Option<Self>, Error> {
-        let sql = "SELECT number, agent, repeat, accepted_at, finished_at, reported FROM attempts \
+        let sql = "SELECT number, agent, repeat, accepted_at, finished_at, reported, commit_mode FROM attempts \
                    WHERE job = ?1 AND number = ?2";
         let read = |row: &Row<'_>| {
             Ok(Self {
@@ -93,10 +106,24 @@ impl AttemptRow {
                 accepted_at: opt_time(row, 3)?,
                 finished_at: opt_time(row, 4)?,
                 reported: row.get(5)?,
+                commit: word(row, 6)?,
             })
         };
         Ok(conn.prepare_cached(sql)?.query_row(params![job, number], read).optional()?)
     }
+}
+
+/// All attempts that have not ended, with their agents and queues.
+pub(super) fn all_open(conn: &Connection) -> Result<Vec<(AgentId, Attempt, QueueKey)>, Error> {
+    let mut statement = conn.prepare_cached(
+        "SELECT a.agent, j.id, a.number, j.tenant, j.site, j.resource FROM attempts a INDEXED BY attempts_open \
+         JOIN jobs j ON j.seq = a.job WHERE a.finished_at IS NULL",
+    )?;
+    let rows = statement.query_map([], |row| {
+        let queue = QueueKey { tenant: name(row, 3)?, site: name(row, 4)?, resource: name(row, 5)? };
+        Ok((from_uuid(row, 0)?, Attempt::new(from_uuid(row, 1)?, row.get(2)?), queue))
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// A report whose output has been looked at.
@@ -177,6 +204,9 @@ pub(crate) fn commit_requested(tx: &mut Tx<'_>, agent: AgentId, commit: &Commit)
     tx.conn
         .prepare_cached("UPDATE attempts SET intent = ?3 WHERE job = ?1 AND number = ?2 AND intent IS NULL")?
         .execute(params![job.seq, row.number, to_json(&commit.intent)?])?;
+    tx.conn
+        .prepare_cached("UPDATE jobs SET granted = ?2 WHERE seq = ?1")?
+        .execute(params![job.seq, row.number])?;
     Ok(true)
 }
 
@@ -216,20 +246,19 @@ pub(crate) fn declined(tx: &mut Tx<'_>, agent: AgentId, decline: &Decline) -> Re
 pub(crate) fn reported(tx: &mut Tx<'_>, agent: AgentId, checked: &CheckedReport) -> Result<(), Error> {
     let report = &checked.report;
     let attempt = Attempt::new(report.job, report.attempt);
+    let found = own(tx, agent, attempt)?;
+    if let Some((job, row)) = &found
+        && !row.reported
+    {
+        told_of(tx, job, report);
+    }
     release(tx, agent, attempt);
-    let Some((job, row)) = own(tx, agent, attempt)? else {
+    let Some((job, row)) = found else {
         tracing::warn!(agent_id = %agent, job_id = %report.job, attempt = report.attempt, "Report of an unknown attempt");
         return Ok(());
     };
     if row.reported {
         return Ok(());
-    }
-    if let Some(started_at) = report.started_at {
-        tx.conn
-            .prepare_cached(
-                "UPDATE attempts SET started_at = coalesce(started_at, ?3) WHERE job = ?1 AND number = ?2",
-            )?
-            .execute(params![job.seq, row.number, ms(started_at)])?;
     }
     match &report.outcome {
         Outcome::Succeeded { result, output, receipt } => {
@@ -244,22 +273,25 @@ pub(crate) fn reported(tx: &mut Tx<'_>, agent: AgentId, checked: &CheckedReport)
                     Code::DigestMismatch,
                     "the agent reported an output that it had not uploaded whole",
                 );
-                return failed(tx, &job, &row, &failure, report.finished_at);
+                return failed(tx, &job, &row, &failure, report);
             }
-            let payload: Option<[u8; 16]> = tx
-                .conn
-                .prepare_cached("SELECT payload FROM jobs WHERE seq = ?1")?
-                .query_row([job.seq], |row| row.get(0))?;
             tx.conn
                 .prepare_cached(
                     "UPDATE attempts SET reported = 1, withdrawn = 0, accepted_at = coalesce(accepted_at, ?3), \
-                     finished_at = ?4, verdict = NULL, effect = 'applied', code = NULL, message = NULL, \
-                     bytes_done = coalesce((SELECT size FROM blobs WHERE id = ?5), bytes_done), \
-                     bytes_total = coalesce((SELECT size FROM blobs WHERE id = ?5), bytes_total) \
+                     started_at = coalesce(started_at, ?5), finished_at = ?4, \
+                     verdict = NULL, effect = 'applied', code = NULL, message = NULL, \
+                     bytes_done = coalesce(?6, bytes_done), bytes_total = coalesce(?6, bytes_total) \
                      WHERE job = ?1 AND number = ?2",
                 )?
                 // A payload that took effect has moved whole, also where the job was too fast to tell of its progress.
-                .execute(params![job.seq, row.number, ms(tx.now), ms(report.finished_at), payload])?;
+                .execute(params![
+                    job.seq,
+                    row.number,
+                    ms(tx.now),
+                    ms(report.finished_at),
+                    report.started_at.map(ms),
+                    job.payload_size
+                ])?;
             let decision = next(&job.facts, &Event::Succeeded, tx.now, 0.0);
             if apply(tx, &job, decision)?.is_none() {
                 return Ok(());
@@ -282,9 +314,9 @@ pub(crate) fn reported(tx: &mut Tx<'_>, agent: AgentId, checked: &CheckedReport)
                     .prepare_cached("INSERT OR REPLACE INTO outputs (job, data) VALUES (?1, ?2)")?
                     .execute(params![job.seq, data.as_ref()])?;
             }
-            stop_others(tx, &job, row.number)
+            if job.attempt > 1 { stop_others(tx, &job, row.number) } else { Ok(()) }
         }
-        Outcome::Failed(failure) => failed(tx, &job, &row, failure, report.finished_at),
+        Outcome::Failed(failure) => failed(tx, &job, &row, failure, report),
     }
 }
 
@@ -293,15 +325,40 @@ fn failed(
     job: &JobRow,
     row: &AttemptRow,
     failure: &Failure,
-    at: Timestamp,
+    report: &Report,
 ) -> Result<(), Error> {
     let given_up = row.finished_at.is_some();
-    finish(tx, job, row.number, failure, at, true)?;
+    finish(tx, job, row.number, failure, report.finished_at, true)?;
+    if let Some(started_at) = report.started_at {
+        tx.conn
+            .prepare_cached(
+                "UPDATE attempts SET started_at = coalesce(started_at, ?3) WHERE job = ?1 AND number = ?2",
+            )?
+            .execute(params![job.seq, row.number, ms(started_at)])?;
+    }
     if row.number == job.attempt && !given_up {
+        let mut facts = job.facts.clone();
+        if facts.granted && failure.effect == Effect::NotApplied {
+            // Whoever was granted the effect before: this attempt has found out that it did not happen.
+            facts.granted = false;
+            tx.conn.prepare_cached("UPDATE jobs SET granted = 0 WHERE seq = ?1")?.execute([job.seq])?;
+        }
         let event = Event::Failed { failure, repeat: row.repeat };
-        apply(tx, job, next(&job.facts, &event, tx.now, random()))?;
+        apply(tx, job, next(&facts, &event, tx.now, random()))?;
     }
     Ok(())
+}
+
+/// What the outcome says of the target behind the resource, for its circuit breaker.
+fn told_of(tx: &mut Tx<'_>, job: &JobRow, report: &Report) {
+    let attempt = Attempt::new(report.job, report.attempt);
+    let health = match &report.outcome {
+        Outcome::Succeeded { .. } => Health::Up,
+        Outcome::Failed(failure) => Health::of(failure.code),
+    };
+    if tx.shared.registry.told_of(&job.queue, attempt, health) {
+        tx.effects.queues.push(job.queue.clone());
+    }
 }
 
 /// Whether the agent has uploaded this output; its upload is then used up.
@@ -343,12 +400,27 @@ pub(crate) fn not_held(tx: &mut Tx<'_>, job: &JobRow, row: &AttemptRow, repeat: 
         }
         return Ok(());
     }
+    give_up(tx, job, row, Event::Lost { repeat })
+}
+
+/// Ends an attempt without its agent's word; its report, if it ever comes, still counts.
+pub(crate) fn give_up(
+    tx: &mut Tx<'_>,
+    job: &JobRow,
+    row: &AttemptRow,
+    event: Event<'_>,
+) -> Result<(), Error> {
+    let decision = match row.number == job.attempt {
+        true => next(&job.facts, &event, tx.now, 0.0),
+        false => Decision::Ignore,
+    };
     let message = "the agent lost the attempt; whether it took effect is not known";
-    let failure = Failure::new(Verdict::Permanent, Effect::Unknown, Code::AgentLost, message);
-    finish(tx, job, row.number, &failure, tx.now, false)?;
-    if row.number == job.attempt {
-        apply(tx, job, next(&job.facts, &Event::Lost { repeat }, tx.now, 0.0))?;
+    let mut failure = Failure::new(Verdict::Permanent, Effect::Unknown, Code::AgentLost, message);
+    if let Decision::Become(Next { error: Some(error), .. }) = &decision {
+        (failure.effect, failure.message) = (error.effect, error.message.clone());
     }
+    finish(tx, job, row.number, &failure, tx.now, false)?;
+    apply(tx, job, decision)?;
     Ok(())
 }
 
@@ -388,7 +460,7 @@ fn withdraw(tx: &Tx<'_>, job: i64, number: u32) -> Result<(), Error> {
 }
 
 /// Frees the agent's place, and looks again at what waits for one.
-fn release(tx: &mut Tx<'_>, agent: AgentId, attempt: Attempt) {
+pub(crate) fn release(tx: &mut Tx<'_>, agent: AgentId, attempt: Attempt) {
     let queues = tx.shared.registry.release(agent, attempt);
     tx.effects.queues.extend(queues);
 }
@@ -414,7 +486,7 @@ pub(crate) fn apply(tx: &mut Tx<'_>, job: &JobRow, decision: Decision) -> Result
             error.map(|e| e.code.as_str()),
             error.map(|e| e.message.as_str()),
             error.and_then(|e| as_word(&e.effect)),
-            u32::from(next.withdraw),
+            u32::from(next.withdraw || next.uncounted),
             next.refused,
             settled,
             next.keep_error
@@ -422,6 +494,7 @@ pub(crate) fn apply(tx: &mut Tx<'_>, job: &JobRow, decision: Decision) -> Result
     if next.withdraw {
         withdraw(tx, job.seq, job.attempt)?;
     }
+    lines::on_state(tx, job, next.state)?;
     tx.effects.changes.push((job.tenant().clone(), ChangeKind::Job(job.id)));
     match next.state {
         JobState::Queued => {

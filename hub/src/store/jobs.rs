@@ -2,9 +2,10 @@
 
 use super::{
     Content, Error, Store, Submitted,
-    attempts::{self, JobRow},
+    attempts::{self, AttemptRow, JobRow},
+    dispatch, lines,
     row::{self, from_uuid, ms, to_json, whole_job},
-    transition::{Decision, Event, next},
+    transition::{Decision, Event, Resolution, next},
     writer::Tx,
 };
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
-use passerelle_protocol::{JobId, Name, Sha256, limits::MAX_INLINE_PAYLOAD, session::Attempt};
+use passerelle_protocol::{BlobId, JobId, Name, Sha256, limits::MAX_INLINE_PAYLOAD, session::Attempt};
 use rusqlite::{OptionalExtension as _, named_params, params};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{broadcast, oneshot};
@@ -32,6 +33,10 @@ impl Store {
         // Whole seconds, as in the envelope: hub and agent judge the same moment.
         let round = TimestampRound::new().smallest(Unit::Second).mode(RoundMode::Ceil);
         job.deadline = job.deadline.round(round).unwrap_or(job.deadline);
+        // Content that comes with a job is a blob of the job's own id: so its user is found without an index.
+        if let Some(payload) = job.payload.as_mut().filter(|payload| payload.data.is_some()) {
+            payload.blob = BlobId::from(job.id.uuid());
+        }
         self.write(move |tx| submit(tx, job)).await
     }
 
@@ -114,6 +119,83 @@ impl Store {
         .await
     }
 
+    /// Ends an attempt whose agent is lost: the job becomes `unknown`. One whose agent is there is cancelled as usual.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Conflict`] if it has ended.
+    pub async fn force_cancel(&self, tenant: Name, id: JobId) -> Result<Job, Error> {
+        let lost = self
+            .write({
+                let tenant = tenant.clone();
+                move |tx| {
+                    let job = find(tx, &tenant, id)?;
+                    let Some(row) = AttemptRow::find(tx.conn, job.seq, job.attempt)? else { return Ok(None) };
+                    let under_way = matches!(job.facts.state, JobState::Offered | JobState::Running);
+                    if !under_way || tx.shared.registry.online(row.agent).is_some() {
+                        return Ok(None);
+                    }
+                    attempts::release(tx, row.agent, Attempt::new(job.id, row.number));
+                    attempts::give_up(tx, &job, &row, Event::GivenUp)?;
+                    whole_job(tx.conn, &tenant, id).map(Some)
+                }
+            })
+            .await?;
+        match lost {
+            Some(job) => Ok(job),
+            None => self.cancel(tenant, id).await,
+        }
+    }
+
+    /// Closes an `unknown` job with what an operator found out. A job that failed, was denied or expired and holds its
+    /// line can be skipped: it stays what it is, and those behind it go on.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Conflict`] if there is nothing to resolve.
+    pub async fn resolve(
+        &self,
+        tenant: Name,
+        id: JobId,
+        resolution: Resolution,
+        note: Option<String>,
+    ) -> Result<Job, Error> {
+        self.write(move |tx| {
+            let job = find(tx, &tenant, id)?;
+            let holds = job.line.as_ref().filter(|line| line.blocks && job.facts.state.is_settled());
+            match (next(&job.facts, &Event::Resolved(resolution), tx.now, 0.0), holds) {
+                (Decision::Become(mut next), _) => {
+                    if let (Some(error), Some(note)) = (&mut next.error, &note) {
+                        error.message = format!("{}: {note}", error.message);
+                    }
+                    attempts::apply(tx, &job, Decision::Become(next))?;
+                    tx.conn
+                        .prepare_cached("UPDATE jobs SET granted = 0 WHERE seq = ?1")?
+                        .execute([job.seq])?;
+                    // However it was resolved, those behind it go on.
+                    if let Some(line) = &job.line {
+                        lines::leave(tx, &job, &line.key)?;
+                    }
+                }
+                (_, Some(line)) if resolution == Resolution::Skipped => {
+                    lines::leave(tx, &job, &line.key)?;
+                    tx.effects.changes.push((tenant.clone(), ChangeKind::Job(id)));
+                }
+                _ => {
+                    return Err(forbidden(
+                        &job,
+                        "resolved: only a job that is unknown, or holds its line, can be",
+                    ));
+                }
+            }
+            if let Some(note) = &note {
+                tx.conn
+                    .prepare_cached("UPDATE jobs SET note = ?2 WHERE seq = ?1")?
+                    .execute(params![job.seq, note])?;
+            }
+            whole_job(tx.conn, &tenant, id)
+        })
+        .await
+    }
+
     /// Gives a settled job a new deadline and more attempts.
     ///
     /// # Errors
@@ -188,7 +270,16 @@ impl Store {
                 .optional()?;
             let content = match data {
                 Some(data) => Content::Bytes(Bytes::from(data)),
-                None => Content::File(files.content(output.sha256)),
+                None if conn
+                    .prepare_cached("SELECT 1 FROM files WHERE owner = ?1 AND sha256 = ?2")?
+                    .exists(params![id.uuid().as_bytes(), output.sha256.bytes()])? =>
+                {
+                    Content::File(files.content(output.sha256))
+                }
+                None => {
+                    let gone = format!("the output of job {id} was removed: its retention is over");
+                    return Err(Error::NotFound(gone));
+                }
             };
             Ok((output, content))
         })
@@ -269,14 +360,19 @@ fn submit(tx: &mut Tx<'_>, job: NewJob) -> Result<Submitted, Error> {
         return Err(Error::SiteUnknown(job.site));
     }
     store_payload(tx, &job)?;
+    let (blocks, ready) = lines::on_submission(tx, &job)?;
+    let first = if ready { dispatch::at_once(tx, &job)? } else { None };
     let labels = if job.labels.is_empty() { None } else { Some(to_json(&job.labels)?) };
+    let attempts = u32::from(first.is_some());
+    let state = if first.is_some() { JobState::Offered } else { JobState::Queued };
     let inserted = tx
         .conn
         .prepare_cached(
-            "INSERT INTO jobs (id, tenant, site, resource, operation, state, priority, created_at, deadline, allowed, \
+            "INSERT INTO jobs (id, tenant, site, resource, operation, priority, created_at, deadline, allowed, \
              deadline_s, timeout_s, max_attempts, payload, idempotency_key, idempotency_body, order_key, on_failure, \
-             traceparent, labels, params) VALUES \
-             (?1, ?2, ?3, ?4, ?5, 'queued', ?6, ?7, ?8, ?9, ?10, ?11, ?9, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+             traceparent, labels, params, payload_size, blocks, ready, state, attempt, counted) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?9, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, \
+             ?21, ?22, ?23, ?24, ?24)",
         )?
         .execute(params![
             job.id.uuid().as_bytes(),
@@ -297,7 +393,12 @@ fn submit(tx: &mut Tx<'_>, job: NewJob) -> Result<Submitted, Error> {
             job.on_failure,
             job.traceparent,
             labels,
-            to_json(&job.params)?
+            to_json(&job.params)?,
+            job.payload.as_ref().map(|p| i64::try_from(p.size).unwrap_or(i64::MAX)),
+            blocks,
+            ready,
+            state.as_str(),
+            attempts
         ]);
     match inserted {
         Err(rusqlite::Error::SqliteFailure(e, _)) if e.code == rusqlite::ErrorCode::ConstraintViolation => {
@@ -306,9 +407,15 @@ fn submit(tx: &mut Tx<'_>, job: NewJob) -> Result<Submitted, Error> {
         inserted => inserted?,
     };
     tx.effects.changes.push((job.tenant.clone(), ChangeKind::Job(job.id)));
-    tx.effects.queues.push(QueueKey::of(&job));
-    tx.effects.due_at(job.deadline);
-    Ok(Submitted { job: row::submitted(&job), created: true })
+    let submitted = Submitted { job: row::submitted(&job), created: true };
+    match first {
+        Some(first) => first.store(tx, tx.conn.last_insert_rowid())?,
+        None => {
+            tx.effects.queues.push(QueueKey::of(&job));
+            tx.effects.due_at(job.deadline);
+        }
+    }
+    Ok(submitted)
 }
 
 /// Content that came with the job is stored with it; a blob must be the tenant's own.
@@ -320,7 +427,13 @@ fn store_payload(tx: &Tx<'_>, job: &NewJob) -> Result<(), Error> {
             .conn
             .prepare_cached("SELECT 1 FROM blobs WHERE id = ?1 AND tenant = ?2")?
             .exists(params![id, job.tenant.as_str()])?;
-        return if own { Ok(()) } else { Err(Error::NotFound(format!("no blob {}", payload.blob))) };
+        if !own {
+            return Err(Error::no_blob(payload.blob));
+        }
+        tx.conn
+            .prepare_cached("INSERT INTO uses (blob, job) VALUES (?1, ?2)")?
+            .execute(params![id, job.id.uuid().as_bytes()])?;
+        return Ok(());
     };
     if data.len() > MAX_INLINE_PAYLOAD {
         return Err(Error::BadRequest("the payload is too large to come with the job".to_owned()));
@@ -346,15 +459,20 @@ fn store_payload(tx: &Tx<'_>, job: &NewJob) -> Result<(), Error> {
 /// The list query for which keys are given. The index is named: without statistics SQLite might scan another one.
 pub(super) fn list_sql(filter: &JobFilter) -> String {
     let mut sql = format!("SELECT {} FROM jobs INDEXED BY ", row::JOB);
-    sql.push_str(match (filter.state, &filter.resource, &filter.site) {
+    // Each of the two indexes for states holds some of them only: the query has to say so in the index's own words.
+    let (index, condition) = match (filter.state, &filter.resource, &filter.site) {
+        (Some(state), _, _) if !state.is_settled() => ("jobs_open", " AND finished_at IS NULL"),
+        (Some(state), _, _) if state != JobState::Succeeded => {
+            ("jobs_by_state", " AND state IN ('failed', 'denied', 'cancelled', 'expired', 'unknown')")
+        }
         // Most jobs have succeeded: there the resource or the site tells more.
-        (Some(JobState::Succeeded), None, None) => "jobs_by_state",
-        (Some(state), _, _) if state != JobState::Succeeded => "jobs_by_state",
-        (_, Some(_), _) => "jobs_by_resource",
-        (_, None, Some(_)) => "jobs_by_site",
-        (_, None, None) => "jobs_by_tenant",
-    });
+        (_, Some(_), _) => ("jobs_by_resource", ""),
+        (_, None, Some(_)) => ("jobs_by_site", ""),
+        (_, None, None) => ("jobs_by_tenant", ""),
+    };
+    sql.push_str(index);
     sql.push_str(" WHERE tenant = :tenant");
+    sql.push_str(condition);
     // All parameters appear, so that one binding serves every form.
     let keys = [
         ("site", filter.site.is_some()),

@@ -12,8 +12,11 @@ mod dispatch;
 mod events;
 mod identity;
 mod jobs;
+mod leases;
+mod lines;
 mod memory;
 mod reader;
+pub mod retention;
 pub(crate) mod row;
 mod schema;
 pub(crate) mod sessions;
@@ -25,6 +28,7 @@ pub(crate) mod writer;
 mod tests;
 
 pub use admin::APPLICATIONS;
+pub use transition::Resolution;
 
 use crate::{
     blobs::Files,
@@ -33,7 +37,7 @@ use crate::{
 };
 use bytes::Bytes;
 use memory::{Caches, Waiters};
-use passerelle_protocol::{ApiCode, Name, Sha256, SigningKey};
+use passerelle_protocol::{ApiCode, BlobId, Name, Sha256, SigningKey};
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _};
 use std::{
     fs::File,
@@ -106,6 +110,12 @@ pub enum Error {
 }
 
 impl Error {
+    pub(crate) fn no_blob(id: BlobId) -> Self {
+        Self::NotFound(format!(
+            "there is no blob {id}, or it was not used for so long that it was removed: upload it with POST /v1/blobs"
+        ))
+    }
+
     /// The code of its problem document.
     #[must_use]
     pub fn code(&self) -> ApiCode {
@@ -173,13 +183,19 @@ pub enum Content {
     File(PathBuf),
 }
 
-/// Counters of the writer, for metrics and tests.
+/// Figures for metrics and tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stats {
     /// Transactions committed.
     pub commits: u64,
     /// Writes carried by them.
     pub writes: u64,
+    /// Writes that wait for the writer.
+    pub queued: u64,
+    /// The size of the database and its log.
+    pub database_bytes: u64,
+    /// The size of all files of payloads and outputs.
+    pub blob_bytes: u64,
 }
 
 /// What the writer shares with everybody else.
@@ -253,6 +269,10 @@ impl Store {
         });
         let (orders, queue) = mpsc::channel();
         let failed = |e: &dyn std::fmt::Display| OpenError(format!("{}: {e}", path.display()));
+        if serve {
+            // Whatever agents still hold takes up room at its resource until they come back, or their lease is over.
+            shared.registry.expect_back(attempts::all_open(&conn).map_err(|e| failed(&e))?);
+        }
         let writer = Writer::new(conn, queue, Arc::clone(&shared), serve).map_err(|e| failed(&e))?;
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
@@ -300,11 +320,20 @@ impl Store {
         &self.inner.key
     }
 
-    /// How many transactions carried how many writes.
+    /// How long an agent may be silent before its attempts move to another one of the site.
+    pub fn set_lease(&self, lease: std::time::Duration) {
+        self.shared().registry.set_lease(lease);
+    }
+
+    /// How much the store did, and how much it holds.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let shared = self.shared();
+        let size = |name: &str| std::fs::metadata(self.inner.data.join(name)).map_or(0, |found| found.len());
         Stats {
+            queued: (QUEUED_WRITES.saturating_sub(self.inner.places.available_permits())) as u64,
+            database_bytes: size(DATABASE) + size(&format!("{DATABASE}-wal")),
+            blob_bytes: self.files().bytes(),
             commits: shared.commits.load(Ordering::Relaxed),
             writes: shared.writes.load(Ordering::Relaxed),
         }

@@ -97,7 +97,7 @@ pub(crate) fn to_json<T: Serialize>(value: &T) -> Result<String, Error> {
 /// The columns that [`job`] reads.
 pub(crate) const JOB: &str = "seq, id, tenant, site, resource, operation, state, priority, created_at, deadline, \
     finished_at, next_attempt_at, error_code, error_message, error_effect, timeout_s, max_attempts, order_key, labels, \
-    output_size, output_sha256, output_media_type, receipt, result, params";
+    output_size, output_sha256, output_media_type, receipt, result, params, on_failure, note, blocks, ready";
 
 /// A job without its attempts, and its row id.
 pub(crate) fn job(row: &Row<'_>) -> rusqlite::Result<(i64, Job)> {
@@ -130,6 +130,9 @@ pub(crate) fn job(row: &Row<'_>) -> rusqlite::Result<(i64, Job)> {
         receipt: row.get(22)?,
         result: opt_json(row, 23)?,
         params: opt_json(row, 24)?.unwrap_or_default(),
+        on_failure: row.get(25)?,
+        note: row.get(26)?,
+        holds_line: row.get::<_, bool>(27)? && row.get::<_, bool>(28)?,
         attempts: Vec::new(),
         progress: None,
     };
@@ -204,6 +207,9 @@ pub(crate) fn submitted(new: &NewJob) -> Job {
         timeout_s: new.timeout_s,
         order_key: new.order_key.clone(),
         labels: new.labels.clone(),
+        on_failure: new.on_failure.clone(),
+        note: None,
+        holds_line: false,
         attempts: Vec::new(),
         progress: None,
         result: None,
@@ -216,10 +222,10 @@ pub(crate) fn submitted(new: &NewJob) -> Job {
 /// The columns that [`to_offer`] reads; `b` is the payload's blob, `c` its small content.
 pub(crate) const TO_OFFER: &str = "j.seq, j.id, j.tenant, j.site, j.resource, j.operation, j.params, j.deadline, \
     j.deadline_s, j.timeout_s, j.allowed, j.order_key, j.priority, j.traceparent, j.created_at, j.attempt, \
-    b.id, b.size, b.sha256, b.media_type, c.data";
+    b.id, b.size, b.sha256, b.media_type, c.data, j.granted";
 
-/// What a queued job is offered from: its row id, the job, its last attempt's number.
-pub(crate) fn to_offer(row: &Row<'_>) -> rusqlite::Result<(i64, NewJob, u32)> {
+/// What a queued job is offered from: its row id, the job, its last attempt's number, and which one was granted.
+pub(crate) fn to_offer(row: &Row<'_>) -> rusqlite::Result<(i64, NewJob, u32, u32)> {
     let payload = match opt_uuid(row, 16)? {
         Some(blob) => Some(PayloadRef {
             blob,
@@ -250,7 +256,7 @@ pub(crate) fn to_offer(row: &Row<'_>) -> rusqlite::Result<(i64, NewJob, u32)> {
         traceparent: row.get(13)?,
         created_at: time(row, 14)?,
     };
-    Ok((row.get(0)?, job, row.get(15)?))
+    Ok((row.get(0)?, job, row.get(15)?, row.get(21)?))
 }
 
 /// The media type of content that nobody described (RFC 9110 §8.3).

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior, config::DbConfig};
 use std::{path::Path, time::Duration};
 
 /// One step per version, from 0.
-const MIGRATIONS: &[&str] = &[include_str!("schema_v1.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema_v1.sql"), include_str!("schema_v2.sql")];
 
 /// How long a connection waits for a writer of another process (an admin command).
 const BUSY: Duration = Duration::from_secs(5);
@@ -93,7 +93,7 @@ mod tests {
         conn.pragma_update(None, "user_version", 99).unwrap();
         drop(conn);
         let error = open_writer(&path).unwrap_err().to_string();
-        assert!(error.contains("schema has version 99, this hub knows up to 1"), "{error}");
+        assert!(error.contains("schema has version 99, this hub knows up to 2"), "{error}");
     }
 
     #[test]

@@ -109,31 +109,40 @@ CREATE TABLE jobs (
   deadline_s INTEGER NOT NULL,
   timeout_s INTEGER NOT NULL,
   max_attempts INTEGER NOT NULL,
-  payload BLOB REFERENCES blobs (id),
+  payload BLOB,                        -- the blob; gone once a final job needs it no more
+  payload_size INTEGER,
   idempotency_key TEXT,
   idempotency_body BLOB,               -- SHA-256 of the submitted body
   order_key TEXT,
-  on_failure TEXT,
+  on_failure TEXT,                     -- hold | continue
+  blocks INTEGER NOT NULL DEFAULT 0,   -- 1: later jobs of its line wait for it (always 0 without an order key)
+  ready INTEGER NOT NULL DEFAULT 1,    -- 0: waits for an earlier job of its line
+  granted INTEGER NOT NULL DEFAULT 0,  -- the attempt whose final effect was granted and is not known to have failed
   traceparent TEXT,
   labels TEXT,                         -- JSON object; NULL: none
   output_size INTEGER,
   output_sha256 BLOB,
   output_media_type TEXT,
   receipt TEXT,
+  note TEXT,                           -- what an operator wrote when resolving it
   result TEXT,                         -- JSON
   params TEXT NOT NULL,                -- JSON
   FOREIGN KEY (tenant, site) REFERENCES sites (tenant, name)
 ) STRICT;
--- Lists: newest first under each filter; the row id that ends every index breaks ties.
+-- Lists: newest first under each filter; the row id that ends every index breaks ties. Each index costs time per job, so
+-- those for states leave out what nearly all jobs become.
 CREATE INDEX jobs_by_tenant ON jobs (tenant, created_at);
 CREATE INDEX jobs_by_site ON jobs (tenant, site, created_at);
 CREATE INDEX jobs_by_resource ON jobs (tenant, resource, created_at);
-CREATE INDEX jobs_by_state ON jobs (tenant, state, created_at);
+CREATE INDEX jobs_by_state ON jobs (tenant, state, created_at)
+  WHERE state IN ('failed', 'denied', 'cancelled', 'expired', 'unknown');
+CREATE INDEX jobs_open ON jobs (tenant, created_at) WHERE finished_at IS NULL;
 CREATE UNIQUE INDEX jobs_by_idempotency_key ON jobs (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL;
 -- The queue and its timers hold unfinished jobs alone.
-CREATE INDEX jobs_queue ON jobs (tenant, site, resource, priority DESC) WHERE state = 'queued';
+CREATE INDEX jobs_queue ON jobs (tenant, site, resource, priority DESC) WHERE state = 'queued' AND ready = 1;
 CREATE INDEX jobs_waiting ON jobs (next_attempt_at) WHERE state = 'waiting';
-CREATE INDEX jobs_deadline ON jobs (deadline) WHERE state IN ('queued', 'waiting');
+CREATE INDEX jobs_deadline ON jobs (deadline) WHERE state IN ('queued', 'waiting') AND granted = 0;
+CREATE INDEX jobs_line ON jobs (tenant, site, resource, order_key, ready) WHERE blocks = 1;
 
 CREATE TABLE outputs (
   job INTEGER PRIMARY KEY REFERENCES jobs (seq),
@@ -171,4 +180,3 @@ CREATE TABLE events (
   kind TEXT NOT NULL,                  -- job | agent
   id BLOB NOT NULL
 ) STRICT;
-CREATE INDEX events_by_tenant ON events (tenant);

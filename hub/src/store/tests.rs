@@ -100,7 +100,8 @@ async fn a_refused_write_leaves_no_trace_and_does_not_harm_its_neighbours() {
         media_type: "text/plain".to_owned(),
         data: Some(Bytes::from_static(b"x")),
     };
-    let blob = payload.blob;
+    // Its blob would have the job's id.
+    let blob = BlobId::from(half.id.uuid());
     let half = NewJob { payload: Some(payload), ..half };
     let half_one = tokio::spawn(async move { third.submit(half).await });
     while hub.store.inner.places.available_permits() > QUEUED_WRITES - 3 {
@@ -186,7 +187,7 @@ async fn what_was_answered_survives_a_crash() {
         media_type: "text/plain".to_owned(),
         data: Some(Bytes::from_static(b"bytes")),
     };
-    let new = NewJob { payload: Some(payload.clone()), ..job() };
+    let new = NewJob { payload: Some(payload), ..job() };
     hub.store.submit(new.clone()).await.unwrap();
     // The files as a crash at this moment would leave them: the store is open and has not checkpointed.
     let crashed = tempfile::tempdir().unwrap();
@@ -198,8 +199,10 @@ async fn what_was_answered_survives_a_crash() {
     }
     let store = Store::open_to_serve(crashed.path()).unwrap();
     assert_eq!(store.job(name("acme"), new.id).await.unwrap().state, JobState::Queued);
-    let (info, content) =
-        crate::blobs::Blobs::new(store.clone()).open(name("acme"), payload.blob).await.unwrap();
+    let (info, content) = crate::blobs::Blobs::new(store.clone())
+        .open(name("acme"), BlobId::from(new.id.uuid()))
+        .await
+        .unwrap();
     assert_eq!((info.size, content), (5, Content::Bytes(Bytes::from_static(b"bytes"))));
     assert_eq!(store.audience(), hub.store.audience());
     assert_eq!(store.signing_key().public(), hub.store.signing_key().public());

@@ -11,11 +11,10 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _};
 
 // 500 at once: the rest follows in the next transaction.
-const EXPIRED: &str = "SELECT seq FROM jobs WHERE state IN ('queued', 'waiting') AND deadline <= ?1 ORDER BY deadline LIMIT 500";
+const EXPIRED: &str = "SELECT seq FROM jobs WHERE state IN ('queued', 'waiting') AND granted = 0 AND deadline <= ?1 ORDER BY deadline LIMIT 500";
 const DUE: &str = "SELECT seq FROM jobs WHERE state = 'waiting' AND next_attempt_at <= ?1 ORDER BY next_attempt_at LIMIT 500";
 
-const NEXT_EXPIRED: &str =
-    "SELECT deadline FROM jobs WHERE state IN ('queued', 'waiting') ORDER BY deadline LIMIT 1";
+const NEXT_EXPIRED: &str = "SELECT deadline FROM jobs WHERE state IN ('queued', 'waiting') AND granted = 0 ORDER BY deadline LIMIT 1";
 const NEXT_DUE: &str =
     "SELECT next_attempt_at FROM jobs WHERE state = 'waiting' ORDER BY next_attempt_at LIMIT 1";
 

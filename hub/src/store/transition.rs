@@ -5,7 +5,7 @@
 //!   ▲          │           ├────► failed | cancelled | expired | unknown  (settled)
 //!   │◄─────────┘ withdrawn └────► waiting ─► queued
 //! ```
-//! Settled states change by an explicit retry or a late report of success, final ones by nothing.
+//! Settled states change by an explicit retry, an operator's resolve or a late report of success, final ones by nothing.
 
 use crate::model::{ErrorView, JobState};
 use jiff::{SignedDuration, Timestamp};
@@ -22,6 +22,8 @@ const MAX_HINT: Duration = Duration::from_secs(3600);
 const HOLD: Duration = Duration::from_secs(1);
 /// The same for an agent that told of a fault of its own.
 const HOLD_INTERNAL: Duration = Duration::from_secs(5);
+/// When a job is tried again that an agent handed back without saying when.
+const HANDED_BACK: Duration = Duration::from_millis(200);
 /// How many offers in a row may be refused as expired or replayed.
 const MAX_REFUSED: u32 = 8;
 
@@ -41,6 +43,8 @@ pub(crate) struct Facts {
     pub(crate) refused: u32,
     /// What the last failed attempt did.
     pub(crate) last_effect: Option<Effect>,
+    /// The final effect of an attempt was granted, and nobody has told that it did not happen.
+    pub(crate) granted: bool,
 }
 
 /// What happened.
@@ -58,6 +62,12 @@ pub(crate) enum Event<'a> {
     NotHeld,
     /// The current attempt was accepted and its agent has lost it, or is itself lost for good.
     Lost { repeat: Repeat },
+    /// The current attempt's agent was not heard for the length of a lease: it may no longer act unless it was granted.
+    Moved { repeat: Repeat },
+    /// A client gives the current attempt up: its agent does not answer.
+    GivenUp,
+    /// An operator found out what became of an `unknown` job, or wants the jobs behind it to go on.
+    Resolved(Resolution),
     /// A client wants it stopped.
     Cancel,
     /// A client wants more attempts.
@@ -66,6 +76,17 @@ pub(crate) enum Event<'a> {
     DeadlinePassed,
     /// The backoff is over.
     Due,
+}
+
+/// What an operator found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolution {
+    /// It took effect.
+    Applied,
+    /// It did not.
+    NotApplied,
+    /// It does not matter any more.
+    Skipped,
 }
 
 /// What to do about it.
@@ -89,8 +110,10 @@ pub(crate) struct Next {
     pub(crate) error: Option<ErrorView>,
     /// When a waiting job is due.
     pub(crate) next_attempt_at: Option<Timestamp>,
-    /// The current attempt does not count.
+    /// The current attempt does not count, and is not shown: nothing of it ever began.
     pub(crate) withdraw: bool,
+    /// The current attempt does not count, but is shown: it ended for a reason that is not the job's.
+    pub(crate) uncounted: bool,
     /// What the last attempt failed of still holds: the job goes on because of it, or in spite of it.
     pub(crate) keep_error: bool,
     /// Offers refused in a row.
@@ -106,6 +129,7 @@ impl Next {
             error: None,
             next_attempt_at: None,
             withdraw: false,
+            uncounted: false,
             keep_error: false,
             refused: 0,
             hold: None,
@@ -123,6 +147,11 @@ impl Next {
 
     fn withdrawn(mut self) -> Self {
         self.withdraw = true;
+        self
+    }
+
+    fn uncounted(mut self) -> Self {
+        self.uncounted = true;
         self
     }
 }
@@ -149,12 +178,20 @@ pub(crate) fn next(job: &Facts, event: &Event<'_>, now: Timestamp, jitter: f64) 
         }
         (Event::NotHeld, Offered | Running) => back_to_queue(job, now).withdrawn().into(),
         (Event::Lost { repeat }, Offered | Running) => after_loss(job, *repeat, now).into(),
+        (Event::Moved { repeat }, Offered | Running) => after_move(job, *repeat, now).uncounted().into(),
+        (Event::GivenUp, Offered | Running) => {
+            let message = "given up on request; whether it took effect is not known";
+            Next::ended(Unknown, Code::AgentLost, message, Effect::Unknown).into()
+        }
+        (Event::Resolved(resolution), Unknown) => resolved(*resolution).into(),
         (Event::Cancel, Queued | Waiting) => cancelled(job).into(),
         (Event::Cancel, Offered | Running) => Decision::AskAgent,
         (Event::Retry, Failed | Cancelled | Expired | Unknown) => Next::to(Queued).into(),
+        // What was granted has begun: it is brought to its end, however late.
+        (Event::DeadlinePassed, Queued | Waiting) if job.granted => Decision::Ignore,
         (Event::DeadlinePassed, Queued | Waiting) => expired(job).into(),
         (Event::Due, Waiting) => Next::on(Queued).into(),
-        (Event::Cancel | Event::Retry, _) => Decision::Forbidden,
+        (Event::Cancel | Event::Retry | Event::GivenUp | Event::Resolved(_), _) => Decision::Forbidden,
         (
             Event::Started
             | Event::Succeeded
@@ -162,6 +199,7 @@ pub(crate) fn next(job: &Facts, event: &Event<'_>, now: Timestamp, jitter: f64) 
             | Event::Declined { .. }
             | Event::NotHeld
             | Event::Lost { .. }
+            | Event::Moved { .. }
             | Event::DeadlinePassed
             | Event::Due,
             _,
@@ -180,9 +218,14 @@ fn after_failure(job: &Facts, failure: &Failure, repeat: Repeat, now: Timestamp,
         Verdict::Permanent => settled(JobState::Failed),
         Verdict::Retry if job.cancel_requested => settled(JobState::Cancelled),
         Verdict::Retry if unknown && repeat == Repeat::Never => ended(JobState::Unknown),
+        // Handed back by an agent that is being stopped: not the job's fault, and another agent may be there.
+        Verdict::Retry if failure.code == Code::Busy && now < job.deadline => {
+            let wait = hint(failure.retry_after_ms).unwrap_or(HANDED_BACK);
+            Next { next_attempt_at: Some(later(now, wait)), ..ended(JobState::Waiting) }.uncounted()
+        }
         Verdict::Retry if job.counted >= job.allowed => settled(JobState::Failed),
-        Verdict::Retry if now >= job.deadline && unknown => ended(JobState::Unknown),
-        Verdict::Retry if now >= job.deadline => Next::ended(
+        Verdict::Retry if now >= job.deadline && unknown && !job.granted => ended(JobState::Unknown),
+        Verdict::Retry if now >= job.deadline && !unknown => Next::ended(
             JobState::Expired,
             Code::Deadline,
             format!("the deadline passed before another attempt; the last one failed: {}", failure.message),
@@ -230,6 +273,34 @@ fn after_loss(job: &Facts, repeat: Repeat, now: Timestamp) -> Next {
     let message = "the agent lost the attempt; whether it took effect is not known";
     let ended = Next::ended(JobState::Unknown, Code::AgentLost, message, Effect::Unknown);
     if again && !job.cancel_requested { Next { state: JobState::Queued, ..ended } } else { ended }
+}
+
+/// The lease ran out. Without a grant nothing that needs one can have happened.
+fn after_move(job: &Facts, repeat: Repeat, now: Timestamp) -> Next {
+    let effect = if job.granted || repeat == Repeat::WithKey { Effect::Unknown } else { Effect::NotApplied };
+    let message = "its agent was not heard of for too long";
+    let ended = |state| Next::ended(state, Code::AgentLost, message, effect);
+    match effect {
+        Effect::NotApplied if job.cancel_requested => cancelled(job),
+        Effect::NotApplied if now >= job.deadline => expired(job),
+        _ if job.cancel_requested || (job.granted && repeat == Repeat::Never) => ended(JobState::Unknown),
+        Effect::Unknown if now >= job.deadline && !job.granted => ended(JobState::Unknown),
+        _ => ended(JobState::Queued),
+    }
+}
+
+fn resolved(resolution: Resolution) -> Next {
+    match resolution {
+        Resolution::Applied => Next::to(JobState::Succeeded),
+        Resolution::NotApplied => {
+            let message = "resolved by an operator: it did not take effect";
+            Next::ended(JobState::Failed, Code::AgentLost, message, Effect::NotApplied)
+        }
+        Resolution::Skipped => {
+            let message = "resolved by an operator: skipped";
+            Next::ended(JobState::Cancelled, Code::Cancelled, message, Effect::Unknown)
+        }
+    }
 }
 
 /// Nothing happened: to the queue again, unless the time or the wish for it is over.

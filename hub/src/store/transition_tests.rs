@@ -19,6 +19,7 @@ fn facts(state: JobState) -> Facts {
         cancel_requested: false,
         refused: 0,
         last_effect: None,
+        granted: false,
     }
 }
 

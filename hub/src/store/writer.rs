@@ -12,7 +12,7 @@
 use super::{
     Error,
     dispatch::{self, Assignment},
-    events, row, timers,
+    events, leases, row, timers,
 };
 use crate::{
     clock,
@@ -52,6 +52,12 @@ pub(crate) struct Tx<'a> {
     pub(crate) effects: Effects,
     /// What the hub keeps in memory.
     pub(crate) shared: &'a super::Shared,
+    /// Whether offers are made at all: not by an administrator's process.
+    pub(crate) dispatches: bool,
+    /// Offers to be made once the transaction is committed.
+    pub(crate) assignments: &'a mut Vec<Assignment>,
+    /// Queues in which something may wait since the transaction began.
+    pub(crate) touched: BTreeSet<QueueKey>,
 }
 
 /// What follows from a write.
@@ -188,8 +194,9 @@ impl Writer {
                 self.queues.extend(self.shared.registry.holds_over());
             }
             let due = self.serving && self.due.is_some_and(|due| due <= clock::now());
-            if !batch.is_empty() || due || !self.queues.is_empty() {
-                self.commit(batch, due);
+            let silent = if self.serving { self.shared.registry.silent() } else { Vec::new() };
+            if !batch.is_empty() || due || !silent.is_empty() || !self.queues.is_empty() {
+                self.commit(batch, due, &silent);
             }
         }
         tracing::debug!("Store writer ended");
@@ -233,11 +240,11 @@ impl Writer {
     }
 
     /// One transaction: the writes, the timers that are due, the dispatch; then the answers.
-    fn commit(&mut self, mut batch: Vec<Order>, due: bool) {
+    fn commit(&mut self, mut batch: Vec<Order>, due: bool, silent: &[AgentId]) {
         let queues = std::mem::take(&mut self.queues);
         let shared = Arc::clone(&self.shared);
         let mut assignments = Vec::new();
-        let done = self.transaction(&mut batch, due, &queues, &mut assignments);
+        let done = self.transaction(&mut batch, due, silent, &queues, &mut assignments);
         shared.writes.fetch_add(batch.len() as u64, Ordering::Relaxed);
         match done {
             Ok((effects, changes)) => {
@@ -293,13 +300,21 @@ impl Writer {
         &mut self,
         batch: &mut [Order],
         due: bool,
+        silent: &[AgentId],
         queues: &BTreeSet<QueueKey>,
         assignments: &mut Vec<Assignment>,
     ) -> Result<(Effects, Vec<crate::model::Change>), Error> {
         let transaction = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?;
         let shared = Arc::clone(&self.shared);
-        let mut tx =
-            Tx { conn: &transaction, now: clock::now(), effects: Effects::default(), shared: &shared };
+        let mut tx = Tx {
+            conn: &transaction,
+            now: clock::now(),
+            effects: Effects::default(),
+            shared: &shared,
+            dispatches: self.serving,
+            assignments,
+            touched: queues.clone(),
+        };
         let mut total = Effects::default();
         for order in batch.iter_mut() {
             savepoint(&mut tx, &mut total, |tx| order.work.run(tx))?;
@@ -307,19 +322,14 @@ impl Writer {
         if due {
             savepoint(&mut tx, &mut total, |tx| log_failure("timers", timers::run(tx)))?;
         }
+        for agent in silent {
+            savepoint(&mut tx, &mut total, |tx| log_failure("leases", leases::run_out(tx, *agent)))?;
+        }
         if self.serving {
             total.queues.extend(queues.iter().cloned());
             let keys: BTreeSet<QueueKey> = std::mem::take(&mut total.queues).into_iter().collect();
             for key in keys {
-                let before = assignments.len();
-                let kept = savepoint(&mut tx, &mut total, |tx| {
-                    log_failure("dispatch", dispatch::run(tx, &key, assignments))
-                })?;
-                if !kept {
-                    for Assignment { agent, session: _, offer } in assignments.drain(before..) {
-                        shared.registry.release(agent, Attempt::new(offer.job.id, offer.attempt));
-                    }
-                }
+                savepoint(&mut tx, &mut total, |tx| log_failure("dispatch", dispatch::run(tx, &key)))?;
             }
         }
         let changes = events::store(tx.conn, &mut self.last_event, &total.changes)?;
@@ -389,14 +399,19 @@ fn savepoint(
     work: impl FnOnce(&mut Tx<'_>) -> bool,
 ) -> Result<bool, Error> {
     tx.conn.prepare_cached("SAVEPOINT one")?.execute([])?;
+    let before = tx.assignments.len();
     let keep = work(tx);
     if tx.conn.is_autocommit() {
         return Err(Error::Full);
     }
     let effects = std::mem::take(&mut tx.effects);
     if keep {
+        tx.touched.extend(effects.queues.iter().cloned());
         total.merge(effects);
     } else {
+        for Assignment { agent, session: _, offer } in tx.assignments.drain(before..) {
+            tx.shared.registry.release(agent, Attempt::new(offer.job.id, offer.attempt));
+        }
         tx.conn.prepare_cached("ROLLBACK TO one")?.execute([])?;
     }
     tx.conn.prepare_cached("RELEASE one")?.execute([])?;

@@ -1,6 +1,7 @@
 //! The hub's end of the tunnel: authentication, live sessions, and the transfers beside it.
 
 mod auth;
+pub(crate) mod breaker;
 mod offer;
 pub(crate) mod registry;
 mod report;

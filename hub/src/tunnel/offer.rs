@@ -18,7 +18,7 @@ pub(super) async fn make(
     epoch: u64,
     to_offer: AttemptToOffer,
 ) -> Result<Offer, Error> {
-    let AttemptToOffer { job, attempt, commit } = to_offer;
+    let AttemptToOffer { job, attempt, commit, granted } = to_offer;
     let (id, traceparent) = (job.id, job.traceparent.clone());
     let payload = match &job.payload {
         Some(payload) => Some(source(store, payload).await?),
@@ -35,6 +35,7 @@ pub(super) async fn make(
         epoch,
         commit,
         envelope: Sha256::of(envelope.as_bytes()),
+        granted,
         iat,
         exp,
     };

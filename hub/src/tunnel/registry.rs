@@ -2,7 +2,11 @@
 //!
 //! A place is reserved in the writer's transaction that stores the attempt, and given back in the one that stores its
 //! end. The session's own state machine counts the same places; both see the same events in the same order.
+//!
+//! Limits of a resource hold across the site: its agents share one private system. Attempts of agents that are away count
+//! until their lease is over or they come back.
 
+use super::breaker::{Breaker, Health};
 use crate::{
     clock,
     model::{AttemptToOffer, LimitsView, Live, NewJob, OperationView, ResourceView},
@@ -15,7 +19,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -25,6 +29,10 @@ use tokio_util::sync::CancellationToken;
 /// How many commands may wait for a session: its offers are bounded by its places, so this is never reached by one
 /// whose task runs.
 pub(super) const COMMANDS: usize = 4 * MAX_JOBS as usize;
+/// How long an agent may be silent before its attempts move, unless set.
+pub(crate) const LEASE: Duration = Duration::from_secs(30);
+/// How often silences are looked at, at most, in milliseconds.
+const LOOK: u64 = 500;
 
 /// Jobs of one queue compete for the same places.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,10 +77,30 @@ pub(crate) struct Arrival {
     pub(crate) tenant: Name,
     pub(crate) site: Name,
     pub(crate) commands: mpsc::Sender<Command>,
-    /// When the agent was last heard, in milliseconds since the Unix epoch.
-    pub(crate) seen: Arc<AtomicI64>,
+    /// When the agent was last heard.
+    pub(crate) heard: Arc<Heard>,
     /// Ends the session.
     pub(crate) stop: CancellationToken,
+}
+
+/// When an agent was last heard: as people tell the time, and by a clock that nobody sets.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    unix_ms: AtomicI64,
+    monotonic_ms: AtomicU64,
+}
+
+impl Heard {
+    pub(crate) fn now() -> Self {
+        let heard = Self { unix_ms: AtomicI64::new(0), monotonic_ms: AtomicU64::new(0) };
+        heard.again();
+        heard
+    }
+
+    pub(crate) fn again(&self) {
+        self.unix_ms.store(clock::now().as_millisecond(), Ordering::Relaxed);
+        self.monotonic_ms.store(clock::monotonic_ms(), Ordering::Relaxed);
+    }
 }
 
 /// A reserved place.
@@ -135,8 +163,23 @@ impl Session {
     }
 }
 
+/// What the hub holds a resource of a site to, whatever agent its jobs run at.
+#[derive(Debug, Default)]
+struct Flow {
+    breaker: Breaker,
+    /// When the next attempt may start, by the rate.
+    next_turn: Option<Instant>,
+}
+
 #[derive(Debug, Default)]
 struct State {
+    flows: HashMap<QueueKey, Flow>,
+    /// Attempts of agents that are away.
+    away: HashMap<Attempt, (AgentId, QueueKey)>,
+    /// Since when agents with such attempts are away, by the clock that nobody sets.
+    away_since: HashMap<AgentId, u64>,
+    /// Queues that must wait until then: for the rate, or for the breaker.
+    throttled: BTreeMap<QueueKey, Instant>,
     sessions: HashMap<AgentId, Session>,
     sites: HashMap<(Name, Name), BTreeSet<AgentId>>,
     /// Queues that may hold more than there were places for.
@@ -153,6 +196,13 @@ impl State {
 
     fn remove(&mut self, agent: AgentId) {
         if let Some(session) = self.sessions.remove(&agent) {
+            if !session.attempts.is_empty() {
+                let heard = session.arrival.heard.monotonic_ms.load(Ordering::Relaxed);
+                self.away_since.insert(agent, heard);
+            }
+            let keys =
+                session.attempts.iter().map(|(attempt, resource)| (*attempt, (agent, session.key(resource))));
+            self.away.extend(keys);
             let site = (session.arrival.tenant, session.arrival.site);
             if let Some(agents) = self.sites.get_mut(&site) {
                 agents.remove(&agent);
@@ -164,10 +214,98 @@ impl State {
     }
 }
 
+impl State {
+    /// An attempt has ended, told of its target or not.
+    fn ended(&mut self, key: &QueueKey, attempt: Attempt) {
+        if let Some(flow) = self.flows.get_mut(key) {
+            flow.breaker.ended(attempt);
+        }
+    }
+
+    /// How many more attempts of a resource the site bears; or when to ask again.
+    fn bears(&mut self, key: &QueueKey, now: Instant) -> Result<usize, Instant> {
+        let (most, rate) = self.limits(key);
+        let here: usize = self
+            .at(&key.tenant, &key.site)
+            .filter_map(|session| session.resources.get(&key.resource))
+            .map(|of| of.in_flight)
+            .sum();
+        let away = self.away.values().filter(|(_, of)| of == key).count();
+        let flow = self.flows.entry(key.clone()).or_default();
+        let places = flow.breaker.places(now)?.min(most.saturating_sub(here + away));
+        match (rate, flow.next_turn) {
+            (Some(rate), Some(next)) if places > 0 => match rate.turns(next, now) {
+                0 => Err(next),
+                turns => Ok(places.min(turns)),
+            },
+            (Some(rate), None) => Ok(places.min(rate.burst())),
+            (Some(_), Some(_)) | (None, _) => Ok(places),
+        }
+    }
+
+    /// The strictest limits that its agents announce.
+    fn limits(&self, key: &QueueKey) -> (usize, Option<Rate>) {
+        let announced = || {
+            self.at(&key.tenant, &key.site)
+                .filter_map(|session| session.resources.get(&key.resource))
+                .map(|of| &of.announced)
+        };
+        let most = announced().map(|of| of.max_concurrent).min().unwrap_or(0);
+        (most as usize, announced().filter_map(|of| of.rate_per_minute).min().map(Rate))
+    }
+}
+
+/// So many attempts per minute, a second's worth at once: as the agents themselves count.
+#[derive(Debug, Clone, Copy)]
+struct Rate(u32);
+
+impl Rate {
+    fn every(self) -> Duration {
+        Duration::from_secs(60) / self.0.max(1)
+    }
+
+    fn burst(self) -> usize {
+        (self.0 / 60).max(1) as usize
+    }
+
+    /// How many turns there are at `now` if the next one was due at `next`.
+    fn turns(self, next: Instant, now: Instant) -> usize {
+        let Some(waited) = now.checked_duration_since(next) else { return 0 };
+        let more = waited.as_nanos() / self.every().as_nanos().max(1);
+        usize::try_from(more).unwrap_or(usize::MAX).saturating_add(1).min(self.burst())
+    }
+
+    /// When the next turn is, after one was taken at `now`.
+    fn after(self, next: Option<Instant>, now: Instant) -> Instant {
+        let saved = self.every() * u32::try_from(self.burst() - 1).unwrap_or(u32::MAX);
+        let earliest = now.checked_sub(saved).unwrap_or(now);
+        next.map_or(earliest, |next| next.max(earliest)) + self.every()
+    }
+}
+
+/// When silences were last looked at, and from when on they count.
+#[derive(Debug, Clone, Copy, Default)]
+struct Watch {
+    looked: u64,
+    not_before: u64,
+}
+
 /// The live sessions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Registry {
     state: Mutex<State>,
+    watch: Mutex<Watch>,
+    lease_ms: AtomicU64,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            watch: Mutex::new(Watch { looked: clock::monotonic_ms(), not_before: 0 }),
+            lease_ms: AtomicU64::new(u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
 }
 
 impl Registry {
@@ -213,6 +351,9 @@ impl Registry {
         let keys = session.keys().collect();
         let mut state = self.state();
         let agent = session.arrival.agent;
+        // What it no longer holds is released where that is found out.
+        state.away.retain(|attempt, (of, _)| *of != agent || !session.attempts.contains_key(attempt));
+        state.away_since.remove(&agent);
         let site = (session.arrival.tenant.clone(), session.arrival.site.clone());
         state.sites.entry(site).or_default().insert(agent);
         state.sessions.insert(agent, session);
@@ -237,6 +378,83 @@ impl Registry {
         Self::deliver(&mut self.state(), agent, None, command);
     }
 
+    /// How long an agent may be silent before its attempts move.
+    pub(crate) fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms.load(Ordering::Relaxed))
+    }
+
+    /// Sets it.
+    pub(crate) fn set_lease(&self, lease: Duration) {
+        self.lease_ms.store(u64::try_from(lease.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// At the start: attempts whose agents are expected to come back. Their silence counts from now.
+    pub(crate) fn expect_back(&self, open: Vec<(AgentId, Attempt, QueueKey)>) {
+        let now = clock::monotonic_ms();
+        let mut state = self.state();
+        for (agent, attempt, queue) in open {
+            state.away_since.insert(agent, now);
+            state.away.insert(attempt, (agent, queue));
+        }
+    }
+
+    /// Agents with attempts that were not heard for as long as a lease; each is told once per silence. A live session among
+    /// them is let go: its agent has to come back and hear what became of its attempts.
+    pub(crate) fn silent(&self) -> Vec<AgentId> {
+        let now = clock::monotonic_ms();
+        let lease = self.lease_ms.load(Ordering::Relaxed);
+        {
+            let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+            let since = now.saturating_sub(watch.looked);
+            if since < (lease / 20).min(LOOK) {
+                return Vec::new();
+            }
+            // This process was stopped or starved itself: agents may have spoken meanwhile.
+            if since > lease / 3 {
+                watch.not_before = now + lease;
+            }
+            watch.looked = now;
+            if now < watch.not_before {
+                return Vec::new();
+            }
+        }
+        let over = |heard: u64| now.saturating_sub(heard) > lease;
+        let mut state = self.state();
+        let hung: Vec<AgentId> = state
+            .sessions
+            .iter()
+            .filter(|(_, session)| over(session.arrival.heard.monotonic_ms.load(Ordering::Relaxed)))
+            .map(|(agent, _)| *agent)
+            .collect();
+        for agent in hung {
+            if let Some(session) = state.sessions.get(&agent) {
+                session.arrival.stop.cancel();
+            }
+            state.remove(agent);
+        }
+        let silent: Vec<AgentId> =
+            state.away_since.iter().filter(|(_, since)| over(**since)).map(|(agent, _)| *agent).collect();
+        for agent in &silent {
+            state.away_since.remove(agent);
+        }
+        silent
+    }
+
+    /// Whether more may wait in a queue than there are places for.
+    pub(crate) fn has_backlog(&self, key: &QueueKey) -> bool {
+        self.state().backlog.contains(key)
+    }
+
+    /// What an attempt told of the target behind its resource. True if the queue should be looked at again.
+    pub(crate) fn told_of(&self, key: &QueueKey, attempt: Attempt, health: Health) -> bool {
+        let mut state = self.state();
+        // A target that works needs no entry.
+        if health != Health::Down && !state.flows.contains_key(key) {
+            return false;
+        }
+        state.flows.entry(key.clone()).or_default().breaker.told(attempt, health, Instant::now())
+    }
+
     /// Sends a command to this very session.
     pub(crate) fn send_to(&self, agent: AgentId, session: SessionId, command: Command) {
         Self::deliver(&mut self.state(), agent, Some(session), command);
@@ -257,7 +475,19 @@ impl Registry {
 
     /// How many places the site has for a resource.
     pub(crate) fn capacity(&self, key: &QueueKey) -> usize {
-        self.state().at(&key.tenant, &key.site).map(|session| session.free(&key.resource)).sum()
+        let mut state = self.state();
+        let free: usize = state.at(&key.tenant, &key.site).map(|session| session.free(&key.resource)).sum();
+        if free == 0 {
+            return 0;
+        }
+        match state.bears(key, Instant::now()) {
+            Ok(places) => free.min(places),
+            Err(at) => {
+                state.throttled.insert(key.clone(), at);
+                state.next_hold = Some(state.next_hold.map_or(at, |next| next.min(at)));
+                0
+            }
+        }
     }
 
     /// Whether the queue may hold more than there are places for.
@@ -274,6 +504,11 @@ impl Registry {
     /// Reserves a place for an attempt, at the agent that has most of them.
     pub(crate) fn reserve(&self, key: &QueueKey, operation: &Name, attempt: Attempt) -> Option<Place> {
         let mut state = self.state();
+        let now = Instant::now();
+        if !state.bears(key, now).is_ok_and(|places| places > 0) {
+            return None;
+        }
+        let rate = state.limits(key).1;
         let best = state
             .at(&key.tenant, &key.site)
             .filter(|session| session.free(&key.resource) > 0)
@@ -290,17 +525,29 @@ impl Registry {
         session.take(attempt, &key.resource);
         let of = session.resources.get(&key.resource)?;
         let repeat = of.operations.iter().find(|o| o.name == *operation).map_or(Repeat::Never, |o| o.repeat);
-        Some(Place { agent, session: session.arrival.session, epoch: session.epoch, repeat })
+        let place = Place { agent, session: session.arrival.session, epoch: session.epoch, repeat };
+        let flow = state.flows.entry(key.clone()).or_default();
+        flow.breaker.starts(attempt);
+        if let Some(rate) = rate {
+            flow.next_turn = Some(rate.after(flow.next_turn, now));
+        }
+        Some(place)
     }
 
     /// Gives a place back; the answer is the queues that may use it.
     pub(crate) fn release(&self, agent: AgentId, attempt: Attempt) -> Vec<QueueKey> {
         let mut state = self.state();
+        if let Some((_, key)) = state.away.remove(&attempt) {
+            state.ended(&key, attempt);
+            return vec![key];
+        }
         let Some(session) = state.sessions.get_mut(&agent) else { return Vec::new() };
         let Some(resource) = session.attempts.remove(&attempt) else { return Vec::new() };
+        let key = session.key(&resource);
         if let Some(of) = session.resources.get_mut(&resource) {
             of.in_flight = of.in_flight.saturating_sub(1);
         }
+        state.ended(&key, attempt);
         let State { sessions, backlog, .. } = &*state;
         if backlog.is_empty() {
             return Vec::new();
@@ -349,7 +596,13 @@ impl Registry {
             }
             keys.extend(over.iter().map(|name| session.key(name)));
         }
-        state.next_hold = next;
+        let over: Vec<QueueKey> =
+            state.throttled.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
+        for key in &over {
+            state.throttled.remove(key);
+        }
+        keys.extend(over);
+        state.next_hold = next.into_iter().chain(state.throttled.values().copied()).min();
         keys
     }
 
@@ -379,7 +632,7 @@ impl Registry {
     pub(crate) fn online(&self, agent: AgentId) -> Option<Live> {
         let state = self.state();
         let session = state.sessions.get(&agent)?;
-        let seen = Timestamp::from_millisecond(session.arrival.seen.load(Ordering::Relaxed));
+        let seen = Timestamp::from_millisecond(session.arrival.heard.unix_ms.load(Ordering::Relaxed));
         Some(Live {
             connected_at: session.connected_at,
             last_seen_at: seen.unwrap_or(session.connected_at),
@@ -387,9 +640,14 @@ impl Registry {
         })
     }
 
-    /// What the agents of a site announce: operations joined, limits summed.
+    /// What the agents of a site announce: operations joined, the strictest limits.
     pub(crate) fn resources(&self, tenant: &Name, site: &Name) -> Vec<ResourceView> {
         let state = self.state();
+        let now = Instant::now();
+        let breaker = |resource: &Name| {
+            let key = QueueKey { tenant: tenant.clone(), site: site.clone(), resource: resource.clone() };
+            state.flows.get(&key).map_or("closed", |flow| flow.breaker.as_str(now)).to_owned()
+        };
         let mut views: BTreeMap<Name, ResourceView> = BTreeMap::new();
         for of in state.at(tenant, site).flat_map(|session| session.resources.values()) {
             let limits = LimitsView {
@@ -398,11 +656,9 @@ impl Registry {
             };
             match views.get_mut(&of.announced.name) {
                 Some(view) => {
-                    view.limits.max_concurrent =
-                        view.limits.max_concurrent.saturating_add(limits.max_concurrent);
-                    // One agent without a limit: the site has none.
-                    let both = view.limits.rate_per_minute.zip(limits.rate_per_minute);
-                    view.limits.rate_per_minute = both.map(|(a, b)| a.saturating_add(b));
+                    view.limits.max_concurrent = view.limits.max_concurrent.min(limits.max_concurrent);
+                    let rates = [view.limits.rate_per_minute, limits.rate_per_minute];
+                    view.limits.rate_per_minute = rates.into_iter().flatten().min();
                     for operation in &of.operations {
                         if !view.operations.iter().any(|known| known.name == operation.name) {
                             view.operations.push(operation.clone());
@@ -416,7 +672,7 @@ impl Registry {
                         operations: of.operations.clone(),
                         limits,
                         paused: None,
-                        breaker: "closed".to_owned(),
+                        breaker: breaker(&of.announced.name),
                     };
                     views.insert(view.name.clone(), view);
                 }

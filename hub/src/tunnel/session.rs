@@ -6,7 +6,7 @@
 
 use super::{
     offer,
-    registry::{Arrival, COMMANDS, Command},
+    registry::{Arrival, COMMANDS, Command, Heard},
     report::check_report,
 };
 use crate::{
@@ -25,10 +25,7 @@ use passerelle_protocol::{
 };
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{
@@ -130,7 +127,7 @@ struct Session {
     /// The hello went to the store: the registry may hold this session from here on.
     arrived: bool,
     epoch: u64,
-    seen: Arc<AtomicI64>,
+    heard: Arc<Heard>,
     progress: HashMap<Attempt, Instant>,
     closing: CancellationToken,
     /// Why the connection ended without a word of the session.
@@ -145,11 +142,13 @@ impl Session {
         closing: CancellationToken,
     ) -> Self {
         let (own, commands) = mpsc::channel(COMMANDS);
+        let heartbeat = store.shared().registry.lease() / 4;
         Self {
             store,
             agent,
             id: SessionId::from(clock::new_uuid7()),
-            machine: HubSession::new(Instant::now()),
+            // Its answers to heartbeats renew the agent's lease.
+            machine: HubSession::with_heartbeat(Instant::now(), heartbeat),
             frames,
             blocked: None,
             commands,
@@ -157,7 +156,7 @@ impl Session {
             unstored: VecDeque::new(),
             arrived: false,
             epoch: 0,
-            seen: Arc::new(AtomicI64::new(clock::now().as_millisecond())),
+            heard: Arc::new(Heard::now()),
             progress: HashMap::new(),
             closing,
             lost: None,
@@ -232,7 +231,7 @@ impl Session {
     }
 
     fn receive(&mut self, message: Message) {
-        self.seen.store(clock::now().as_millisecond(), Ordering::Relaxed);
+        self.heard.again();
         let frame = match message {
             Message::Text(text) => Frame::Text(text.as_str().to_owned()),
             Message::Ping(_) => Frame::Ping,
@@ -309,7 +308,7 @@ impl Session {
                     tenant: self.agent.tenant.clone(),
                     site: self.agent.site.clone(),
                     commands: own.clone(),
-                    seen: Arc::clone(&self.seen),
+                    heard: Arc::clone(&self.heard),
                     stop: self.closing.clone(),
                 };
                 self.store.order(

@@ -2,4 +2,5 @@
 
 mod agent;
 mod delivery;
+mod moving;
 mod sessions;

@@ -155,13 +155,19 @@ async fn what_is_not_there_yet_says_so() {
     let id = hub.submit(json!({})).await["id"].as_str().unwrap().to_owned();
     for (path, body) in [
         ("/v1/calls".to_owned(), job(json!({}))),
-        (format!("/v1/jobs/{id}/resolve"), json!({"outcome": "applied", "note": "seen"})),
-        (format!("/v1/jobs/{id}/cancel"), json!({"force": true})),
         (format!("/v1/jobs/{id}/retry"), json!({"envelope": "a.b.c"})),
         (format!("/v1/agents/{}/revoke", agent.identity.agent), json!({})),
         ("/v1/jobs".to_owned(), json!({"envelope": "a.b.c"})),
     ] {
         hub.post(&path, &body).await.expect_problem(501, "not_implemented");
+    }
+    for (body, status, code) in [
+        (json!({"outcome": "applied", "note": "seen"}), 409, "conflict"),
+        (json!({"outcome": "perhaps"}), 400, "bad_request"),
+        (json!({"outcome": "applied", "note": "x".repeat(1025)}), 400, "bad_request"),
+        (json!({}), 400, "bad_request"),
+    ] {
+        hub.post(&format!("/v1/jobs/{id}/resolve"), &body).await.expect_problem(status, code);
     }
     hub.post(&format!("/v1/jobs/{id}/cancel"), &json!({"forced": true}))
         .await

@@ -11,7 +11,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, VecDeque},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// What the session tells its owner.
@@ -102,6 +102,15 @@ impl HubSession {
             draining: false,
             events: VecDeque::new(),
         }
+    }
+
+    /// The same with heartbeats that come more often than [`crate::limits::HEARTBEAT`], for a hub whose leases are short:
+    /// the agent's answers renew them.
+    #[must_use]
+    pub fn with_heartbeat(now: Instant, heartbeat: Duration) -> Self {
+        let mut session = Self::new(now);
+        session.link.beat_every(heartbeat);
+        session
     }
 
     /// Takes a received frame. Afterwards look at frames, events and [`Self::closed`].

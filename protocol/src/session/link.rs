@@ -86,12 +86,26 @@ pub(super) struct Link {
     out: VecDeque<Frame>,
     out_bytes: usize,
     heard: Instant,
+    heartbeat: Duration,
     next_ping: Instant,
 }
 
 impl Link {
     pub(super) fn new(now: Instant) -> Self {
-        Self { out: VecDeque::new(), out_bytes: 0, heard: now, next_ping: now + HEARTBEAT }
+        Self {
+            out: VecDeque::new(),
+            out_bytes: 0,
+            heard: now,
+            heartbeat: HEARTBEAT,
+            next_ping: now + HEARTBEAT,
+        }
+    }
+
+    /// Sends heartbeats more often than the protocol asks for.
+    pub(super) fn beat_every(&mut self, heartbeat: Duration) {
+        let earlier = self.heartbeat.saturating_sub(heartbeat);
+        self.next_ping = self.next_ping.checked_sub(earlier).unwrap_or(self.next_ping);
+        self.heartbeat = self.heartbeat.min(heartbeat);
     }
 
     pub(super) fn heard(&mut self, now: Instant) {
@@ -131,7 +145,7 @@ impl Link {
             return Err(CloseReason::PeerDead);
         }
         if now >= self.next_ping {
-            self.next_ping = now + HEARTBEAT;
+            self.next_ping = now + self.heartbeat;
             // A ping that still waits says as much as a second one.
             if !self.out.contains(&Frame::Ping) {
                 self.out.push_back(Frame::Ping);

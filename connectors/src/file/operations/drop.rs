@@ -17,6 +17,7 @@ use super::{
     look, no_free_name,
 };
 use crate::{Call, Code, Effect, Failure, Input, Intent, Outcome};
+use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -28,7 +29,7 @@ pub(super) struct DropState {
     pub(super) operation: String,
     /// Whether the content was on the target's disk before the intent.
     pub(super) synced: bool,
-    /// The identity of the folder that part and target are in.
+    /// The identity of the folder that part and target are in, as a digest.
     pub(super) folder: Value,
 }
 
@@ -273,7 +274,15 @@ fn complete(hands: &mut Hands, size: u64) -> Result<Written, FsError> {
         return Err(FsError::new(Problem::Other, format!("the part has {found} bytes instead of {size}")));
     }
     let folder = hands.doomed.as_ref().map_or(String::new(), |part| part.folder().to_owned());
-    Ok(Written { synced, folder: hands.fs.identity(&folder)? })
+    Ok(Written { synced, folder: identity(hands, &folder)? })
+}
+
+/// Names the folder without telling where it is: the intent may travel through the hub.
+pub(super) fn identity(hands: &mut Hands, folder: &str) -> Result<Value, FsError> {
+    let identity = hands.fs.identity(folder)?.to_string();
+    let digest = digest::digest(&digest::SHA256, identity.as_bytes());
+    let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Value::String(hex))
 }
 
 /// Closes the part before it is renamed, which some servers insist on.

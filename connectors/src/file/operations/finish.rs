@@ -15,7 +15,7 @@ use super::{
         pool::{Lease, Pool},
         worker::Hands,
     },
-    drop::{DropState, free_name, name, outcome},
+    drop::{DropState, free_name, identity, name, outcome},
     effect_failure, look, state,
 };
 use crate::{Call, Code, Failure, Intent, Outcome};
@@ -128,7 +128,7 @@ fn find(part: &Place) -> impl FnOnce(&mut Hands) -> Result<Found, FsError> + Sen
     let part = part.clone();
     move |hands| {
         let rereads = hands.fs.features().rereads_parts;
-        let folder = match hands.fs.identity(part.folder()) {
+        let folder = match identity(hands, part.folder()) {
             Ok(identity) => Some(identity),
             Err(error) if error.problem == Problem::NotFound => None,
             Err(error) => return Err(error),

@@ -198,7 +198,8 @@ async fn with_two_agents_an_attempt_asks_before_its_effect() {
     let (attempt, offer) = agent.offered().await;
     assert_eq!(opened(&identity, &offer).1.commit, CommitMode::Ask);
     agent.accept(attempt).await;
-    let intent = Intent { part: None, target: Some("a.csv".to_owned()), size: Some(1), sha256: None };
+    let intent =
+        Intent { part: None, target: Some("a.csv".to_owned()), size: Some(1), sha256: None, state: None };
     agent.session.commit(attempt, intent, Instant::now());
     assert_eq!(agent.event().await, AgentEvent::CommitGranted(attempt));
 }

@@ -284,7 +284,7 @@ fn cancelled() -> Outcome {
 }
 
 fn intent() -> Intent {
-    Intent { part: None, target: Some("FEC.txt".to_owned()), size: Some(3), sha256: None }
+    Intent { part: None, target: Some("FEC.txt".to_owned()), size: Some(3), sha256: None, state: None }
 }
 
 fn progress(attempt: Attempt) -> Progress {

@@ -312,7 +312,8 @@ fn a_cancel_of_a_reported_attempt_sends_the_report_again() {
 #[test]
 fn a_commit_is_asked_until_it_is_granted() {
     let (mut session, now) = open();
-    let intent = Intent { part: None, target: Some("a".to_owned()), size: Some(1), sha256: None };
+    let intent =
+        Intent { part: None, target: Some("a".to_owned()), size: Some(1), sha256: None, state: None };
     session.commit(attempt(1), intent.clone(), now);
     assert_eq!(sent(&mut session), [], "only held attempts may ask");
     hear(&mut session, offer(attempt(1), "t"), now);
@@ -342,7 +343,11 @@ fn what_is_asked_before_the_welcome_is_sent_with_it() {
         vec![HeldJob { job: job(1), attempt: 1, resource: name("compta"), state: HeldState::Running }];
     let mut session = AgentSession::new(first, now).unwrap();
     session.drain(30);
-    session.commit(attempt(1), Intent { part: None, target: None, size: None, sha256: None }, now);
+    session.commit(
+        attempt(1),
+        Intent { part: None, target: None, size: None, sha256: None, state: None },
+        now,
+    );
     assert_eq!(sent(&mut session).len(), 1, "only the hello");
     hear(&mut session, welcome(), now);
     assert!(matches!(sent(&mut session)[..], [ToHub::Draining(Draining { grace_s: 30 }), ToHub::Commit(_)]));

@@ -228,7 +228,7 @@ fn progress_or_a_commit_mean_that_the_offer_was_accepted() {
     };
     hear(&mut session, far.clone(), now);
     hear(&mut session, Progress { job: job(9), ..far.clone() }, now);
-    let intent = Intent { part: None, target: None, size: None, sha256: None };
+    let intent = Intent { part: None, target: None, size: None, sha256: None, state: None };
     let commit = Commit { job: job(2), attempt: 1, intent };
     hear(&mut session, commit.clone(), now);
     hear(&mut session, commit.clone(), now);
