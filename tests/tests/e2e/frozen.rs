@@ -125,8 +125,8 @@ async fn a_drop_frozen_at_each_message(answers: bool) -> u64 {
         let after = pair.hub.api.job(&id).await;
         assert_eq!(found, 1, "message {number}: a consumer saw the file {found} times: {after:#}");
         assert_eq!(after["state"], "succeeded", "message {number}: {after:#}");
-        let clean = async || parts(&share).is_empty().then_some(());
-        passerelle_tests::until("no part to be left", FINISHED, clean).await;
+        let what = format!("{:?} to be gone after message {number}: {after:#}", parts(&share));
+        passerelle_tests::until(&what, FINISHED, async || parts(&share).is_empty().then_some(())).await;
     }
     panic!("a drop has more than {MOST_MESSAGES} messages");
 }

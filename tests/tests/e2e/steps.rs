@@ -133,7 +133,8 @@ async fn at_each_step(case: &Case, step: Step, fault: Fault) -> u64 {
         assert!(case.ends.contains(&end), "{fault:?} at {step:?} {number}: {done:#}");
         (case.check)(&done, &world, number, found);
         let clean = async || files_below(&root).is_empty().then_some(());
-        passerelle_tests::until("no part to be left", RECOVERED, clean).await;
+        let what = format!("nothing to be left of step {number}: {:?}", files_below(&root));
+        passerelle_tests::until(&what, RECOVERED, clean).await;
         if !held {
             return number;
         }
