@@ -67,7 +67,7 @@ pub async fn measure(effort: Effort) -> Vec<Line> {
 }
 
 async fn celery(python: &Path, folder: &Path, tasks: usize) -> f64 {
-    let app = App::start().await;
+    let app = App::forgetful().await;
     let port = free_port();
     let _redis = Process::spawn(
         "redis-server",

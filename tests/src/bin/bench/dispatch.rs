@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// Measures one job after the other: from the answer that says it is stored until the application is asked.
 pub async fn measure(effort: Effort) -> Vec<Line> {
-    let site = Site::start(1, 8).await;
+    let site = Site::remembering(1, 8).await;
     let sync = baseline::fdatasync(site.hub.data(), effort.repetitions);
     let (mut stored, mut posted) = (Vec::new(), Vec::new());
     // The first ones make connections and fill caches.

@@ -20,8 +20,13 @@ pub struct Site {
 }
 
 impl Site {
-    /// Starts so many agents that take so many jobs at once, and an application that answers 200.
+    /// Starts so many agents that take so many jobs at once, and an application that answers 200 and forgets.
     pub async fn start(agents: usize, at_once: usize) -> Self {
+        Self::with_app(agents, at_once, App::forgetful().await).await
+    }
+
+    /// The same with an application that remembers what it was asked.
+    pub async fn remembering(agents: usize, at_once: usize) -> Self {
         Self::with_app(agents, at_once, App::start().await).await
     }
 
