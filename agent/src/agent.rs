@@ -1,32 +1,23 @@
 //! The parts of a running agent, as they know each other.
 
 use crate::{
-    hub::Hub,
-    identity::Identity,
-    journal::Journal,
-    metrics::Metrics,
-    outbox::Outbox,
-    registry::Registry,
-    runner::{limits::ResourceLimits, spool::Spool},
-    settings::Settings,
-    state::StateDir,
-    status::Status,
+    hub::Hub, identity::Identity, journal::Journal, metrics::Metrics, outbox::Outbox, registry::Registry,
+    runner::spool::Spool, settings::Settings, state::StateDir, status::Status,
 };
-use passerelle_protocol::{Name, session::Attempt};
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use passerelle_protocol::session::Attempt;
+use std::sync::{
+    Arc, PoisonError, RwLock,
+    atomic::{AtomicBool, Ordering},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// A running, enrolled agent.
 pub struct Agent {
-    /// What the operator says.
-    pub settings: Arc<Settings>,
+    /// What the operator says, as it counts now.
+    pub current: RwLock<Arc<Settings>>,
+    /// Counts up when the hub is to be told anew what the agent can do.
+    pub announced: watch::Sender<u64>,
     /// The locked state folder.
     pub state: Arc<StateDir>,
     /// Who the agent is.
@@ -41,8 +32,6 @@ pub struct Agent {
     pub outbox: Outbox,
     /// Payloads on their way.
     pub spool: Spool,
-    /// Concurrency and rate per resource.
-    pub limits: BTreeMap<Name, ResourceLimits>,
     /// What the local port shows.
     pub status: Arc<Status>,
     /// Counters.
@@ -64,9 +53,24 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// What the operator says. Whoever does several things by it takes it once: it may change in between.
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on these count.
+    pub fn set_settings(&self, settings: Settings) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+    }
+
+    /// Has the session opened anew, since only its beginning tells what the agent can do.
+    pub fn announce_again(&self) {
+        self.announced.send_modify(|count| *count += 1);
+    }
+
     /// Whether the agent takes nothing new.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.draining.load(Ordering::SeqCst)
     }
 
     /// The hub has the report: the attempt may be forgotten.

@@ -237,6 +237,17 @@ async fn status(settings: &Settings, json: bool) -> Result<(), Stop> {
     for reason in &status.reasons {
         text.push_str(&format!("not ready: {reason}\n"));
     }
+    let configuration = &status.configuration;
+    if !configuration.needs_restart.is_empty() {
+        let keys = configuration.needs_restart.join(", ");
+        text.push_str(&format!("configuration: changed, but in effect at the next start only: {keys}\n"));
+    }
+    if !configuration.refused.is_empty() {
+        text.push_str(&format!("configuration: refused at {}; the one before goes on\n", configuration.at));
+    }
+    for finding in &configuration.refused {
+        text.push_str(&format!("  {finding}\n"));
+    }
     for (name, resource) in &status.resources {
         let probe = resource.probe.as_ref().map_or("not probed yet".to_owned(), |probe| {
             probe.problem.clone().unwrap_or_else(|| "reachable".to_owned())

@@ -1,11 +1,10 @@
 //! `passerelle-agent run`: puts the parts together, keeps them going, and drains them on a signal.
 //!
-//! Drain in order: take nothing new and tell the hub; let running jobs end within the grace time; let their reports
-//! be acknowledged; close the tunnel and the journal. What the grace time cuts off goes on at the next start.
+//! How it drains is in `drain`.
 
 use crate::{
     agent::Agent,
-    clock,
+    clock, drain,
     enrol::{EnrolError, enrol},
     exit::Stop,
     hub::Hub,
@@ -15,11 +14,15 @@ use crate::{
     logs,
     metrics::Metrics,
     outbox::Outbox,
-    registry::{Cause, Registry},
-    runner::{self, limits::ResourceLimits, spool::Spool},
+    probe,
+    registry::Registry,
+    reload::{self, watch::Folder},
+    runner::{self, spool::Spool},
     settings::Settings,
+    signals::Signals,
     state::{Refusal, StateDir},
-    status::{Link, ResourceStatus, Status, Who},
+    status::{Link, Status, Who},
+    sweep,
     tunnel::{
         self,
         backoff::{Backoff, random},
@@ -27,57 +30,32 @@ use crate::{
 };
 use passerelle_protocol::Sha256;
 use std::{
-    collections::BTreeMap,
     convert::Infallible,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, RwLock, atomic::Ordering},
     time::Duration,
 };
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::Notify,
+    sync::{Notify, watch},
     time::{Instant, interval, sleep, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument as _, error, info, info_span, warn};
 
-/// How long connectors may take to stop after the grace time.
+/// How long tasks may take to end after the drain.
 const STOP_TIME: Duration = Duration::from_secs(5);
-/// How long a probe of a resource may take.
-const PROBE: Duration = Duration::from_secs(10);
 /// How often old rows are pruned from the journal.
 const PRUNE_EVERY: u32 = 600;
-
-/// The signals that ask the agent to stop.
-struct Signals {
-    term: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self, Stop> {
-        let listen = |kind| signal(kind).map_err(|e| Stop::Bug(format!("signals: {e}")));
-        Ok(Self { term: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
-    }
-
-    /// # Cancel safety
-    /// Cancel safe.
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
 
 /// Runs the agent until it is stopped or refused.
 ///
 /// # Errors
 /// With the exit code of [`Stop`].
 pub async fn run(settings: Settings) -> Result<(), Stop> {
-    logs::start(&settings.config.log)?;
+    let logs = logs::start(&settings.config.log)?;
     for warning in &settings.config.warnings {
         warn!("{warning}");
     }
+    let folder = Folder::look(&settings.config.dir, settings.files(), &Folder::default());
     let settings = Arc::new(settings);
     let mut signals = Signals::listen()?;
     let state = Arc::new(StateDir::open_patiently(&settings.state_dir()).await?);
@@ -87,7 +65,7 @@ pub async fn run(settings: Settings) -> Result<(), Stop> {
         version = crate::VERSION, name = %settings.name, hub = %settings.config.hub.url, listen = %settings.config.agent.listen,
         resources = settings.resources.len(), proxy = ?hub.proxy, "Starting"
     );
-    let status = Arc::new(Status::new(resources(&settings)));
+    let status = Arc::new(Status::new(reload::shown(&settings)));
     let metrics = Arc::new(Metrics::default());
     let local = Arc::new(Local::new(Arc::clone(&settings), Arc::clone(&status), Arc::clone(&metrics)));
     let closing = CancellationToken::new();
@@ -108,7 +86,7 @@ pub async fn run(settings: Settings) -> Result<(), Stop> {
     let starting = Box::pin(identify(&settings, &state, &hub, &status));
     let identity = tokio::select! {
         identity = starting => identity,
-        () = signals.next() => {
+        () = signals.stop() => {
             info!("Stopped before the agent was enrolled");
             opened.journal.close().await;
             return Ok(());
@@ -117,9 +95,10 @@ pub async fn run(settings: Settings) -> Result<(), Stop> {
     }?;
     let agent = assemble(settings, state, identity, hub, opened.journal, status, metrics)?;
     drop(local.load.set(agent.registry.load()));
-    sweep(&agent, &opened.found);
+    sweep_spool(&agent, &opened.found);
+    let reloads = signals.hangup.take().map(|hangup| reload::run(Arc::clone(&agent), hangup, logs, folder));
     let span = agent.span.clone();
-    let ended = Box::pin(serve(&agent, &local, opened.found, signals)).instrument(span).await;
+    let ended = Box::pin(serve(&agent, &local, opened.found, signals, reloads)).instrument(span).await;
     agent.journal.close().await;
     closing.cancel();
     // Whoever asks just now gets an answer; a client that does not read must not keep the agent.
@@ -127,15 +106,6 @@ pub async fn run(settings: Settings) -> Result<(), Stop> {
         info!("A client of the local port was cut off");
     }
     ended
-}
-
-fn resources(settings: &Settings) -> BTreeMap<passerelle_protocol::Name, ResourceStatus> {
-    let one = |r: &Arc<crate::settings::Resource>| ResourceStatus {
-        connector: r.kind.clone(),
-        operations: r.policy.allowed_operations(),
-        probe: None,
-    };
-    settings.resources.iter().map(|(name, resource)| (name.clone(), one(resource))).collect()
 }
 
 fn assemble(
@@ -159,13 +129,9 @@ fn assemble(
     let span = info_span!("agent", agent_id = %enrolled.agent);
     let spool = Spool::open(state.path())
         .map_err(|e| Stop::Configuration(crate::state::unwritable(&state.path().join("spool"), &e)))?;
-    let limits = settings
-        .resources
-        .iter()
-        .map(|(name, r)| (name.clone(), ResourceLimits::new(r.max_concurrent, r.rate_per_minute)))
-        .collect();
     Ok(Arc::new(Agent {
-        settings,
+        current: RwLock::new(settings),
+        announced: watch::Sender::new(0),
         state,
         identity,
         hub,
@@ -173,7 +139,6 @@ fn assemble(
         registry: Registry::default(),
         outbox: Outbox::default(),
         spool,
-        limits,
         status,
         metrics,
         finished: Notify::new(),
@@ -187,7 +152,7 @@ fn assemble(
 }
 
 /// Removes spool files that no attempt in the journal needs.
-fn sweep(agent: &Agent, found: &[Found]) {
+fn sweep_spool(agent: &Agent, found: &[Found]) {
     let held = found.iter().map(|one| match one {
         Found::Job(job, _) => job.attempt,
         Found::Upload(attempt, _) | Found::Report(attempt, _) => *attempt,
@@ -202,6 +167,14 @@ async fn ticking(status: &Status) -> Infallible {
     loop {
         ticks.tick().await;
         status.tick();
+    }
+}
+
+/// An agent that drains is alive.
+async fn while_ticking(agent: &Agent, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        never = ticking(&agent.status) => match never {},
     }
 }
 
@@ -270,32 +243,40 @@ async fn serve(
     local: &Local,
     found: Vec<Found>,
     mut signals: Signals,
+    reloads: Option<impl Future<Output = ()> + Send + 'static>,
 ) -> Result<(), Stop> {
     // Before the tunnel: what its `hello` does not name as held, the hub takes for lost.
     runner::resume(agent, found);
     let mut tunnel = tokio::spawn(tunnel::run(Arc::clone(agent)).in_current_span());
-    let probes = tokio::spawn(probe(Arc::clone(agent)).in_current_span());
+    let probes = tokio::spawn(probe::all(Arc::clone(agent)).in_current_span());
+    let reloads = reloads.map(|reloads| tokio::spawn(reloads.in_current_span()));
+    let sweeping = tokio::spawn(sweep::run(Arc::clone(agent)).in_current_span());
     let upkeep = tokio::spawn(upkeep(Arc::clone(agent)).in_current_span());
     let ended = tokio::select! {
         ended = &mut tunnel => Some(ended),
-        () = signals.next() => None,
+        () = signals.stop() => None,
         never = ticking(&agent.status) => match never {},
     };
     probes.abort();
-    agent.draining.store(true, Ordering::Relaxed);
+    sweeping.abort();
+    if let Some(reloads) = reloads {
+        reloads.abort();
+    }
+    // Before the registry is asked whom to stop: what is reserved later sees it.
+    agent.draining.store(true, Ordering::SeqCst);
     local.draining.store(true, Ordering::Relaxed);
     let result = match ended {
         Some(Ok(Some(refusal))) => {
             error!(code = refusal.code, "The hub refused this agent for good: {}", refusal.message);
             refusal.remember(&agent.state);
             // Running jobs may still end; their reports wait in the journal.
-            finish_jobs(agent, &mut signals, Instant::now() + grace(agent)).await;
+            while_ticking(agent, drain::finish_jobs(agent, &mut signals)).await;
             Err(Stop::Refused(format!("the hub refused this agent: {}: {}", refusal.code, refusal.message)))
         }
         Some(Ok(None)) => Err(Stop::Bug("the tunnel ended by itself".to_owned())),
         Some(Err(e)) => Err(Stop::Bug(format!("the tunnel failed: {e}"))),
         None => {
-            drain(agent, &mut signals).await;
+            while_ticking(agent, drain::drain(agent, &mut signals)).await;
             agent.close.cancel();
             // The session bounds its own goodbye.
             match tunnel.await {
@@ -307,70 +288,11 @@ async fn serve(
     agent.halt.cancel();
     agent.tasks.close();
     if timeout_at(Instant::now() + STOP_TIME, agent.tasks.wait()).await.is_err() {
-        warn!("Some connectors did not stop in time; their jobs go on at the next start");
+        warn!("Some tasks did not stop in time; what they did is in the journal");
     }
     upkeep.abort();
     info!("Stopped");
     result
-}
-
-fn grace(agent: &Agent) -> Duration {
-    agent.settings.config.agent.shutdown_grace.0
-}
-
-/// Lets jobs end and reports be acknowledged, within the grace time or until a second signal.
-async fn drain(agent: &Arc<Agent>, signals: &mut Signals) {
-    let load = *agent.registry.load().borrow();
-    let grace = grace(agent);
-    info!(jobs = load.active, unreported = load.finished, grace_s = grace.as_secs(), "Draining");
-    agent.outbox.drain(u32::try_from(grace.as_secs()).unwrap_or(u32::MAX));
-    let deadline = Instant::now() + grace;
-    if !finish_jobs(agent, signals, deadline).await {
-        return;
-    }
-    if !agent.status.connected() {
-        return;
-    }
-    let mut load = agent.registry.load();
-    let reported = load.wait_for(|load| load.finished == 0);
-    tokio::select! {
-        reported = timeout_at(deadline, reported) => {
-            if reported.is_err() {
-                warn!("Some reports were not acknowledged; they are sent again at the next start");
-            }
-        }
-        () = signals.next() => warn!("Stopping at once"),
-    }
-}
-
-/// Waits for running jobs; past the deadline, or on a second signal, cancels them. `true` if all ended by themselves.
-async fn finish_jobs(agent: &Arc<Agent>, signals: &mut Signals, deadline: Instant) -> bool {
-    let mut load = agent.registry.load();
-    let idle = load.wait_for(|load| load.active == 0);
-    let why = tokio::select! {
-        idle = timeout_at(deadline, idle) => match idle {
-            Ok(_) => return true,
-            Err(_) => "the grace time is over",
-        },
-        () = signals.next() => "a second signal came",
-    };
-    let jobs = agent.registry.stop_all(Cause::Drain);
-    warn!(jobs, "Cutting off jobs: {why}; they go on at the next start");
-    agent.tasks.close();
-    // The outcome does not matter: what did not end is in the journal.
-    drop(timeout_at(Instant::now() + STOP_TIME, load.wait_for(|load| load.active == 0)).await);
-    false
-}
-
-/// Looks once, after the start, whether the resources can be reached: shown on the status page.
-async fn probe(agent: Arc<Agent>) {
-    for resource in agent.settings.resources.values() {
-        let problem = resource.connector.probe(PROBE).await.err();
-        if let Some(failure) = &problem {
-            warn!(resource = %resource.name, code = crate::translate::code(failure.code).as_str(), error = %failure, "A resource cannot be used just now");
-        }
-        agent.status.probed(&resource.name, problem.map(|failure| failure.message));
-    }
 }
 
 /// Writes what is lazy, learns whether the journal takes writes again, and prunes it.

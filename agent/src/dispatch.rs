@@ -31,6 +31,9 @@ const RESERVE: u64 = 64 * 1024 * 1024;
 /// When to offer again what did not fit.
 const BUSY_RETRY: Duration = Duration::from_secs(2);
 
+/// Why nothing is taken or gone on with while the agent drains.
+pub const STOPPING: &str = "the agent is being stopped";
+
 /// Whose jobs the agent takes, and who it is.
 pub struct Trust<'a> {
     /// The keys that may sign envelopes.
@@ -149,7 +152,8 @@ impl Agent {
             }))
         };
         let enrolled = &self.identity.enrolled;
-        let pinned = &self.settings.trusted_job_keys;
+        let settings = self.settings();
+        let pinned = &settings.trusted_job_keys;
         let trust = Trust {
             job_keys: if pinned.is_empty() { &enrolled.job_keys } else { pinned },
             ticket_keys: &enrolled.job_keys,
@@ -166,19 +170,24 @@ impl Agent {
             }
         };
         if self.is_draining() {
-            return decline(Code::Busy, "the agent is being stopped".to_owned(), Some(BUSY_RETRY));
+            return decline(Code::Busy, STOPPING.to_owned(), Some(BUSY_RETRY));
         }
         if !self.journal.writable() {
             let message = "the agent's journal cannot be written (disk full?)".to_owned();
             return decline(Code::Busy, message, Some(BUSY_RETRY * 5));
         }
         let resource = envelope.resource.clone();
-        let stop = match self.registry.reserve(attempt, &resource, self.settings.max_jobs() as usize) {
+        let stop = match self.registry.reserve(attempt, &resource, settings.max_jobs() as usize) {
             Reserved::New(stop) => stop,
             Reserved::Held => return Some(Answer::Accept(attempt)),
             Reserved::Pending => return None,
             Reserved::Full => return decline(Code::Busy, "the agent is full".to_owned(), Some(BUSY_RETRY)),
         };
+        // Once more: a drain that began since has not seen it among those to hand back.
+        if self.is_draining() {
+            self.registry.remove(attempt);
+            return decline(Code::Busy, STOPPING.to_owned(), Some(BUSY_RETRY));
+        }
         let answer = self.take(offer.clone(), attempt, envelope, ticket, stop).await;
         match answer {
             Ok(()) => Some(Answer::Accept(attempt)),
@@ -244,7 +253,12 @@ impl Agent {
             }
         }
         let accepted = match &judged {
-            Ok(judged) => self.journal.accept(&job, judged.looks_back(&job)).await,
+            Ok(judged) => {
+                let (connector, envelope) = (&judged.resource.connector, &job.envelope);
+                let (operation, id) = (envelope.operation.as_str(), attempt.job.uuid());
+                let leftover = connector.leftover(operation, &envelope.params, id, attempt.number);
+                self.journal.accept(&job, judged.looks_back(&job), leftover).await
+            }
             Err(failure) => {
                 let report = Report {
                     job: attempt.job,
@@ -300,7 +314,7 @@ impl Agent {
         let envelope = &job.envelope;
         let denied =
             |message: String| Failure::new(Verdict::Denied, Effect::NotApplied, Code::PolicyDenied, message);
-        let Some(resource) = self.settings.resources.get(&envelope.resource) else {
+        let Some(resource) = self.settings().resources.get(&envelope.resource).cloned() else {
             return Err(denied(format!("no resource {} is configured at this agent", envelope.resource)));
         };
         let operation = envelope.operation.as_str();
@@ -316,9 +330,7 @@ impl Agent {
             resource.connector.demands(operation, &envelope.params).map_err(|e| translate::failure(&e))?;
         let size = envelope.payload.as_ref().map(|p| p.size);
         match resource.policy.decide(operation, &demands, size) {
-            Ok(policy::Allowed { rule, max_size }) => {
-                Ok(Judged { resource: Arc::clone(resource), rule, max_size })
-            }
+            Ok(policy::Allowed { rule, max_size }) => Ok(Judged { resource, rule, max_size }),
             Err(policy::Denied { code, message, .. }) => Err(translate::denial(code, &message)),
         }
     }

@@ -21,6 +21,12 @@ struct Declined {
     code: &'static str,
 }
 
+/// Labels of a reload of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reloaded {
+    result: &'static str,
+}
+
 /// The counters.
 pub struct Metrics {
     registry: Registry,
@@ -40,10 +46,13 @@ pub struct Metrics {
     pub payload_bytes_out: Counter,
     /// Seconds from acceptance to outcome.
     pub job_seconds: Histogram,
+    /// Parts of ended attempts removed from targets.
+    pub leftovers_removed: Counter,
     /// Times that a corrupt journal was set aside at the start.
     pub journal_set_aside: Counter,
     finished: Family<Finished, Counter>,
     declined: Family<Declined, Counter>,
+    reloads: Family<Reloaded, Counter>,
     held: Gauge,
     running: Gauge,
     unreported: Gauge,
@@ -66,9 +75,11 @@ impl Default for Metrics {
             payload_bytes_in: Counter::default(),
             payload_bytes_out: Counter::default(),
             job_seconds: Histogram::new(buckets),
+            leftovers_removed: Counter::default(),
             journal_set_aside: Counter::default(),
             finished: Family::default(),
             declined: Family::default(),
+            reloads: Family::default(),
             held: Gauge::default(),
             running: Gauge::default(),
             unreported: Gauge::default(),
@@ -81,6 +92,7 @@ impl Default for Metrics {
         r.register("jobs_accepted", "Attempts written to the journal", m.accepted.clone());
         r.register("jobs_finished", "Attempts that ended, by connector and outcome", m.finished.clone());
         r.register("offers_declined", "Offers not taken, by code", m.declined.clone());
+        r.register("config_reloads", "Changed configurations, by result", m.reloads.clone());
         r.register("reports_acknowledged", "Reports that the hub stored", m.reports_acknowledged.clone());
         r.register("tunnel_reconnects", "Connections lost or not come about", m.reconnects.clone());
         r.register("messages_unsupported", "Messages of unknown type", m.unsupported.clone());
@@ -92,6 +104,8 @@ impl Default for Metrics {
             Unit::Seconds,
             m.job_seconds.clone(),
         );
+        let removed = m.leftovers_removed.clone();
+        r.register("leftovers_removed", "Parts of ended attempts removed from targets", removed);
         r.register("journal_set_aside", "Corrupt journals set aside", m.journal_set_aside.clone());
         r.register("jobs_held", "Attempts accepted and not finished", m.held.clone());
         r.register("jobs_running", "Attempts whose connector has started", m.running.clone());
@@ -112,6 +126,11 @@ impl Metrics {
     /// Counts a declined offer.
     pub fn declined(&self, code: Code) {
         self.declined.get_or_create(&Declined { code: code.as_str() }).inc();
+    }
+
+    /// Counts a changed configuration: `applied` or `refused`.
+    pub fn config_reload(&self, result: &'static str) {
+        self.reloads.get_or_create(&Reloaded { result }).inc();
     }
 
     /// The text that Prometheus reads.
@@ -142,10 +161,12 @@ mod tests {
         let metrics = Metrics::default();
         metrics.job_finished(Some("file".into()), "succeeded");
         metrics.declined(Code::Busy);
+        metrics.config_reload("refused");
         let text = metrics.encode(Load { active: 2, finished: 1, running: 1 }, true, true).unwrap();
         for line in [
             r#"passerelle_agent_jobs_finished_total{connector="file",outcome="succeeded"} 1"#,
             r#"passerelle_agent_offers_declined_total{code="busy"} 1"#,
+            r#"passerelle_agent_config_reloads_total{result="refused"} 1"#,
             "passerelle_agent_jobs_held 2",
             "passerelle_agent_jobs_running 1",
             "passerelle_agent_jobs_unreported 1",

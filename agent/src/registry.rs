@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 pub enum Cause {
     /// The hub wants it so: the outcome is `cancelled`.
     Hub,
-    /// The grace time of the drain is over: the attempt stays in the journal and goes on at the next start.
+    /// The agent stops, and the attempt has not started or the grace time is over: it is to be tried again.
     Drain,
 }
 
@@ -170,6 +170,13 @@ impl Registry {
         }
     }
 
+    /// Stops the attempts whose connector has not started; says how many.
+    pub fn stop_waiting(&self, cause: Cause) -> usize {
+        let entries = self.lock();
+        let waiting = entries.values().filter(|e| matches!(e.state, None | Some(HeldState::Accepted)));
+        waiting.inspect(|entry| entry.stop.stop(cause)).count()
+    }
+
     /// Stops all attempts that have not finished; says how many.
     pub fn stop_all(&self, cause: Cause) -> usize {
         let entries = self.lock();
@@ -246,6 +253,10 @@ mod tests {
         let resource: Name = "compta".parse().unwrap();
         let running = registry.resume(attempt(1), &resource, HeldState::Running);
         let finished = registry.resume(attempt(2), &resource, HeldState::Finished);
+        let waiting = registry.resume(attempt(3), &resource, HeldState::Accepted);
+        assert_eq!(registry.stop_waiting(Cause::Drain), 1);
+        assert_eq!((running.cause(), waiting.cause()), (None, Some(Cause::Drain)));
+        registry.remove(attempt(3));
         registry.stop(attempt(1), Cause::Hub);
         assert_eq!(registry.stop_all(Cause::Drain), 1);
         assert_eq!((running.cause(), finished.cause()), (Some(Cause::Hub), None));

@@ -1,10 +1,12 @@
 //! The configuration, checked and built: every finding of every part is told at once, and nothing starts before.
 
-use crate::{exit::Stop, identity, policy::ResourcePolicy, translate};
-use passerelle_config::{AgentConfig, Diagnostics, ResourceConfig};
+use crate::{
+    exit::Stop, identity, policy::ResourcePolicy, reload::watch, runner::limits::ResourceLimits, translate,
+};
+use passerelle_config::{AgentConfig, Diagnostics, Limits, ResourceConfig};
 use passerelle_connectors::{DynConnector, OperationSpec, REGISTRY, kind_names};
 use passerelle_protocol::{
-    ConnectorAnnouncement, Name, ResourceAnnouncement, VerifyingKey,
+    ConnectorAnnouncement, Name, ResourceAnnouncement, Sha256, VerifyingKey,
     limits::{MAX_JOBS, MAX_RESOURCES},
 };
 use std::{
@@ -28,7 +30,10 @@ pub struct Resource {
     pub max_concurrent: u32,
     /// Attempts started per minute.
     pub rate_per_minute: Option<u32>,
+    /// What keeps to these two: the same for every configuration of this name.
+    pub limits: Arc<ResourceLimits>,
     operations: Vec<OperationSpec>,
+    mark: Sha256,
 }
 
 impl Resource {
@@ -48,6 +53,8 @@ pub struct Settings {
     pub resources: BTreeMap<Name, Arc<Resource>>,
     /// The keys that may sign jobs, if the operator pins them; else those of the enrolment count.
     pub trusted_job_keys: Vec<VerifyingKey>,
+    /// Tells one way to the hub from another: address, proxy, certificates.
+    hub_mark: Sha256,
 }
 
 impl Settings {
@@ -56,12 +63,21 @@ impl Settings {
     /// # Errors
     /// All findings at once, as a configuration error.
     pub fn load(dir: &Path) -> Result<Self, Stop> {
+        Self::load_after(dir, None)
+    }
+
+    /// The same while the agent runs: a resource whose settings, secrets and certificates are those of `previous` stays
+    /// what it is, with its warm connections; one that changed keeps its limits' count.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_after(dir: &Path, previous: Option<&Self>) -> Result<Self, Stop> {
         let mut config = match passerelle_config::load(dir) {
             Ok(config) => config,
             Err(mut found) => {
                 // What the connectors have to say of the readable resources belongs to the same list.
                 for resource in &passerelle_config::readable_resources(dir) {
-                    build(resource, dir, &mut found);
+                    build(resource, dir, None, &mut found);
                 }
                 found.sort();
                 return Err(Stop::Configuration(found.to_string()));
@@ -77,10 +93,13 @@ impl Settings {
                 config.resources.len()
             ));
         }
+        let hub_mark = watch::mark(&config.hub_text, &config.hub_files);
         let mut resources = BTreeMap::new();
         for resource in &config.resources {
-            if let Some(built) = build(resource, &config.dir, &mut diagnostics) {
-                resources.insert(built.name.clone(), Arc::new(built));
+            let before =
+                previous.and_then(|previous| previous.resources.get(&resource.name.parse::<Name>().ok()?));
+            if let Some(built) = build(resource, &config.dir, before, &mut diagnostics) {
+                resources.insert(built.name.clone(), built);
             }
         }
         let mut trusted_job_keys = Vec::new();
@@ -98,9 +117,44 @@ impl Settings {
         config.warnings.extend_from_slice(diagnostics.warnings());
         let findings = diagnostics.to_string() + &other.join("\n");
         match name {
-            Ok(name) if findings.is_empty() => Ok(Self { config, name, resources, trusted_job_keys }),
+            Ok(name) if findings.is_empty() => {
+                Ok(Self { config, name, resources, trusted_job_keys, hub_mark })
+            }
             _ => Err(Stop::Configuration(findings)),
         }
+    }
+
+    /// Takes back what only a restart may change, and names it.
+    pub fn keep_until_restart(&mut self, running: &Self) -> Vec<&'static str> {
+        let mut kept = Vec::new();
+        let mut keep = |key, changed| {
+            if changed {
+                kept.push(key);
+            }
+        };
+        let (old, new) = (&running.config, &mut self.config);
+        keep("hub.url", old.hub.url != new.hub.url);
+        keep("hub", old.hub.url == new.hub.url && running.hub_mark != self.hub_mark);
+        keep("agent.name", running.name != self.name);
+        keep("agent.state_dir", old.agent.state_dir != new.agent.state_dir);
+        keep("agent.listen", old.agent.listen != new.agent.listen);
+        keep("log.format", old.log.format != new.log.format);
+        keep("log.classic_dir", old.log.classic_dir != new.log.classic_dir);
+        new.hub = old.hub.clone();
+        self.hub_mark = running.hub_mark;
+        self.name = running.name.clone();
+        new.agent.name.clone_from(&old.agent.name);
+        new.agent.state_dir.clone_from(&old.agent.state_dir);
+        new.agent.listen = old.agent.listen;
+        new.log.format = old.log.format;
+        new.log.classic_dir.clone_from(&old.log.classic_dir);
+        kept
+    }
+
+    /// Every file that the configuration names.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let resources = self.config.resources.iter().flat_map(|resource| &resource.files);
+        self.config.files.iter().chain(resources)
     }
 
     /// Where the state is.
@@ -137,7 +191,17 @@ impl Settings {
     }
 }
 
-fn build(resource: &ResourceConfig, base: &Path, diagnostics: &mut Diagnostics) -> Option<Resource> {
+fn build(
+    resource: &ResourceConfig,
+    base: &Path,
+    before: Option<&Arc<Resource>>,
+    diagnostics: &mut Diagnostics,
+) -> Option<Arc<Resource>> {
+    // Before the files are read: what changes in between is then found out at the next look.
+    let mark = watch::mark(&resource.text, &resource.files);
+    if let Some(before) = before.filter(|before| before.mark == mark) {
+        return Some(Arc::clone(before));
+    }
     let name = resource.name.parse::<Name>();
     if let Err(e) = &name {
         diagnostics.push(resource.section.finding("", e.to_string()));
@@ -159,15 +223,22 @@ fn build(resource: &ResourceConfig, base: &Path, diagnostics: &mut Diagnostics) 
             return None;
         }
     };
-    Some(Resource {
+    let Limits { max_concurrent, rate_per_minute } = resource.limits;
+    let limits = match before {
+        Some(before) => Arc::clone(&before.limits),
+        None => Arc::new(ResourceLimits::new(max_concurrent.max(1), rate_per_minute)),
+    };
+    Some(Arc::new(Resource {
         name: name.ok()?,
         kind: entry.name.parse().ok()?,
         connector,
         policy: policy?,
-        max_concurrent: resource.limits.max_concurrent.max(1),
-        rate_per_minute: resource.limits.rate_per_minute,
+        max_concurrent: max_concurrent.max(1),
+        rate_per_minute,
+        limits,
         operations,
-    })
+        mark,
+    }))
 }
 
 #[cfg(test)]

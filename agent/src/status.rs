@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use passerelle_protocol::{JobId, Name, SessionId};
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
@@ -73,6 +73,17 @@ pub struct ResourceStatus {
     pub probe: Option<Probe>,
 }
 
+/// The configuration that counts, and what became of the last change to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reload {
+    /// When the folder was last read.
+    pub at: Timestamp,
+    /// What was wrong with it then, one finding each; nothing if it counts since.
+    pub refused: Vec<String>,
+    /// Changed settings that take effect at the next start only.
+    pub needs_restart: Vec<String>,
+}
+
 /// An ended attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobStatus {
@@ -109,6 +120,8 @@ pub struct Snapshot {
     pub ready: bool,
     /// Why not.
     pub reasons: Vec<String>,
+    /// The configuration.
+    pub configuration: Reload,
     /// Attempts accepted and not finished.
     pub jobs_held: usize,
     /// Attempts whose connector has started.
@@ -127,6 +140,7 @@ struct Inner {
     who: Option<Who>,
     resources: BTreeMap<Name, ResourceStatus>,
     last_jobs: VecDeque<JobStatus>,
+    reload: Reload,
 }
 
 /// See the [module](self).
@@ -146,7 +160,13 @@ impl Status {
         Self {
             started_at: now,
             ticked: AtomicI64::new(now.as_millisecond()),
-            inner: Mutex::new(Inner { link, who: None, resources, last_jobs: VecDeque::new() }),
+            inner: Mutex::new(Inner {
+                link,
+                who: None,
+                resources,
+                last_jobs: VecDeque::new(),
+                reload: Reload { at: now, refused: Vec::new(), needs_restart: Vec::new() },
+            }),
         }
     }
 
@@ -172,6 +192,20 @@ impl Status {
     /// The agent is enrolled.
     pub fn set_who(&self, who: Who) {
         self.lock().who = Some(who);
+    }
+
+    /// The configuration was read again.
+    pub fn reloaded(&self, change: impl FnOnce(&mut Reload)) {
+        change(&mut self.lock().reload);
+    }
+
+    /// Other resources count; the last probe of one that did not change is kept.
+    pub fn set_resources(&self, mut resources: BTreeMap<Name, ResourceStatus>, changed: &BTreeSet<Name>) {
+        let mut inner = self.lock();
+        for (name, resource) in resources.iter_mut().filter(|(name, _)| !changed.contains(*name)) {
+            resource.probe = inner.resources.remove(name).and_then(|before| before.probe);
+        }
+        inner.resources = resources;
     }
 
     /// A resource was probed.
@@ -228,6 +262,7 @@ impl Status {
             connection: inner.link.clone(),
             ready: reasons.is_empty(),
             reasons,
+            configuration: inner.reload.clone(),
             jobs_held: load.active,
             jobs_running: load.running,
             jobs_unreported: load.finished,

@@ -1,7 +1,7 @@
 //! The checked configuration of an agent: defaults filled in, no `Option` that must be `Some`.
 
 use crate::{ByteSize, Finding, HumanDuration, SecretRef, Section};
-use std::{net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 use url::Url;
 
 /// The whole configuration folder.
@@ -21,10 +21,16 @@ pub struct AgentConfig {
     pub resources: Vec<ResourceConfig>,
     /// What is worth a look, but refuses nothing.
     pub warnings: Vec<Finding>,
+    /// What `[hub]` says but for the enrolment token, without places and spelling: the same settings have the same text.
+    pub hub_text: String,
+    /// The files that this names, absolute.
+    pub hub_files: BTreeSet<PathBuf>,
+    /// The files that the sections other than resources name, absolute: secrets, certificates, keys.
+    pub files: BTreeSet<PathBuf>,
 }
 
 /// `[hub]`
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct HubSection {
     /// `https://…`, or `http://` to loopback.
     pub url: Url,
@@ -37,7 +43,7 @@ pub struct HubSection {
 }
 
 /// `[hub] proxy`
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ProxySection {
     /// `http://host:port`
     pub url: Url,
@@ -55,7 +61,7 @@ pub struct TrustSection {
 }
 
 /// `[agent]`
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct AgentSection {
     /// The agent's name; default: the host's name, made to fit.
     pub name: String,
@@ -67,6 +73,10 @@ pub struct AgentSection {
     pub max_jobs: u32,
     /// How long running jobs may go on after SIGTERM.
     pub shutdown_grace: HumanDuration,
+    /// The most bytes of payloads on their way.
+    pub spool_quota: ByteSize,
+    /// The most bytes of the journal.
+    pub journal_quota: ByteSize,
 }
 
 /// `[log] format`
@@ -80,7 +90,7 @@ pub enum LogFormat {
 }
 
 /// `[log]`
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct LogSection {
     /// Text or JSON.
     pub format: LogFormat,
@@ -112,6 +122,10 @@ pub struct ResourceConfig {
     pub allow: Vec<AllowRule>,
     /// Everything else: the connector's own settings.
     pub section: Section,
+    /// All that the table says, without places and spelling: the same settings have the same text.
+    pub text: String,
+    /// The files that it names, absolute: secrets, certificates, known hosts.
+    pub files: BTreeSet<PathBuf>,
 }
 
 /// `[[resources.NAME.allow]]`: its keys are AND, the rules of a resource are OR.

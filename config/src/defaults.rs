@@ -16,6 +16,14 @@ pub const MAX_JOBS_LIMIT: u32 = 1024;
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
 /// The longest grace: beyond it a stop is no stop.
 pub const SHUTDOWN_GRACE_LIMIT: Duration = Duration::from_secs(3600);
+/// `[agent] spool_quota`: a few large exports at once; a drop's payload does not pass through the spool.
+pub const SPOOL_QUOTA: u64 = 16 << 30;
+/// The least spool: a payload that is too large for the tunnel must fit.
+pub const SPOOL_QUOTA_MIN: u64 = 1 << 20;
+/// `[agent] journal_quota`: a million remembered attempts.
+pub const JOURNAL_QUOTA: u64 = 1 << 30;
+/// The least journal: below it an agent with many jobs at once would decline most of the time.
+pub const JOURNAL_QUOTA_MIN: u64 = 8 << 20;
 /// `[log] level`: state changes and what is worth a look.
 pub const LOG_LEVEL: &str = "info";
 /// `limits.max_concurrent`: file servers and in-house applications bear that many without tuning.

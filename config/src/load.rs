@@ -1,8 +1,8 @@
 //! Reads a configuration folder.
 
 use crate::{
-    AgentConfig, AgentSection, Diagnostics, HubSection, HumanDuration, LogFormat, LogSection, ProxySection,
-    ResourceConfig, Section, TrustSection,
+    AgentConfig, AgentSection, ByteSize, Diagnostics, HubSection, HumanDuration, LogFormat, LogSection,
+    ProxySection, ResourceConfig, Section, TrustSection,
     check::{self, Use},
     defaults, files,
     hint::unknown_key,
@@ -10,7 +10,7 @@ use crate::{
     tree::{self, Node, Source, Value},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -44,9 +44,9 @@ pub(crate) fn load_with(
     let Loader { dir, mut diagnostics } = loader;
     diagnostics.sort();
     match main {
-        Some((hub, trust, agent, log)) if diagnostics.is_empty() => {
+        Some(Main { hub, trust, agent, log, hub_text, hub_files, files }) if diagnostics.is_empty() => {
             let warnings = diagnostics.warnings().to_vec();
-            Ok(AgentConfig { dir, hub, trust, agent, log, resources, warnings })
+            Ok(AgentConfig { dir, hub, trust, agent, log, resources, warnings, hub_text, hub_files, files })
         }
         _ => Err(diagnostics),
     }
@@ -68,7 +68,7 @@ impl Loader {
         &mut self,
         dir: &Path,
         env: &dyn Fn(&str) -> Option<String>,
-    ) -> (Option<MainSections>, Vec<ResourceConfig>) {
+    ) -> (Option<Main>, Vec<ResourceConfig>) {
         if let Err(finding) = files::check_dir(dir) {
             self.diagnostics.push(finding);
             return (None, Vec::new());
@@ -80,7 +80,19 @@ impl Loader {
                 self.take_resources(entry.node, &source, &mut resources);
             }
             let root = Node { at: 0, value: Value::Table(table) };
-            self.check_main(Section::new("", String::new(), root, source, &[]), env)
+            let (mut hub_text, mut hub_files, mut files) = (String::new(), BTreeSet::new(), BTreeSet::new());
+            if let Some(mut hub) = root.find("hub").cloned() {
+                // Of no use once the agent is enrolled.
+                if let Value::Table(keys) = &mut hub.value {
+                    keys.remove("enrolment_token");
+                }
+                hub.write_canonical(&mut hub_text);
+                hub.named_files(&self.dir, &mut hub_files);
+            }
+            root.named_files(&self.dir, &mut files);
+            let (hub, trust, agent, log) =
+                self.check_main(Section::new("", String::new(), root, source, &[]), env)?;
+            Some(Main { hub, trust, agent, log, hub_text, hub_files, files })
         });
         match files::list_resources(dir) {
             Ok(files) => {
@@ -160,7 +172,7 @@ impl Loader {
             return Vec::new();
         }
         let checked = resources.0.into_iter().filter_map(|(name, (source, node))| {
-            resource::check(&name, node, &source, &mut self.diagnostics)
+            resource::check(&name, node, &source, &self.dir, &mut self.diagnostics)
         });
         let checked: Vec<_> = checked.collect();
         for resource in checked.iter().filter(|resource| resource.allow.is_empty()) {
@@ -170,7 +182,11 @@ impl Loader {
         checked
     }
 
-    fn check_main(&mut self, root: Section, env: &dyn Fn(&str) -> Option<String>) -> Option<MainSections> {
+    fn check_main(
+        &mut self,
+        root: Section,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Option<(HubSection, TrustSection, AgentSection, LogSection)> {
         let raw: raw::File = root.parse_leniently(&mut self.diagnostics)?;
         let hub = self.check_hub(&root, raw.hub.unwrap_or_default());
         let trust = self.check_trust(&root, raw.trust.unwrap_or_default());
@@ -253,7 +269,36 @@ impl Loader {
             listen: listen?,
             max_jobs,
             shutdown_grace,
+            spool_quota: self.quota(
+                root,
+                "agent.spool_quota",
+                raw.spool_quota,
+                defaults::SPOOL_QUOTA,
+                defaults::SPOOL_QUOTA_MIN,
+            ),
+            journal_quota: self.quota(
+                root,
+                "agent.journal_quota",
+                raw.journal_quota,
+                defaults::JOURNAL_QUOTA,
+                defaults::JOURNAL_QUOTA_MIN,
+            ),
         })
+    }
+
+    fn quota(
+        &mut self,
+        root: &Section,
+        key: &str,
+        size: Option<ByteSize>,
+        default: u64,
+        least: u64,
+    ) -> ByteSize {
+        let size = size.unwrap_or(ByteSize(default));
+        if size.0 < least {
+            self.diagnostics.push(root.finding(key, format!("expected at least \"{}MiB\"", least >> 20)));
+        }
+        size
     }
 
     fn check_listen(
@@ -306,7 +351,16 @@ impl Loader {
     }
 }
 
-type MainSections = (HubSection, TrustSection, AgentSection, LogSection);
+/// What `agent.toml` says beside resources.
+struct Main {
+    hub: HubSection,
+    trust: TrustSection,
+    agent: AgentSection,
+    log: LogSection,
+    hub_text: String,
+    hub_files: BTreeSet<PathBuf>,
+    files: BTreeSet<PathBuf>,
+}
 
 /// Resources by name, each with its file.
 #[derive(Default)]

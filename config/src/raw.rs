@@ -81,6 +81,12 @@ pub(crate) struct Agent {
     /// How long running jobs may go on after SIGTERM.
     #[schemars(extend("default" = "30s"))]
     pub(crate) shutdown_grace: Option<HumanDuration>,
+    /// The most that payloads on their way may take of the disk; past it jobs that need more are declined as busy.
+    #[schemars(extend("default" = "16GiB"))]
+    pub(crate) spool_quota: Option<ByteSize>,
+    /// The most that the journal may take of the disk; past it jobs are declined as busy.
+    #[schemars(extend("default" = "1GiB"))]
+    pub(crate) journal_quota: Option<ByteSize>,
 }
 
 /// The agent's logs.

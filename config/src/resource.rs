@@ -6,7 +6,7 @@ use crate::{
     path_glob, raw,
     tree::{Node, Source, Value, join},
 };
-use std::sync::Arc;
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 /// The keys that every resource has.
 pub(crate) const COMMON_KEYS: &[&str] = &["connector", "limits", "allow"];
@@ -18,10 +18,14 @@ pub(crate) fn check(
     name: &str,
     mut node: Node,
     source: &Arc<Source>,
+    dir: &Path,
     diagnostics: &mut Diagnostics,
 ) -> Option<ResourceConfig> {
     let path = join("resources", name);
     let at = node.at;
+    let (mut text, mut files) = (String::new(), BTreeSet::new());
+    node.write_canonical(&mut text);
+    node.named_files(dir, &mut files);
     let Value::Table(table) = &mut node.value else {
         let message = format!("expected a table: write [{path}] and its keys below");
         diagnostics.push(source.finding(at, &path, message));
@@ -50,7 +54,7 @@ pub(crate) fn check(
         .enumerate()
         .map(|(i, rule)| check_rule(&common, i + 1, rule, diagnostics))
         .collect();
-    Some(ResourceConfig { name: name.to_owned(), connector: connector?, limits, allow, section })
+    Some(ResourceConfig { name: name.to_owned(), connector: connector?, limits, allow, section, text, files })
 }
 
 fn check_connector(

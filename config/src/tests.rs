@@ -184,7 +184,7 @@ fn all_findings_of_all_files_are_told_at_once() {
             "agent.toml:3:19: hub.enrolment_token: a secret is never written here: put it into a file and write { file = \"secrets/…\" }, or { env = \"…\" }",
             "agent.toml:4:2: agnt: unknown key; did you mean \"agent\"? known keys: agent, hub, log, resources, trust",
             "agent.toml:6:12: agent.max_jobs: expected an integer, found a string",
-            "agent.toml:7:1: agent.max_job: unknown key; did you mean \"max_jobs\"? known keys: listen, max_jobs, name, shutdown_grace, state_dir",
+            "agent.toml:7:1: agent.max_job: unknown key; did you mean \"max_jobs\"? known keys: journal_quota, listen, max_jobs, name, shutdown_grace, spool_quota, state_dir",
             "agent.toml:8:10: agent.listen: expected a string, found an integer",
             "agent.toml:10:13: resources.x.connector: expected a string, found an integer",
             "agent.toml:11:1: resources.y.connector: missing; name the kind of connector, such as \"file\" or \"http\"",
@@ -494,4 +494,42 @@ allow = ["geheim", { operations = "geheim", may = ["geheim"], max_size = "geheim
     for finding in told {
         assert!(!finding.to_lowercase().contains("geheim"), "{finding}");
     }
+}
+
+#[test]
+fn what_a_table_says_is_told_from_where_and_how_it_says_it() {
+    let load = |text: &str| {
+        let text = format!("{HUB}{text}");
+        let dir = folder(&[("agent.toml", text.as_bytes()), ("hosts", b"h"), ("ca.pem", b"c")]);
+        let config = load_in(dir.path(), &[]).unwrap();
+        let below = |files: &std::collections::BTreeSet<std::path::PathBuf>| -> Vec<String> {
+            files.iter().map(|f| f.strip_prefix(dir.path()).unwrap().display().to_string()).collect()
+        };
+        let resource = &config.resources[0];
+        (resource.text.clone(), below(&resource.files), config.hub_text.clone(), below(&config.files))
+    };
+    let first = load(
+        "ca_file = \"ca.pem\"\n[resources.r]\nconnector = \"x\"\nknown_hosts = \"hosts\"\nurl = \"sftp://hosts\"\n\
+         key = { file = \"secrets/absent\" }\n",
+    );
+    assert_eq!(first.1, ["hosts", "secrets/absent"], "files, and secrets that are yet to come");
+    assert_eq!(first.3, ["ca.pem"]);
+    let same = load(
+        "enrolment_token = { env = \"T\" }\nca_file = 'ca.pem'\n# moved\n\n[resources.r]\nurl = 'sftp://hosts'\n\
+         key.file = \"secrets/absent\"\nconnector = \"x\"\nknown_hosts = \"hosts\"\n",
+    );
+    assert_eq!((&first.0, &first.2), (&same.0, &same.2));
+    let other = load("[resources.r]\nconnector = \"x\"\nknown_hosts = \"hosts\"\n");
+    assert!(other.0 != first.0 && other.2 != first.2);
+}
+
+#[test]
+fn quotas_have_a_least() {
+    check(
+        "[agent]\nspool_quota = \"1KiB\"\njournal_quota = \"1MiB\"\n",
+        &[
+            "agent.toml:4:15: agent.spool_quota: expected at least \"1MiB\"",
+            "agent.toml:5:17: agent.journal_quota: expected at least \"8MiB\"",
+        ],
+    );
 }

@@ -4,8 +4,16 @@
 //! mistake and quotes the values it refuses.
 
 use crate::Finding;
-use std::{collections::BTreeMap, ops::Range, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use toml::de::{DeTable, DeValue};
+
+/// The longest text that is looked at as a path.
+const MAX_PATH: usize = 4096;
 
 /// A configuration file's name and text, for turning offsets into lines and columns.
 #[derive(Debug)]
@@ -82,6 +90,55 @@ impl Node {
         Ok(node)
     }
 
+    /// Writes the values without their places: what is said is the same if and only if the texts are.
+    pub(crate) fn write_canonical(&self, out: &mut String) {
+        match &self.value {
+            Value::String(text) => *out += &format!("{text:?}"),
+            Value::Integer(number) => *out += &number.to_string(),
+            Value::Float(number) => *out += &format!("{number:?}"),
+            Value::Bool(value) => *out += if *value { "true" } else { "false" },
+            Value::Datetime => *out += "datetime",
+            Value::Array(items) => {
+                out.push('[');
+                for item in items {
+                    item.write_canonical(out);
+                    out.push(',');
+                }
+                out.push(']');
+            }
+            Value::Table(table) => {
+                out.push('{');
+                for (key, entry) in table {
+                    *out += &format!("{key:?}=");
+                    entry.node.write_canonical(out);
+                    out.push(',');
+                }
+                out.push('}');
+            }
+        }
+    }
+
+    /// The files that the values name: those of secrets, there or not, and any other text that is a file's path.
+    pub(crate) fn named_files(&self, dir: &Path, files: &mut BTreeSet<PathBuf>) {
+        match &self.value {
+            Value::String(text) => {
+                if text.len() <= MAX_PATH && !text.contains("://") && dir.join(text).is_file() {
+                    files.insert(dir.join(text));
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| item.named_files(dir, files)),
+            Value::Table(table) => {
+                for (key, entry) in table {
+                    match &entry.node.value {
+                        Value::String(text) if key == "file" => drop(files.insert(dir.join(text))),
+                        _ => entry.node.named_files(dir, files),
+                    }
+                }
+            }
+            Value::Integer(_) | Value::Float(_) | Value::Bool(_) | Value::Datetime => {}
+        }
+    }
+
     /// The table's entries; none if it is something else.
     pub(crate) fn into_table(self) -> Option<Table> {
         match self.value {
@@ -125,7 +182,7 @@ pub(crate) fn parse(source: &Arc<Source>, findings: &mut Vec<Finding>) -> Option
     }
     if !readable {
         // What follows a broken place is mostly its consequence: one broken line, one finding.
-        let mut lines = std::collections::BTreeSet::new();
+        let mut lines = BTreeSet::new();
         let mut at = 0;
         findings.retain(|finding| {
             at += 1;

@@ -63,6 +63,12 @@ pub trait Gate: Send + Sync {
         &'a self,
         intent: &'a Intent,
     ) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>>;
+
+    /// Says that the prior intent certainly had no effect and is given up. Only after `Ok` may the connector take away
+    /// what shows so: cut off after that, the attempt begins afresh instead of taking what is gone for done.
+    fn withdraw(&self) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + '_>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// How far an attempt is: shared by connector and runner.

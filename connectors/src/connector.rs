@@ -4,6 +4,7 @@ use crate::{Call, Failure, Input, Outcome, Output};
 use passerelle_config::{Diagnostics, Section};
 use serde_json::Value;
 use std::{future::Future, path::Path, time::Duration};
+use uuid::Uuid;
 
 /// How an operation may be repeated after an attempt whose effect is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +91,25 @@ pub trait Connector: Send + Sync + 'static {
     /// # Errors
     /// `invalid_params` (permanent) or `path_invalid` (denied).
     fn demands(&self, operation: &str, params: &Value) -> Result<Demands, Failure>;
+
+    /// What an attempt of this operation may leave at its target when it is cut off, in the connector's own words. The
+    /// agent journals it with the attempt and gives it to [`Self::clean_up`] once nothing can need it any more. Called
+    /// only with parameters that [`Self::demands`] has passed. Pure.
+    fn leftover(&self, _operation: &str, _params: &Value, _job: Uuid, _attempt: u32) -> Option<String> {
+        None
+    }
+
+    /// Removes a leftover, of this or an earlier configuration of the resource; `false` if it is not there.
+    ///
+    /// # Errors
+    /// If the target cannot be asked; try again later.
+    fn clean_up(
+        &self,
+        _leftover: &str,
+        _timeout: Duration,
+    ) -> impl Future<Output = Result<bool, Failure>> + Send {
+        async { Ok(false) }
+    }
 
     /// Checks reachability and credentials without side effects.
     ///

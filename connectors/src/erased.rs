@@ -3,6 +3,7 @@
 use crate::{Call, Capabilities, Connector, Demands, Failure, Input, Outcome, Output};
 use serde_json::Value;
 use std::{future::Future, pin::Pin, time::Duration};
+use uuid::Uuid;
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -16,6 +17,12 @@ pub trait DynConnector: Send + Sync {
     /// # Errors
     /// As there.
     fn demands(&self, operation: &str, params: &Value) -> Result<Demands, Failure>;
+
+    /// See [`Connector::leftover`].
+    fn leftover(&self, operation: &str, params: &Value, job: Uuid, attempt: u32) -> Option<String>;
+
+    /// See [`Connector::clean_up`].
+    fn clean_up<'a>(&'a self, leftover: &'a str, timeout: Duration) -> Boxed<'a, Result<bool, Failure>>;
 
     /// See [`Connector::probe`].
     fn probe(&self, timeout: Duration) -> Boxed<'_, Result<(), Failure>>;
@@ -38,6 +45,14 @@ impl<C: Connector> DynConnector for C {
 
     fn demands(&self, operation: &str, params: &Value) -> Result<Demands, Failure> {
         Connector::demands(self, operation, params)
+    }
+
+    fn leftover(&self, operation: &str, params: &Value, job: Uuid, attempt: u32) -> Option<String> {
+        Connector::leftover(self, operation, params, job, attempt)
+    }
+
+    fn clean_up<'a>(&'a self, leftover: &'a str, timeout: Duration) -> Boxed<'a, Result<bool, Failure>> {
+        Box::pin(Connector::clean_up(self, leftover, timeout))
     }
 
     fn probe(&self, timeout: Duration) -> Boxed<'_, Result<(), Failure>> {

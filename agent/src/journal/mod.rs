@@ -10,6 +10,8 @@
 //! - Payloads above 256 KiB are not here but in `spool/`; names there come from our ids alone.
 //! - `running`, `granted` and `acked` are written lazily, with the next transaction or within a second: losing them
 //!   costs nothing (see below).
+//! - What an attempt may leave at its target (`part`) is in its row from the start, and stays until it is known to be
+//!   gone, or the attempt succeeded. See `leftovers`.
 //!
 //! # What a crash leaves
 //! | crash | found at the next start | what happens |
@@ -25,6 +27,8 @@
 //! SQLite is opened with `locking_mode=EXCLUSIVE` before WAL, so that no shared-memory file is needed (network
 //! folders, Docker Desktop). A corrupt file is set aside, loudly; one of a newer schema is refused.
 
+mod found;
+mod leftovers;
 mod schema;
 mod writer;
 
@@ -37,8 +41,9 @@ use crate::{
 };
 use bytes::Bytes;
 use jiff::Timestamp;
-use passerelle_protocol::{HeldState, JobId, Name, Report, session::Attempt};
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+pub use leftovers::Leftover;
+use passerelle_protocol::{HeldState, Name, Outcome, Report, session::Attempt};
+use rusqlite::{Connection, OptionalExtension as _, params};
 use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
@@ -150,18 +155,24 @@ impl Journal {
         let path = state.join(FILE);
         let (connection, set_aside) = schema::open(&path)?;
         let seq = connection.query_row("SELECT coalesce(max(seq), 0) FROM attempts", [], |row| row.get(0))?;
-        let found = find(&connection)?;
+        leftovers::look_again(&connection)?;
+        let found = found::find(&connection)?;
         let writer = Arc::new(Writer::start(connection)?);
         Ok(Opened { journal: Self { writer, seq: Arc::new(AtomicI64::new(seq)) }, found, set_aside })
     }
 
     /// Writes an accepted attempt, unless it or a higher one is known. With `looks_back` its connector can tell from an
-    /// earlier attempt's intent whether that one's effect happened.
+    /// earlier attempt's intent whether that one's effect happened. `leftover` is what it may leave at its target.
     ///
     /// # Errors
     /// If it could not be written; then it is not accepted.
-    pub async fn accept(&self, job: &Job, looks_back: bool) -> Result<Accepted, JournalError> {
-        self.insert(NewRow::of(job)?, None, looks_back).await
+    pub async fn accept(
+        &self,
+        job: &Job,
+        looks_back: bool,
+        leftover: Option<String>,
+    ) -> Result<Accepted, JournalError> {
+        self.insert(NewRow { leftover, ..NewRow::of(job)? }, None, looks_back).await
     }
 
     /// Writes an attempt that ended before it began (denied, say): accepted and finished in one.
@@ -194,8 +205,8 @@ impl Journal {
                 };
                 c.prepare_cached(
                     "INSERT INTO attempts (job, attempt, state, resource, envelope, ticket, at_hub, payload,
-                       traceparent, expires, accepted_at, finished_at, report, seq, intent)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+                       traceparent, expires, accepted_at, finished_at, report, seq, intent, part)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
                 )?
                 .execute(params![
                     row.key.0,
@@ -213,6 +224,7 @@ impl Journal {
                     report,
                     seq,
                     intent,
+                    row.leftover,
                 ])?;
                 let intent = intent.and_then(|text| serde_json::from_str(&text).ok());
                 Ok(intent.map_or(Accepted::New, Accepted::Continues))
@@ -256,6 +268,21 @@ impl Journal {
         });
     }
 
+    /// Forgets the intents of the attempt and of those before it: they certainly had no effect.
+    ///
+    /// # Errors
+    /// If it could not be written; then they still count.
+    pub async fn withdraw(&self, attempt: Attempt) -> Result<(), JournalError> {
+        let key = key(attempt);
+        self.writer
+            .write(move |c| {
+                c.prepare_cached("UPDATE attempts SET intent = NULL WHERE job = ?1 AND attempt <= ?2")?
+                    .execute(params![key.0, key.1])
+            })
+            .await
+            .map(drop)
+    }
+
     /// Writes how the attempt ended. With `upload`, its output must reach the hub before it is reported.
     ///
     /// # Errors
@@ -265,15 +292,18 @@ impl Journal {
         let (started, finished) =
             (report.started_at.map(Timestamp::as_millisecond), report.finished_at.as_millisecond());
         let (text, seq) = (json(report)?, Arc::clone(&self.seq));
+        // What succeeded has given its part the final name.
+        let leaves_part = !matches!(report.outcome, Outcome::Succeeded { .. });
         self.writer
             .write(move |c| {
                 let (state, seq) = if upload { (FINISHED, None) } else { (REPORTABLE, Some(next(&seq))) };
                 // What led here is not needed any more: the row shrinks to its report.
                 c.prepare_cached(
                     "UPDATE attempts SET state = ?3, seq = ?4, report = ?5, started_at = ?6, finished_at = ?7,
-                       payload = NULL, ticket = '' WHERE job = ?1 AND attempt = ?2 AND state <= ?8",
+                       payload = NULL, ticket = '', part = CASE WHEN ?9 THEN part END, sweep_at = 0
+                     WHERE job = ?1 AND attempt = ?2 AND state <= ?8",
                 )?
-                .execute(params![key.0, key.1, state, seq, text, started, finished, FINISHED])
+                .execute(params![key.0, key.1, state, seq, text, started, finished, FINISHED, leaves_part])
             })
             .await
             .map(drop)
@@ -317,9 +347,21 @@ impl Journal {
     }
 
     /// Notes that the hub has the report: the row becomes a tombstone. Where the effect is unknown
-    /// the intent is kept: a later attempt of the job may decide by it what happened. Lazy.
+    /// the intent is kept: a later attempt of the job may decide by it what happened. Where that one has decided, the
+    /// intents before it have had their day. Lazy.
     pub fn acked(&self, attempt: Attempt) {
         let (key, now) = (key(attempt), clock::unix_seconds());
+        if attempt.number > 1 {
+            self.writer.lazy(move |c| {
+                c.prepare_cached(
+                    "UPDATE attempts SET intent = NULL WHERE job = ?1 AND attempt < ?2 AND intent IS NOT NULL AND EXISTS (
+                       SELECT 1 FROM attempts AS decided WHERE decided.job = ?1 AND decided.attempt = ?2 AND decided.state = ?3
+                       AND coalesce(json_extract(decided.report, '$.outcome.effect'), '') != 'unknown'
+                       AND (decided.intent IS NOT NULL OR json_extract(decided.report, '$.outcome.effect') IS NULL))",
+                )?
+                .execute(params![key.0, key.1, REPORTABLE])
+            });
+        }
         self.writer.lazy(move |c| {
             c.prepare_cached(
                 "UPDATE attempts SET state = ?3, acked_at = ?4, seq = NULL, envelope = '',
@@ -338,8 +380,9 @@ impl Journal {
     pub async fn maintain(&self, now: i64) -> Result<(), JournalError> {
         self.writer
             .write(move |c| {
+                leftovers::outlive(c, now - TOMBSTONE_LIFE, now)?;
                 c.prepare_cached(
-                    "DELETE FROM attempts WHERE state = 4 AND acked_at < ?1 AND expires < ?2",
+                    "DELETE FROM attempts WHERE state = 4 AND acked_at < ?1 AND expires < ?2 AND part IS NULL",
                 )?
                 .execute(params![now - TOMBSTONE_LIFE, now])?;
                 c.prepare_cached(
@@ -391,6 +434,7 @@ struct NewRow {
     expires: i64,
     accepted_at: i64,
     intent: Option<String>,
+    leftover: Option<String>,
 }
 
 impl NewRow {
@@ -409,6 +453,7 @@ impl NewRow {
             expires: job.envelope.exp.max(job.ticket.exp),
             accepted_at: job.accepted_at.as_millisecond(),
             intent: job.intent.as_ref().map(json).transpose()?,
+            leftover: None,
         })
     }
 }
@@ -453,69 +498,15 @@ fn known(c: &Connection, key: Key, seq: &AtomicI64) -> rusqlite::Result<Option<A
     }
 }
 
-/// The intent that the attempt before this one of the same job left behind.
+/// The intent that an attempt before this one of the same job left behind.
 fn earlier_intent(c: &Connection, key: Key) -> rusqlite::Result<Option<String>> {
     if key.1 <= 1 {
         return Ok(None);
     }
     c.prepare_cached(
-        "SELECT intent FROM attempts WHERE job = ?1 AND attempt < ?2 ORDER BY attempt DESC LIMIT 1",
+        "SELECT intent FROM attempts WHERE job = ?1 AND attempt < ?2 AND intent IS NOT NULL
+           ORDER BY attempt DESC LIMIT 1",
     )?
     .query_row(params![key.0, key.1], |row| row.get(0))
     .optional()
-    .map(Option::flatten)
-}
-
-/// Reads the rows that are not acknowledged.
-fn find(c: &Connection) -> Result<Vec<Found>, JournalError> {
-    let mut statement = c.prepare(
-        "SELECT job, attempt, state, resource, envelope, ticket, at_hub, payload, traceparent, accepted_at, started_at,
-           intent FROM attempts WHERE state < 4 ORDER BY rowid",
-    )?;
-    let mut rows = statement.query([])?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        match read(row) {
-            Ok(one) => found.push(one),
-            // One unreadable row must not keep the others from going on. The hub still holds its job.
-            Err(error) => tracing::error!(%error, "A row of the journal cannot be read and is left alone"),
-        }
-    }
-    Ok(found)
-}
-
-fn read(row: &Row<'_>) -> Result<Found, JournalError> {
-    let job = JobId::from(uuid::Uuid::from_bytes(row.get("job")?));
-    let attempt = Attempt::new(job, row.get("attempt")?);
-    let state: i64 = row.get("state")?;
-    let text = |column: &str| row.get::<_, String>(column);
-    let resource: Name =
-        text("resource")?.parse().map_err(|e| JournalError::Storage(format!("resource: {e}")))?;
-    match state {
-        FINISHED => return Ok(Found::Upload(attempt, resource)),
-        REPORTABLE => return Ok(Found::Report(attempt, resource)),
-        _ => {}
-    }
-    let time = |millis: i64| {
-        Timestamp::from_millisecond(millis).map_err(|e| JournalError::Storage(format!("time: {e}")))
-    };
-    let payload: Option<Vec<u8>> = row.get("payload")?;
-    let intent: Option<String> = row.get("intent")?;
-    let job = Job {
-        attempt,
-        envelope: parse(&text("envelope")?)?,
-        ticket: parse(&text("ticket")?)?,
-        payload: match (row.get("at_hub")?, payload) {
-            (true, _) => Payload::AtHub,
-            (false, Some(bytes)) => Payload::Inline(bytes.into()),
-            (false, None) => Payload::None,
-        },
-        traceparent: row.get("traceparent")?,
-        accepted_at: time(row.get("accepted_at")?)?,
-        started_at: row.get::<_, Option<i64>>("started_at")?.map(time).transpose()?,
-        intent: intent.map(|text| parse(&text)).transpose()?,
-        resumed: true,
-    };
-    let held = if state == RUNNING { HeldState::Running } else { HeldState::Accepted };
-    Ok(Found::Job(Box::new(job), held))
 }

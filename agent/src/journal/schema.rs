@@ -10,13 +10,16 @@ use std::{
 };
 
 /// The format of this agent, in `PRAGMA user_version`.
-pub const FORMAT: i64 = 1;
+pub const FORMAT: i64 = STEPS.len() as i64;
 
 /// How many prepared statements are kept: more than there are in the code.
 const STATEMENTS: usize = 64;
 
 /// `PRAGMA application_id`: "PaJ1".
 const APPLICATION: i64 = 0x5061_4a31;
+
+/// What leads from each format to the next one. A step that was ever released is never changed.
+const STEPS: [&str; 2] = [TABLES, LEFTOVERS];
 
 const TABLES: &str = "
 CREATE TABLE attempts (
@@ -43,6 +46,12 @@ CREATE TABLE attempts (
 CREATE INDEX open_attempts ON attempts (state) WHERE state < 4;
 CREATE INDEX reportable ON attempts (seq) WHERE state = 3;
 CREATE INDEX tombstones ON attempts (acked_at) WHERE state = 4;
+";
+
+const LEFTOVERS: &str = "
+ALTER TABLE attempts ADD COLUMN part TEXT;                           -- what it may leave at its target; NULL once gone
+ALTER TABLE attempts ADD COLUMN sweep_at INTEGER NOT NULL DEFAULT 0; -- Unix seconds: when to look for it
+CREATE INDEX leftovers ON attempts (sweep_at) WHERE part IS NOT NULL AND state >= 2;
 ";
 
 /// Opens or makes the journal; also says where a corrupt one was put.
@@ -116,14 +125,23 @@ fn try_open(path: &Path) -> Result<Connection, TryOpen> {
     if check != "ok" {
         return Err(TryOpen::Corrupt(check));
     }
-    if found == 0 {
+    if found < FORMAT {
         let transaction = connection.transaction()?;
-        transaction.execute_batch(TABLES)?;
+        for step in STEPS.iter().skip(usize::try_from(found).unwrap_or(0)) {
+            transaction.execute_batch(step)?;
+        }
         transaction.pragma_update(None, "application_id", APPLICATION)?;
         transaction.pragma_update(None, "user_version", FORMAT)?;
         transaction.commit()?;
     }
     Ok(connection)
+}
+
+/// Makes a file as the first format had it.
+#[cfg(test)]
+pub(super) fn make_format_1(connection: &Connection) {
+    connection.execute_batch(TABLES).unwrap();
+    connection.pragma_update(None, "user_version", 1).unwrap();
 }
 
 /// Renames the journal and its WAL out of the way.

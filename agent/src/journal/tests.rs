@@ -2,7 +2,7 @@
 
 use super::*;
 use passerelle_protocol::{
-    AgentId, CommitMode, Effect, Envelope, Failure, Outcome, OutputPayload, PayloadDigest, Sha256, Ticket,
+    AgentId, CommitMode, Effect, Envelope, Failure, JobId, OutputPayload, PayloadDigest, Sha256, Ticket,
     Verdict,
 };
 use serde_json::json;
@@ -90,8 +90,8 @@ async fn an_accepted_attempt_is_found_again_as_it_was() {
     let Opened { journal, found, set_aside } = Journal::open(dir.path()).unwrap();
     assert!(found.is_empty() && set_aside.is_none());
     let job = job(1, 1);
-    assert_eq!(journal.accept(&job, true).await.unwrap(), Accepted::New);
-    assert_eq!(journal.accept(&job, true).await.unwrap(), Accepted::Held);
+    assert_eq!(journal.accept(&job, true, None).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&job, true, None).await.unwrap(), Accepted::Held);
     let found = reopen(dir.path(), journal).await.found;
     let [Found::Job(again, HeldState::Accepted)] = found.as_slice() else { panic!("{found:?}") };
     assert_eq!(again.envelope, job.envelope);
@@ -105,7 +105,7 @@ async fn an_intent_is_found_again_even_when_the_start_was_not_written() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;
     let job = job(1, 1);
-    journal.accept(&job, true).await.unwrap();
+    journal.accept(&job, true, None).await.unwrap();
     journal.started(job.attempt, job.accepted_at);
     journal.intent(job.attempt, job.accepted_at, &json!({"part": "x"})).await.unwrap();
     journal.granted(job.attempt);
@@ -120,7 +120,7 @@ async fn a_finished_attempt_is_reported_until_acknowledged_and_survives_a_lost_a
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;
     let job = job(1, 1);
-    journal.accept(&job, true).await.unwrap();
+    journal.accept(&job, true, None).await.unwrap();
     let report = report(&job, succeeded());
     journal.finish(&report, false).await.unwrap();
     let reports = journal.reports_after(0, 10).await.unwrap();
@@ -142,7 +142,7 @@ async fn an_output_is_uploaded_before_it_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;
     let job = job(1, 1);
-    journal.accept(&job, true).await.unwrap();
+    journal.accept(&job, true, None).await.unwrap();
     let output =
         OutputPayload { size: 9, sha256: Sha256::of(b"x"), media_type: "text/plain".into(), data: None };
     let outcome = Outcome::Succeeded { result: json!({}), output: Some(output), receipt: None };
@@ -162,23 +162,23 @@ async fn a_replayed_attempt_is_refused_and_a_known_outcome_is_told_again() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;
     let second = job(1, 2);
-    assert_eq!(journal.accept(&second, true).await.unwrap(), Accepted::New);
-    assert_eq!(journal.accept(&job(1, 1), true).await.unwrap(), Accepted::Replayed { highest: 2 });
+    assert_eq!(journal.accept(&second, true, None).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&job(1, 1), true, None).await.unwrap(), Accepted::Replayed { highest: 2 });
     journal.finish(&report(&second, succeeded()), false).await.unwrap();
     journal.acked(second.attempt);
     journal.flush().await.unwrap();
     assert_eq!(journal.reports_after(0, 10).await.unwrap(), []);
     // A hub that forgot (restored from a backup) offers it again: the tombstone answers.
-    assert_eq!(journal.accept(&second, true).await.unwrap(), Accepted::Again);
+    assert_eq!(journal.accept(&second, true, None).await.unwrap(), Accepted::Again);
     assert_eq!(journal.reports_after(0, 10).await.unwrap().len(), 1);
-    assert_eq!(journal.accept(&job(1, 3), true).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&job(1, 3), true, None).await.unwrap(), Accepted::New);
     // An outcome too large to keep is not known any more, but the attempt is not run twice.
     let large = job(2, 1);
-    journal.accept(&large, true).await.unwrap();
+    journal.accept(&large, true, None).await.unwrap();
     let outcome = Outcome::Succeeded { result: json!("x".repeat(KEPT_REPORT)), output: None, receipt: None };
     journal.finish(&report(&large, outcome), false).await.unwrap();
     journal.acked(large.attempt);
-    assert_eq!(journal.accept(&large, true).await.unwrap(), Accepted::Replayed { highest: 1 });
+    assert_eq!(journal.accept(&large, true, None).await.unwrap(), Accepted::Replayed { highest: 1 });
 }
 
 #[tokio::test]
@@ -194,13 +194,13 @@ async fn a_later_attempt_learns_the_intent_of_one_that_failed_and_not_of_one_tha
     ));
     for (n, outcome) in [(1, lost), (2, succeeded())] {
         let first = job(n, 1);
-        journal.accept(&first, true).await.unwrap();
+        journal.accept(&first, true, None).await.unwrap();
         journal.intent(first.attempt, clock::now(), &intent).await.unwrap();
         journal.finish(&report(&first, outcome), false).await.unwrap();
         journal.acked(first.attempt);
     }
-    assert_eq!(journal.accept(&job(1, 2), true).await.unwrap(), Accepted::Continues(intent.clone()));
-    assert_eq!(journal.accept(&job(2, 2), true).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&job(1, 2), true, None).await.unwrap(), Accepted::Continues(intent.clone()));
+    assert_eq!(journal.accept(&job(2, 2), true, None).await.unwrap(), Accepted::New);
     // And it is still known after a crash.
     let found = reopen(dir.path(), journal).await.found;
     let [Found::Job(again, HeldState::Accepted), Found::Job(..)] = found.as_slice() else {
@@ -228,7 +228,7 @@ async fn writes_that_come_together_share_a_commit() {
     let mut accepts = tokio::task::JoinSet::new();
     for n in 0..200 {
         let journal = journal.clone();
-        accepts.spawn(async move { journal.accept(&job(n, 1), true).await });
+        accepts.spawn(async move { journal.accept(&job(n, 1), true, None).await });
     }
     while let Some(accepted) = accepts.join_next().await {
         assert_eq!(accepted.unwrap().unwrap(), Accepted::New);
@@ -246,19 +246,19 @@ async fn old_tombstones_are_pruned_once_their_envelope_has_expired() {
     let now = clock::unix_seconds();
     (short.envelope.exp, long.envelope.exp) = (now + 900, now + 7 * 86_400);
     for job in [&mut short, &mut long] {
-        journal.accept(job, true).await.unwrap();
+        journal.accept(job, true, None).await.unwrap();
         journal.finish(&report(job, denied()), false).await.unwrap();
         journal.acked(job.attempt);
     }
     let open = job(3, 1);
-    journal.accept(&open, true).await.unwrap();
+    journal.accept(&open, true, None).await.unwrap();
     journal.maintain(now + 3600).await.unwrap();
-    assert_eq!(journal.accept(&short, true).await.unwrap(), Accepted::Again);
+    assert_eq!(journal.accept(&short, true, None).await.unwrap(), Accepted::Again);
     journal.acked(short.attempt);
     journal.maintain(now + 2 * 86_400).await.unwrap();
-    assert_eq!(journal.accept(&short, true).await.unwrap(), Accepted::New);
-    assert_eq!(journal.accept(&long, true).await.unwrap(), Accepted::Again);
-    assert_eq!(journal.accept(&open, true).await.unwrap(), Accepted::Held);
+    assert_eq!(journal.accept(&short, true, None).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&long, true, None).await.unwrap(), Accepted::Again);
+    assert_eq!(journal.accept(&open, true, None).await.unwrap(), Accepted::Held);
 }
 
 #[tokio::test]
@@ -266,7 +266,7 @@ async fn a_corrupt_file_is_set_aside() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;
     for n in 0..50 {
-        journal.accept(&job(n, 1), true).await.unwrap();
+        journal.accept(&job(n, 1), true, None).await.unwrap();
     }
     journal.close().await;
     drop(journal);
@@ -279,7 +279,7 @@ async fn a_corrupt_file_is_set_aside() {
     let aside = opened.set_aside.unwrap();
     assert!(aside.file_name().unwrap().to_str().unwrap().starts_with("journal.corrupt-") && aside.exists());
     assert!(opened.found.is_empty());
-    assert_eq!(opened.journal.accept(&job(1, 1), true).await.unwrap(), Accepted::New);
+    assert_eq!(opened.journal.accept(&job(1, 1), true, None).await.unwrap(), Accepted::New);
 }
 
 #[tokio::test]
@@ -295,12 +295,12 @@ async fn a_file_that_is_no_database_is_set_aside() {
 async fn a_truncated_wal_loses_nothing_that_was_checkpointed_and_opens() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;
-    journal.accept(&job(1, 1), true).await.unwrap();
+    journal.accept(&job(1, 1), true, None).await.unwrap();
     journal.close().await;
     drop(journal);
     // A second life whose WAL a crash cuts in the middle of a frame.
     let journal = Journal::open(dir.path()).unwrap().journal;
-    journal.accept(&job(2, 1), true).await.unwrap();
+    journal.accept(&job(2, 1), true, None).await.unwrap();
     let copy = tempfile::tempdir().unwrap();
     fs::copy(dir.path().join(FILE), copy.path().join(FILE)).unwrap();
     let wal = fs::read(dir.path().join("journal.db-wal")).unwrap();
@@ -319,7 +319,7 @@ async fn a_newer_format_is_refused_and_left_alone() {
     drop(connection);
     let before = fs::read(&path).unwrap();
     let error = Journal::open(dir.path()).unwrap_err();
-    assert!(matches!(error, JournalError::Newer { found: 2, ours: 1, .. }), "{error}");
+    assert!(matches!(error, JournalError::Newer { found: 3, ours: 2, .. }), "{error}");
     assert!(error.to_string().contains("run the newer agent again"), "{error}");
     assert_eq!(fs::read(&path).unwrap(), before);
 }
@@ -339,10 +339,143 @@ async fn a_disk_that_takes_no_writes_is_told_and_recovers() {
     limit(journal.clone(), pages).await.unwrap();
     let mut big = job(1, 1);
     big.payload = Payload::Inline(vec![7; 200 * 1024].into());
-    let error = journal.accept(&big, true).await.unwrap_err();
+    let error = journal.accept(&big, true, None).await.unwrap_err();
     assert!(matches!(error, JournalError::Storage(_)), "{error}");
     limit(journal.clone(), 1 << 20).await.unwrap();
-    assert_eq!(journal.accept(&big, true).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&big, true, None).await.unwrap(), Accepted::New);
     assert!(journal.writable());
     assert_eq!(reopen(dir.path(), journal).await.found.len(), 1);
+}
+
+fn failed(verdict: Verdict, effect: Effect) -> Outcome {
+    Outcome::Failed(Failure::new(verdict, effect, passerelle_protocol::Code::TargetTimeout, "no answer"))
+}
+
+/// Accepts, journals an intent if `intent`, ends and has acknowledged an attempt that may leave `part-N`.
+async fn through(journal: &Journal, job: &Job, intent: bool, outcome: Outcome) {
+    let part = Some(format!("part-{}", job.attempt.number));
+    journal.accept(job, true, part).await.unwrap();
+    if intent {
+        journal.intent(job.attempt, clock::now(), &json!({"of": job.attempt.number})).await.unwrap();
+    }
+    journal.finish(&report(job, outcome), false).await.unwrap();
+    journal.acked(job.attempt);
+    journal.flush().await.unwrap();
+}
+
+async fn parts(journal: &Journal) -> Vec<String> {
+    let mut parts: Vec<String> =
+        journal.leftovers(clock::unix_seconds()).await.unwrap().into_iter().map(|l| l.part).collect();
+    parts.sort();
+    parts
+}
+
+#[tokio::test]
+async fn only_what_ended_without_success_and_without_an_open_intent_is_swept() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    through(&journal, &job(1, 1), true, succeeded()).await;
+    assert_eq!(parts(&journal).await, Vec::<String>::new(), "a success leaves no part");
+
+    through(&journal, &job(2, 1), false, failed(Verdict::Cancelled, Effect::NotApplied)).await;
+    assert_eq!(parts(&journal).await, ["part-1"]);
+    // The next attempt may be at work: it tidies up itself.
+    journal.accept(&job(2, 2), true, Some("part-2".into())).await.unwrap();
+    assert_eq!(parts(&journal).await, Vec::<String>::new());
+    journal.finish(&report(&job(2, 2), failed(Verdict::Permanent, Effect::NotApplied)), false).await.unwrap();
+    assert_eq!(parts(&journal).await, ["part-1", "part-2"]);
+    journal.swept(job(2, 1).attempt);
+    journal.sweep_again(job(2, 2).attempt, clock::unix_seconds() + 60);
+    journal.flush().await.unwrap();
+    assert_eq!(parts(&journal).await, Vec::<String>::new());
+    assert_eq!(journal.leftovers(clock::unix_seconds() + 61).await.unwrap()[0].attempt, job(2, 2).attempt);
+    // A start is worth a look.
+    let journal = reopen(dir.path(), journal).await.journal;
+    assert_eq!(parts(&journal).await, ["part-2"]);
+}
+
+#[tokio::test]
+async fn a_part_with_an_open_intent_stays_until_a_later_attempt_has_decided() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    through(&journal, &job(1, 1), true, failed(Verdict::Retry, Effect::Unknown)).await;
+    assert_eq!(parts(&journal).await, Vec::<String>::new());
+    // Handed back without having looked: it knows no more than the one before.
+    let second = job(1, 2);
+    let intent = json!({"of": 1});
+    assert_eq!(
+        journal.accept(&second, true, Some("part-2".into())).await.unwrap(),
+        Accepted::Continues(intent.clone())
+    );
+    journal.finish(&report(&second, failed(Verdict::Retry, Effect::Unknown)), false).await.unwrap();
+    journal.acked(second.attempt);
+    // Denied, so it never looked; its journal row has no intent of its own.
+    let third = job(1, 3);
+    journal.accept_finished(&third, &report(&third, denied())).await.unwrap();
+    journal.acked(third.attempt);
+    journal.flush().await.unwrap();
+    assert_eq!(parts(&journal).await, Vec::<String>::new());
+    assert_eq!(journal.accept(&job(1, 4), true, None).await.unwrap(), Accepted::Continues(intent));
+    journal.finish(&report(&job(1, 4), succeeded()), false).await.unwrap();
+    journal.acked(job(1, 4).attempt);
+    journal.flush().await.unwrap();
+    assert_eq!(parts(&journal).await, ["part-1", "part-2"]);
+    assert_eq!(journal.accept(&job(1, 5), true, None).await.unwrap(), Accepted::New);
+}
+
+#[tokio::test]
+async fn a_withdrawn_intent_is_not_gone_on_with_after_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    through(&journal, &job(1, 1), true, failed(Verdict::Retry, Effect::Unknown)).await;
+    let second = job(1, 2);
+    assert!(matches!(journal.accept(&second, true, None).await.unwrap(), Accepted::Continues(_)));
+    journal.withdraw(second.attempt).await.unwrap();
+    let opened = reopen(dir.path(), journal).await;
+    let [Found::Job(again, _)] = opened.found.as_slice() else { panic!("{:?}", opened.found) };
+    assert_eq!(again.intent, None);
+    opened.journal.finish(&report(&second, failed(Verdict::Retry, Effect::NotApplied)), false).await.unwrap();
+    opened.journal.acked(second.attempt);
+    assert_eq!(opened.journal.accept(&job(1, 3), true, None).await.unwrap(), Accepted::New);
+}
+
+#[tokio::test]
+async fn an_unknown_effect_keeps_its_part_as_long_as_its_tombstone_would_live() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    through(&journal, &job(1, 1), true, failed(Verdict::Permanent, Effect::Unknown)).await;
+    let now = clock::unix_seconds();
+    journal.maintain(now + 3600).await.unwrap();
+    assert_eq!(parts(&journal).await, Vec::<String>::new());
+    journal.maintain(now + 2 * 86_400).await.unwrap();
+    assert_eq!(parts(&journal).await, ["part-1"]);
+    journal.swept(job(1, 1).attempt);
+    journal.maintain(now + 2 * 86_400).await.unwrap();
+    assert_eq!(journal.accept(&job(1, 1), true, None).await.unwrap(), Accepted::New);
+
+    // A resource that is never there again does not keep its rows for ever.
+    through(&journal, &job(2, 1), false, failed(Verdict::Permanent, Effect::NotApplied)).await;
+    journal.maintain(now + 40 * 86_400).await.unwrap();
+    assert_eq!(parts(&journal).await, Vec::<String>::new());
+    assert_eq!(journal.accept(&job(2, 1), true, None).await.unwrap(), Accepted::New);
+}
+
+#[tokio::test]
+async fn an_older_format_is_brought_up_to_date_with_what_it_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = Connection::open(dir.path().join(FILE)).unwrap();
+    schema::make_format_1(&old);
+    old.execute(
+        "INSERT INTO attempts (job, attempt, state, resource, envelope, ticket, at_hub, expires, accepted_at, report, seq)
+         VALUES (?1, 1, 3, 'compta', '', '', 0, 0, 0, ?2, 1)",
+        params![key(job(1, 1).attempt).0, json(&report(&job(1, 1), succeeded())).unwrap()],
+    )
+    .unwrap();
+    drop(old);
+    let opened = Journal::open(dir.path()).unwrap();
+    assert!(matches!(opened.found.as_slice(), [Found::Report(..)]) && opened.set_aside.is_none());
+    through(&opened.journal, &job(2, 1), false, denied()).await;
+    assert_eq!(parts(&opened.journal).await, ["part-1"]);
+    let again = reopen(dir.path(), opened.journal).await;
+    assert_eq!(again.found.len(), 1);
 }

@@ -41,6 +41,17 @@ fn write(page: &mut String, status: &Snapshot) -> std::fmt::Result {
     for reason in &status.reasons {
         write!(page, "<p class=bad>not ready: {}</p>", escape(reason))?;
     }
+    write!(page, "<p>configuration read at {}", status.configuration.at)?;
+    if !status.configuration.needs_restart.is_empty() {
+        let keys = status.configuration.needs_restart.join(", ");
+        write!(page, "; changed, but in effect at the next start only: {}", escape(&keys))?;
+    }
+    if !status.configuration.refused.is_empty() {
+        page.push_str(": <b class=bad>refused</b>; the one before goes on");
+    }
+    for finding in &status.configuration.refused {
+        write!(page, "<p class=bad>{}", escape(finding))?;
+    }
     write!(
         page,
         "<p>jobs held {}, running {}, not yet reported {}</p><h2>Resources</h2><table><tr><th>name<th>connector\
@@ -107,8 +118,11 @@ mod tests {
     fn what_others_wrote_is_escaped() {
         let status = Status::new(std::collections::BTreeMap::new());
         status.set_link(Link::Disconnected { why: "<script>alert('x')</script>".to_owned() });
+        status
+            .reloaded(|reload| reload.refused = vec!["/config/agent.toml:1:1: <b>: unknown key".to_owned()]);
         let snapshot = status.snapshot(&"paris-1".parse().unwrap(), "https://hub/", Load::default(), vec![]);
         let page = render(&snapshot);
         assert!(!page.contains("<script>") && page.contains("&lt;script&gt;alert(&#39;x&#39;)"), "{page}");
+        assert!(page.contains("agent.toml:1:1: &lt;b&gt;: unknown key"), "{page}");
     }
 }

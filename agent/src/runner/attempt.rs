@@ -2,13 +2,13 @@
 
 use super::{
     gate::AttemptGate,
-    input, outcome,
+    input, no_more, outcome,
     spool::{OutputSpool, Stored},
 };
 use crate::{
     agent::Agent,
     clock,
-    dispatch::{Judged, late},
+    dispatch::{Judged, STOPPING, late},
     job::Job,
     registry::{Cause, StopHandle},
     translate,
@@ -18,7 +18,7 @@ use passerelle_connectors::{self as connectors, Call, Input, Intent, Output};
 use passerelle_protocol::{Code, Effect, Failure, Outcome, Progress, Repeat, Verdict};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 /// A job that ends sooner is not worth telling of.
 const FIRST_PROGRESS: Duration = Duration::from_millis(20);
@@ -30,53 +30,38 @@ const GRACE: Duration = Duration::from_secs(10);
 /// A drain leaves less time: the process is about to end.
 const DRAIN_GRACE: Duration = Duration::from_secs(4);
 
-/// How a run ended.
-enum End {
-    /// With an outcome.
-    Outcome(Outcome, Option<Stored>),
-    /// The agent stops first: the journal knows where it was.
-    Left,
-}
+/// How a run ended: with an outcome, and where its output is.
+type End = (Outcome, Option<Stored>);
 
-impl From<Failure> for End {
-    fn from(failure: Failure) -> Self {
-        Self::Outcome(Outcome::Failed(failure), None)
-    }
+fn ended(failure: Failure) -> End {
+    (Outcome::Failed(failure), None)
 }
 
 /// Runs an attempt to its end.
-pub async fn run(agent: Arc<Agent>, job: Job, judged: Judged, stop: StopHandle) {
+pub async fn run(agent: Arc<Agent>, job: Job, mut judged: Judged, stop: StopHandle) {
     let begun = std::time::Instant::now();
     let mut started_at = job.started_at;
-    match Box::pin(carry_out(&agent, &job, &judged, &stop, &mut started_at)).await {
-        End::Left => {
-            warn!("The agent stops before the job has ended; it goes on at the next start");
-            agent.outbox.forget(job.attempt);
-            agent.registry.remove(job.attempt);
-        }
-        End::Outcome(outcome, output) => {
-            let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-            if let Outcome::Succeeded { .. } = &outcome {
-                agent.note(&job, "succeeded");
-                info!(elapsed_ms, rule = judged.rule, "Job succeeded");
-            }
-            agent.metrics.job_seconds.observe(begun.elapsed().as_secs_f64());
-            agent.finish(&job, outcome, started_at, output).await;
-        }
+    let (outcome, output) = Box::pin(carry_out(&agent, &job, &mut judged, &stop, &mut started_at)).await;
+    let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    if let Outcome::Succeeded { .. } = &outcome {
+        agent.note(&job, "succeeded");
+        info!(elapsed_ms, rule = judged.rule, "Job succeeded");
     }
+    agent.metrics.job_seconds.observe(begun.elapsed().as_secs_f64());
+    agent.finish(&job, outcome, started_at, output).await;
 }
 
 async fn carry_out(
     agent: &Arc<Agent>,
     job: &Job,
-    judged: &Judged,
+    judged: &mut Judged,
     stop: &StopHandle,
     started_at: &mut Option<Timestamp>,
 ) -> End {
     let resumed = job.started_at.is_some() || job.intent.is_some();
     let fail = |failure: Failure| {
         agent.note_failure(job, &failure, None);
-        End::from(failure)
+        ended(failure)
     };
     if job.intent.is_some() && judged.repeat(job) == Repeat::Never && !judged.looks_back(job) {
         let message = "the agent was stopped in the middle; whether it took effect cannot be told";
@@ -84,30 +69,29 @@ async fn carry_out(
     }
     // What has started before may go on after its deadline: it is about starting.
     let deadline = Instant::now() + if resumed { GRACE * 3600 } else { clock::until(job.envelope.deadline) };
-    let turn = async {
-        match agent.limits.get(&job.envelope.resource) {
-            Some(limits) => Some(limits.turn().await),
-            None => None,
-        }
-    };
-    let _place = tokio::select! {
+    let limits = Arc::clone(&judged.resource.limits);
+    let _turn = tokio::select! {
         biased;
         () = stop.token().cancelled() => return stopped(agent, job, judged, stop),
-        place = turn => place,
-        () = sleep_until(deadline), if !resumed => return fail(late()),
+        turn = limits.turn() => turn,
+        () = sleep_until(deadline), if !resumed => return fail(undecided(job, late())),
     };
+    // While it waited the operator may have changed the resource, or what is allowed.
+    let now = agent.settings().resources.get(&job.envelope.resource).cloned();
+    if now.is_none_or(|now| !Arc::ptr_eq(&now, &judged.resource)) {
+        match agent.judge(job) {
+            Ok(again) => *judged = again,
+            Err(failure) => return fail(no_more(job, failure)),
+        }
+    }
+    let judged = &*judged;
     let input = tokio::select! {
         input = input::open(agent, job, judged, stop) => input,
-        () = sleep_until(deadline), if !resumed => return fail(late()),
+        () = sleep_until(deadline), if !resumed => return fail(undecided(job, late())),
     };
     let input = match input {
         Ok(input) => input,
-        Err(Some(mut failure)) => {
-            if job.intent.is_some() {
-                failure.effect = Effect::Unknown;
-            }
-            return fail(failure);
-        }
+        Err(Some(failure)) => return fail(undecided(job, failure)),
         Err(None) => return stopped(agent, job, judged, stop),
     };
     let at = *started_at.get_or_insert_with(clock::now);
@@ -116,20 +100,35 @@ async fn carry_out(
     execute(agent, job, judged, stop, input, at).await
 }
 
+/// A failure before the connector could look what an earlier attempt did: that stays as unknown as it was.
+fn undecided(job: &Job, failure: Failure) -> Failure {
+    if job.intent.is_some() { Failure { effect: Effect::Unknown, ..failure } } else { failure }
+}
+
 /// Stopped before the connector started.
 fn stopped(agent: &Agent, job: &Job, judged: &Judged, stop: &StopHandle) -> End {
-    match stop.cause() {
-        Some(Cause::Drain) => End::Left,
+    // Without evidence of how far the earlier run came, it may have come to its effect.
+    let unknown = job.intent.is_some() || (job.resumed && !leaves_evidence(job, judged));
+    let effect = if unknown { Effect::Unknown } else { Effect::NotApplied };
+    let failure = match stop.cause() {
+        Some(Cause::Drain) => handed_back(effect),
         Some(Cause::Hub) | None => {
-            let mut failure = translate::failure(&connectors::Failure::cancelled());
-            // Without evidence of how far the earlier run came, it may have come to its effect.
-            if job.intent.is_some() || (job.resumed && !judged.looks_back(job)) {
-                failure.effect = Effect::Unknown;
-            }
-            agent.note_failure(job, &failure, None);
-            failure.into()
+            Failure { effect, ..translate::failure(&connectors::Failure::cancelled()) }
         }
-    }
+    };
+    agent.note_failure(job, &failure, None);
+    ended(failure)
+}
+
+/// The agent stops: the job is to be tried again, here after the restart or elsewhere.
+fn handed_back(effect: Effect) -> Failure {
+    Failure::new(Verdict::Retry, effect, Code::Busy, STOPPING)
+}
+
+/// Whether an effect leaves its intent in the journal. What is done again as a whole, under the same key, needs no
+/// evidence of how far the first try came.
+fn leaves_evidence(job: &Job, judged: &Judged) -> bool {
+    judged.looks_back(job) || judged.repeat(job) == Repeat::Never
 }
 
 async fn execute(
@@ -142,8 +141,7 @@ async fn execute(
 ) -> End {
     let timeout = Duration::from_secs(job.envelope.timeout_s.max(1).into());
     let cancel = stop.token().child_token();
-    // What is done again as a whole, under the same key, needs no evidence of how far the first try came.
-    let evidence = judged.looks_back(job) || judged.repeat(job) == Repeat::Never;
+    let evidence = leaves_evidence(job, judged);
     let gate = Arc::new(AttemptGate::new(Arc::clone(agent), job, started_at, cancel.clone(), evidence));
     let progress = connectors::Progress::default();
     let call = Call {
@@ -180,7 +178,7 @@ async fn execute(
             }
         }
     };
-    gate.close();
+    let passed = gate.close();
     let produced = output.produced().cloned();
     drop(output);
     let repeat = judged.repeat(job);
@@ -190,30 +188,28 @@ async fn execute(
             if let Outcome::Failed(failure) = &outcome {
                 agent.note_failure(job, failure, None);
             }
-            return End::Outcome(outcome, stored);
+            return (outcome, stored);
         }
         Some(Err(failure)) => {
-            if failure.verdict == connectors::Verdict::Cancelled && stop.cause() == Some(Cause::Drain) {
-                spool.discard();
-                return End::Left;
-            }
             let mut told = translate::failure(&failure);
-            if told.verdict == Verdict::Cancelled && watch.timed_out && stop.cause().is_none() {
-                told = no_progress(timeout, repeat, told.effect);
+            if told.verdict == Verdict::Cancelled {
+                match stop.cause() {
+                    // The connector knows best what it did.
+                    Some(Cause::Drain) => told = handed_back(told.effect),
+                    None if watch.timed_out => told = no_progress(timeout, repeat, told.effect),
+                    Some(Cause::Hub) | None => {}
+                }
             }
             agent.note_failure(job, &told, failure.detail.as_deref());
             told
         }
-        None if stop.cause() == Some(Cause::Drain) => {
-            spool.discard();
-            return End::Left;
-        }
         None => {
             // Given up: whatever still runs cannot pass the gate any more, but what had passed may have happened.
-            let effect = if gate.passed() { Effect::Unknown } else { Effect::NotApplied };
+            let effect = if passed { Effect::Unknown } else { Effect::NotApplied };
             let failure = match stop.cause() {
                 None => no_progress(timeout, repeat, effect),
-                Some(_) => {
+                Some(Cause::Drain) => handed_back(effect),
+                Some(Cause::Hub) => {
                     let message = "cancelled; the connector did not stop in time";
                     Failure::new(Verdict::Cancelled, effect, Code::Cancelled, message)
                 }
@@ -223,7 +219,7 @@ async fn execute(
         }
     };
     spool.discard();
-    failure.into()
+    ended(failure)
 }
 
 fn grace(stop: &StopHandle) -> Duration {

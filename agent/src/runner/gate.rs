@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
 };
 use tokio_util::sync::CancellationToken;
@@ -20,9 +20,37 @@ pub struct AttemptGate {
     started_at: jiff::Timestamp,
     cancel: CancellationToken,
     evidence: bool,
-    passed: AtomicBool,
+    passage: Passage,
     waiting: AtomicBool,
-    closed: AtomicBool,
+}
+
+/// Passed and closed in one: what is closed before it was passed is never passed, whatever thread is quicker.
+#[derive(Debug)]
+struct Passage(AtomicU8);
+
+const PASSED: u8 = 1;
+const CLOSED: u8 = 2;
+
+impl Passage {
+    fn new(passed: bool) -> Self {
+        Self(AtomicU8::new(if passed { PASSED } else { 0 }))
+    }
+
+    /// Passes unless it is closed.
+    fn enter(&self) -> bool {
+        let open = |state: u8| (state & CLOSED == 0).then_some(state | PASSED);
+        self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, open).is_ok()
+    }
+
+    /// What was passed had no effect after all.
+    fn leave(&self) {
+        self.0.fetch_and(!PASSED, Ordering::SeqCst);
+    }
+
+    /// Says whether it was passed.
+    fn close(&self) -> bool {
+        self.0.fetch_or(CLOSED, Ordering::SeqCst) & PASSED != 0
+    }
 }
 
 impl AttemptGate {
@@ -42,15 +70,9 @@ impl AttemptGate {
             started_at,
             cancel,
             evidence,
-            passed: AtomicBool::new(job.intent.is_some()),
+            passage: Passage::new(job.intent.is_some()),
             waiting: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
         }
-    }
-
-    /// Whether an effect may have happened.
-    pub fn passed(&self) -> bool {
-        self.passed.load(Ordering::SeqCst)
     }
 
     /// Whether the hub is being asked: no progress is expected meanwhile.
@@ -58,9 +80,10 @@ impl AttemptGate {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Lets nothing through any more: a connector that was given up may still be at work in a thread of its own.
-    pub fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
+    /// Lets nothing through any more: a connector that was given up may still be at work in a thread of its own. Says
+    /// whether an effect may have happened.
+    pub fn close(&self) -> bool {
+        self.passage.close()
     }
 
     async fn try_pass(&self, intent: &Intent) -> Result<(), Failure> {
@@ -87,10 +110,9 @@ impl AttemptGate {
                 return Err(Failure::cancelled());
             }
         }
-        if self.closed.load(Ordering::SeqCst) || self.cancel.is_cancelled() {
+        if self.cancel.is_cancelled() || !self.passage.enter() {
             return Err(Failure::cancelled());
         }
-        self.passed.store(true, Ordering::SeqCst);
         Ok(())
     }
 }
@@ -101,5 +123,44 @@ impl Gate for AttemptGate {
         intent: &'a Intent,
     ) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>> {
         Box::pin(self.try_pass(intent))
+    }
+
+    fn withdraw(&self) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + '_>> {
+        Box::pin(async {
+            self.agent.journal.withdraw(self.job.attempt).await.map_err(|e| {
+                Failure::retry(Code::Internal, "the agent's journal cannot be written").detail(e)
+            })?;
+            self.passage.leave();
+            Ok(())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Passage;
+    use std::{sync::Arc, thread};
+
+    #[test]
+    fn a_closed_gate_is_never_passed_and_says_whether_it_was() {
+        let closed = Passage::new(false);
+        assert!(!closed.close() && !closed.enter() && !closed.close());
+        let passed = Passage::new(false);
+        assert!(passed.enter() && passed.enter() && passed.close() && !passed.enter());
+        let earlier = Passage::new(true);
+        earlier.leave();
+        assert!(!earlier.close(), "the earlier run's intent was withdrawn");
+        assert!(Passage::new(true).close(), "an earlier run had passed it");
+    }
+
+    #[test]
+    fn whoever_is_told_that_nothing_passed_can_rely_on_it() {
+        for _ in 0..2000 {
+            let passage = Arc::new(Passage::new(false));
+            let theirs = Arc::clone(&passage);
+            let entering = thread::spawn(move || theirs.enter());
+            let passed = passage.close();
+            assert_eq!(entering.join().unwrap(), passed);
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! accepted ──► turn (concurrency, rate, deadline) ──► payload ──► connector ──► finished ──► upload ──► reportable
 //!                  └ cancelled, late ────────────────────┴── failed ──►─┘
 //! ```
-//! A drain past its grace stops an attempt without an outcome: it stays in the journal and goes on at the next start.
+//! A drain ends what has not started, and past its grace what runs: as to be tried again.
 
 mod attempt;
 mod gate;
@@ -62,12 +62,8 @@ pub fn resume(agent: &Arc<Agent>, found: Vec<Found>) {
 fn resume_job(agent: &Arc<Agent>, job: Job, stop: StopHandle) {
     match agent.judge(&job) {
         Ok(judged) => spawn(agent, job, judged, stop),
-        Err(mut failure) => {
-            // The operator changed the rules since. Nothing more happens; but an effect that was begun may have.
-            if job.intent.is_some() {
-                failure.effect = Effect::Unknown;
-                failure.verdict = Verdict::Permanent;
-            }
+        Err(failure) => {
+            let failure = no_more(&job, failure);
             let span = agent.job_span(&job);
             let (agent, tasks) = (Arc::clone(agent), agent.tasks.clone());
             let end = async move {
@@ -77,6 +73,16 @@ fn resume_job(agent: &Arc<Agent>, job: Job, stop: StopHandle) {
             tasks.spawn(end.instrument(span));
         }
     }
+}
+
+/// The operator changed the rules since the attempt was accepted. Nothing more happens; but an effect that was begun
+/// may have.
+fn no_more(job: &Job, mut failure: Failure) -> Failure {
+    if job.intent.is_some() {
+        failure.effect = Effect::Unknown;
+        failure.verdict = Verdict::Permanent;
+    }
+    failure
 }
 
 impl Agent {
@@ -105,7 +111,7 @@ impl Agent {
 
     /// Counts an outcome and shows it on the status page.
     pub fn note(&self, job: &Job, outcome: &'static str) {
-        let kind = self.settings.resources.get(&job.envelope.resource).map(|r| r.kind.to_string());
+        let kind = self.settings().resources.get(&job.envelope.resource).map(|r| r.kind.to_string());
         self.metrics.job_finished(kind, outcome);
         self.status.job_finished(job, outcome);
     }

@@ -15,6 +15,8 @@ use tracing::{Instrument as _, info, info_span, warn};
 enum Ended {
     /// We closed it: the agent stops.
     Closed,
+    /// We closed it, to tell the hub anew what the agent can do.
+    Renewed,
     /// It failed; dial again.
     Failed { why: String, hint: Option<Duration> },
     /// The hub does not want this agent until an operator acts.
@@ -29,6 +31,7 @@ pub async fn run(agent: Arc<Agent>) -> Option<Refusal> {
         let ended = attempt(&agent, &mut backoff).await;
         let (why, hint) = match ended {
             Ended::Closed => break,
+            Ended::Renewed => continue,
             Ended::Refused(refusal) => return Some(refusal),
             Ended::Failed { why, hint } => (why, hint),
         };

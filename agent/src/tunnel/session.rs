@@ -35,6 +35,8 @@ enum Write {
 
 /// Runs one session until it ends.
 pub async fn drive(agent: &Arc<Agent>, socket: Socket) -> Ended {
+    // Before the settings are read: a change in between is then not missed.
+    let mut announced = agent.announced.subscribe();
     let session = match AgentSession::new(hello(agent), std::time::Instant::now()) {
         Ok(session) => session,
         Err(reason) => return Ended::Failed { why: reason.to_string(), hint: None },
@@ -78,6 +80,12 @@ pub async fn drive(agent: &Arc<Agent>, socket: Socket) -> Ended {
             end = &mut writer => {
                 let why = end.unwrap_or_else(|e| e.to_string());
                 break Some(format!("the connection broke while writing: {why}"));
+            }
+            Ok(()) = announced.changed() => {
+                info!("The agent offers something else than before: the session is opened anew");
+                tunnel.flush(&writes);
+                goodbye(&writes, &mut writer, 1000).await;
+                return Ended::Renewed;
             }
             () = agent.close.cancelled() => {
                 tunnel.flush(&writes);
@@ -207,17 +215,18 @@ impl Driver<'_> {
 }
 
 fn hello(agent: &Agent) -> Hello {
-    let (connectors, resources) = agent.settings.announcements();
+    let settings = agent.settings();
+    let (connectors, resources) = settings.announcements();
     let mut held = agent.registry.held();
     // A session may not hold more than this; the others are re-offered, found in the journal, and accepted.
     held.truncate(MAX_JOBS as usize * 2);
     Hello {
         versions: VersionRange { min: PROTOCOL_VERSION, max: PROTOCOL_VERSION },
         agent: agent.identity.enrolled.agent,
-        name: agent.settings.name.clone(),
+        name: settings.name.clone(),
         agent_version: VERSION.to_owned(),
         instance: agent.instance.clone(),
-        max_jobs: agent.settings.max_jobs(),
+        max_jobs: settings.max_jobs(),
         connectors,
         resources,
         held,

@@ -19,14 +19,18 @@ mod sftp;
 mod worker;
 
 use crate::{
-    BuildError, Call, Capabilities, Connector, Demands, Failure, Input, Kind, OperationSpec, Outcome, Output,
+    BuildError, Call, Capabilities, Code, Connector, Demands, Failure, Input, Kind, OperationSpec, Outcome,
+    Output,
 };
+use backend::Problem;
 use params::Params;
 use passerelle_config::{Diagnostics, Section};
+use place::{Place, is_part};
 use pool::Pool;
 use serde_json::Value;
 use std::{path::Path, time::Duration};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 pub use settings::Settings;
 
@@ -64,6 +68,28 @@ impl Connector for File {
 
     fn demands(&self, operation: &str, params: &Value) -> Result<Demands, Failure> {
         Ok(Params::read(operation, params)?.demands())
+    }
+
+    fn leftover(&self, operation: &str, params: &Value, job: Uuid, attempt: u32) -> Option<String> {
+        match Params::read(operation, params) {
+            Ok(Params::Drop(drop)) => Some(drop.place.part(job, attempt).to_string()),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    async fn clean_up(&self, leftover: &str, timeout: Duration) -> Result<bool, Failure> {
+        let part = Place::own(leftover.to_owned());
+        if !is_part(part.name().as_bytes()) {
+            return Err(Failure::permanent(Code::Internal, "that is no unfinished file of the agent's own"));
+        }
+        let mut lease = self.pool.lease(timeout, &CancellationToken::new()).await?;
+        let removed = lease.run(move |hands| hands.fs.delete(&part)).await;
+        lease.release().await;
+        match removed {
+            Ok(()) => Ok(true),
+            Err(error) if error.problem == Problem::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn probe(&self, timeout: Duration) -> Result<(), Failure> {

@@ -3,7 +3,7 @@
 //! | part | folder | then |
 //! |---|---|---|
 //! | there, whole | | it was not: ask the gate again and rename |
-//! | there, damaged | | it was not: remove it and begin afresh |
+//! | there, damaged | | it was not: withdraw the intent, remove the part and begin afresh |
 //! | gone | the intent's, part had been synced | it was, even if a consumer has taken the file away since |
 //! | gone | another one, or part not synced | nobody can tell: `unknown` |
 
@@ -79,6 +79,7 @@ async fn decide(lease: &mut Lease, call: &Call, params: &Drop, intent: &Intent) 
         && (kept.synced && !found.rereads
             || has_content(lease, call, &part, sha256).await.map_err(unknown)?);
     if !whole {
+        call.gate.withdraw().await?;
         lease.run(remove(&part)).await?;
         return Ok(Finished::Afresh);
     }

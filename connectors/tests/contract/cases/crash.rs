@@ -2,7 +2,7 @@
 
 use super::failed;
 use crate::support::{Place, Recorder, call, payload};
-use passerelle_connectors::{Call, Code, Effect, Gate, Intent, Verdict};
+use passerelle_connectors::{Call, Code, Effect, Failure, Gate, Intent, Verdict};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -174,6 +174,64 @@ pub async fn leftovers_of_the_same_job_are_removed(place: &Place) {
     let mut expected = vec![other, later];
     expected.sort();
     assert_eq!(left, expected, "what is another job's or a later attempt's stays");
+}
+
+pub async fn what_an_attempt_left_is_named_and_cleaned_up(place: &Place) {
+    let (call, connector) = (call(), &place.connector);
+    let timeout = std::time::Duration::from_secs(20);
+    let left =
+        |operation: &str, params: Value| connector.leftover(operation, &params, call.job, call.attempt);
+    for (operation, params) in
+        [("delete", json!({"path": "a.csv"})), ("move", json!({"from": "a", "to": "b"})), ("list", json!({}))]
+    {
+        assert_eq!(left(operation, params), None, "{operation}");
+    }
+    // A folder that is not there holds nothing.
+    let inside = left("drop", json!({"path": "in/a.csv"})).unwrap();
+    assert!(!connector.clean_up(&inside, timeout).await.unwrap());
+
+    let part = left("drop", json!({"path": "a.csv"})).unwrap();
+    let gate = Recorder::shut();
+    let dropping = Call { gate: Arc::clone(&gate) as Arc<dyn Gate>, ..call.clone() };
+    let dropped = place.run(&dropping, "drop", &json!({"path": "a.csv"}), Some(payload(b"content"))).await;
+    failed(dropped, Verdict::Retry, Code::Internal, Effect::NotApplied);
+    assert_eq!(gate.last().part.as_ref(), Some(&part), "the name is the one that the attempt uses");
+    place.write("a.csv", b"someone else's");
+    assert!(connector.clean_up(&part, timeout).await.unwrap());
+    assert!(!connector.clean_up(&part, timeout).await.unwrap());
+    assert_eq!(place.parts(), [""; 0]);
+    // Whatever a journal may say: nothing but parts.
+    connector.clean_up("a.csv", timeout).await.unwrap_err();
+    assert_eq!(place.read("a.csv"), b"someone else's");
+}
+
+/// A gate whose journal takes no withdrawal.
+struct Full;
+
+impl Gate for Full {
+    fn pass<'a>(&'a self, _: &'a Intent) -> Passing<'a> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn withdraw(&self) -> Passing<'_> {
+        Box::pin(async { Err(Failure::retry(Code::Internal, "the journal is full")) })
+    }
+}
+
+type Passing<'a> = std::pin::Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>>;
+
+pub async fn a_damaged_part_stays_until_its_intent_is_withdrawn(place: &Place) {
+    // Removed before, a crash would make the part look renamed.
+    let params = json!({"path": "a.csv"});
+    let (next, intent) = cut_off(place, &params, b"content").await;
+    let part = intent.part.unwrap();
+    place.write(&part, b"cont");
+    let stopped = Call { gate: Arc::new(Full), ..next.clone() };
+    let result = place.run(&stopped, "drop", &params, Some(payload(b"content"))).await;
+    failed(result, Verdict::Retry, Code::Internal, Effect::NotApplied);
+    assert!(place.has(&part) && !place.has("a.csv"));
+    place.run(&next, "drop", &params, Some(payload(b"content"))).await.unwrap();
+    assert_eq!((place.read("a.csv"), place.parts()), (b"content".to_vec(), vec![]));
 }
 
 /// The intent of an operation that was cut off before its effect.

@@ -1,0 +1,98 @@
+//! What dead attempts may have left at their targets: unfinished files, to be removed once nothing can need them.
+//!
+//! The part of an attempt is swept when the attempt has ended without success, no attempt of its job runs here, and no
+//! intent of the job is open: by an open intent a later attempt decides from the part whether the effect happened, so
+//! such a part is never removed. An intent closes when a later attempt has decided, or with its tombstone.
+
+use super::{Journal, JournalError, key};
+use passerelle_protocol::{JobId, Name, session::Attempt};
+use rusqlite::{Connection, params};
+
+/// How many are looked after at once.
+const AT_ONCE: u32 = 64;
+/// After so many seconds a part whose resource cannot be asked is given up.
+const GIVEN_UP: i64 = 30 * 24 * 60 * 60;
+
+/// What an ended attempt may have left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leftover {
+    /// The attempt.
+    pub attempt: Attempt,
+    /// Where it acted.
+    pub resource: Name,
+    /// What it left, in its connector's words.
+    pub part: String,
+    /// When it ended, in Unix seconds.
+    pub finished_at: i64,
+}
+
+impl Journal {
+    /// The leftovers that nothing needs any more and whose time has come, oldest first.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub async fn leftovers(&self, now: i64) -> Result<Vec<Leftover>, JournalError> {
+        let rows: Vec<([u8; 16], u32, String, String, i64)> = self
+            .writer
+            .read(move |c| {
+                c.prepare_cached(
+                    "SELECT job, attempt, resource, part, coalesce(finished_at, accepted_at) / 1000 FROM attempts AS dead
+                     WHERE part IS NOT NULL AND state >= 2 AND sweep_at <= ?1 AND NOT EXISTS (
+                       SELECT 1 FROM attempts AS other WHERE other.job = dead.job
+                         AND (other.state < 2 OR other.intent IS NOT NULL))
+                     ORDER BY sweep_at LIMIT ?2",
+                )?
+                .query_map(params![now, AT_ONCE], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+                })?
+                .collect()
+            })
+            .await?;
+        let leftover = |(job, attempt, resource, part, finished_at): (_, _, String, _, _)| {
+            let job = JobId::from(uuid::Uuid::from_bytes(job));
+            let resource = resource.parse().map_err(|e| JournalError::Storage(format!("resource: {e}")))?;
+            Ok(Leftover { attempt: Attempt::new(job, attempt), resource, part, finished_at })
+        };
+        rows.into_iter().map(leftover).collect()
+    }
+
+    /// Notes that an attempt has left nothing, or nothing any more. Lazy.
+    pub fn swept(&self, attempt: Attempt) {
+        let key = key(attempt);
+        self.writer.lazy(move |c| {
+            c.prepare_cached(
+                "UPDATE attempts SET part = NULL WHERE job = ?1 AND attempt = ?2 AND state >= 2",
+            )?
+            .execute(params![key.0, key.1])
+        });
+    }
+
+    /// Has a leftover looked at again at a time in Unix seconds. Lazy.
+    pub fn sweep_again(&self, attempt: Attempt, at: i64) {
+        let key = key(attempt);
+        self.writer.lazy(move |c| {
+            c.prepare_cached("UPDATE attempts SET sweep_at = ?3 WHERE job = ?1 AND attempt = ?2")?
+                .execute(params![key.0, key.1, at])
+        });
+    }
+}
+
+/// At the start every leftover is worth a look.
+pub(super) fn look_again(c: &Connection) -> rusqlite::Result<()> {
+    c.execute("UPDATE attempts SET sweep_at = 0 WHERE part IS NOT NULL AND state >= 2", []).map(drop)
+}
+
+/// Tombstones that would be pruned but for their part: their intent goes with the time, so that the part can be swept;
+/// and one that could not be swept for long is given up.
+pub(super) fn outlive(c: &Connection, acked_before: i64, now: i64) -> rusqlite::Result<()> {
+    c.prepare_cached(
+        "UPDATE attempts SET intent = NULL
+         WHERE part IS NOT NULL AND state >= 2 AND state = 4 AND acked_at < ?1 AND expires < ?2 AND intent IS NOT NULL",
+    )?
+    .execute(params![acked_before, now])?;
+    c.prepare_cached(
+        "UPDATE attempts SET part = NULL WHERE part IS NOT NULL AND state >= 2 AND finished_at < ?1",
+    )?
+    .execute(params![(now - GIVEN_UP) * 1000])
+    .map(drop)
+}
