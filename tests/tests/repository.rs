@@ -153,12 +153,12 @@ fn documents_name_only_files_that_are_there() {
 fn functions() -> BTreeSet<String> {
     let (mut found, mut folders) = (BTreeSet::new(), vec![root()]);
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap()) {
+        for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry")) {
             let (path, name) = (entry.path(), entry.file_name());
             if path.is_dir() && name != "target" && name != ".git" {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let text = fs::read_to_string(&path).unwrap();
+                let text = fs::read_to_string(&path).expect("a source file");
                 let names = text.lines().filter_map(|line| {
                     let (_, rest) = line.split_once("fn ")?;
                     rest.split(['(', '<']).next().map(str::to_owned)

@@ -1,5 +1,6 @@
 //! An agent that is frozen past its lease at any message of a drop, and lets go later: two agents of a site never both
 //! act. And the share replaced by an empty one meanwhile: what cannot be known is said, never guessed.
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
 use crate::common::{SITE, drop_into, job, notify_job};
 use passerelle_tests::{Agent, App, Hub, Proxy, ended, resources};

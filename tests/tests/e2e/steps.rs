@@ -2,6 +2,7 @@
 //!
 //! A fault proxy lets one more piece through in each round and holds the next one back; then somebody dies, or a line is
 //! cut. In the last round the operation gets through unharmed, so that no step is left out.
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
 use crate::common::{SITE, drop_into, files_below, job, notify_job};
 use passerelle_tests::{Agent, App, Hub, Proxy, SshServer, ended, resources};
