@@ -90,6 +90,7 @@ type Behaviour = dyn Fn(&Request, usize) -> Reply + Send + Sync;
 
 struct Shared {
     behaviour: Box<Behaviour>,
+    remembers: bool,
     requests: Mutex<Vec<Request>>,
     at_once: AtomicUsize,
     most_at_once: AtomicUsize,
@@ -114,8 +115,19 @@ impl App {
     /// # Panics
     /// If its port is taken.
     pub async fn with(behaviour: impl Fn(&Request, usize) -> Reply + Send + Sync + 'static) -> Self {
+        Self::launch(Box::new(behaviour), true).await
+    }
+
+    /// Starts an application that answers 200 to everything and remembers nothing: for more requests than fit into
+    /// memory.
+    pub async fn forgetful() -> Self {
+        Self::launch(Box::new(|_, _| Reply::status(200)), false).await
+    }
+
+    async fn launch(behaviour: Box<Behaviour>, remembers: bool) -> Self {
         let shared = Arc::new(Shared {
-            behaviour: Box::new(behaviour),
+            behaviour,
+            remembers,
             requests: Mutex::default(),
             at_once: AtomicUsize::new(0),
             most_at_once: AtomicUsize::new(0),
@@ -144,6 +156,15 @@ impl App {
     #[must_use]
     pub fn requests(&self) -> Vec<Request> {
         self.shared.requests.lock().expect("the requests").clone()
+    }
+
+    /// What has arrived after the first `count` requests.
+    ///
+    /// # Panics
+    /// If a behaviour panicked.
+    #[must_use]
+    pub fn requests_after(&self, count: usize) -> Vec<Request> {
+        self.shared.requests.lock().expect("the requests").iter().skip(count).cloned().collect()
     }
 
     /// Waits until `count` requests have arrived.
@@ -183,10 +204,12 @@ async fn answer(State(shared): State<Arc<Shared>>, request: axum::extract::Reque
     let now = shared.at_once.fetch_add(1, Ordering::SeqCst) + 1;
     shared.most_at_once.fetch_max(now, Ordering::SeqCst);
     let _leave = Leave(Arc::clone(&shared));
-    let before = {
+    let before = if shared.remembers {
         let mut requests = shared.requests.lock().expect("the requests");
         requests.push(request.clone());
         requests.len() - 1
+    } else {
+        0
     };
     let reply = (shared.behaviour)(&request, before);
     if !reply.after.is_zero() {

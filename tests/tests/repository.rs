@@ -149,6 +149,48 @@ fn documents_name_only_files_that_are_there() {
     assert!(missing.is_empty(), "named, but not there:\n{}", missing.join("\n"));
 }
 
+/// All functions of the repository's Rust files.
+fn functions() -> BTreeSet<String> {
+    let (mut found, mut folders) = (BTreeSet::new(), vec![root()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry")) {
+            let (path, name) = (entry.path(), entry.file_name());
+            if path.is_dir() && name != "target" && name != ".git" {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("a source file");
+                let names = text.lines().filter_map(|line| {
+                    let (_, rest) = line.split_once("fn ")?;
+                    rest.split(['(', '<']).next().map(str::to_owned)
+                });
+                found.extend(names);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_row_about_delivery_names_a_test_that_is_there() {
+    let (functions, mut rows) = (functions(), 0);
+    let text = fs::read_to_string(root().join("docs/delivery.md")).unwrap();
+    for (number, line) in text.lines().enumerate() {
+        let Some(row) =
+            line.strip_prefix('|').filter(|row| !row.starts_with("--") && !row.contains("| test |"))
+        else {
+            continue;
+        };
+        let proof = row.trim_end().trim_end_matches('|').rsplit('|').next().unwrap_or_default();
+        let named: Vec<&str> = proof.split('`').skip(1).step_by(2).collect();
+        assert!(!named.is_empty(), "docs/delivery.md:{}: no test is named", number + 1);
+        for test in named {
+            assert!(functions.contains(test), "docs/delivery.md:{}: there is no test {test}", number + 1);
+        }
+        rows += 1;
+    }
+    assert!(rows > 20, "only {rows} rows were found");
+}
+
 #[test]
 fn the_readme_is_short_enough_to_be_read() {
     let lines = fs::read_to_string(root().join("README.md")).unwrap().lines().count();
@@ -158,7 +200,7 @@ fn the_readme_is_short_enough_to_be_read() {
 #[test]
 fn shell_scripts_are_executable_and_sound() {
     use std::os::unix::fs::PermissionsExt as _;
-    for script in ["tests/run", "tests/bench", ".ci/run"] {
+    for script in ["tests/run", "tests/bench", "tests/chaos", ".ci/run"] {
         let path = root().join(script);
         let mode = fs::metadata(&path).unwrap_or_else(|e| panic!("{script}: {e}")).permissions().mode();
         assert_ne!(mode & 0o111, 0, "{script} is not executable");

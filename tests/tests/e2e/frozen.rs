@@ -1,8 +1,9 @@
 //! An agent that is frozen past its lease at any message of a drop, and lets go later: two agents of a site never both
 //! act. And the share replaced by an empty one meanwhile: what cannot be known is said, never guessed.
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
-use crate::common::{SITE, drop_into};
-use passerelle_tests::{Agent, Hub, Proxy, ended, resources};
+use crate::common::{SITE, drop_into, job, notify_job};
+use passerelle_tests::{Agent, App, Hub, Proxy, ended, resources};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::{
@@ -19,11 +20,12 @@ const FINISHED: Duration = Duration::from_secs(60);
 const MOST_MESSAGES: u64 = 20;
 const CONTENT: &str = "journal;date;montant\n";
 
-/// A hub and two agents of one site with the folder `compta`; the first one behind a proxy.
+/// A hub and two agents of one site with the folder `compta` and an application; the first one behind a proxy.
 struct Pair {
     first: Agent,
     second: Agent,
     hub: Hub,
+    app: App,
     tunnel: Proxy,
     home: tempfile::TempDir,
 }
@@ -31,7 +33,7 @@ struct Pair {
 impl Pair {
     async fn start() -> Self {
         let hub = Hub::start_with_lease(LEASE).await;
-        let tunnel = Proxy::start(hub.port()).await;
+        let (tunnel, app) = (Proxy::start(hub.port()).await, App::start().await);
         let home = tempfile::tempdir().unwrap();
         let share = home.path().join("share");
         fs::create_dir(&share).unwrap();
@@ -39,11 +41,12 @@ impl Pair {
         let mut second = Agent::new(&hub, SITE, "paris-2");
         for agent in [&first, &second] {
             agent.resource("compta", &resources::folder("compta", &share));
+            agent.resource("orders-app", &resources::application("orders-app", &app.url));
         }
         first.through(&tunnel.url()).start().await;
         // Both are of the site from the start: what the first one does it asks for.
         second.start().await;
-        Self { first, second, hub, tunnel, home }
+        Self { first, second, hub, app, tunnel, home }
     }
 
     fn share(&self) -> PathBuf {
@@ -57,15 +60,14 @@ impl Pair {
         self.hub.api.agents_online(SITE, 1).await;
     }
 
-    /// Submits a drop and freezes the first agent when its message of this number is held back; `None`: the drop got
+    /// Submits a job and freezes the first agent when its message of this number is held back; `None`: the job got
     /// through before.
-    async fn freeze_at(&mut self, message: u64, answers: bool) -> Option<String> {
+    async fn freeze_at(&mut self, message: u64, answers: bool, job: &Value) -> Option<String> {
         let hold = |pieces| {
             if answers { self.tunnel.hold_answers_after(pieces) } else { self.tunnel.hold_after(pieces) }
         };
         hold(Some(message));
-        let drop = drop_into("compta", &format!("{message}.csv"), json!({"text": CONTENT}));
-        let id = self.hub.api.submit(&drop).await;
+        let id = self.hub.api.submit(job).await;
         let held = passerelle_tests::until("the job to end or be held", FINISHED, async || {
             let ended = ended(&self.hub.api.job(&id).await);
             (ended || self.tunnel.is_holding()).then_some(!ended)
@@ -87,8 +89,12 @@ impl Pair {
         // Ready again means that both sides agreed on every job; a further one shows that reports have gone before it.
         self.second.kill();
         self.hub.api.agents_online(SITE, 1).await;
-        self.hub.api.succeed(&crate::common::job("compta", "list", json!({}))).await;
+        self.hub.api.succeed(&job("compta", "list", json!({}))).await;
     }
+}
+
+fn a_drop(number: u64) -> Value {
+    drop_into("compta", &format!("{number}.csv"), json!({"text": CONTENT}))
 }
 
 /// Takes the dropped file away as an import would; gives how many there were.
@@ -111,7 +117,7 @@ async fn a_drop_frozen_at_each_message(answers: bool) -> u64 {
     let share = pair.share();
     for number in 0..MOST_MESSAGES {
         pair.first_alone().await;
-        let Some(id) = pair.freeze_at(number, answers).await else {
+        let Some(id) = pair.freeze_at(number, answers, &a_drop(number)).await else {
             assert_eq!(take(&share, number), 1);
             return number;
         };
@@ -125,8 +131,8 @@ async fn a_drop_frozen_at_each_message(answers: bool) -> u64 {
         let after = pair.hub.api.job(&id).await;
         assert_eq!(found, 1, "message {number}: a consumer saw the file {found} times: {after:#}");
         assert_eq!(after["state"], "succeeded", "message {number}: {after:#}");
-        let clean = async || parts(&share).is_empty().then_some(());
-        passerelle_tests::until("no part to be left", FINISHED, clean).await;
+        let what = format!("{:?} to be gone after message {number}: {after:#}", parts(&share));
+        passerelle_tests::until(&what, FINISHED, async || parts(&share).is_empty().then_some(())).await;
     }
     panic!("a drop has more than {MOST_MESSAGES} messages");
 }
@@ -137,6 +143,93 @@ async fn an_agent_frozen_past_its_lease_at_any_message_and_its_successor_drop_a_
         tokio::join!(a_drop_frozen_at_each_message(false), a_drop_frozen_at_each_message(true));
     // Accept, commit, report at least; offer and grant.
     assert!(told >= 3 && heard >= 2, "only {told} and {heard} messages were held");
+}
+
+/// Another operation: what is there before, the job, and what must be there when both agents are through with it.
+struct Case {
+    prepare: fn(&Path, u64),
+    job: fn(u64) -> Value,
+    check: fn(&Pair, u64, &Value),
+}
+
+const MOVE: Case = Case {
+    prepare: |share, number| fs::write(share.join(format!("from-{number}")), CONTENT).unwrap(),
+    job: |number| {
+        job("compta", "move", json!({"from": format!("from-{number}"), "to": format!("{number}.csv")}))
+    },
+    check: |pair, number, end| {
+        assert!(!pair.share().join(format!("from-{number}")).exists(), "{end:#}");
+        assert_eq!(take(&pair.share(), number), 1, "{end:#}");
+    },
+};
+
+const DELETE: Case = Case {
+    prepare: |share, number| fs::write(share.join(format!("{number}.old")), CONTENT).unwrap(),
+    job: |number| job("compta", "delete", json!({"path": format!("{number}.old")})),
+    check: |pair, number, end| assert!(!pair.share().join(format!("{number}.old")).exists(), "{end:#}"),
+};
+
+const FETCH: Case = Case {
+    prepare: |share, number| fs::write(share.join(format!("export-{number}")), CONTENT).unwrap(),
+    job: |number| job("compta", "fetch", json!({"path": format!("export-{number}")})),
+    check: |pair, number, end| {
+        assert_eq!(end["output"]["size"], json!(CONTENT.len()), "{end:#}");
+        assert!(pair.share().join(format!("export-{number}")).exists(), "{end:#}");
+    },
+};
+
+const NOTIFY: Case = Case {
+    prepare: |_, _| (),
+    job: |number| notify_job(&format!("orders/{number}")),
+    check: |pair, number, end| {
+        let uri = format!("/orders/{number}");
+        let told: Vec<_> = pair.app.requests().into_iter().filter(|request| request.uri == uri).collect();
+        assert!(!told.is_empty(), "{end:#}");
+        assert!(told.iter().all(|request| json!(request.header("idempotency-key")) == end["id"]), "{told:?}");
+    },
+};
+
+/// Gives how many messages were tried.
+async fn frozen_at_each_message(case: &Case, answers: bool) -> u64 {
+    let mut pair = Pair::start().await;
+    for number in 0..MOST_MESSAGES {
+        pair.first_alone().await;
+        (case.prepare)(&pair.share(), number);
+        let Some(id) = pair.freeze_at(number, answers, &(case.job)(number)).await else { return number };
+        pair.second.start().await;
+        let done = pair.hub.api.end_of(&id, FINISHED).await;
+        assert_eq!(done["state"], "succeeded", "message {number}: {done:#}");
+        pair.let_go().await;
+        let after = pair.hub.api.job(&id).await;
+        assert_eq!(after["state"], "succeeded", "message {number}: {after:#}");
+        (case.check)(&pair, number, &after);
+    }
+    panic!("the operation has more than {MOST_MESSAGES} messages");
+}
+
+async fn each_message_of_each(cases: [&Case; 2]) {
+    let [one, other] = cases;
+    let tried = tokio::join!(
+        frozen_at_each_message(one, false),
+        frozen_at_each_message(one, true),
+        frozen_at_each_message(other, false),
+        frozen_at_each_message(other, true)
+    );
+    // Accept and report at least, and the offer.
+    assert!(
+        tried.0 >= 2 && tried.1 >= 1 && tried.2 >= 2 && tried.3 >= 1,
+        "only {tried:?} messages were held"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_frozen_past_its_lease_and_its_successor_move_and_delete_a_file_once() {
+    each_message_of_each([&MOVE, &DELETE]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_frozen_past_its_lease_and_its_successor_fetch_a_file_and_tell_under_one_key() {
+    each_message_of_each([&FETCH, &NOTIFY]).await;
 }
 
 /// What is true of a job whose share was replaced: success only with a file that is there, once.
@@ -158,7 +251,9 @@ async fn a_share_replaced_at_each_message(answers: bool) -> (u64, u64) {
     let mut unknown = 0;
     for number in 0..MOST_MESSAGES {
         pair.first_alone().await;
-        let Some(id) = pair.freeze_at(number, answers).await else { return (number, unknown) };
+        let Some(id) = pair.freeze_at(number, answers, &a_drop(number)).await else {
+            return (number, unknown);
+        };
         let old = pair.home.path().join(format!("old-{number}"));
         let was_there = share.join(format!("{number}.csv")).exists();
         fs::rename(&share, &old).unwrap();

@@ -2,6 +2,7 @@
 //!
 //! A fault proxy lets one more piece through in each round and holds the next one back; then somebody dies, or a line is
 //! cut. In the last round the operation gets through unharmed, so that no step is left out.
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
 use crate::common::{SITE, drop_into, files_below, job, notify_job};
 use passerelle_tests::{Agent, App, Hub, Proxy, SshServer, ended, resources};
@@ -133,7 +134,8 @@ async fn at_each_step(case: &Case, step: Step, fault: Fault) -> u64 {
         assert!(case.ends.contains(&end), "{fault:?} at {step:?} {number}: {done:#}");
         (case.check)(&done, &world, number, found);
         let clean = async || files_below(&root).is_empty().then_some(());
-        passerelle_tests::until("no part to be left", RECOVERED, clean).await;
+        let what = format!("nothing to be left of step {number}: {:?}", files_below(&root));
+        passerelle_tests::until(&what, RECOVERED, clean).await;
         if !held {
             return number;
         }

@@ -21,11 +21,28 @@ pub fn fdatasync(folder: &Path, repetitions: usize) -> Sorted {
     }))
 }
 
-/// Commits a second of one connection that inserts a row of 1 KiB per transaction, WAL and `synchronous=FULL`.
-pub fn sqlite_commits(folder: &Path, repetitions: usize) -> f64 {
-    let database = rusqlite::Connection::open(folder.join("baseline.db")).expect("a database");
+/// Commits a second of one connection that inserts a row of 1 KiB per transaction with `synchronous=FULL`.
+#[derive(Debug, Clone, Copy)]
+pub struct Commits {
+    /// With SQLite's default rollback journal: what targets are compared with.
+    pub plain: f64,
+    /// With a write-ahead log.
+    pub wal: f64,
+}
+
+/// Measures both.
+pub fn sqlite_commits(folder: &Path, repetitions: usize) -> Commits {
+    Commits { plain: commits(folder, repetitions, "DELETE"), wal: commits(folder, repetitions, "WAL") }
+}
+
+fn commits(folder: &Path, repetitions: usize, journal: &str) -> f64 {
+    let database =
+        rusqlite::Connection::open(folder.join(format!("baseline-{journal}.db"))).expect("a database");
     database
-        .execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; CREATE TABLE t (id INTEGER PRIMARY KEY, body BLOB);")
+        .execute_batch(&format!(
+            "PRAGMA journal_mode={journal}; PRAGMA synchronous=FULL;
+             CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, body BLOB);"
+        ))
         .expect("a table");
     let mut insert = database.prepare("INSERT INTO t (body) VALUES (?1)").expect("a statement");
     let body = [7u8; 1024];

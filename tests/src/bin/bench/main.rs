@@ -3,11 +3,17 @@
 //! Run through `tests/bench`, which builds everything in release mode first.
 
 mod baseline;
+mod celery;
+mod dispatch;
+mod growth;
 mod line;
+mod load;
 mod memory;
+mod rate;
 mod round_trip;
 mod sftp;
 mod start;
+mod waiting;
 
 use line::Line;
 use std::{io::Write as _, process::ExitCode};
@@ -15,10 +21,11 @@ use std::{io::Write as _, process::ExitCode};
 const HELP: &str = "\
 Measures Passerelle on real processes and prints JSON lines.
 
-Usage: tests/bench [--quick] [--check] [NAME…]
+Usage: tests/bench [--quick | --long] [--check] [NAME…]
 
-  NAME      start, memory, notify, sftp; all of them by default
-  --quick   fewer repetitions, and 128 MiB in place of 1 GiB
+  NAME      start, memory, notify, dispatch, rate, waiting, growth, celery, sftp; all of them by default
+  --quick   fewer repetitions, 128 MiB in place of 1 GiB, 2000 finished jobs in place of 100,000
+  --long    1,000,000 finished jobs too
   --check   exit with 1 if a target is not met
 ";
 
@@ -28,6 +35,8 @@ struct Effort {
     repetitions: usize,
     file_size: u64,
     rounds: usize,
+    quick: bool,
+    long: bool,
 }
 
 #[tokio::main]
@@ -37,21 +46,22 @@ async fn main() -> ExitCode {
         print(HELP.trim_end());
         return ExitCode::SUCCESS;
     }
-    let known = ["start", "memory", "notify", "sftp"];
+    let known = ["start", "memory", "notify", "dispatch", "rate", "waiting", "growth", "celery", "sftp"];
     let (options, names): (Vec<&str>, Vec<&str>) =
         arguments.iter().map(String::as_str).partition(|a| a.starts_with('-'));
     if let Some(wrong) = options
         .iter()
-        .find(|o| !["--quick", "--check"].contains(o))
+        .find(|o| !["--quick", "--long", "--check"].contains(o))
         .or_else(|| names.iter().find(|n| !known.contains(n)))
     {
         eprintln!("unknown argument {wrong}\n{HELP}");
         return ExitCode::from(2);
     }
-    let effort = if options.contains(&"--quick") {
-        Effort { repetitions: 200, file_size: 128 << 20, rounds: 2 }
+    let (quick, long) = (options.contains(&"--quick"), options.contains(&"--long"));
+    let effort = if quick {
+        Effort { repetitions: 200, file_size: 128 << 20, rounds: 2, quick, long }
     } else {
-        Effort { repetitions: 2000, file_size: 1 << 30, rounds: 3 }
+        Effort { repetitions: 2000, file_size: 1 << 30, rounds: 3, quick, long }
     };
     let wanted = |name: &str| names.is_empty() || names.contains(&name);
     let mut missed = 0;
@@ -69,6 +79,21 @@ async fn main() -> ExitCode {
     }
     if wanted("notify") {
         tell(round_trip::measure(effort).await);
+    }
+    if wanted("dispatch") {
+        tell(dispatch::measure(effort).await);
+    }
+    if wanted("rate") {
+        tell(rate::measure(effort).await);
+    }
+    if wanted("waiting") {
+        tell(waiting::measure(effort).await);
+    }
+    if wanted("growth") {
+        tell(growth::measure(effort).await);
+    }
+    if wanted("celery") {
+        tell(celery::measure(effort).await);
     }
     if wanted("sftp") {
         tell(sftp::measure(effort).await);

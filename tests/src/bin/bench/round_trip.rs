@@ -2,30 +2,20 @@
 
 use crate::{
     Effort, baseline,
-    line::{Line, Sorted, Target},
+    line::{Line, Target},
+    load::{PAYLOAD, Site, many},
 };
-use passerelle_tests::{Agent, App, Hub, http_client, resources};
-use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use passerelle_tests::http_client;
+use serde_json::json;
 
 const CONCURRENT: usize = 32;
 
 /// Measures at concurrency 1 and 32.
 pub async fn measure(effort: Effort) -> Vec<Line> {
-    let hub = Hub::start().await;
-    let app = App::start().await;
-    let mut agent = Agent::new(&hub, "paris", "paris-1");
-    let limits = format!("limits = {{ max_concurrent = {} }}", 2 * CONCURRENT);
-    agent.resource("orders-app", &resources::application_with("orders-app", &app.url, &limits));
-    agent.agent_key(&format!("max_jobs = {}", 2 * CONCURRENT)).start().await;
+    let site = Site::start(1, 2 * CONCURRENT).await;
+    let (hub, app) = (&site.hub, &site.app);
     let client = http_client();
-    let submit = || {
-        let request = hub.api.request(reqwest::Method::POST, "/v1/jobs?wait=60").json(&job());
-        async move {
-            let answer: Value = request.send().await.expect("an answer").json().await.expect("a job");
-            assert_eq!(answer["state"], "succeeded", "{answer:#}");
-        }
-    };
+    let submit = || site.submit_and_wait();
     let direct = || {
         let request = client.post(format!("{}orders/42/validated", app.url)).body(PAYLOAD);
         async move {
@@ -67,38 +57,9 @@ pub async fn measure(effort: Effort) -> Vec<Line> {
         line(
             "durable_jobs_per_s_at_32",
             rate,
-            ("sqlite_full_commits_per_s", commits),
-            rule(Target::AtLeast(2.0 * commits), "2 × commits of a plain SQLite loop"),
-            json!({"direct_calls_per_s": direct_rate}),
+            ("sqlite_plain_full_commits_per_s", commits.plain),
+            rule(Target::AtLeast(2.0 * commits.plain), "2 × commits of a plain SQLite loop"),
+            json!({"direct_calls_per_s": direct_rate, "sqlite_wal_full_commits_per_s": commits.wal}),
         ),
     ]
-}
-
-const PAYLOAD: &str = r#"{"EventKind":"CommandeValidee","Data":{"CommandeNumero":"CMD-2026-000042"}}"#;
-
-fn job() -> Value {
-    json!({
-        "site": "paris", "resource": "orders-app", "operation": "notify",
-        "params": {"path": "orders/42/validated"}, "payload": {"text": PAYLOAD, "media_type": "application/json"},
-    })
-}
-
-/// Calls `call` `count` times, `at_once` at a time; gives the times of each and of all.
-async fn many<F: Future<Output = ()>>(
-    at_once: usize,
-    count: usize,
-    call: &impl Fn() -> F,
-) -> (Sorted, Duration) {
-    let start = Instant::now();
-    let workers = (0..at_once).map(|_| async {
-        let mut times = Vec::with_capacity(count / at_once);
-        for _ in 0..count / at_once {
-            let start = Instant::now();
-            call().await;
-            times.push(start.elapsed());
-        }
-        times
-    });
-    let times = futures_util::future::join_all(workers).await;
-    (Sorted::new(times.into_iter().flatten()), start.elapsed())
 }

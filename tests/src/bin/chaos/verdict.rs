@@ -204,3 +204,125 @@ fn delivery(evidence: &Evidence<'_>, job: &Job) -> Option<(Instant, Instant)> {
         Some((taken.at, taken.at))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{options::Options, plan};
+    use std::time::Duration;
+
+    /// A run of two lines of drops and notifications in which everything went well.
+    #[derive(Clone)]
+    struct Story {
+        jobs: Vec<Job>,
+        ends: BTreeMap<u64, Value>,
+        taken: Vec<Taken>,
+        told: Vec<Told>,
+    }
+
+    impl Story {
+        fn good() -> Self {
+            let options = ["--jobs", "200", "--seed", "7"].map(str::to_owned);
+            let options = Options::read(options.into_iter()).unwrap().unwrap();
+            let jobs = plan::jobs(&options);
+            let start = Instant::now();
+            let mut story =
+                Self { jobs: Vec::new(), ends: BTreeMap::new(), taken: Vec::new(), told: Vec::new() };
+            for job in &jobs {
+                let (number, at) = (job.number, start + Duration::from_secs(job.number));
+                let state = if job.is_refused() { "failed" } else { "succeeded" };
+                let id = format!("id-{number}");
+                story.ends.insert(number, json!({"id": id, "state": state, "attempts": [{}]}));
+                if matches!(job.work, Work::Notify(_)) {
+                    let status = if job.is_refused() { 404 } else { 200 };
+                    story.told.push(Told { job: number, key: id, whole: true, status, at, answered: at });
+                } else if !job.is_refused() {
+                    let name = format!("{number}.csv");
+                    let sha256 = job.sha256.clone();
+                    let size = job.size as u64;
+                    story.taken.push(Taken {
+                        resource: job.resource(),
+                        name,
+                        job: Some(number),
+                        sha256,
+                        size,
+                        at,
+                    });
+                }
+            }
+            story.jobs = jobs;
+            story
+        }
+
+        fn broken(&self) -> Vec<&'static str> {
+            let Self { jobs, ends, taken, told } = self;
+            Verdict::of(&Evidence { jobs, ends, taken, told }).broken.into_keys().collect()
+        }
+
+        /// Two files of one line, by their places in `taken`.
+        fn neighbours(&self) -> (usize, usize) {
+            let line = |n: usize| {
+                let job = &self.jobs[usize::try_from(self.taken[n].job.unwrap()).unwrap()];
+                job.line.map(|line| (line, job.resource()))
+            };
+            let all = 0..self.taken.len();
+            all.clone()
+                .flat_map(|one| all.clone().map(move |other| (one, other)))
+                .find(|&(one, other)| one < other && line(one).is_some() && line(one) == line(other))
+                .unwrap()
+        }
+    }
+
+    #[test]
+    fn a_run_in_which_all_went_well_keeps_every_promise() {
+        assert_eq!(Story::good().broken(), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn every_broken_promise_is_seen() {
+        let good = Story::good();
+        let check = |expected: &[&str], spoil: &dyn Fn(&mut Story)| {
+            let mut story = good.clone();
+            spoil(&mut story);
+            assert_eq!(story.broken(), expected);
+        };
+        check(&["lost"], &|story| drop(story.taken.pop()));
+        check(&["lost"], &|story| story.told.retain(|told| told.status != 200 || told.job % 2 == 0));
+        check(&["lost"], &|story| drop(story.ends.insert(0, Value::Null)));
+        check(&["lost"], &|story| {
+            let done = story.taken[0].job.unwrap();
+            story.ends.insert(done, json!({"id": "x", "state": "failed"}));
+        });
+        check(&["twice"], &|story| story.taken.push(story.taken[0].clone()));
+        check(&["lost", "partial"], &|story| {
+            story.taken[0].sha256.clear();
+            story.taken[0].job = None;
+        });
+        check(&["disorder"], &|story| {
+            let (one, other) = story.neighbours();
+            let at = story.taken[one].at;
+            story.taken[one].at = story.taken[other].at;
+            story.taken[other].at = at;
+        });
+        check(&["keys"], &|story| "another".clone_into(&mut story.told[0].key));
+        check(&["partial"], &|story| story.told[0].whole = false);
+        check(&["unsettled"], &|story| {
+            let done = story.taken[0].job.unwrap();
+            story.ends.insert(done, json!({"id": "x", "state": "running"}));
+        });
+        check(&["inconsistent"], &|story| {
+            let refused = story.jobs.iter().find(|job| matches!(job.work, Work::Conflict { .. })).unwrap();
+            story.ends.insert(refused.number, json!({"id": "x", "state": "succeeded"}));
+        });
+    }
+
+    #[test]
+    fn what_is_said_to_be_unknown_is_counted_and_no_promise_broken() {
+        let mut story = Story::good();
+        let gone = story.taken.remove(0).job.unwrap();
+        story.ends.insert(gone, json!({"id": "x", "state": "unknown", "error": {"effect": "unknown"}}));
+        assert_eq!(story.broken(), Vec::<&str>::new());
+        let Story { jobs, ends, taken, told } = &story;
+        assert_eq!(Verdict::of(&Evidence { jobs, ends, taken, told }).unknown.len(), 1);
+    }
+}

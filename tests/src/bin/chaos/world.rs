@@ -184,17 +184,7 @@ impl World {
                 }
                 thaw
             }
-            Action::Cut(n) => done(self.tunnels[n].cut()),
-            Action::HalfOpen(n) => done(self.tunnels[n].half_open()),
-            Action::Stall(n) => done(self.tunnels[n].stall(true)),
-            Action::Slow(n) => done(self.tunnels[n].slow(Some(100_000))),
-            Action::Heal(n) => done(self.tunnels[n].heal()),
             Action::Repeat(n) => self.repeat(n).await,
-            Action::RestartSsh => done(self.ssh.restart()),
-            Action::CutSsh => done(self.ssh_line.cut()),
-            Action::StallSsh => done(self.ssh_line.stall(true)),
-            Action::HealSsh => done(self.ssh_line.heal()),
-            Action::CutApp => done(self.app_line.cut()),
             Action::FillDisk => {
                 let fill = !self.full && self.disk.is_some();
                 if fill && let Some(disk) = &self.disk {
@@ -210,12 +200,49 @@ impl World {
                 }
                 free
             }
+            Action::Cut(_)
+            | Action::HalfOpen(_)
+            | Action::Stall(_)
+            | Action::Slow(_)
+            | Action::Heal(_)
+            | Action::RestartSsh
+            | Action::CutSsh
+            | Action::StallSsh
+            | Action::HealSsh
+            | Action::CutApp => {
+                self.act_on_a_line(action);
+                true
+            }
         };
         if done {
             self.note(&format!("{action:?}"));
             if let Some(kind) = kind(action) {
                 *self.faults.entry(kind).or_default() += 1;
             }
+        }
+    }
+
+    fn act_on_a_line(&mut self, action: Action) {
+        match action {
+            Action::Cut(n) => self.tunnels[n].cut(),
+            Action::HalfOpen(n) => self.tunnels[n].half_open(),
+            Action::Stall(n) => self.tunnels[n].stall(true),
+            Action::Slow(n) => self.tunnels[n].slow(Some(100_000)),
+            Action::Heal(n) => self.tunnels[n].heal(),
+            Action::RestartSsh => self.ssh.restart(),
+            Action::CutSsh => self.ssh_line.cut(),
+            Action::StallSsh => self.ssh_line.stall(true),
+            Action::HealSsh => self.ssh_line.heal(),
+            Action::CutApp => self.app_line.cut(),
+            Action::KillAgent(_)
+            | Action::StartAgent(_)
+            | Action::KillHub
+            | Action::StartHub
+            | Action::Freeze(_)
+            | Action::Thaw(_)
+            | Action::Repeat(_)
+            | Action::FillDisk
+            | Action::FreeDisk => {}
         }
     }
 
@@ -282,10 +309,6 @@ impl World {
             }
         }
     }
-}
-
-fn done(_: ()) -> bool {
-    true
 }
 
 /// The fault that a step begins, if it begins one.
