@@ -1,13 +1,15 @@
 //! Folders on an SFTP server, through libssh2.
 //!
 //! - `connect`: TCP, host key, log-in, root; `known_hosts`: which keys the server may have
-//! - `posix_rename`: the atomic replace that the `ssh2` crate does not offer; the only unsafe code
+//! - `posix_rename`: the atomic replace that the `ssh2` crate does not offer
+//! - `chacha`: a faster cipher for libssh2; these two are the only unsafe code
 //! - `error`: libssh2's errors as problems
 //!
 //! The protocol has no handles on folders: a path is resolved by the server (`realpath` of its folder) and must be
 //! beneath the root before it is used. Someone who can swap a folder for a link on the server between the two steps
 //! can write there anyhow; `docs/connectors/file.md` says so.
 
+mod chacha;
 mod connect;
 mod error;
 mod known_hosts;
