@@ -400,7 +400,7 @@ pub(crate) fn not_held(tx: &mut Tx<'_>, job: &JobRow, row: &AttemptRow, repeat: 
         }
         return Ok(());
     }
-    give_up(tx, job, row, Event::Lost { repeat })
+    give_up(tx, job, row, Event::Lost { repeat, asked: row.commit == CommitMode::Ask })
 }
 
 /// Ends an attempt without its agent's word; its report, if it ever comes, still counts.

@@ -51,8 +51,12 @@ pub(super) fn run(tx: &mut Tx<'_>, key: &QueueKey) -> Result<(), Error> {
         }
         let number = last + 1;
         let attempt = Attempt::new(job.id, number);
-        let Some(place) = tx.shared.registry.reserve(key, &job.operation, attempt) else {
+        let only = if last > 0 && granted == 0 { bound_to(tx.conn, seq, last)? } else { None };
+        let Some(place) = tx.shared.registry.reserve(key, &job.operation, attempt, only) else {
             tx.shared.registry.set_backlog(key, true);
+            if only.is_some() {
+                continue;
+            }
             break;
         };
         let granted = if granted > 0 { granted_intent(tx.conn, seq, granted)? } else { None };
@@ -82,7 +86,7 @@ pub(super) fn at_once(tx: &mut Tx<'_>, job: &NewJob) -> Result<Option<FirstAttem
         return Ok(None);
     }
     let commit = commit_mode(tx.conn, &key)?;
-    let Some(place) = registry.reserve(&key, &job.operation, Attempt::new(job.id, 1)) else {
+    let Some(place) = registry.reserve(&key, &job.operation, Attempt::new(job.id, 1), None) else {
         return Ok(None);
     };
     assign(tx, &place, AttemptToOffer { job: job.clone(), attempt: 1, commit, granted: None });
@@ -156,6 +160,18 @@ fn queued(conn: &Connection, key: &QueueKey, limit: usize) -> Result<Vec<Queued>
         },
     )?;
     Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The agent whose journal alone holds the evidence of what the last attempt did: the site had no other one when it was
+/// offered, so that it never asked, and its effect is not known.
+fn bound_to(conn: &Connection, job: i64, number: u32) -> Result<Option<AgentId>, Error> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT agent FROM attempts WHERE job = ?1 AND number = ?2 AND commit_mode = 'free' \
+             AND effect = 'unknown' AND repeat = 'safe'",
+        )?
+        .query_row(params![job, number], |row| row::from_uuid(row, 0))
+        .optional()?)
 }
 
 fn granted_intent(conn: &Connection, job: i64, number: u32) -> Result<Option<Intent>, Error> {

@@ -4,7 +4,7 @@
 //! A removal judges again what a look found, because jobs are submitted and retried in between. The file of content
 //! goes after the commit, by the caller: a crash leaves at worst a file that nobody names, which a later sweep finds.
 
-use super::{Error, row, row::ms, writer::Tx};
+use super::{Error, attempts::JobRow, lines, row, row::ms, writer::Tx};
 use jiff::Timestamp;
 use passerelle_protocol::{BlobId, Sha256};
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -91,9 +91,9 @@ fn many<T: rusqlite::types::FromSql>(
 
 /// A job `j` that can go: settled before ?1, and no unfinished one of its line waits behind it.
 const OLD_JOB: &str = "j.finished_at < ?1 AND j.state NOT IN ('queued', 'offered', 'running', 'waiting') \
-    AND (j.order_key IS NULL OR j.state IN ('succeeded', 'cancelled') OR NOT EXISTS (SELECT 1 FROM jobs l \
+    AND (j.blocks = 0 OR NOT EXISTS (SELECT 1 FROM jobs l INDEXED BY jobs_line \
          WHERE l.tenant = j.tenant AND l.site = j.site AND l.resource = j.resource AND l.order_key = j.order_key \
-         AND l.finished_at IS NULL))";
+         AND l.blocks = 1 AND l.ready = 0 AND l.finished_at IS NULL))";
 
 /// Settled jobs that ended before `before`, by their row ids.
 pub(crate) fn old_jobs(conn: &Connection, after: i64, before: Timestamp) -> Result<Vec<i64>, Error> {
@@ -114,6 +114,11 @@ pub(crate) fn remove_jobs(tx: &mut Tx<'_>, jobs: &[i64], before: Timestamp) -> R
             .query_row(params![ms(before), seq], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
         let Some((id, payload)) = found else { continue };
+        if let Some(job) = JobRow::by_seq(tx.conn, *seq)?
+            && let Some(line) = job.line.as_ref().filter(|line| line.blocks)
+        {
+            lines::leave(tx, &job, &line.key)?;
+        }
         for sql in ["DELETE FROM attempts WHERE job = ?1", "DELETE FROM outputs WHERE job = ?1"] {
             tx.conn.prepare_cached(sql)?.execute([seq])?;
         }

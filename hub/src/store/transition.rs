@@ -61,7 +61,8 @@ pub(crate) enum Event<'a> {
     /// The current attempt was never accepted, and its agent does not know it.
     NotHeld,
     /// The current attempt was accepted and its agent has lost it, or is itself lost for good.
-    Lost { repeat: Repeat },
+    /// `asked`: its ticket said that it must ask before its final effect.
+    Lost { repeat: Repeat, asked: bool },
     /// The current attempt's agent was not heard for the length of a lease: it may no longer act unless it was granted.
     Moved { repeat: Repeat },
     /// A client gives the current attempt up: its agent does not answer.
@@ -177,7 +178,7 @@ pub(crate) fn next(job: &Facts, event: &Event<'_>, now: Timestamp, jitter: f64) 
             after_decline(job, *code, message, *retry_after_ms, now).into()
         }
         (Event::NotHeld, Offered | Running) => back_to_queue(job, now).withdrawn().into(),
-        (Event::Lost { repeat }, Offered | Running) => after_loss(job, *repeat, now).into(),
+        (Event::Lost { repeat, asked }, Offered | Running) => after_loss(job, *repeat, *asked, now).into(),
         (Event::Moved { repeat }, Offered | Running) => after_move(job, *repeat, now).uncounted().into(),
         (Event::GivenUp, Offered | Running) => {
             let message = "given up on request; whether it took effect is not known";
@@ -268,11 +269,25 @@ fn after_decline(
     }
 }
 
-fn after_loss(job: &Facts, repeat: Repeat, now: Timestamp) -> Next {
-    let again = repeat == Repeat::Safe && job.counted < job.allowed && now < job.deadline;
+/// With its journal the agent has lost the intent by which an operation repeats safely. What had to ask and was not granted
+/// certainly did not happen; what was granted another attempt can find out about; all else nobody knows.
+fn after_loss(job: &Facts, repeat: Repeat, asked: bool, now: Timestamp) -> Next {
     let message = "the agent lost the attempt; whether it took effect is not known";
-    let ended = Next::ended(JobState::Unknown, Code::AgentLost, message, Effect::Unknown);
-    if again && !job.cancel_requested { Next { state: JobState::Queued, ..ended } } else { ended }
+    let unknown = || Next::ended(JobState::Unknown, Code::AgentLost, message, Effect::Unknown);
+    if repeat != Repeat::Safe || !asked {
+        return unknown();
+    }
+    match (job.granted, job.cancel_requested) {
+        (true, false) if job.counted < job.allowed => Next { state: JobState::Queued, ..unknown() },
+        (true, _) => unknown(),
+        (false, true) => cancelled(job),
+        (false, false) if now >= job.deadline => expired(job),
+        (false, false) => {
+            let state = if job.counted < job.allowed { JobState::Queued } else { JobState::Failed };
+            let message = "the agent lost the attempt before it had any effect";
+            Next::ended(state, Code::AgentLost, message, Effect::NotApplied)
+        }
+    }
 }
 
 /// The lease ran out. Without a grant nothing that needs one can have happened.

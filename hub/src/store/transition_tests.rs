@@ -39,7 +39,7 @@ fn each_event_in_each_state() {
     let spent = failure(Verdict::Permanent, Effect::NotApplied, Code::TargetRefused);
     let failed = Event::Failed { failure: &spent, repeat: Repeat::Safe };
     let declined = Event::Declined { code: Code::Busy, message: "busy", retry_after_ms: None };
-    let lost = Event::Lost { repeat: Repeat::Never };
+    let lost = Event::Lost { repeat: Repeat::Never, asked: true };
     // In the order queued, offered, running, waiting, succeeded, failed, denied, cancelled, expired, unknown.
     let s = Some;
     let table: &[(&str, Event<'_>, [Option<JobState>; 10])] = &[
@@ -167,18 +167,53 @@ fn a_decline_is_judged_by_its_code() {
 }
 
 #[test]
-fn an_agent_s_loss_is_repeated_only_where_it_is_safe() {
-    let check = |repeat, change: &dyn Fn(&mut Facts), expected| {
+fn an_agent_s_loss_is_repeated_only_where_it_is_known_what_happened() {
+    let check = |repeat, asked, change: &dyn Fn(&mut Facts), expected| {
         let mut job = facts(Running);
         change(&mut job);
-        assert_eq!(state_after(&job, &Event::Lost { repeat }), Some(expected), "{repeat:?}");
+        let lost = Event::Lost { repeat, asked };
+        assert_eq!(state_after(&job, &lost), Some(expected), "{repeat:?} {asked} {job:?}");
     };
-    check(Repeat::Safe, &|_| {}, Queued);
-    check(Repeat::Safe, &|job| job.counted = 5, Unknown);
-    check(Repeat::Safe, &|job| job.deadline = at(NOW), Unknown);
-    check(Repeat::Safe, &|job| job.cancel_requested = true, Unknown);
-    check(Repeat::WithKey, &|_| {}, Unknown);
-    check(Repeat::Never, &|_| {}, Unknown);
+    // It had to ask and was not granted: nothing happened.
+    check(Repeat::Safe, true, &|_| {}, Queued);
+    check(Repeat::Safe, true, &|job| job.counted = 5, Failed);
+    check(Repeat::Safe, true, &|job| job.deadline = at(NOW), Expired);
+    check(Repeat::Safe, true, &|job| job.cancel_requested = true, Cancelled);
+    // It was granted: another attempt finds out.
+    check(Repeat::Safe, true, &|job| job.granted = true, Queued);
+    check(Repeat::Safe, true, &|job| (job.granted, job.deadline) = (true, at(NOW)), Queued);
+    check(Repeat::Safe, true, &|job| (job.granted, job.counted) = (true, 5), Unknown);
+    check(Repeat::Safe, true, &|job| (job.granted, job.cancel_requested) = (true, true), Unknown);
+    // The evidence was in the journal that is lost, or there never was any.
+    check(Repeat::Safe, false, &|_| {}, Unknown);
+    check(Repeat::WithKey, true, &|_| {}, Unknown);
+    check(Repeat::Never, true, &|_| {}, Unknown);
+}
+
+#[test]
+fn what_a_silent_agent_held_moves_only_where_it_is_known_or_can_be_found_out() {
+    let check = |repeat, change: &dyn Fn(&mut Facts), expected, effect| {
+        let mut job = facts(Running);
+        change(&mut job);
+        let Decision::Become(next) = next(&job, &Event::Moved { repeat }, at(NOW), 0.0) else {
+            panic!("{job:?}")
+        };
+        let told = next.error.as_ref().map(|error| error.effect);
+        assert_eq!((next.state, told, next.uncounted), (expected, Some(effect), true), "{repeat:?} {job:?}");
+    };
+    let (no, unknown) = (Effect::NotApplied, Effect::Unknown);
+    for repeat in [Repeat::Safe, Repeat::Never] {
+        check(repeat, &|_| {}, Queued, no);
+        check(repeat, &|job| job.counted = 5, Queued, no);
+        check(repeat, &|job| job.deadline = at(NOW), Expired, no);
+        check(repeat, &|job| job.cancel_requested = true, Cancelled, no);
+    }
+    check(Repeat::Safe, &|job| (job.granted, job.deadline) = (true, at(NOW)), Queued, unknown);
+    check(Repeat::Safe, &|job| (job.granted, job.cancel_requested) = (true, true), Unknown, unknown);
+    check(Repeat::Never, &|job| job.granted = true, Unknown, unknown);
+    // Notifications need no grant: they are sent again under the same key.
+    check(Repeat::WithKey, &|_| {}, Queued, unknown);
+    check(Repeat::WithKey, &|job| job.deadline = at(NOW), Unknown, unknown);
 }
 
 #[test]

@@ -502,7 +502,14 @@ impl Registry {
     }
 
     /// Reserves a place for an attempt, at the agent that has most of them.
-    pub(crate) fn reserve(&self, key: &QueueKey, operation: &Name, attempt: Attempt) -> Option<Place> {
+    /// `only`: at no other agent than this one.
+    pub(crate) fn reserve(
+        &self,
+        key: &QueueKey,
+        operation: &Name,
+        attempt: Attempt,
+        only: Option<AgentId>,
+    ) -> Option<Place> {
         let mut state = self.state();
         let now = Instant::now();
         if !state.bears(key, now).is_ok_and(|places| places > 0) {
@@ -511,6 +518,7 @@ impl Registry {
         let rate = state.limits(key).1;
         let best = state
             .at(&key.tenant, &key.site)
+            .filter(|session| only.is_none_or(|only| only == session.arrival.agent))
             .filter(|session| session.free(&key.resource) > 0)
             .max_by_key(|session| {
                 let announced = session

@@ -92,6 +92,8 @@ async fn a_newer_connection_fences_the_older_at_once() {
 async fn a_reconnect_settles_what_either_side_holds() {
     let hub = Hub::new().await;
     let identity = hub.agent().await;
+    // With a second one at the site attempts ask before their effect.
+    hub.agent().await;
     let served = Served::start(&hub.store).await;
     let (mut agent, _) = Agent::connect(served.address, &identity, hello(&identity)).await;
     let drop_job = || NewJob { resource: name("compta"), operation: name("drop"), ..job() };
@@ -276,6 +278,8 @@ async fn a_report_on_another_agent_s_attempt_changes_nothing() {
 async fn a_late_success_ends_the_job_and_stops_the_newer_attempt() {
     let hub = Hub::new().await;
     let identity = hub.agent().await;
+    // With a second one at the site attempts ask before their effect.
+    hub.agent().await;
     let served = Served::start(&hub.store).await;
     let (mut agent, _) = Agent::connect(served.address, &identity, hello(&identity)).await;
     let new = NewJob { resource: name("compta"), operation: name("drop"), ..job() };
