@@ -1,8 +1,8 @@
 //! The parts of a running agent, as they know each other.
 
 use crate::{
-    hub::Hub, identity::Identity, journal::Journal, metrics::Metrics, outbox::Outbox, registry::Registry,
-    runner::spool::Spool, settings::Settings, state::StateDir, status::Status,
+    hub::Hub, identity::Identity, journal::Journal, metrics::Metrics, outbox::Outbox, pressure::Pressure,
+    registry::Registry, runner::spool::Spool, settings::Settings, state::StateDir, status::Status,
 };
 use passerelle_protocol::session::Attempt;
 use std::sync::{
@@ -32,6 +32,8 @@ pub struct Agent {
     pub outbox: Outbox,
     /// Payloads on their way.
     pub spool: Spool,
+    /// Whether there is room for another job.
+    pub pressure: Arc<Pressure>,
     /// What the local port shows.
     pub status: Arc<Status>,
     /// Counters.

@@ -132,7 +132,11 @@ fn execute(cli: Cli) -> Result<(), Stop> {
         | Command::Health { .. }
         | Command::Status { .. } => {}
     }
-    let settings = Settings::load(&cli.config)?;
+    let settings = match &cli.command {
+        // These ask the running agent, which may have a better configuration than the one that lies there now.
+        Command::Health { .. } | Command::Status { .. } => None,
+        _ => Some(Settings::load(&cli.config)?),
+    };
     let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
@@ -140,13 +144,14 @@ fn execute(cli: Cli) -> Result<(), Stop> {
         .build()
         .map_err(|e| Stop::Bug(format!("no runtime: {e}")))?;
     let result = runtime.block_on(async {
-        match cli.command {
-            Command::Run => Box::pin(daemon::run(settings)).await,
-            Command::Enrol { json } => Box::pin(enrol_once(settings, json)).await,
-            Command::Check { json } => Box::pin(check_all(settings, json)).await,
-            Command::Health { json } => health(&settings, json).await,
-            Command::Status { json } => status(&settings, json).await,
-            Command::Config(_) | Command::Completions { .. } => Ok(()),
+        let listen = || passerelle_config::listen_address(&cli.config);
+        match (cli.command, settings) {
+            (Command::Run, Some(settings)) => Box::pin(daemon::run(settings)).await,
+            (Command::Enrol { json }, Some(settings)) => Box::pin(enrol_once(settings, json)).await,
+            (Command::Check { json }, Some(settings)) => Box::pin(check_all(settings, json)).await,
+            (Command::Health { json }, _) => health(listen(), json).await,
+            (Command::Status { json }, _) => status(listen(), json).await,
+            (_, _) => Ok(()),
         }
     });
     // A connector that blocks a thread must not keep a drained agent.
@@ -198,13 +203,13 @@ async fn check_all(settings: Settings, json: bool) -> Result<(), Stop> {
     }
 }
 
-async fn health(settings: &Settings, json: bool) -> Result<(), Stop> {
-    let alive = ask(settings, "/healthz").await?;
+async fn health(listen: SocketAddr, json: bool) -> Result<(), Stop> {
+    let alive = ask(listen, "/healthz").await?;
     if alive.0 != 200 {
         return Err(Stop::Failed(format!("not alive: {}", String::from_utf8_lossy(&alive.1).trim())));
     }
-    let (_, body) = ask(settings, "/readyz").await?;
-    let readiness: Readiness = serde_json::from_slice(&body).map_err(|_| not_an_agent(settings))?;
+    let (_, body) = ask(listen, "/readyz").await?;
+    let readiness: Readiness = serde_json::from_slice(&body).map_err(|_| not_an_agent(listen))?;
     if json {
         print_json(&readiness)?;
     } else if readiness.ready {
@@ -213,9 +218,9 @@ async fn health(settings: &Settings, json: bool) -> Result<(), Stop> {
     readiness.into_result()
 }
 
-async fn status(settings: &Settings, json: bool) -> Result<(), Stop> {
-    let (_, body) = ask(settings, "/status.json").await?;
-    let status: Snapshot = serde_json::from_slice(&body).map_err(|_| not_an_agent(settings))?;
+async fn status(listen: SocketAddr, json: bool) -> Result<(), Stop> {
+    let (_, body) = ask(listen, "/status.json").await?;
+    let status: Snapshot = serde_json::from_slice(&body).map_err(|_| not_an_agent(listen))?;
     if json {
         return print_json(&status);
     }
@@ -268,8 +273,7 @@ async fn status(settings: &Settings, json: bool) -> Result<(), Stop> {
 }
 
 /// Asks the running agent at its local port.
-async fn ask(settings: &Settings, path: &str) -> Result<(u16, Vec<u8>), Stop> {
-    let listen = settings.config.agent.listen;
+async fn ask(listen: SocketAddr, path: &str) -> Result<(u16, Vec<u8>), Stop> {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -300,8 +304,8 @@ fn no_tls() -> Result<rustls::ClientConfig, Stop> {
         .with_no_client_auth())
 }
 
-fn not_an_agent(settings: &Settings) -> Stop {
-    Stop::Failed(format!("what listens on {} is not a passerelle-agent", settings.config.agent.listen))
+fn not_an_agent(listen: SocketAddr) -> Stop {
+    Stop::Failed(format!("what listens on {listen} is not a passerelle-agent"))
 }
 
 fn print(text: &str) -> Result<(), Stop> {

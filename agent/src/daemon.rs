@@ -14,6 +14,7 @@ use crate::{
     logs,
     metrics::Metrics,
     outbox::Outbox,
+    pressure::{self, Pressure},
     probe,
     registry::Registry,
     reload::{self, watch::Folder},
@@ -67,7 +68,13 @@ pub async fn run(settings: Settings) -> Result<(), Stop> {
     );
     let status = Arc::new(Status::new(reload::shown(&settings)));
     let metrics = Arc::new(Metrics::default());
-    let local = Arc::new(Local::new(Arc::clone(&settings), Arc::clone(&status), Arc::clone(&metrics)));
+    let pressure = Arc::new(Pressure::new(settings.config.agent.journal_quota.0));
+    let local = Arc::new(Local::new(
+        Arc::clone(&settings),
+        Arc::clone(&status),
+        Arc::clone(&metrics),
+        Arc::clone(&pressure),
+    ));
     let closing = CancellationToken::new();
     let port = tokio::spawn(local::serve(listener, Arc::clone(&local), closing.clone()));
 
@@ -93,8 +100,8 @@ pub async fn run(settings: Settings) -> Result<(), Stop> {
         }
         never = ticking(&status) => match never {},
     }?;
-    let agent = assemble(settings, state, identity, hub, opened.journal, status, metrics)?;
-    drop(local.load.set(agent.registry.load()));
+    let agent = assemble(settings, state, identity, hub, opened.journal, &local)?;
+    drop(local.agent.set(Arc::clone(&agent)));
     sweep_spool(&agent, &opened.found);
     let reloads = signals.hangup.take().map(|hangup| reload::run(Arc::clone(&agent), hangup, logs, folder));
     let span = agent.span.clone();
@@ -114,9 +121,9 @@ fn assemble(
     identity: Identity,
     hub: Hub,
     journal: Journal,
-    status: Arc<Status>,
-    metrics: Arc<Metrics>,
+    local: &Local,
 ) -> Result<Arc<Agent>, Stop> {
+    let Local { status, metrics, pressure, .. } = local;
     let enrolled = &identity.enrolled;
     status.set_who(Who {
         agent: enrolled.agent.to_string(),
@@ -127,7 +134,7 @@ fn assemble(
         warn!(enrolled_at = %enrolled.hub, hub = %settings.config.hub.url, "hub.url is not the one of the enrolment");
     }
     let span = info_span!("agent", agent_id = %enrolled.agent);
-    let spool = Spool::open(state.path())
+    let spool = Spool::open(state.path(), settings.config.agent.spool_quota.0)
         .map_err(|e| Stop::Configuration(crate::state::unwritable(&state.path().join("spool"), &e)))?;
     Ok(Arc::new(Agent {
         current: RwLock::new(settings),
@@ -139,8 +146,9 @@ fn assemble(
         registry: Registry::default(),
         outbox: Outbox::default(),
         spool,
-        status,
-        metrics,
+        pressure: Arc::clone(pressure),
+        status: Arc::clone(status),
+        metrics: Arc::clone(metrics),
         finished: Notify::new(),
         tasks: TaskTracker::new(),
         draining: false.into(),
@@ -295,7 +303,7 @@ async fn serve(
     result
 }
 
-/// Writes what is lazy, learns whether the journal takes writes again, and prunes it.
+/// Writes what is lazy, learns whether the journal takes writes again, prunes it, and sees how much room there is.
 async fn upkeep(agent: Arc<Agent>) {
     let mut seconds = interval(Duration::from_secs(1));
     let mut count: u32 = 0;
@@ -309,6 +317,7 @@ async fn upkeep(agent: Arc<Agent>) {
             Ok(())
         };
         count = count.wrapping_add(1);
+        pressure::look(&agent).await;
         if matches!(done, Err(JournalError::Closed)) {
             return;
         }

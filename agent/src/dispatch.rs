@@ -107,6 +107,9 @@ pub fn verify(offer: &Offer, trust: &Trust<'_>, now: i64) -> Result<(Envelope, T
     Ok((envelope, ticket))
 }
 
+/// Why an offer is not taken: code, public sentence, and when it may be offered again.
+type NotTaken = (Code, String, Option<Duration>);
+
 /// A job that may run here.
 pub struct Judged {
     /// The resource.
@@ -123,6 +126,12 @@ impl Judged {
         let spec = self.resource.operation(job.envelope.operation.as_str());
         let own = spec.map_or(Repeat::Never, |spec| translate::repeat(spec.repeat));
         job.envelope.repeat.map_or(own, |stricter| own.max(stricter))
+    }
+
+    /// How many bytes of its payload go through the spool, if any do.
+    pub fn spooled(&self, job: &Job) -> Option<u64> {
+        let through = job.payload == Payload::AtHub && !self.streams(job);
+        job.envelope.payload.as_ref().filter(|_| through).map(|payload| payload.size)
     }
 
     /// Whether the connector looks how far an earlier try came, instead of doing the whole again.
@@ -172,9 +181,8 @@ impl Agent {
         if self.is_draining() {
             return decline(Code::Busy, STOPPING.to_owned(), Some(BUSY_RETRY));
         }
-        if !self.journal.writable() {
-            let message = "the agent's journal cannot be written (disk full?)".to_owned();
-            return decline(Code::Busy, message, Some(BUSY_RETRY * 5));
+        if let Some(full) = self.pressure.full(&self.journal) {
+            return decline(Code::Busy, full.to_owned(), Some(BUSY_RETRY * 5));
         }
         let resource = envelope.resource.clone();
         let stop = match self.registry.reserve(attempt, &resource, settings.max_jobs() as usize) {
@@ -207,7 +215,7 @@ impl Agent {
         envelope: Envelope,
         ticket: Ticket,
         stop: crate::registry::StopHandle,
-    ) -> Result<(), (Code, String, Option<Duration>)> {
+    ) -> Result<(), NotTaken> {
         let (payload, broken) = match payload(&envelope, offer.payload) {
             Ok(payload) => (payload, None),
             Err(failure) => (Payload::None, Some(failure)),
@@ -242,16 +250,10 @@ impl Agent {
             // Nothing more happens here; but what was granted before may have happened.
             (failure.effect, failure.verdict) = (Effect::Unknown, Verdict::Permanent);
         }
-        if let Ok(judged) = &judged
-            && job.payload == Payload::AtHub
-            && !judged.streams(&job)
-        {
-            let needed = job.envelope.payload.as_ref().map_or(0, |p| p.size).saturating_add(RESERVE);
-            if free_bytes(self.spool.path()).is_ok_and(|free| free < needed) {
-                let message = "the agent's disk has no room for the payload".to_owned();
-                return Err((Code::Busy, message, Some(BUSY_RETRY * 15)));
-            }
-        }
+        let judged = match judged {
+            Ok(judged) => self.make_room(&job, judged)?,
+            Err(failure) => Err(failure),
+        };
         let accepted = match &judged {
             Ok(judged) => {
                 let (connector, envelope) = (&judged.resource.connector, &job.envelope);
@@ -270,6 +272,10 @@ impl Agent {
                 self.journal.accept_finished(&job, &report).await
             }
         };
+        let taken = judged.is_ok() && matches!(accepted, Ok(Accepted::New | Accepted::Continues(_)));
+        if !taken {
+            self.spool.release_input(attempt);
+        }
         let accepted = accepted.map_err(|error| {
             warn!(%error, "An offer could not be written to the journal");
             (Code::Busy, "the agent's journal cannot be written".to_owned(), Some(BUSY_RETRY * 5))
@@ -304,6 +310,26 @@ impl Agent {
                 Err((Code::Replayed, message, None))
             }
         }
+    }
+
+    /// Promises a payload room in the spool, where it goes through it.
+    fn make_room(&self, job: &Job, judged: Judged) -> Result<Result<Judged, Failure>, NotTaken> {
+        let Some(size) = judged.spooled(job) else { return Ok(Ok(judged)) };
+        let quota = self.spool.quota();
+        if size > quota {
+            let message =
+                format!("the payload of {size} bytes is larger than the {quota} bytes of this agent's spool");
+            let failure = Failure::new(Verdict::Permanent, Effect::NotApplied, Code::TooLarge, message);
+            return Ok(Err(failure));
+        }
+        let full = |message: &str| Err((Code::Busy, message.to_owned(), Some(BUSY_RETRY * 15)));
+        if free_bytes(self.spool.path()).is_ok_and(|free| free < size.saturating_add(RESERVE)) {
+            return full("the agent's disk has no room for the payload");
+        }
+        if !self.spool.promise_input(job.attempt, size) {
+            return full("the agent's spool has no room for the payload at the moment");
+        }
+        Ok(Ok(judged))
     }
 
     /// Asks connector and policy whether the job may run here.

@@ -23,6 +23,7 @@ mod logs;
 mod metrics;
 mod outbox;
 mod policy;
+mod pressure;
 mod probe;
 mod registry;
 mod reload;

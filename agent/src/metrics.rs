@@ -27,6 +27,27 @@ struct Reloaded {
     result: &'static str,
 }
 
+/// What is looked at when Prometheus asks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Gauges {
+    /// How full the agent is.
+    pub load: Load,
+    /// Whether the hub has welcomed it.
+    pub connected: bool,
+    /// Whether the journal takes writes.
+    pub journal_writable: bool,
+    /// Bytes of the journal in use.
+    pub journal_bytes: u64,
+    /// Calls that wait for the journal.
+    pub journal_queue: usize,
+    /// Bytes that the spool holds or has promised.
+    pub spool_bytes: u64,
+    /// Messages that wait for the tunnel.
+    pub outbox: usize,
+    /// Free bytes on the disk of the state folder, where known.
+    pub disk_free: Option<u64>,
+}
+
 /// The counters.
 pub struct Metrics {
     registry: Registry,
@@ -58,6 +79,12 @@ pub struct Metrics {
     unreported: Gauge,
     connected: Gauge,
     journal_writable: Gauge,
+    waiting: Gauge,
+    journal_bytes: Gauge,
+    journal_queue: Gauge,
+    spool_bytes: Gauge,
+    outbox: Gauge,
+    disk_free: Gauge,
 }
 
 impl Default for Metrics {
@@ -85,6 +112,12 @@ impl Default for Metrics {
             unreported: Gauge::default(),
             connected: Gauge::default(),
             journal_writable: Gauge::default(),
+            waiting: Gauge::default(),
+            journal_bytes: Gauge::default(),
+            journal_queue: Gauge::default(),
+            spool_bytes: Gauge::default(),
+            outbox: Gauge::default(),
+            disk_free: Gauge::default(),
         };
         let m = &mut metrics;
         let r = &mut m.registry;
@@ -112,6 +145,17 @@ impl Default for Metrics {
         r.register("jobs_unreported", "Attempts finished and not acknowledged", m.unreported.clone());
         r.register("tunnel_connected", "1 if the hub has welcomed the agent", m.connected.clone());
         r.register("journal_writable", "1 if the last write succeeded", m.journal_writable.clone());
+        r.register("jobs_waiting", "Attempts that wait for their turn or payload", m.waiting.clone());
+        r.register("journal_queue", "Calls that wait for the journal", m.journal_queue.clone());
+        r.register("outbox_queue", "Messages that wait for the tunnel", m.outbox.clone());
+        r.register_with_unit("journal", "The journal in use", Unit::Bytes, m.journal_bytes.clone());
+        r.register_with_unit("spool", "Payloads held or promised room", Unit::Bytes, m.spool_bytes.clone());
+        r.register_with_unit(
+            "disk_free",
+            "Free on the state folder's disk",
+            Unit::Bytes,
+            m.disk_free.clone(),
+        );
         metrics
     }
 }
@@ -134,18 +178,20 @@ impl Metrics {
     }
 
     /// The text that Prometheus reads.
-    pub fn encode(
-        &self,
-        load: Load,
-        connected: bool,
-        journal_writable: bool,
-    ) -> Result<String, std::fmt::Error> {
+    pub fn encode(&self, now: Gauges) -> Result<String, std::fmt::Error> {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        self.held.set(number(load.active));
-        self.running.set(number(load.running));
-        self.unreported.set(number(load.finished));
-        self.connected.set(i64::from(connected));
-        self.journal_writable.set(i64::from(journal_writable));
+        let bytes = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        self.held.set(number(now.load.active));
+        self.running.set(number(now.load.running));
+        self.waiting.set(number(now.load.active.saturating_sub(now.load.running)));
+        self.unreported.set(number(now.load.finished));
+        self.connected.set(i64::from(now.connected));
+        self.journal_writable.set(i64::from(now.journal_writable));
+        self.journal_bytes.set(bytes(now.journal_bytes));
+        self.journal_queue.set(number(now.journal_queue));
+        self.spool_bytes.set(bytes(now.spool_bytes));
+        self.outbox.set(number(now.outbox));
+        self.disk_free.set(now.disk_free.map_or(-1, bytes));
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
@@ -162,12 +208,22 @@ mod tests {
         metrics.job_finished(Some("file".into()), "succeeded");
         metrics.declined(Code::Busy);
         metrics.config_reload("refused");
-        let text = metrics.encode(Load { active: 2, finished: 1, running: 1 }, true, true).unwrap();
+        let now = Gauges {
+            load: Load { active: 3, finished: 1, running: 1 },
+            connected: true,
+            spool_bytes: 7,
+            journal_queue: 4,
+            ..Gauges::default()
+        };
+        let text = metrics.encode(now).unwrap();
         for line in [
             r#"passerelle_agent_jobs_finished_total{connector="file",outcome="succeeded"} 1"#,
             r#"passerelle_agent_offers_declined_total{code="busy"} 1"#,
             r#"passerelle_agent_config_reloads_total{result="refused"} 1"#,
-            "passerelle_agent_jobs_held 2",
+            "passerelle_agent_jobs_held 3",
+            "passerelle_agent_jobs_waiting 2",
+            "passerelle_agent_spool_bytes 7",
+            "passerelle_agent_journal_queue 4",
             "passerelle_agent_jobs_running 1",
             "passerelle_agent_jobs_unreported 1",
             "passerelle_agent_tunnel_connected 1",

@@ -144,6 +144,12 @@ impl Outbox {
         Batch { answers, progress, asks, draining: inner.draining }
     }
 
+    /// How much waits to be sent.
+    pub fn len(&self) -> usize {
+        let inner = self.lock();
+        inner.answers.len() + inner.progress.len() + inner.asks.values().filter(|ask| !ask.sent).count()
+    }
+
     /// Waits until there may be something to take.
     ///
     /// # Cancel safety

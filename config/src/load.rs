@@ -34,6 +34,22 @@ pub fn readable_resources(dir: &Path) -> Vec<ResourceConfig> {
     Loader::new(dir).run(dir, &|name| std::env::var(name).ok()).1
 }
 
+/// Where the agent of this folder listens, whatever else is wrong there: its health can be asked for while somebody
+/// edits the configuration that the running agent has long read.
+#[must_use]
+pub fn listen_address(dir: &Path) -> SocketAddr {
+    listen_with(dir, &|name| std::env::var(name).ok())
+}
+
+/// As [`listen_address`], with the environment passed in.
+pub(crate) fn listen_with(dir: &Path, env: &dyn Fn(&str) -> Option<String>) -> SocketAddr {
+    let main = Loader::new(dir).run(dir, env).0;
+    main.map(|main| main.agent.listen)
+        .or_else(|| env(defaults::LISTEN_ENV)?.parse().ok())
+        .or_else(|| defaults::LISTEN.parse().ok())
+        .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9464)))
+}
+
 /// As [`load`], with the environment passed in.
 pub(crate) fn load_with(
     dir: &Path,

@@ -533,3 +533,16 @@ fn quotas_have_a_least() {
         ],
     );
 }
+
+#[test]
+fn the_listen_address_is_told_whatever_else_is_wrong() {
+    let none = |_: &str| None;
+    let good = "[hub]\nurl = \"https://hub.example.com\"\n[agent]\nlisten = \"127.0.0.1:7\"\n";
+    let listen = |text: &str, env: &dyn Fn(&str) -> Option<String>| {
+        crate::load::listen_with(folder(&[("agent.toml", text.as_bytes())]).path(), env).to_string()
+    };
+    assert_eq!(listen(good, &none), "127.0.0.1:7");
+    assert_eq!(listen(&format!("{good}max_jobs = 0\n[resources.R]\nx = 1\n"), &none), "127.0.0.1:7");
+    assert_eq!(listen("[agent", &none), "127.0.0.1:9464");
+    assert_eq!(listen("[agent", &|_| Some("[::1]:8".to_owned())), "[::1]:8");
+}

@@ -43,6 +43,8 @@ const MAX_HEADERS: usize = 100;
 const HEAD_BUFFER: usize = 64 * 1024;
 /// How long running requests may take after the signal to stop.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+/// How long connections that came after the signal may take to end.
+const LATE: Duration = Duration::from_millis(500);
 /// Out of file descriptors or memory: let some connections end first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -104,16 +106,41 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves until `stop`; then accepts nothing more and lets running requests finish within [`SHUTDOWN_GRACE`].
+    /// Serves until `stop`; then lets running requests finish within [`SHUTDOWN_GRACE`]. So long it accepts connections
+    /// still, so that whoever asks hears from the router that the hub is ending.
     pub async fn run(self, router: Router, stop: CancellationToken) {
         let permits = Arc::new(Semaphore::new(self.max_connections));
         let connections = TaskTracker::new();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.accept_into(&connections, &permits, &router, &stop) => {}
+        }
+        connections.close();
+        let (late, end) = (TaskTracker::new(), CancellationToken::new());
+        let finished = tokio::select! {
+            finished = timeout(SHUTDOWN_GRACE, connections.wait()) => finished.is_ok(),
+            () = self.accept_into(&late, &permits, &router, &end) => false,
+        };
+        if !finished {
+            tracing::warn!(connections = connections.len(), "Ended with requests still running");
+        }
+        drop(self.listener);
+        end.cancel();
+        late.close();
+        // Their answers are written already, or not worth the wait.
+        let _ = timeout(LATE, late.wait()).await;
+    }
+
+    /// Accepts connections for ever; each is served until it ends, or politely ended at `stop`.
+    async fn accept_into(
+        &self,
+        connections: &TaskTracker,
+        permits: &Arc<Semaphore>,
+        router: &Router,
+        stop: &CancellationToken,
+    ) {
         loop {
-            let accepted = tokio::select! {
-                () = stop.cancelled() => break,
-                accepted = self.accept(&permits) => accepted,
-            };
-            match accepted {
+            match self.accept(permits).await {
                 Ok(socket) => {
                     let (tls, router, stop) = (self.tls.clone(), router.clone(), stop.clone());
                     connections.spawn(connection(socket, tls, router, stop));
@@ -123,11 +150,6 @@ impl Server {
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
-        }
-        drop(self.listener);
-        connections.close();
-        if timeout(SHUTDOWN_GRACE, connections.wait()).await.is_err() {
-            tracing::warn!(connections = connections.len(), "Ended with requests still running");
         }
     }
 

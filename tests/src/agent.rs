@@ -207,6 +207,31 @@ impl Agent {
         http_client().get(self.url("/readyz")).send().await.ok().map(|answer| answer.status().as_u16())
     }
 
+    /// The value of a line of `/metrics`, with its labels as they stand there; 0 if there is none (yet).
+    pub async fn metric(&self, name: &str) -> f64 {
+        let Ok(answer) = http_client().get(self.url("/metrics")).send().await else { return 0.0 };
+        let text = answer.text().await.unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.trim().parse().ok()).unwrap_or(0.0)
+    }
+
+    /// Waits until a metric is at least `value`.
+    pub async fn counted(&self, name: &str, value: f64) {
+        until(&format!("{name} >= {value}"), PATIENCE, async || {
+            (self.metric(name).await >= value).then_some(())
+        })
+        .await;
+    }
+
+    /// What it shows of itself at `/status.json`.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub async fn status(&self) -> serde_json::Value {
+        let answer = http_client().get(self.url("/status.json")).send().await.expect("the local port");
+        answer.json().await.expect("a status")
+    }
+
     /// The process.
     ///
     /// # Panics

@@ -67,6 +67,16 @@ impl Journal {
         });
     }
 
+    /// Notes that the hub has given an attempt up: its part may be the only evidence of what happened for the agent that
+    /// goes on in its place, so it is no longer this one's to remove. Lazy.
+    pub fn disowned(&self, attempt: Attempt) {
+        let key = key(attempt);
+        self.writer.lazy(move |c| {
+            c.prepare_cached("UPDATE attempts SET part = NULL WHERE job = ?1 AND attempt = ?2")?
+                .execute(params![key.0, key.1])
+        });
+    }
+
     /// Has a leftover looked at again at a time in Unix seconds. Lazy.
     pub fn sweep_again(&self, attempt: Attempt, at: i64) {
         let key = key(attempt);

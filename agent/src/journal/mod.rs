@@ -28,18 +28,20 @@
 //! folders, Docker Desktop). A corrupt file is set aside, loudly; one of a newer schema is refused.
 
 mod found;
+mod fresh;
 mod leftovers;
+mod reports;
+mod salvage;
 mod schema;
+mod usage;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
-use crate::{
-    clock,
-    job::{Job, Payload},
-};
+use crate::job::{Job, Payload};
 use bytes::Bytes;
+use fresh::Fresh;
 use jiff::Timestamp;
 pub use leftovers::Leftover;
 use passerelle_protocol::{HeldState, Name, Outcome, Report, session::Attempt};
@@ -49,7 +51,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
 };
 use writer::Writer;
@@ -144,6 +146,9 @@ pub struct Opened {
 pub struct Journal {
     writer: Arc<Writer>,
     seq: Arc<AtomicI64>,
+    fresh: Arc<Fresh>,
+    bytes: Arc<AtomicU64>,
+    wal: Arc<Path>,
 }
 
 impl Journal {
@@ -158,7 +163,15 @@ impl Journal {
         leftovers::look_again(&connection)?;
         let found = found::find(&connection)?;
         let writer = Arc::new(Writer::start(connection)?);
-        Ok(Opened { journal: Self { writer, seq: Arc::new(AtomicI64::new(seq)) }, found, set_aside })
+        let wal = state.join(format!("{FILE}-wal")).into();
+        let journal = Self {
+            writer,
+            seq: Arc::new(AtomicI64::new(seq)),
+            bytes: Arc::default(),
+            wal,
+            fresh: Arc::default(),
+        };
+        Ok(Opened { journal, found, set_aside })
     }
 
     /// Writes an accepted attempt, unless it or a higher one is known. With `looks_back` its connector can tell from an
@@ -189,6 +202,7 @@ impl Journal {
         report: Option<String>,
         looks_back: bool,
     ) -> Result<Accepted, JournalError> {
+        self.grow(row.envelope.len() + row.ticket.len() + row.payload.as_ref().map_or(0, Bytes::len));
         let seq = Arc::clone(&self.seq);
         self.writer
             .write(move |c| {
@@ -235,7 +249,7 @@ impl Journal {
     /// Notes that the connector started. Lazy.
     pub fn started(&self, attempt: Attempt, at: Timestamp) {
         let key = key(attempt);
-        self.writer.lazy(move |c| {
+        self.writer.lazy_until_finished(key, move |c| {
             c.prepare_cached("UPDATE attempts SET state = ?3, started_at = ?4 WHERE job = ?1 AND attempt = ?2 AND state = ?5")?
                 .execute(params![key.0, key.1, RUNNING, at.as_millisecond(), ACCEPTED])
         });
@@ -291,86 +305,30 @@ impl Journal {
         let key = key(Attempt::new(report.job, report.attempt));
         let (started, finished) =
             (report.started_at.map(Timestamp::as_millisecond), report.finished_at.as_millisecond());
-        let (text, seq) = (json(report)?, Arc::clone(&self.seq));
+        let (text, seq, fresh) = (json(report)?, Arc::clone(&self.seq), Arc::clone(&self.fresh));
+        let copy = (text.len() <= fresh::MAX_KEPT).then(|| Arc::new(report.clone()));
+        // The row says all of it in a moment.
+        self.writer.supersede(key);
         // What succeeded has given its part the final name.
         let leaves_part = !matches!(report.outcome, Outcome::Succeeded { .. });
-        self.writer
-            .write(move |c| {
+        let write =
+            move |c: &Connection| {
                 let (state, seq) = if upload { (FINISHED, None) } else { (REPORTABLE, Some(next(&seq))) };
                 // What led here is not needed any more: the row shrinks to its report.
                 c.prepare_cached(
-                    "UPDATE attempts SET state = ?3, seq = ?4, report = ?5, started_at = ?6, finished_at = ?7,
-                       payload = NULL, ticket = '', part = CASE WHEN ?9 THEN part END, sweep_at = 0
-                     WHERE job = ?1 AND attempt = ?2 AND state <= ?8",
-                )?
-                .execute(params![key.0, key.1, state, seq, text, started, finished, FINISHED, leaves_part])
-            })
-            .await
-            .map(drop)
-    }
-
-    /// The report of a finished attempt whose output waits to be uploaded.
-    ///
-    /// # Errors
-    /// If the journal cannot be read.
-    pub async fn unsent_report(&self, attempt: Attempt) -> Result<Option<Report>, JournalError> {
-        let key = key(attempt);
-        let text: Option<String> = self
-            .writer
-            .read(move |c| {
-                c.prepare_cached(
-                    "SELECT report FROM attempts WHERE job = ?1 AND attempt = ?2 AND state = ?3",
-                )?
-                .query_row(params![key.0, key.1, FINISHED], |row| row.get(0))
-                .optional()
-            })
-            .await?;
-        text.map(|text| parse(&text)).transpose()
-    }
-
-    /// The reports after `seq`, oldest first.
-    ///
-    /// # Errors
-    /// If the journal cannot be read.
-    pub async fn reports_after(&self, seq: i64, limit: u32) -> Result<Vec<(i64, Report)>, JournalError> {
-        let rows: Vec<(i64, String)> = self
-            .writer
-            .read(move |c| {
-                c.prepare_cached(
-                    "SELECT seq, report FROM attempts WHERE state = 3 AND seq > ?1 ORDER BY seq LIMIT ?2",
-                )?
-                .query_map(params![seq, limit], |row| Ok((row.get(0)?, row.get(1)?)))?
-                .collect()
-            })
-            .await?;
-        rows.into_iter().map(|(seq, text)| Ok((seq, parse(&text)?))).collect()
-    }
-
-    /// Notes that the hub has the report: the row becomes a tombstone. Where the effect is unknown
-    /// the intent is kept: a later attempt of the job may decide by it what happened. Where that one has decided, the
-    /// intents before it have had their day. Lazy.
-    pub fn acked(&self, attempt: Attempt) {
-        let (key, now) = (key(attempt), clock::unix_seconds());
-        if attempt.number > 1 {
-            self.writer.lazy(move |c| {
-                c.prepare_cached(
-                    "UPDATE attempts SET intent = NULL WHERE job = ?1 AND attempt < ?2 AND intent IS NOT NULL AND EXISTS (
-                       SELECT 1 FROM attempts AS decided WHERE decided.job = ?1 AND decided.attempt = ?2 AND decided.state = ?3
-                       AND coalesce(json_extract(decided.report, '$.outcome.effect'), '') != 'unknown'
-                       AND (decided.intent IS NOT NULL OR json_extract(decided.report, '$.outcome.effect') IS NULL))",
-                )?
-                .execute(params![key.0, key.1, REPORTABLE])
-            });
-        }
-        self.writer.lazy(move |c| {
-            c.prepare_cached(
-                "UPDATE attempts SET state = ?3, acked_at = ?4, seq = NULL, envelope = '',
-                   intent = CASE WHEN json_extract(report, '$.outcome.effect') = 'unknown' THEN intent END,
-                   report = CASE WHEN length(report) <= ?5 THEN report END
-                 WHERE job = ?1 AND attempt = ?2 AND state = ?6",
+                "UPDATE attempts SET state = ?3, seq = ?4, report = ?5, started_at = ?6, finished_at = ?7,
+                   payload = NULL, ticket = '', part = CASE WHEN ?9 THEN part END, sweep_at = 0
+                 WHERE job = ?1 AND attempt = ?2 AND state <= ?8",
             )?
-            .execute(params![key.0, key.1, ACKED, now, KEPT_REPORT as i64, REPORTABLE])
-        });
+            .execute(params![key.0, key.1, state, seq, text, started, finished, FINISHED, leaves_part])?;
+                Ok(seq)
+            };
+        let told = move |seq: &Option<i64>| {
+            if let Some(seq) = *seq {
+                fresh.push(seq, copy);
+            }
+        };
+        self.writer.write_then(write, told).await.map(drop)
     }
 
     /// Writes what is lazy, prunes old tombstones, and learns whether the disk takes writes again.

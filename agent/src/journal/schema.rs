@@ -1,6 +1,6 @@
 //! Opens the journal's file: format, settings, and what is done with a file that is broken or from another time.
 
-use super::JournalError;
+use super::{JournalError, salvage::salvage};
 use rusqlite::{Connection, ErrorCode, config::DbConfig};
 use std::{
     ffi::OsString,
@@ -66,12 +66,19 @@ pub fn open(path: &Path) -> Result<(Connection, Option<PathBuf>), JournalError> 
                     path.display()
                 ))
             })?;
-            tracing::error!(
-                journal = %path.display(), set_aside = %aside.display(), why,
-                "The journal is corrupt and was set aside; jobs in it are offered again or must be resolved at the hub"
-            );
             match try_open(path) {
-                Ok(connection) => Ok((connection, Some(aside))),
+                Ok(mut connection) => {
+                    let saved = salvage(&aside, &mut connection).unwrap_or_else(|error| {
+                        tracing::warn!(%error, "Nothing of the corrupt journal can be read");
+                        0
+                    });
+                    tracing::error!(
+                        journal = %path.display(), set_aside = %aside.display(), why, saved,
+                        "The journal is corrupt and was set aside; the attempts that could be read go on, the others are \
+                         offered again or must be resolved at the hub"
+                    );
+                    Ok((connection, Some(aside)))
+                }
                 Err(TryOpen::Unusable(error)) => Err(error),
                 Err(TryOpen::Corrupt(why)) => Err(JournalError::Storage(why)),
             }

@@ -1,6 +1,7 @@
 //! Each crash point, replay, group commit, pruning, and files that are broken or from another time.
 
 use super::*;
+use crate::clock;
 use passerelle_protocol::{
     AgentId, CommitMode, Effect, Envelope, Failure, JobId, OutputPayload, PayloadDigest, Sha256, Ticket,
     Verdict,
@@ -123,9 +124,11 @@ async fn a_finished_attempt_is_reported_until_acknowledged_and_survives_a_lost_a
     journal.accept(&job, true, None).await.unwrap();
     let report = report(&job, succeeded());
     journal.finish(&report, false).await.unwrap();
-    let reports = journal.reports_after(0, 10).await.unwrap();
-    assert_eq!(reports.iter().map(|(_, r)| r).collect::<Vec<_>>(), [&report]);
-    assert_eq!(journal.reports_after(reports[0].0, 10).await.unwrap(), []);
+    let (reports, next) = journal.reports_after(None, 10).await.unwrap();
+    assert_eq!(reports.iter().map(|r| &**r).collect::<Vec<_>>(), [&report]);
+    assert_eq!(journal.reports_after(Some(next), 10).await.unwrap(), (vec![], next));
+    // Read by one that follows, it comes from memory and is the same.
+    assert_eq!(journal.reports_after(Some(next - 1), 10).await.unwrap(), (reports, next));
     // The ack is lazy: killed before it is written, the row is reported again.
     journal.acked(job.attempt);
     let opened = reopen(dir.path(), journal).await;
@@ -134,7 +137,7 @@ async fn a_finished_attempt_is_reported_until_acknowledged_and_survives_a_lost_a
     opened.journal.flush().await.unwrap();
     let opened = reopen(dir.path(), opened.journal).await;
     assert!(opened.found.is_empty());
-    assert_eq!(opened.journal.reports_after(0, 10).await.unwrap(), []);
+    assert_eq!(opened.journal.reports_after(None, 10).await.unwrap().0, []);
 }
 
 #[tokio::test]
@@ -148,13 +151,13 @@ async fn an_output_is_uploaded_before_it_is_reported() {
     let outcome = Outcome::Succeeded { result: json!({}), output: Some(output), receipt: None };
     let report = report(&job, outcome);
     journal.finish(&report, true).await.unwrap();
-    assert_eq!(journal.reports_after(0, 10).await.unwrap(), []);
+    assert_eq!(journal.reports_after(None, 10).await.unwrap().0, []);
     let opened = reopen(dir.path(), journal).await;
     assert!(matches!(opened.found.as_slice(), [Found::Upload(a, _)] if *a == job.attempt));
     assert_eq!(opened.journal.unsent_report(job.attempt).await.unwrap(), Some(report.clone()));
     opened.journal.finish(&report, false).await.unwrap();
     assert_eq!(opened.journal.unsent_report(job.attempt).await.unwrap(), None);
-    assert_eq!(opened.journal.reports_after(0, 10).await.unwrap().len(), 1);
+    assert_eq!(opened.journal.reports_after(None, 10).await.unwrap().0.len(), 1);
 }
 
 #[tokio::test]
@@ -167,10 +170,10 @@ async fn a_replayed_attempt_is_refused_and_a_known_outcome_is_told_again() {
     journal.finish(&report(&second, succeeded()), false).await.unwrap();
     journal.acked(second.attempt);
     journal.flush().await.unwrap();
-    assert_eq!(journal.reports_after(0, 10).await.unwrap(), []);
+    assert_eq!(journal.reports_after(None, 10).await.unwrap().0, []);
     // A hub that forgot (restored from a backup) offers it again: the tombstone answers.
     assert_eq!(journal.accept(&second, true, None).await.unwrap(), Accepted::Again);
-    assert_eq!(journal.reports_after(0, 10).await.unwrap().len(), 1);
+    assert_eq!(journal.reports_after(None, 10).await.unwrap().0.len(), 1);
     assert_eq!(journal.accept(&job(1, 3), true, None).await.unwrap(), Accepted::New);
     // An outcome too large to keep is not known any more, but the attempt is not run twice.
     let large = job(2, 1);
@@ -218,7 +221,7 @@ async fn a_denied_job_is_accepted_and_finished_in_one() {
     assert_eq!(journal.accept_finished(&job, &report).await.unwrap(), Accepted::New);
     let opened = reopen(dir.path(), journal).await;
     assert!(matches!(opened.found.as_slice(), [Found::Report(..)]));
-    assert_eq!(opened.journal.reports_after(0, 10).await.unwrap()[0].1, report);
+    assert_eq!(opened.journal.reports_after(None, 10).await.unwrap().0, [report.into()]);
 }
 
 #[tokio::test]
@@ -262,24 +265,75 @@ async fn old_tombstones_are_pruned_once_their_envelope_has_expired() {
 }
 
 #[tokio::test]
-async fn a_corrupt_file_is_set_aside() {
+async fn a_journal_with_corrupt_pages_is_set_aside_and_the_rest_kept() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;
-    for n in 0..50 {
+    let (done, intended) = (job(200, 1), job(201, 1));
+    for n in 0..100 {
         journal.accept(&job(n, 1), true, None).await.unwrap();
     }
+    journal.accept(&done, true, None).await.unwrap();
+    journal.finish(&report(&done, succeeded()), false).await.unwrap();
+    journal.acked(done.attempt);
+    journal.accept(&intended, true, None).await.unwrap();
+    journal.intent(intended.attempt, clock::now(), &json!({"part": "x"})).await.unwrap();
+    // Where the rows of one page in the middle are: damage that leaves others.
+    let path = dir.path().join(FILE);
     journal.close().await;
     drop(journal);
-    let path = dir.path().join(FILE);
     let mut bytes = fs::read(&path).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[4096..middle].fill(0xa5);
+    let whole = bytes.clone();
+    // In its envelope: the table has it as text, the index does not.
+    let needle = job(50, 1).attempt.job.to_string().into_bytes();
+    let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap() / 4096 * 4096;
+    assert!(at > 0, "the row is in the first page");
+    bytes[at..at + 4096].fill(0xa5);
+    assert_ne!(bytes, whole);
     fs::write(&path, bytes).unwrap();
     let opened = Journal::open(dir.path()).unwrap();
     let aside = opened.set_aside.unwrap();
     assert!(aside.file_name().unwrap().to_str().unwrap().starts_with("journal.corrupt-") && aside.exists());
-    assert!(opened.found.is_empty());
-    assert_eq!(opened.journal.accept(&job(1, 1), true, None).await.unwrap(), Accepted::New);
+    let kept = opened.found.len();
+    assert!((90..101).contains(&kept), "{kept} of 101 open attempts are left");
+    // No effect that was begun is forgotten, and nothing that is done is taken again.
+    let intent = opened.found.iter().find_map(|found| match found {
+        Found::Job(job, _) if job.attempt == intended.attempt => job.intent.clone(),
+        _ => None,
+    });
+    assert_eq!(intent, Some(json!({"part": "x"})));
+    assert_eq!(opened.journal.accept(&done, true, None).await.unwrap(), Accepted::Again);
+    assert_eq!(opened.journal.accept(&job(0, 1), true, None).await.unwrap(), Accepted::Held);
+    assert_eq!(opened.journal.accept(&job(50, 1), true, None).await.unwrap(), Accepted::New);
+    // And the successor is sound.
+    let again = reopen(dir.path(), opened.journal).await;
+    assert!(again.set_aside.is_none());
+    assert_eq!(again.found.len(), kept + 2);
+}
+
+#[tokio::test]
+async fn a_journal_restored_from_an_older_copy_goes_on_from_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    let (done, open) = (job(1, 1), job(2, 1));
+    journal.accept(&done, true, None).await.unwrap();
+    journal.finish(&report(&done, succeeded()), false).await.unwrap();
+    journal.acked(done.attempt);
+    journal.accept(&open, true, None).await.unwrap();
+    journal.close().await;
+    let copy = tempfile::tempdir().unwrap();
+    fs::copy(dir.path().join(FILE), copy.path().join(FILE)).unwrap();
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    journal.finish(&report(&open, succeeded()), false).await.unwrap();
+    journal.accept(&job(3, 1), true, None).await.unwrap();
+    journal.close().await;
+    let restored = Journal::open(copy.path()).unwrap();
+    assert!(restored.set_aside.is_none());
+    assert!(
+        matches!(restored.found.as_slice(), [Found::Job(job, HeldState::Accepted)] if job.attempt == open.attempt)
+    );
+    assert_eq!(restored.journal.accept(&done, true, None).await.unwrap(), Accepted::Again);
+    // What came after the copy is not known: the hub hears that it is not held.
+    assert_eq!(restored.journal.accept(&job(3, 1), true, None).await.unwrap(), Accepted::New);
 }
 
 #[tokio::test]
@@ -478,4 +532,43 @@ async fn an_older_format_is_brought_up_to_date_with_what_it_holds() {
     assert_eq!(parts(&opened.journal).await, ["part-1"]);
     let again = reopen(dir.path(), opened.journal).await;
     assert_eq!(again.found.len(), 1);
+}
+
+#[tokio::test]
+async fn a_full_journal_forgets_what_it_only_remembers_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    journal.measure().await.unwrap();
+    let empty = journal.bytes();
+    let filled = |mut job: Job| {
+        job.payload = Payload::Inline(vec![7; 100_000].into());
+        job.envelope.exp = clock::unix_seconds() + 10;
+        job.ticket.exp = job.envelope.exp;
+        job
+    };
+    for n in 0..20 {
+        journal.accept(&filled(job(n, 1)), true, None).await.unwrap();
+    }
+    assert!(journal.bytes() >= empty + 20 * 100_000, "what was accepted counts before it is measured");
+    journal.measure().await.unwrap();
+    assert!(journal.bytes() >= empty + 20 * 100_000);
+    let big =
+        |n| Outcome::Succeeded { result: json!({"x": "x".repeat(7_000)}), output: None, receipt: Some(n) };
+    for n in 2..20 {
+        journal.finish(&report(&job(n, 1), big(String::new())), false).await.unwrap();
+    }
+    // Acknowledged, but not these: one's effect is unknown, one has a part to be removed, one runs, one is reportable.
+    through(&journal, &filled(job(20, 1)), true, failed(Verdict::Permanent, Effect::Unknown)).await;
+    through(&journal, &filled(job(21, 1)), false, failed(Verdict::Permanent, Effect::NotApplied)).await;
+    (3..20).for_each(|n| journal.acked(job(n, 1).attempt));
+    let now = clock::unix_seconds();
+    assert_eq!(journal.relieve(now).await.unwrap(), 0, "their envelopes could still be replayed");
+    assert_eq!(journal.relieve(now + 60).await.unwrap(), 17);
+    let pages = journal.bytes();
+    let opened = reopen(dir.path(), journal).await;
+    assert_eq!(opened.found.len(), 3, "{:?}", opened.found);
+    assert_eq!(parts(&opened.journal).await, ["part-1"]);
+    assert!(matches!(opened.journal.accept(&job(20, 2), true, None).await.unwrap(), Accepted::Continues(_)));
+    opened.journal.measure().await.unwrap();
+    assert!(opened.journal.bytes() < pages + 1_000_000, "{} after {pages}", opened.journal.bytes());
 }

@@ -1,11 +1,11 @@
 //! The journal's one thread: it drains the queue into a transaction, commits once, and only then answers.
 
-use super::JournalError;
+use super::{JournalError, Key};
 use rusqlite::Connection;
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
@@ -22,6 +22,8 @@ type Answer = Box<dyn FnOnce(Result<(), JournalError>) + Send>;
 type Write = Box<dyn FnOnce(Result<&Connection, JournalError>) -> Answer + Send>;
 type Read = Box<dyn FnOnce(&Connection) + Send>;
 type Lazy = Box<dyn FnOnce(&Connection) -> rusqlite::Result<usize> + Send>;
+/// A lazy write, and the attempt whose end makes it needless.
+type Waiting = (Option<Key>, Lazy);
 
 enum Call {
     Write(Write),
@@ -30,14 +32,15 @@ enum Call {
 }
 
 pub(super) struct Shared {
-    lazy: Mutex<Vec<Lazy>>,
+    lazy: Mutex<Vec<Waiting>>,
     commits: AtomicU64,
     healthy: AtomicBool,
 }
 
 impl Shared {
     pub(super) fn take_lazy(&self) -> Vec<Lazy> {
-        std::mem::take(&mut *self.lazy.lock().unwrap_or_else(PoisonError::into_inner))
+        let waiting = std::mem::take(&mut *self.lazy.lock().unwrap_or_else(PoisonError::into_inner));
+        waiting.into_iter().map(|(_, lazy)| lazy).collect()
     }
 }
 
@@ -82,11 +85,23 @@ impl Writer {
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, JournalError> {
+        self.write_then(work, |_| ()).await
+    }
+
+    /// The same; calls `then` on the thread once it is committed, in the order of the writes.
+    pub async fn write_then<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        then: impl FnOnce(&T) + Send + 'static,
+    ) -> Result<T, JournalError> {
         let (answer, wait) = oneshot::channel();
         let write: Write = Box::new(move |connection| {
             let result = connection.and_then(|connection| work(connection).map_err(JournalError::from));
             Box::new(move |committed| {
                 let result = result.and_then(|value| committed.map(|()| value));
+                if let Ok(value) = &result {
+                    then(value);
+                }
                 // The caller may have gone; the row is written all the same.
                 drop(answer.send(result));
             })
@@ -110,12 +125,35 @@ impl Writer {
 
     /// Leaves `work` for the next transaction. One that fails is forgotten.
     pub fn lazy(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<usize> + Send + 'static) {
-        self.shared.lazy.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(work));
+        self.waiting().push((None, Box::new(work)));
+    }
+
+    /// The same, unless the attempt ends before that: see [`Self::supersede`].
+    pub fn lazy_until_finished(
+        &self,
+        attempt: Key,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<usize> + Send + 'static,
+    ) {
+        self.waiting().push((Some(attempt), Box::new(work)));
+    }
+
+    /// Drops what waits of an attempt that is about to be written as finished.
+    pub fn supersede(&self, attempt: Key) {
+        self.waiting().retain(|(of, _)| *of != Some(attempt));
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
+        self.shared.lazy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether something lazy waits.
     pub fn has_lazy(&self) -> bool {
-        !self.shared.lazy.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self.waiting().is_empty()
+    }
+
+    /// How many calls wait.
+    pub fn queue_len(&self) -> usize {
+        QUEUE.saturating_sub(self.queue.capacity())
     }
 
     /// Whether the last commit succeeded.

@@ -3,9 +3,11 @@
 mod page;
 
 use crate::{
+    agent::Agent,
     exit::Stop,
     journal::Journal,
-    metrics::Metrics,
+    metrics::{Gauges, Metrics},
+    pressure::Pressure,
     registry::Load,
     settings::Settings,
     status::{Readiness, Status},
@@ -21,7 +23,7 @@ use std::sync::{
     Arc, OnceLock,
     atomic::{AtomicBool, Ordering},
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// What the local port looks at. Parts come as the agent starts.
@@ -33,32 +35,49 @@ pub struct Local {
     settings: Arc<Settings>,
     /// The journal, once it is open.
     pub journal: OnceLock<Journal>,
-    /// How full the agent is, once it runs.
-    pub load: OnceLock<watch::Receiver<Load>>,
+    /// Whether there is room for another job.
+    pub pressure: Arc<Pressure>,
+    /// The agent, once it runs.
+    pub agent: OnceLock<Arc<Agent>>,
     /// Whether the agent is being stopped.
     pub draining: AtomicBool,
 }
 
 impl Local {
     /// Before anything runs.
-    pub fn new(settings: Arc<Settings>, status: Arc<Status>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        settings: Arc<Settings>,
+        status: Arc<Status>,
+        metrics: Arc<Metrics>,
+        pressure: Arc<Pressure>,
+    ) -> Self {
         let draining = AtomicBool::new(false);
-        Self { status, metrics, settings, journal: OnceLock::new(), load: OnceLock::new(), draining }
+        let (journal, agent) = (OnceLock::new(), OnceLock::new());
+        Self { status, metrics, settings, journal, pressure, agent, draining }
     }
 
     fn load(&self) -> Load {
-        self.load.get().map(|load| *load.borrow()).unwrap_or_default()
+        self.agent.get().map(|agent| *agent.registry.load().borrow()).unwrap_or_default()
     }
 
-    fn journal_writable(&self) -> bool {
-        self.journal.get().is_some_and(Journal::writable)
+    fn gauges(&self) -> Gauges {
+        let (journal, agent) = (self.journal.get(), self.agent.get());
+        Gauges {
+            load: self.load(),
+            connected: self.status.connected(),
+            journal_writable: journal.is_some_and(Journal::writable),
+            journal_bytes: journal.map_or(0, Journal::bytes),
+            journal_queue: journal.map_or(0, Journal::queue),
+            spool_bytes: agent.map_or(0, |agent| agent.spool.bytes()),
+            outbox: agent.map_or(0, |agent| agent.outbox.len()),
+            disk_free: self.pressure.disk_free(),
+        }
     }
 
     fn reasons(&self) -> Vec<String> {
         let mut reasons: Vec<String> = self.status.not_connected().into_iter().collect();
-        if self.journal.get().is_some_and(|journal| !journal.writable()) {
-            reasons.push("the journal cannot be written: is the disk of the state folder full?".to_owned());
-        }
+        let full = self.journal.get().and_then(|journal| self.pressure.full(journal));
+        reasons.extend(full.map(str::to_owned));
         if self.draining.load(Ordering::Relaxed) {
             reasons.push("the agent is being stopped".to_owned());
         }
@@ -117,7 +136,7 @@ async fn readyz(State(local): State<Arc<Local>>) -> (StatusCode, Json<Readiness>
 async fn metrics(State(local): State<Arc<Local>>) -> Response {
     const TYPE: HeaderValue =
         HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-    match local.metrics.encode(local.load(), local.status.connected(), local.journal_writable()) {
+    match local.metrics.encode(local.gauges()) {
         Ok(text) => ([(header::CONTENT_TYPE, TYPE)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

@@ -133,6 +133,8 @@ fn apply(agent: &Arc<Agent>, mut settings: Settings, logs: &LogLevel) {
     for resource in settings.resources.values() {
         resource.limits.change(resource.max_concurrent, resource.rate_per_minute);
     }
+    agent.spool.set_quota(settings.config.agent.spool_quota.0);
+    agent.pressure.set_journal_quota(settings.config.agent.journal_quota.0);
     let changes = Changes::between(&old, &settings);
     let announced = (old.announcements(), old.max_jobs()) != (settings.announcements(), settings.max_jobs());
     agent.status.set_resources(shown(&settings), &changes.changed);

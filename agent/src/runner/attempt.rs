@@ -154,8 +154,9 @@ async fn execute(
         prior_intent: job.intent.clone().and_then(|value| serde_json::from_value::<Intent>(value).ok()),
         traceparent: job.traceparent.clone(),
     };
-    let spool = OutputSpool::new(agent.spool.output(job.attempt));
-    let mut output = Output::new(Box::new(spool.clone()), judged.max_size.unwrap_or(u64::MAX));
+    let spool = OutputSpool::new(&agent.spool, job.attempt);
+    let largest = judged.max_size.unwrap_or(u64::MAX).min(agent.spool.quota());
+    let mut output = Output::new(Box::new(spool.clone()), largest);
     let operation = job.envelope.operation.as_str();
     let mut watch = Watch::new(timeout);
     let result = {
@@ -192,6 +193,10 @@ async fn execute(
         }
         Some(Err(failure)) => {
             let mut told = translate::failure(&failure);
+            if told.verdict == Verdict::Retry && spool.was_refused() {
+                told.code = Code::Busy;
+                "the agent's spool has no room for the output at the moment".clone_into(&mut told.message);
+            }
             if told.verdict == Verdict::Cancelled {
                 match stop.cause() {
                     // The connector knows best what it did.
@@ -219,7 +224,15 @@ async fn execute(
         }
     };
     spool.discard();
-    ended(failure)
+    ended(still_granted(job, failure))
+}
+
+/// Another agent was granted the effect before and may yet wake up and have it: that this attempt did not is no proof.
+fn still_granted(job: &Job, failure: Failure) -> Failure {
+    match (&job.ticket.granted, failure.verdict) {
+        (Some(_), Verdict::Retry | Verdict::Cancelled) => Failure { effect: Effect::Unknown, ..failure },
+        (Some(_), Verdict::Permanent | Verdict::Denied) | (None, _) => failure,
+    }
 }
 
 fn grace(stop: &StopHandle) -> Duration {

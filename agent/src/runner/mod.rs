@@ -61,7 +61,12 @@ pub fn resume(agent: &Arc<Agent>, found: Vec<Found>) {
 
 fn resume_job(agent: &Arc<Agent>, job: Job, stop: StopHandle) {
     match agent.judge(&job) {
-        Ok(judged) => spawn(agent, job, judged, stop),
+        Ok(judged) => {
+            if let Some(size) = judged.spooled(&job) {
+                agent.spool.resume_input(job.attempt, size);
+            }
+            spawn(agent, job, judged, stop);
+        }
         Err(failure) => {
             let failure = no_more(&job, failure);
             let span = agent.job_span(&job);
@@ -142,9 +147,6 @@ impl Agent {
         self.outbox.forget(job.attempt);
         if job.payload == Payload::AtHub {
             self.spool.forget_input(job.attempt);
-        }
-        if upload {
-            self.spool.holds_output(job.attempt);
         }
         self.registry.set(job.attempt, HeldState::Finished);
         if upload {

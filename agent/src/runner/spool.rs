@@ -7,36 +7,69 @@
 use bytes::Bytes;
 use passerelle_protocol::{limits::MAX_INLINE_PAYLOAD, session::Attempt};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 use tokio::io::AsyncWrite;
 
-/// The spool folder.
+/// The spool folder, and what it holds or is promised: never more than the quota.
 #[derive(Debug, Clone)]
 pub struct Spool {
     path: PathBuf,
-    /// Attempts whose output may be in a file: the others need no look at the disk.
-    outputs: Arc<Mutex<BTreeSet<Attempt>>>,
+    quota: Arc<AtomicU64>,
+    ledger: Arc<Mutex<Ledger>>,
+}
+
+/// Bytes by attempt.
+#[derive(Debug, Default)]
+struct Ledger {
+    /// Payloads, in full from the moment that their job was accepted.
+    inputs: BTreeMap<Attempt, u64>,
+    /// Outputs that went to a file, as far as they are written: the others need no look at the disk.
+    outputs: BTreeMap<Attempt, u64>,
+}
+
+impl Ledger {
+    fn total(&self) -> u64 {
+        self.inputs.values().chain(self.outputs.values()).fold(0, |sum, bytes| sum.saturating_add(*bytes))
+    }
 }
 
 impl Spool {
     /// Makes the folder if need be.
-    pub fn open(state: &Path) -> io::Result<Self> {
+    pub fn open(state: &Path, quota: u64) -> io::Result<Self> {
         let path = state.join("spool");
         DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
-        Ok(Self { path, outputs: Arc::default() })
+        Ok(Self { path, quota: Arc::new(quota.into()), ledger: Arc::default() })
     }
 
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The most bytes it may hold.
+    pub fn quota(&self) -> u64 {
+        self.quota.load(Ordering::Relaxed)
+    }
+
+    /// Changes the quota; what is there stays.
+    pub fn set_quota(&self, bytes: u64) {
+        self.quota.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that it holds or has promised.
+    pub fn bytes(&self) -> u64 {
+        self.ledger().total()
     }
 
     /// Where an attempt's payload is.
@@ -49,28 +82,54 @@ impl Spool {
         self.path.join(format!("{}-{}.out", attempt.job, attempt.number))
     }
 
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Promises room for an attempt's payload; `false` if there is not enough left.
+    pub fn promise_input(&self, attempt: Attempt, size: u64) -> bool {
+        let mut ledger = self.ledger();
+        if ledger.total().saturating_add(size) > self.quota() {
+            return false;
+        }
+        ledger.inputs.insert(attempt, size);
+        true
+    }
+
+    /// Counts a payload that was promised room by an earlier run of this program.
+    pub fn resume_input(&self, attempt: Attempt, size: u64) {
+        self.ledger().inputs.insert(attempt, size);
+    }
+
+    /// Takes back the promise for a payload that does not come.
+    pub fn release_input(&self, attempt: Attempt) {
+        self.ledger().inputs.remove(&attempt);
+    }
+
     /// Removes an attempt's payload.
     pub fn forget_input(&self, attempt: Attempt) {
         remove(&self.input(attempt));
+        self.release_input(attempt);
     }
 
-    fn outputs(&self) -> MutexGuard<'_, BTreeSet<Attempt>> {
-        self.outputs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes that an attempt's output is in its file.
-    pub fn holds_output(&self, attempt: Attempt) {
-        self.outputs().insert(attempt);
+    /// Counts bytes that an output is about to add to its file; `false` if there is no room for them.
+    fn grow_output(&self, attempt: Attempt, bytes: u64) -> bool {
+        let mut ledger = self.ledger();
+        let fits = ledger.total().saturating_add(bytes) <= self.quota();
+        // Entered even so: a file may be there to be removed.
+        *ledger.outputs.entry(attempt).or_default() += if fits { bytes } else { 0 };
+        fits
     }
 
     /// Removes an attempt's output, if it has one here.
     pub fn forget_output(&self, attempt: Attempt) {
-        if self.outputs().remove(&attempt) {
+        if self.ledger().outputs.remove(&attempt).is_some() {
             remove(&self.output(attempt));
         }
     }
 
-    /// Removes files of attempts that the journal does not hold: left by a crash after the acknowledgement.
+    /// Removes files of attempts that the journal does not hold, left by a crash after the acknowledgement, and counts
+    /// the others.
     pub fn sweep(&self, held: &BTreeSet<Attempt>) -> io::Result<()> {
         let kept: BTreeSet<PathBuf> = held.iter().flat_map(|a| [self.input(*a), self.output(*a)]).collect();
         for entry in fs::read_dir(&self.path)? {
@@ -79,7 +138,16 @@ impl Spool {
                 remove(&path);
             }
         }
-        self.outputs().extend(held.iter().filter(|attempt| self.output(**attempt).exists()));
+        let mut ledger = self.ledger();
+        let size = |path: PathBuf| fs::metadata(path).ok().map(|meta| meta.len());
+        for attempt in held {
+            if let Some(size) = size(self.input(*attempt)) {
+                ledger.inputs.insert(*attempt, size);
+            }
+            if let Some(size) = size(self.output(*attempt)) {
+                ledger.outputs.insert(*attempt, size);
+            }
+        }
         Ok(())
     }
 }
@@ -110,14 +178,35 @@ enum Content {
 /// Takes an output: in memory up to what a report carries, then in a file.
 #[derive(Debug, Clone)]
 pub struct OutputSpool {
-    path: PathBuf,
+    spool: Spool,
+    attempt: Attempt,
     content: Arc<Mutex<Content>>,
+    refused: Arc<AtomicBool>,
 }
 
 impl OutputSpool {
     /// An empty output.
-    pub fn new(path: PathBuf) -> Self {
-        Self { path, content: Arc::new(Mutex::new(Content::Memory(Vec::new()))) }
+    pub fn new(spool: &Spool, attempt: Attempt) -> Self {
+        Self {
+            spool: spool.clone(),
+            attempt,
+            content: Arc::new(Mutex::new(Content::Memory(Vec::new()))),
+            refused: Arc::default(),
+        }
+    }
+
+    /// Whether the spool had no room for it.
+    pub fn was_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Asks the spool for room.
+    fn grow(&self, bytes: usize) -> io::Result<()> {
+        if self.spool.grow_output(self.attempt, bytes as u64) {
+            return Ok(());
+        }
+        self.refused.store(true, Ordering::Relaxed);
+        Err(io::Error::new(io::ErrorKind::QuotaExceeded, "the spool is full (agent.spool_quota)"))
     }
 
     /// Where the output is, after its writer was shut down; a file is synced, with its folder.
@@ -126,10 +215,8 @@ impl OutputSpool {
         match &mut *content {
             Content::Memory(bytes) => Ok(Stored::Memory(std::mem::take(bytes).into())),
             Content::File(_) => {
-                File::open(&self.path)?.sync_all()?;
-                if let Some(folder) = self.path.parent() {
-                    File::open(folder)?.sync_all()?;
-                }
+                File::open(self.spool.output(self.attempt))?.sync_all()?;
+                File::open(self.spool.path())?.sync_all()?;
                 Ok(Stored::File)
             }
         }
@@ -138,7 +225,7 @@ impl OutputSpool {
     /// The attempt made no output that counts.
     pub fn discard(&self) {
         if let Content::File(_) = &*self.content.lock().unwrap_or_else(PoisonError::into_inner) {
-            remove(&self.path);
+            self.spool.forget_output(self.attempt);
         }
     }
 }
@@ -151,14 +238,23 @@ impl AsyncWrite for OutputSpool {
                 memory.extend_from_slice(bytes);
                 return Poll::Ready(Ok(bytes.len()));
             }
+            // What an earlier run may have left here goes, and counts no more.
+            self.spool.forget_output(self.attempt);
+            self.grow(memory.len())?;
             // Once per output, 256 KiB into the page cache.
+            let path = self.spool.output(self.attempt);
             let mut file =
-                OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&self.path)?;
+                OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
             file.write_all(memory)?;
             *content = Content::File(tokio::fs::File::from_std(file));
         }
         match &mut *content {
-            Content::File(file) => Pin::new(file).poll_write(cx, bytes),
+            Content::File(file) => {
+                let written = ready!(Pin::new(file).poll_write(cx, bytes))?;
+                // Counted once taken: a write that waits is asked again, and one piece too many is bounded.
+                self.grow(written)?;
+                Poll::Ready(Ok(written))
+            }
             Content::Memory(_) => Poll::Ready(Err(io::Error::other("unreachable: the output is in a file"))),
         }
     }
@@ -194,15 +290,15 @@ mod tests {
     #[tokio::test]
     async fn a_small_output_stays_in_memory_and_a_large_one_goes_to_its_file() {
         let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::open(dir.path()).unwrap();
-        let small = OutputSpool::new(spool.output(attempt(1)));
+        let spool = Spool::open(dir.path(), 1 << 30).unwrap();
+        let small = OutputSpool::new(&spool, attempt(1));
         let mut writer = small.clone();
         writer.write_all(&vec![7; MAX_INLINE_PAYLOAD]).await.unwrap();
         writer.shutdown().await.unwrap();
         assert_eq!(small.store().unwrap(), Stored::Memory(vec![7; MAX_INLINE_PAYLOAD].into()));
         assert!(!spool.output(attempt(1)).exists());
 
-        let large = OutputSpool::new(spool.output(attempt(2)));
+        let large = OutputSpool::new(&spool, attempt(2));
         let mut writer = large.clone();
         writer.write_all(&vec![1; MAX_INLINE_PAYLOAD]).await.unwrap();
         writer.write_all(&[2; 10]).await.unwrap();
@@ -215,7 +311,7 @@ mod tests {
     #[test]
     fn files_of_attempts_that_are_not_held_are_swept() {
         let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::open(dir.path()).unwrap();
+        let spool = Spool::open(dir.path(), 1 << 30).unwrap();
         for n in 1..=2 {
             fs::write(spool.input(attempt(n)), b"x").unwrap();
         }
@@ -228,16 +324,57 @@ mod tests {
     #[test]
     fn an_output_found_at_the_start_or_kept_since_goes_with_its_acknowledgement() {
         let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::open(dir.path()).unwrap();
+        let spool = Spool::open(dir.path(), 1 << 30).unwrap();
         for n in 1..=2 {
             fs::write(spool.output(attempt(n)), b"x").unwrap();
         }
         spool.sweep(&BTreeSet::from([attempt(1), attempt(2), attempt(3)])).unwrap();
         fs::write(spool.output(attempt(4)), b"x").unwrap();
-        spool.holds_output(attempt(4));
+        assert_eq!(spool.bytes(), 2);
+        assert!(spool.grow_output(attempt(4), 1));
         for n in 1..=4 {
             spool.forget_output(attempt(n));
             assert!(!spool.output(attempt(n)).exists());
         }
+    }
+    #[test]
+    fn payloads_are_promised_room_up_to_the_quota() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path(), 100).unwrap();
+        assert!(spool.promise_input(attempt(1), 60) && !spool.promise_input(attempt(2), 41));
+        assert!(spool.promise_input(attempt(2), 40));
+        assert_eq!(spool.bytes(), 100);
+        spool.forget_input(attempt(1));
+        assert!(spool.promise_input(attempt(3), 60));
+        spool.release_input(attempt(3));
+        // What runs already is never turned away; a smaller quota counts for what comes.
+        spool.set_quota(10);
+        spool.resume_input(attempt(4), 1000);
+        assert_eq!(spool.bytes(), 1040);
+        assert!(!spool.promise_input(attempt(5), 1));
+    }
+
+    #[tokio::test]
+    async fn an_output_past_the_quota_is_refused_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let quota = MAX_INLINE_PAYLOAD as u64 + 100_000;
+        let spool = Spool::open(dir.path(), quota).unwrap();
+        let output = OutputSpool::new(&spool, attempt(1));
+        let mut writer = output.clone();
+        writer.write_all(&vec![1; MAX_INLINE_PAYLOAD]).await.unwrap();
+        assert_eq!(spool.bytes(), 0, "in memory");
+        writer.write_all(&vec![1; 50_000]).await.unwrap();
+        let mut failed = None;
+        for _ in 0..20 {
+            if let Err(error) = writer.write_all(&[1; 10_000]).await {
+                failed = Some(error.kind());
+                break;
+            }
+        }
+        assert_eq!(failed, Some(io::ErrorKind::QuotaExceeded));
+        assert!(output.was_refused() && spool.bytes() <= quota);
+        output.discard();
+        assert!(!spool.output(attempt(1)).exists());
+        assert_eq!(spool.bytes(), 0);
     }
 }

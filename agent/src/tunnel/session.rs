@@ -203,7 +203,9 @@ impl Driver<'_> {
         self.epoch = welcome.epoch;
         for held in welcome.held {
             if held.action == HeldAction::Stop {
-                self.agent.registry.stop(Attempt::new(held.job, held.attempt), Cause::Hub);
+                let attempt = Attempt::new(held.job, held.attempt);
+                self.agent.journal.disowned(attempt);
+                self.agent.registry.stop(attempt, Cause::Hub);
             }
         }
         Refusal::forget(&self.agent.state);

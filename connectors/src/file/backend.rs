@@ -18,8 +18,10 @@ use std::{
 /// What a backend is like, as data.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Features {
-    /// How many bytes one write or read should carry.
-    pub(super) slice: usize,
+    /// How many bytes one read should ask for.
+    pub(super) read: usize,
+    /// How many bytes one write should carry.
+    pub(super) write: usize,
     /// Whether a part found after a crash is read back and digested even if it was synced (cheap where it is local).
     pub(super) rereads_parts: bool,
 }
@@ -138,7 +140,7 @@ pub(super) struct Renamed {
 
 /// An open file that is being written. Dropping it closes it.
 pub(super) trait PartFile: Send {
-    /// Writes all of `bytes`.
+    /// Writes all of `bytes`. Some of it may still be under way: that it arrived, only `sync` and `size` tell.
     fn write(&mut self, bytes: &[u8]) -> Result<(), FsError>;
     /// Brings the content to the disk: `false` if the server does not offer that.
     fn sync(&mut self) -> Result<bool, FsError>;

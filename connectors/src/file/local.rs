@@ -92,7 +92,7 @@ impl Local {
 
 impl Backend for Local {
     fn features(&self) -> Features {
-        Features { slice: SLICE, rereads_parts: true }
+        Features { read: SLICE, write: SLICE, rereads_parts: true }
     }
 
     fn begin(&mut self, _: Duration) {}

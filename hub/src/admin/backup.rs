@@ -1,15 +1,27 @@
-//! `admin backup`: a consistent copy of the database while the hub serves.
+//! `admin backup`: a consistent copy of the database while the hub serves, and with it the signing key.
 //!
-//! `VACUUM INTO` reads one snapshot and writes a new, compact database; writers go on meanwhile.
+//! `VACUUM INTO` reads one snapshot and writes a new, compact database; writers go on meanwhile. A table `backup` is
+//! added to the copy: it holds the key that signs jobs, without which agents would refuse the restored hub.
 
-use crate::{cli::Failure, store::DATABASE};
-use rusqlite::{Connection, OpenFlags};
+use crate::{
+    cli::Failure,
+    clock,
+    store::{DATABASE, identity::KEY_FILE},
+};
+use rusqlite::{Connection, OpenFlags, params};
 use std::{fs, os::unix::fs::OpenOptionsExt as _, path::Path, time::Duration};
 
 /// How long a busy database is waited for.
 const BUSY: Duration = Duration::from_secs(10);
 
-/// Copies the database in `data` to the new file `to`; returns its size.
+/// What makes a database a backup.
+const TABLE: &str = "CREATE TABLE backup (
+  made_at INTEGER NOT NULL,            -- milliseconds since the Unix epoch
+  hub_version TEXT NOT NULL,
+  signing_key BLOB NOT NULL            -- PKCS#8
+) STRICT";
+
+/// Copies the database and the signing key in `data` to the new file `to`; returns its size.
 pub fn backup(data: &Path, to: &Path) -> Result<u64, Failure> {
     let shown = to.display();
     let unwritable = |error: &dyn std::fmt::Display| {
@@ -17,6 +29,9 @@ pub fn backup(data: &Path, to: &Path) -> Result<u64, Failure> {
             "backup: cannot write {shown}: {error}; name a new file in a folder that is there"
         ))
     };
+    let key = data.join(KEY_FILE);
+    let signing_key = fs::read(&key)
+        .map_err(|error| Failure::Configuration(format!("backup: cannot read {}: {error}", key.display())))?;
     // Made first, so that the copy is never readable by others; SQLite takes an empty file as new.
     let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
     let file = file.map_err(|error| unwritable(&error))?;
@@ -25,7 +40,13 @@ pub fn backup(data: &Path, to: &Path) -> Result<u64, Failure> {
         let database = Connection::open_with_flags(data.join(DATABASE), OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         database.busy_timeout(BUSY)?;
         database.execute("VACUUM INTO ?1", [name])?;
-        Ok(())
+        let copy = Connection::open_with_flags(to, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        copy.execute_batch(&format!("PRAGMA journal_mode = MEMORY; {TABLE}"))?;
+        copy.execute(
+            "INSERT INTO backup (made_at, hub_version, signing_key) VALUES (?1, ?2, ?3)",
+            params![clock::now().as_millisecond(), env!("CARGO_PKG_VERSION"), signing_key],
+        )?;
+        copy.close().map_err(|(_, error)| error)
     };
     if let Err(failure) = name.and_then(|name| copied(name).map_err(|error| unwritable(&error))) {
         // What there is of it is no backup.

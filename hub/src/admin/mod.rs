@@ -1,7 +1,8 @@
-//! `passerelle-hub admin`: tenants, keys, tokens, agents and backups, beside a serving hub.
+//! `passerelle-hub admin`: tenants, keys, tokens, agents and backups, beside a serving hub; and the way back from one.
 
-mod backup;
+pub(crate) mod backup;
 mod print;
+pub(crate) mod restore;
 
 use crate::{
     api::auth::{SCOPES, tenant_scopes},
@@ -28,7 +29,8 @@ Examples:
   passerelle-hub admin api-key create --tenant acme --scopes all
   passerelle-hub admin enrolment-token create --tenant acme --site paris --application orchestrator --ttl 2h
   passerelle-hub admin agent list --json
-  passerelle-hub admin backup /var/backups/hub.sqlite")]
+  passerelle-hub admin backup /var/backups/hub.backup
+  passerelle-hub admin restore /var/backups/hub.backup")]
 pub struct Args {
     #[command(flatten)]
     place: Place,
@@ -53,9 +55,16 @@ enum Command {
     /// Enrolled agents.
     #[command(subcommand)]
     Agent(Agent),
-    /// Writes a consistent copy of the database, while the hub serves.
+    /// Writes a consistent copy of the database and the signing key into one new file, while the hub serves. Keep it as
+    /// safe as the key. The files in blobs/ are not in it: copy them after it.
     Backup {
         /// The new file.
+        file: PathBuf,
+    },
+    /// Puts a backup in the place of the database and the signing key; no hub serves meanwhile. What was there is kept
+    /// beside it.
+    Restore {
+        /// What `admin backup` wrote.
         file: PathBuf,
     },
 }
@@ -175,6 +184,9 @@ pub fn admin(args: Args) -> Result<(), Failure> {
     let data = args.place.data.or(file.data).unwrap_or_else(|| DEFAULT_DATA.into());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let printer = Printer { json: args.json };
+    if let Command::Restore { file } = &args.command {
+        return printer.restored(&restore::restore(&data, file)?);
+    }
     runtime.block_on(async {
         let store = Store::open(&data).map_err(|error| Failure::Configuration(error.to_string()))?;
         let done = Box::pin(carry_out(args.command, &store, &printer)).await;
@@ -189,6 +201,8 @@ async fn carry_out(command: Command, store: &Store, printer: &Printer) -> Result
         Command::ApiKey(command) => api_key(command, store, printer).await,
         Command::EnrolmentToken(command) => enrolment_token(command, store, printer).await,
         Command::Agent(command) => agent(command, store, printer).await,
+        // Carried out before any store is opened.
+        Command::Restore { .. } => Ok(()),
         Command::Backup { file } => {
             let size = backup::backup(store.data_dir(), &file)?;
             printer.done(

@@ -1,5 +1,6 @@
 //! What admin commands print: a table or a line for people, JSON for scripts.
 
+use super::restore::Restored;
 use crate::{cli::Failure, model::AgentRecord};
 use jiff::Timestamp;
 use passerelle_protocol::{AgentId, Name};
@@ -32,6 +33,25 @@ impl Printer {
             writeln!(io::stderr().lock(), "{kind} {id}, shown this once:")?;
         }
         self.done(secret, &json!({"id": id, kind: secret}))
+    }
+
+    /// A backup was restored.
+    ///
+    /// # Errors
+    /// If nobody reads.
+    pub fn restored(&self, done: &Restored) -> Result<(), Failure> {
+        let mut text = format!("restored the backup of {} ({} jobs)", done.made_at, done.jobs);
+        for kept in &done.kept {
+            text.push_str(&format!("\nkept {kept}"));
+        }
+        if done.missing_files > 0 {
+            text.push_str(&format!(
+                "\n{} files of payloads or outputs are not in blobs/: copy them there from their backup before the hub \
+                 serves",
+                done.missing_files
+            ));
+        }
+        self.done(&text, &serde_json::to_value(done).unwrap_or_default())
     }
 
     /// A list.

@@ -56,6 +56,9 @@ pub async fn follow(
     };
     // Subscribed before anything is read: what happens meanwhile is not missed.
     let live = app.store.subscribe();
+    // An id that was never given is from before a backup was restored: all that is kept is told.
+    let newest = app.store.last_event().await?;
+    let last = last.map(|last| if last > newest { 0 } else { last });
     let (sender, receiver) = mpsc::channel(QUEUE);
     let guard = app.metrics.event_stream();
     let follower = Follower { tenant: caller.tenant, last, sender, _guard: guard, app: app.clone() };

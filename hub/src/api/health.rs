@@ -8,6 +8,7 @@ use super::{
 use axum::{
     Json,
     extract::{FromRequestParts as _, Request, State},
+    middleware::Next,
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, StatusCode, header};
@@ -37,21 +38,35 @@ pub async fn alive() -> Json<Health> {
     responses((status = 200, body = Health), (status = 503, body = ProblemDocument))
 )]
 pub async fn ready(State(app): State<App>) -> Result<Json<Health>, Problem> {
-    let unready = |detail: &str| {
-        Problem::new(ApiCode::Internal, detail)
-            .status(StatusCode::SERVICE_UNAVAILABLE)
-            .header(header::RETRY_AFTER, HeaderValue::from_static("5"))
-    };
     if app.stop.is_cancelled() {
-        return Err(unready("the hub is ending"));
+        return Err(ending());
     }
     match app.store.check().await {
         Ok(()) => Ok(Json(WELL)),
         Err(error) => {
             tracing::warn!(%error, "The store cannot be written");
-            Err(unready("the store cannot be written; the hub's log says why"))
+            Err(unready("the store cannot be written; the hub's log says why", "5"))
         }
     }
+}
+
+fn unready(detail: &str, after_s: &'static str) -> Problem {
+    Problem::new(ApiCode::Internal, detail)
+        .status(StatusCode::SERVICE_UNAVAILABLE)
+        .header(header::RETRY_AFTER, HeaderValue::from_static(after_s))
+}
+
+fn ending() -> Problem {
+    unready("the hub is being restarted: nothing was done; try again in a second", "1")
+}
+
+/// Refuses requests that come while the hub ends; those that came before it was told are finished.
+pub async fn refuse_when_ending(State(app): State<App>, request: Request, next: Next) -> Response {
+    let asks_how_it_is = matches!(request.uri().path(), "/healthz" | "/readyz" | "/metrics");
+    if app.stop.is_cancelled() && !asks_how_it_is {
+        return ending().into_response();
+    }
+    next.run(request).await
 }
 
 /// Figures for Prometheus, of all tenants: with the scope `metrics:read`, or for this machine alone.

@@ -84,6 +84,7 @@ impl App {
         router
             .fallback(no_such_route)
             .method_not_allowed_fallback(wrong_method)
+            .layer(axum::middleware::from_fn_with_state(self.clone(), health::refuse_when_ending))
             .layer(axum::middleware::from_fn_with_state(self.clone(), observe::observe))
             .with_state(self.clone())
     }

@@ -6,14 +6,18 @@ use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
+use futures_util::{Stream, stream::try_unfold};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use passerelle_protocol::{ApiCode, Sha256};
-use std::io::SeekFrom;
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
-use tokio_util::io::ReaderStream;
+use std::{
+    fs::File,
+    io::{self, Read as _, Seek as _, SeekFrom},
+    path::PathBuf,
+};
 
-/// How much is read from disk at a time.
-const CHUNK: usize = 64 * 1024;
+/// How much is read from disk at a time: each time costs two changes of thread, so it is some milliseconds' worth.
+const CHUNK: u64 = 256 * 1024;
 
 /// What a client asked for of a content of known size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,13 +125,38 @@ impl Download<'_> {
                 Body::from(bytes.slice(from.min(bytes.len())..until.min(bytes.len())))
             }
             Content::File(path) => {
-                let mut file = tokio::fs::File::open(path).await.map_err(|e| Problem::internal(&e))?;
-                file.seek(SeekFrom::Start(start)).await.map_err(|e| Problem::internal(&e))?;
-                Body::from_stream(ReaderStream::with_capacity(file.take(length), CHUNK))
+                let file = blocking(move || open(path, start)).await.map_err(|e| Problem::internal(&e))?;
+                Body::from_stream(pieces(file, length))
             }
         };
         Ok((status, headers, body).into_response())
     }
+}
+
+fn open(path: PathBuf, start: u64) -> io::Result<File> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(start))?;
+    Ok(file)
+}
+
+/// The next `length` bytes of a file, each read straight into the piece that is sent.
+fn pieces(file: File, length: u64) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    try_unfold((file, length), async |(file, left)| {
+        let (file, piece) = blocking(move || {
+            let now = left.min(CHUNK);
+            let mut piece = Vec::with_capacity(usize::try_from(now).unwrap_or_default());
+            (&file).take(now).read_to_end(&mut piece)?;
+            Ok((file, piece))
+        })
+        .await?;
+        // A file that is shorter than it was ends the body early, which its reader sees.
+        let left = left - piece.len() as u64;
+        Ok((!piece.is_empty()).then(|| (Bytes::from(piece), (file, left))))
+    })
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 /// A header value; text that is none (a media type cannot be, it is checked on the way in) becomes the neutral type.

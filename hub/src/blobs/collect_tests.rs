@@ -220,7 +220,7 @@ async fn uploads_submissions_and_collections_at_once_never_lose_content() {
     for content in ["one", "two", "three"] {
         let (blobs, store) = (blobs.clone(), hub.store.clone());
         uploading.spawn(async move {
-            for _ in 0..15 {
+            for _ in 0..8 {
                 let info = put(&blobs, content).await;
                 // Collected at once, or kept by its job for good.
                 match store.submit(with(&info)).await {

@@ -9,10 +9,10 @@ use std::{
     path::Path,
 };
 
-const KEY_FILE: &str = "signing-key.pk8";
+pub(crate) const KEY_FILE: &str = "signing-key.pk8";
 
 /// Makes the data folder and the folders in it.
-pub(super) fn make_folders(data: &Path) -> Result<(), OpenError> {
+pub(crate) fn make_folders(data: &Path) -> Result<(), OpenError> {
     for dir in [data.to_owned(), data.join("blobs"), data.join("uploads")] {
         DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| {
             OpenError(format!(
@@ -42,7 +42,7 @@ pub(super) fn lock(path: &Path, wait: bool) -> Result<Option<File>, OpenError> {
 }
 
 /// Makes the database's file before SQLite does, for the hub's user alone: SQLite gives its other files the same mode.
-pub(super) fn make_private(path: &Path) -> Result<(), OpenError> {
+pub(crate) fn make_private(path: &Path) -> Result<(), OpenError> {
     let made = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
     made.map(drop).map_err(|e| OpenError(format!("{}: cannot open it: {e}", path.display())))
 }
@@ -67,7 +67,7 @@ pub(super) fn signing_key(data: &Path) -> Result<SigningKey, OpenError> {
 }
 
 /// Writes a file that is either there whole or not at all.
-fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
     let part = path.with_extension("part");
     match std::fs::remove_file(&part) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),

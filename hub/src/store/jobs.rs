@@ -292,6 +292,14 @@ impl Store {
         self.shared().changes.subscribe()
     }
 
+    /// The number of the newest change.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn last_event(&self) -> Result<u64, Error> {
+        self.read(|conn| Ok(u64::try_from(super::events::last(conn)?).unwrap_or_default())).await
+    }
+
     /// The changes of a tenant after `seq`, oldest first; those long past are gone.
     ///
     /// # Errors

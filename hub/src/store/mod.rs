@@ -10,7 +10,7 @@ mod agents;
 pub(crate) mod attempts;
 mod dispatch;
 mod events;
-mod identity;
+pub(crate) mod identity;
 mod jobs;
 mod leases;
 mod lines;
@@ -18,12 +18,14 @@ mod memory;
 mod reader;
 pub mod retention;
 pub(crate) mod row;
-mod schema;
+pub(crate) mod schema;
 pub(crate) mod sessions;
 mod timers;
 pub(crate) mod transition;
 pub(crate) mod writer;
 
+#[cfg(test)]
+mod damage_tests;
 #[cfg(test)]
 mod tests;
 
@@ -136,10 +138,24 @@ impl Error {
     }
 }
 
+/// Whether SQLite says that the file is not what it should be.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
+        // The shared memory beside the database could not grow: SQLite has no word of its own for that disk being full.
+        let no_room = error
+            .sqlite_error()
+            .is_some_and(|cause| cause.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE);
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full,
+            _ if no_room => Self::Full,
+            _ if is_damage(&error) => Self::Internal(format!(
+                "the database is damaged ({error}): end the hub and restore the last backup with `passerelle-hub admin \
+                 restore FILE`"
+            )),
             _ => Self::Internal(format!("database: {error}")),
         }
     }
@@ -157,11 +173,30 @@ impl From<std::io::Error> for Error {
 /// Why the store could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct OpenError(String);
+pub struct OpenError(pub(crate) String);
 
 impl OpenError {
-    fn database(path: &Path, error: &rusqlite::Error) -> Self {
-        Self(format!("{}: {error}", path.display()))
+    pub(crate) fn database(path: &Path, error: &rusqlite::Error) -> Self {
+        if is_damage(error) {
+            return Self::damaged(path, &error.to_string());
+        }
+        let hint = match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => ": free some space on its disk",
+            Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+                ": give the hub's user the right to write it and its folder"
+            }
+            _ => "",
+        };
+        Self(format!("{}: {error}{hint}", path.display()))
+    }
+
+    fn damaged(path: &Path, damage: &str) -> Self {
+        Self(format!(
+            "{}: the database is damaged ({}): the hub does not serve from it, and changed nothing; restore the last \
+             backup with `passerelle-hub admin restore FILE`, which keeps the damaged files beside it",
+            path.display(),
+            damage.trim().replace('\n', "; ")
+        ))
     }
 }
 
@@ -253,8 +288,9 @@ impl Store {
         let (conn, key, audience) = {
             // Two processes may start at the same time on an empty folder.
             let _first = identity::lock(&data.join("setup.lock"), true)?;
+            crate::admin::restore::refuse_unfinished(data)?;
             identity::make_private(&path)?;
-            let conn = schema::open_writer(&path)?;
+            let conn = if serve { schema::open_to_serve(&path)? } else { schema::open_writer(&path)? };
             let audience = audience(&conn).map_err(told)?;
             (conn, identity::signing_key(data)?, audience)
         };
@@ -293,7 +329,8 @@ impl Store {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    fn lock_to_serve(data: &Path) -> Result<File, OpenError> {
+    /// The lock that keeps all others from serving from this folder.
+    pub(crate) fn lock_to_serve(data: &Path) -> Result<File, OpenError> {
         identity::lock(&data.join("hub.lock"), false)?.ok_or_else(|| {
             OpenError(format!(
                 "{}: another hub serves from this folder: stop it first, or name another folder with --data",

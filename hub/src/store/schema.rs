@@ -1,17 +1,25 @@
 //! Opening connections, and bringing the database to the schema of this version.
 //!
 //! Migrations are steps from one `user_version` to the next, each in one transaction. A database that a newer hub wrote
-//! is refused: its meaning is not known here.
+//! is refused before anything in it is changed: its meaning is not known here. So is a damaged one, as far as a look of
+//! bounded length tells: serving from it might offer a job twice.
 
 use super::OpenError;
-use rusqlite::{Connection, OpenFlags, TransactionBehavior, config::DbConfig};
-use std::{path::Path, time::Duration};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, config::DbConfig};
+use std::{
+    path::Path,
+    sync::mpsc,
+    time::{Duration, Instant},
+};
 
 /// One step per version, from 0.
 const MIGRATIONS: &[&str] = &[include_str!("schema_v1.sql"), include_str!("schema_v2.sql")];
 
 /// How long a connection waits for a writer of another process (an admin command).
 const BUSY: Duration = Duration::from_secs(5);
+
+/// How long the look for damage at the start may take: about a gigabyte of a database that is not in memory yet.
+const CHECK: Duration = Duration::from_secs(10);
 
 /// How many prepared statements a connection keeps: more than there are in the code.
 const STATEMENTS: usize = 192;
@@ -25,11 +33,31 @@ fn keep_plans(conn: &Connection) -> rusqlite::Result<()> {
 
 /// Opens the one connection that writes; creates and migrates the database.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
+    open(path, false)
+}
+
+/// The same, after a look for damage.
+pub(super) fn open_to_serve(path: &Path) -> Result<Connection, OpenError> {
+    open(path, true)
+}
+
+fn open(path: &Path, look: bool) -> Result<Connection, OpenError> {
     let told = |error: rusqlite::Error| OpenError::database(path, &error);
     let mut conn = Connection::open(path).map_err(told)?;
     conn.busy_timeout(BUSY).map_err(told)?;
-    // Before the first table: it cannot be changed later without rewriting the file.
-    conn.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;").map_err(told)?;
+    // A newer hub's file stays as it is, and a damaged one too: not even its log is written back into it.
+    let no_checkpoint = |on| conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, on);
+    no_checkpoint(true).map_err(told)?;
+    let found = version(&conn, path)?;
+    if look {
+        check(&conn, path)?;
+    }
+    no_checkpoint(false).map_err(told)?;
+    if found == 0 {
+        // Before the first table: it cannot be changed later without rewriting the file.
+        conn.execute_batch("PRAGMA auto_vacuum = INCREMENTAL;").map_err(told)?;
+    }
+    conn.execute_batch("PRAGMA journal_mode = WAL;").map_err(told)?;
     conn.execute_batch(
         "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY;
          PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -8192;",
@@ -52,27 +80,65 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, rusqlite::Error> {
     Ok(conn)
 }
 
-fn migrate(conn: &mut Connection, path: &Path) -> Result<(), OpenError> {
-    let told = |error: rusqlite::Error| OpenError::database(path, &error);
-    let known = MIGRATIONS.len();
-    let version = |conn: &Connection| -> Result<usize, OpenError> {
-        conn.pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0))
-            .map(|version| version as usize)
-            .map_err(told)
-    };
-    if version(conn)? == known {
-        return Ok(());
+/// Looks for damage before the hub serves; for [`CHECK`] at most.
+fn check(conn: &Connection, path: &Path) -> Result<(), OpenError> {
+    check_within(conn, path, CHECK)
+}
+
+fn check_within(conn: &Connection, path: &Path, limit: Duration) -> Result<(), OpenError> {
+    let started = Instant::now();
+    let interrupt = conn.get_interrupt_handle();
+    let (done, ended) = mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        if ended.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+            interrupt.interrupt();
+        }
+    });
+    let found = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+    drop(done);
+    // It only waits; an interrupt that comes late must not hit the next statement.
+    let _ = watch.join();
+    match found {
+        Ok(verdict) if verdict == "ok" => {
+            tracing::debug!(elapsed_ms = started.elapsed().as_millis() as u64, "The database is sound");
+            Ok(())
+        }
+        Ok(damage) => Err(OpenError::damaged(path, &damage)),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
+            tracing::warn!(
+                limit_s = limit.as_secs(),
+                "The database is large: it was not looked through for damage to its end"
+            );
+            Ok(())
+        }
+        Err(error) => Err(OpenError::database(path, &error)),
     }
-    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(told)?;
-    // Another process may have been first.
-    let from = version(&tx)?;
-    if from > known {
+}
+
+/// The schema's version, if it is known here.
+pub(crate) fn version(conn: &Connection, path: &Path) -> Result<usize, OpenError> {
+    let known = MIGRATIONS.len();
+    let found = conn
+        .pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0))
+        .map_err(|error| OpenError::database(path, &error))? as usize;
+    if found > known {
         return Err(OpenError(format!(
-            "{}: its schema has version {from}, this hub knows up to {known}: start the newer hub that wrote it, or \
+            "{}: its schema has version {found}, this hub knows up to {known}: start the newer hub that wrote it, or \
              restore a backup made by this version",
             path.display()
         )));
     }
+    Ok(found)
+}
+
+fn migrate(conn: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let told = |error: rusqlite::Error| OpenError::database(path, &error);
+    if version(conn, path)? == MIGRATIONS.len() {
+        return Ok(());
+    }
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(told)?;
+    // Another process may have been first.
+    let from = version(&tx, path)?;
     for (step, sql) in MIGRATIONS.iter().enumerate().skip(from) {
         tx.execute_batch(sql).map_err(told)?;
         let version = u32::try_from(step + 1).unwrap_or(u32::MAX);
@@ -92,8 +158,27 @@ mod tests {
         let conn = open_writer(&path).unwrap();
         conn.pragma_update(None, "user_version", 99).unwrap();
         drop(conn);
+        let before = std::fs::read(&path).unwrap();
         let error = open_writer(&path).unwrap_err().to_string();
         assert!(error.contains("schema has version 99, this hub knows up to 2"), "{error}");
+        assert!(error.contains("hub.sqlite") && error.contains("restore a backup"), "{error}");
+        assert!(std::fs::read(&path).unwrap() == before, "the newer hub's file was changed");
+    }
+
+    #[test]
+    fn a_look_that_takes_too_long_is_cut_and_the_connection_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hub.sqlite");
+        let conn = open_writer(&path).unwrap();
+        conn.execute_batch(
+            "CREATE TABLE large (x TEXT); INSERT INTO large WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 \
+             FROM n WHERE i < 100000) SELECT printf('%0100d', i) FROM n;",
+        )
+        .unwrap();
+        check_within(&conn, &path, Duration::ZERO).unwrap();
+        let rows: i64 = conn.query_row("SELECT count(*) FROM large", [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, 100_000);
+        check(&conn, &path).unwrap();
     }
 
     #[test]
@@ -101,7 +186,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("hub.sqlite");
         std::fs::write(&path, "not a database, but longer than one hundred bytes".repeat(10)).unwrap();
-        assert!(open_writer(&path).unwrap_err().to_string().contains("not a database"));
+        let error = open_writer(&path).unwrap_err().to_string();
+        assert!(error.contains("not a database") && error.contains("admin restore"), "{error}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use jiff::Timestamp;
 use passerelle_protocol::{
     Accept, AgentToken, ConnectorAnnouncement, Hello, Offer, OperationAnnouncement, Outcome, OutputPayload,
-    PROTOCOL_VERSION, Repeat, Report, ResourceAnnouncement, SUBPROTOCOL, SigningKey, ToAgent, ToHub,
+    PROTOCOL_VERSION, Refuse, Repeat, Report, ResourceAnnouncement, SUBPROTOCOL, SigningKey, ToAgent, ToHub,
     VersionRange, Welcome, decode_to_agent,
     http::{EnrolRequest, EnrolResponse, TUNNEL_PATH},
 };
@@ -157,6 +157,15 @@ impl Session {
     pub async fn succeed(&mut self, result: Value, output: Option<OutputPayload>) {
         let offer = self.offer().await;
         self.finish(&offer, Outcome::Succeeded { result, output, receipt: None }).await;
+    }
+
+    /// Why the hub refuses the session, as it ends.
+    pub async fn refused(&mut self) -> Refuse {
+        loop {
+            if let ToAgent::Refuse(refuse) = self.next().await {
+                return refuse;
+            }
+        }
     }
 
     /// Whether the hub closes the tunnel.

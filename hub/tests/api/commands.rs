@@ -356,3 +356,71 @@ fn slow_and_broken_clients_do_not_keep_the_hub_from_ending() {
     assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
     assert_eq!(idle.read(&mut [0; 1]).unwrap(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_serving_hub_removes_what_its_configuration_keeps_no_longer() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, config) = (folder.path().join("data"), folder.path().join("hub.toml"));
+    fs::write(&config, "[retention]\nblobs = \"1s\"\n").unwrap();
+    let hub = Serving::start(&data, &["--config", config.to_str().unwrap()]);
+    admin(&data, &["tenant", "create", "acme", "--tier", "enterprise"]);
+    let made = admin_json(&data, &["api-key", "create", "--tenant", "acme", "--scopes", "all"]);
+    let (key, client) = (made["key"].as_str().unwrap(), client());
+    let sent = client.post(format!("{}/v1/blobs", hub.url)).bearer_auth(key).body("content").send();
+    let stored = timeout(PATIENCE, sent).await.unwrap().unwrap().json::<Value>().await.unwrap();
+    let digest = stored["sha256"].as_str().unwrap();
+    let file = data.join("blobs").join(&digest[..2]).join(digest);
+    assert!(file.exists());
+    let blob = format!("{}/v1/blobs/{}", hub.url, stored["id"].as_str().unwrap());
+    let uploaded = Instant::now();
+    while status(&client, &blob, key).await != 404 || file.exists() {
+        assert!(uploaded.elapsed() < PATIENCE, "it is still there");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(uploaded.elapsed() >= Duration::from_secs(1), "removed before its time");
+    let figures = loop {
+        let sent = client.get(format!("{}/metrics", hub.url)).send();
+        let figures = timeout(PATIENCE, sent).await.unwrap().unwrap().text().await.unwrap();
+        // Counted after the pass.
+        if figures.contains(r#"passerelle_hub_store_removed_total{what="blobs"} 1"#) {
+            break figures;
+        }
+        assert!(uploaded.elapsed() < PATIENCE, "{figures}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    for figure in ["removed_bytes_total 7\n", "blob_bytes 0\n", "queued_writes 0\n"] {
+        assert!(figures.contains(&format!("passerelle_hub_store_{figure}")), "{figure}: {figures}");
+    }
+    assert!(!figures.contains("passerelle_hub_store_database_bytes 0\n"), "{figures}");
+    let (code, log) = hub.end();
+    assert_eq!(code, Some(0), "{log}");
+}
+
+#[test]
+fn a_damaged_database_ends_serve_and_a_backup_brings_it_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, copy) = (folder.path().join("data"), folder.path().join("hub.backup"));
+    let data_text = data.to_str().unwrap();
+    let copy = copy.to_str().unwrap();
+    admin(&data, &["tenant", "create", "acme", "--tier", "enterprise"]);
+    admin(&data, &["backup", copy]);
+    let database = data.join("hub.sqlite");
+    rusqlite::Connection::open(&database)
+        .unwrap()
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        .unwrap();
+    let mut bytes = fs::read(&database).unwrap();
+    let half = bytes.len() / 2;
+    bytes[4096..half].fill(0xa5);
+    fs::write(&database, bytes).unwrap();
+    let said = refused(&["serve", "--data", data_text, "--listen", "127.0.0.1:0"], 64);
+    assert!(said.contains("hub.sqlite: the database is damaged") && said.contains("admin restore"), "{said}");
+    let restored = admin_json(&data, &["restore", copy]);
+    assert_eq!((&restored["jobs"], &restored["missing_files"]), (&json!(0), &json!(0)), "{restored}");
+    assert!(restored["made_at"].is_string() && restored["kept"][0].is_string(), "{restored}");
+    let hub = Serving::start(&data, &[]);
+    assert_eq!(admin_json(&data, &["tenant", "list"])["items"][0]["name"], "acme");
+    let served = refused(&["admin", "restore", copy, "--data", data_text], 64);
+    assert!(served.contains("another hub serves"), "{served}");
+    assert_eq!(hub.end().0, Some(0));
+}

@@ -9,20 +9,20 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-struct Stream {
+pub struct Stream {
     body: std::pin::Pin<Box<dyn futures_util::Stream<Item = reqwest::Result<bytes::Bytes>> + Send>>,
     text: String,
 }
 
 #[derive(Debug)]
-struct Event {
+pub struct Event {
     kind: String,
     id: u64,
     data: Value,
 }
 
 impl Stream {
-    async fn open(hub: &Hub, last: Option<u64>) -> Self {
+    pub async fn open(hub: &Hub, last: Option<u64>) -> Self {
         let mut request = hub.request(Method::GET, "/v1/events");
         if let Some(last) = last {
             request = request.header("last-event-id", last);
@@ -34,6 +34,13 @@ impl Stream {
         // The greeting: from here on nothing is missed.
         assert!(stream.block().await.starts_with(':'));
         stream
+    }
+
+    /// Reads to the end, which has to be a proper one.
+    pub async fn ends(mut self) {
+        while let Some(chunk) = timeout(PATIENCE, self.body.next()).await.unwrap() {
+            chunk.unwrap();
+        }
     }
 
     async fn block(&mut self) -> String {
@@ -110,5 +117,21 @@ async fn a_reader_is_told_of_its_tenants_jobs_and_agents_and_goes_on_where_it_wa
     Answer::of(bad).await.expect_problem(400, "bad_request");
     // The end of the hub ends the stream.
     hub.end().await;
-    while let Some(Ok(_)) = timeout(PATIENCE, stream.body.next()).await.unwrap() {}
+    stream.ends().await;
+}
+
+#[tokio::test]
+async fn a_reader_from_before_a_restored_backup_is_told_all_that_there_is() {
+    let hub = Hub::start().await;
+    let job = hub.submit(json!({})).await;
+    let mut stream = Stream::open(&hub, Some(1_000_000)).await;
+    loop {
+        let event = stream.next().await;
+        if event.kind == "job" {
+            assert_eq!(event.data["id"], job["id"]);
+            break;
+        }
+    }
+    let next = hub.submit(json!({})).await;
+    assert_eq!(stream.next().await.data["id"], next["id"]);
 }

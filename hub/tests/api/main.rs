@@ -6,6 +6,7 @@ mod agent;
 mod agent_routes;
 mod blobs;
 mod commands;
+mod ending;
 mod events;
 mod jobs;
 mod openapi;

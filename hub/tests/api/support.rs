@@ -105,6 +105,13 @@ impl Hub {
         Self { url, key, store, client: reqwest::Client::new(), app, stop, server, _data: data }
     }
 
+    /// What SIGTERM begins; [`Self::end`] waits for the rest.
+    pub fn begin_end(&self) {
+        self.stop.cancel();
+        let tunnel = self.app.tunnel.clone();
+        tokio::spawn(async move { tunnel.shutdown().await });
+    }
+
     /// The end that `serve` has: requests finish, tunnels are told, the store is closed.
     pub async fn end(self) {
         self.stop.cancel();

@@ -32,6 +32,8 @@ async fn a_full_disk_of_the_hub_refuses_work_and_loses_none() {
         blob.body["detail"].as_str().is_some_and(|d| d.contains("disk") || d.contains("space")),
         "{blob:?}"
     );
+    let arriving = || std::fs::read_dir(hub.data().join("uploads")).unwrap().count();
+    assert_eq!(arriving(), 0, "half a blob was left");
     let mut refused = None;
     let mut taken = Vec::new();
     for n in 0..200 {

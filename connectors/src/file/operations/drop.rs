@@ -192,7 +192,7 @@ fn prepare(
         }?;
         hands.part = Some(file);
         hands.doomed = Some(part);
-        Ok(hands.fs.features().slice)
+        Ok(hands.fs.features().write)
     }
 }
 

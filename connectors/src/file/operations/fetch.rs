@@ -31,7 +31,7 @@ async fn read(lease: &mut Lease, call: &Call, place: Place, output: &mut Output)
         let mut source = hands.fs.open(&place)?;
         let stat = source.stat()?;
         hands.source = Some(source);
-        Ok((stat, hands.fs.features().slice))
+        Ok((stat, hands.fs.features().read))
     });
     let (stat, slice) = opened.await?;
     call.progress.set_total(stat.size);

@@ -157,7 +157,7 @@ async fn has_content(
     let opened = place.clone();
     let slice = lease.run(move |hands| {
         hands.source = Some(hands.fs.open(&opened)?);
-        Ok(hands.fs.features().slice)
+        Ok(hands.fs.features().read)
     });
     let mut buffer = vec![0; slice.await?];
     let mut context = Context::new(&SHA256);

@@ -1,13 +1,15 @@
 //! Folders on an SFTP server, through libssh2.
 //!
 //! - `connect`: TCP, host key, log-in, root; `known_hosts`: which keys the server may have
-//! - `posix_rename`: the atomic replace that the `ssh2` crate does not offer; the only unsafe code
+//! - `posix_rename`: the atomic replace that the `ssh2` crate does not offer
+//! - `chacha`: a faster cipher for libssh2; these two are the only unsafe code
 //! - `error`: libssh2's errors as problems
 //!
 //! The protocol has no handles on folders: a path is resolved by the server (`realpath` of its folder) and must be
 //! beneath the root before it is used. Someone who can swap a folder for a link on the server between the two steps
 //! can write there anyhow; `docs/connectors/file.md` says so.
 
+mod chacha;
 mod connect;
 mod error;
 mod known_hosts;
@@ -36,8 +38,15 @@ use std::{
     time::Duration,
 };
 
-/// libssh2 keeps many writes in flight within one call only: large slices are what makes it fast.
-const SLICE: usize = 4 * 1024 * 1024;
+/// libssh2 keeps many reads in flight within one call only: large slices are what makes it fast.
+const READ: usize = 4 * 1024 * 1024;
+/// Writes go on in flight from call to call: a slice is only as large as the change of hands is worth.
+const WRITE: usize = 1024 * 1024;
+/// How much of a part is under way to the server without its confirmation: 50 of libssh2's write requests. Enough for
+/// a distant server, and less than the 2 MiB that OpenSSH lets a channel send ahead.
+const UNDER_WAY: usize = 50 * 30_000;
+/// How often libssh2 may say in a row that it could not send a whole request.
+const MAX_UNCONFIRMED_CALLS: usize = 1000;
 /// How long a parked session is trusted without asking the server.
 const TRUSTED: Duration = Duration::from_secs(5);
 /// How long a server may take to say that it is still there.
@@ -136,7 +145,7 @@ impl Remote {
 
 impl Backend for Remote {
     fn features(&self) -> Features {
-        Features { slice: SLICE, rereads_parts: false }
+        Features { read: READ, write: WRITE, rereads_parts: false }
     }
 
     fn begin(&mut self, timeout: Duration) {
@@ -163,7 +172,7 @@ impl Backend for Remote {
         let path = self.path(place)?;
         let flags = OpenFlags::WRITE | OpenFlags::EXCLUSIVE;
         match self.sftp.open_mode(Path::new(&path), flags, 0o666, OpenType::File) {
-            Ok(file) => Ok(Box::new(Part { file, path, interrupt: self.interrupt.clone() })),
+            Ok(file) => Ok(Box::new(Part::new(file, path, self.interrupt.clone()))),
             Err(error) if is_status(&error, libssh2_sys::LIBSSH2_FX_FAILURE) && self.lstat(&path).is_ok() => {
                 Err(FsError::new(Problem::Exists, path))
             }
@@ -289,9 +298,51 @@ struct Part {
     file: ssh2::File,
     path: String,
     interrupt: Interrupt,
+    /// What libssh2 was given, from the oldest byte on that the server has not confirmed, after `confirmed` others.
+    ahead: Vec<u8>,
+    confirmed: usize,
 }
 
 impl Part {
+    fn new(file: ssh2::File, path: String, interrupt: Interrupt) -> Self {
+        Self { file, path, interrupt, ahead: Vec::new(), confirmed: 0 }
+    }
+
+    fn under_way(&self) -> usize {
+        self.ahead.len() - self.confirmed
+    }
+
+    /// Sends what was not sent yet, and waits until the server has confirmed at least one request. libssh2 wants to be
+    /// shown all that is under way, and passes over what it has sent.
+    fn push(&mut self) -> io::Result<()> {
+        for _ in 0..MAX_UNCONFIRMED_CALLS {
+            match self.file.write(self.ahead.get(self.confirmed..).unwrap_or_default()) {
+                // Only a part of the oldest request fitted into the channel's window.
+                Ok(0) => {}
+                Ok(n) => {
+                    self.confirmed = self.ahead.len().min(self.confirmed + n);
+                    return Ok(());
+                }
+                Err(error) => {
+                    // libssh2 has forgotten what was under way: it must not be sent again.
+                    self.ahead.clear();
+                    self.confirmed = 0;
+                    return Err(error);
+                }
+            }
+        }
+        Err(io::ErrorKind::WriteZero.into())
+    }
+
+    /// Waits until the server has confirmed everything.
+    fn settle(&mut self) -> Result<(), FsError> {
+        while self.under_way() > 0 {
+            let wanted = self.under_way();
+            self.push().map_err(|error| self.explain(&error, wanted))?;
+        }
+        Ok(())
+    }
+
     /// The crate tells of a failed write only in words. Whether the session still answers tells a refusal from a lost
     /// connection; free space tells why it was refused.
     fn explain(&mut self, error: &io::Error, wanted: usize) -> FsError {
@@ -315,14 +366,23 @@ impl Part {
 }
 
 impl PartFile for Part {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), FsError> {
-        match self.file.write_all(bytes) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.explain(&error, bytes.len())),
+    fn write(&mut self, mut bytes: &[u8]) -> Result<(), FsError> {
+        while !bytes.is_empty() {
+            let room = UNDER_WAY.saturating_sub(self.under_way()).min(bytes.len());
+            if self.ahead.len() + room > 2 * UNDER_WAY {
+                self.ahead.drain(..self.confirmed);
+                self.confirmed = 0;
+            }
+            let (now, later) = bytes.split_at(room);
+            self.ahead.extend_from_slice(now);
+            self.push().map_err(|error| self.explain(&error, bytes.len()))?;
+            bytes = later;
         }
+        Ok(())
     }
 
     fn sync(&mut self) -> Result<bool, FsError> {
+        self.settle()?;
         match self.file.fsync() {
             Ok(()) => Ok(true),
             // Not offered, or forbidden to this account: the content is whole but nobody vouches for the disk.
@@ -337,8 +397,18 @@ impl PartFile for Part {
     }
 
     fn size(&mut self) -> Result<u64, FsError> {
+        self.settle()?;
         let found = self.file.stat().map_err(|error| cut(&self.interrupt, from_ssh(&self.path, &error)))?;
         Ok(found.size.unwrap_or_default())
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // Given up half-way. What follows on the session must not come between the halves of a request.
+        if self.settle().is_err() {
+            self.interrupt.fire();
+        }
     }
 }
 
