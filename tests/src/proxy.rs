@@ -8,7 +8,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, sink},
@@ -44,6 +44,7 @@ struct Shared {
     answer_pieces: AtomicU64,
     holding: AtomicUsize,
     beginning: Mutex<Vec<u8>>,
+    newest: Mutex<Option<Instant>>,
 }
 
 impl Shared {
@@ -89,6 +90,7 @@ impl Proxy {
             answer_pieces: AtomicU64::new(0),
             holding: AtomicUsize::new(0),
             beginning: Mutex::default(),
+            newest: Mutex::default(),
         });
         let of_task = Arc::clone(&shared);
         tokio::spawn(async move {
@@ -119,6 +121,15 @@ impl Proxy {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// When the newest connection reached the target.
+    ///
+    /// # Panics
+    /// Never but after a panic of the proxy itself.
+    #[must_use]
+    pub fn newest(&self) -> Option<Instant> {
+        *self.shared.newest.lock().expect("the newest connection")
     }
 
     /// How many bytes have gone to the target, over all connections.
@@ -224,6 +235,7 @@ async fn carry(mut client: TcpStream, target: SocketAddr, shared: Arc<Shared>) {
     let Ok(mut upstream) = TcpStream::connect(target).await else { return };
     let _not_worth_failing = (client.set_nodelay(true), upstream.set_nodelay(true));
     shared.beginning.lock().expect("the beginning").clear();
+    *shared.newest.lock().expect("the newest connection") = Some(Instant::now());
     let broken = {
         let (client_read, client_write) = client.split();
         let (target_read, target_write) = upstream.split();

@@ -239,7 +239,11 @@ impl SftpServer {
         if session.authenticated() {
             return Ok(());
         }
-        let methods = session.auth_methods(username).unwrap_or("none");
+        // libssh2 says the same of a server that dies at this moment: one that refuses still says what it takes.
+        let methods = match session.auth_methods(username) {
+            Ok(methods) => methods.to_owned(),
+            Err(error) => self.refused("list of methods", &error)?,
+        };
         Err(Failure::permanent(Code::TargetAuth, "the file server refused the agent's log-in").detail(
             self.with_address(format!(
                 "user {username}: {}; the server takes: {methods}",
