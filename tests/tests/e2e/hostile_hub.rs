@@ -370,7 +370,8 @@ async fn a_full_disk_of_the_agent_takes_no_job_it_could_not_remember() {
         eprintln!("not root: left out, since no small disk can be mounted");
         return;
     }
-    let disk = passerelle_tests::SmallDisk::mount("6m");
+    // More than the agent leaves free of its own accord.
+    let disk = passerelle_tests::SmallDisk::mount("24m");
     let mut all = Hostile::start().await;
     all.agent.kill();
     let state = format!("state_dir = \"{}\"", disk.path().join("state").display());

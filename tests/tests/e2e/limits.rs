@@ -86,8 +86,9 @@ async fn two_agents_of_a_site_share_its_work_and_each_job_happens_once() {
     for name in ["paris-1", "paris-2"] {
         let mut agent = Agent::new(&hub, SITE, name);
         agent.resource("compta", &resources::folder("compta", files.path()));
-        let one = resources::application_with("orders-app", &app.url, "limits = { max_concurrent = 1 }");
-        agent.resource("orders-app", &one);
+        // A limit holds across the site: room for both.
+        let two = resources::application_with("orders-app", &app.url, "limits = { max_concurrent = 2 }");
+        agent.resource("orders-app", &two);
         agent.start().await;
         agents.push(agent);
     }
