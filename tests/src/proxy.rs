@@ -43,15 +43,26 @@ struct Shared {
     pieces: AtomicU64,
     answer_pieces: AtomicU64,
     holding: AtomicUsize,
-    beginning: Mutex<Vec<u8>>,
-    newest: Mutex<Option<Instant>>,
+    newest: Mutex<Newest>,
+}
+
+/// The connection that was made last.
+#[derive(Default)]
+struct Newest {
+    number: usize,
+    began: Option<Instant>,
+    /// What was sent on it first.
+    beginning: Vec<u8>,
+    answered: bool,
 }
 
 impl Shared {
-    fn keep(&self, bytes: &[u8]) {
-        let mut kept = self.beginning.lock().expect("the beginning");
-        let room = KEPT.saturating_sub(kept.len()).min(bytes.len());
-        kept.extend_from_slice(&bytes[..room]);
+    /// Does something with the newest connection, if it is this one.
+    fn if_newest(&self, number: usize, does: impl FnOnce(&mut Newest)) {
+        let mut newest = self.newest.lock().expect("the newest connection");
+        if newest.number == number {
+            does(&mut newest);
+        }
     }
 
     fn count_asked(&self, bytes: &[u8]) {
@@ -89,7 +100,6 @@ impl Proxy {
             pieces: AtomicU64::new(0),
             answer_pieces: AtomicU64::new(0),
             holding: AtomicUsize::new(0),
-            beginning: Mutex::default(),
             newest: Mutex::default(),
         });
         let of_task = Arc::clone(&shared);
@@ -123,13 +133,14 @@ impl Proxy {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
-    /// When the newest connection reached the target.
+    /// When the newest connection was made, if the target has answered on it.
     ///
     /// # Panics
     /// Never but after a panic of the proxy itself.
     #[must_use]
-    pub fn newest(&self) -> Option<Instant> {
-        *self.shared.newest.lock().expect("the newest connection")
+    pub fn newest_answered(&self) -> Option<Instant> {
+        let newest = self.shared.newest.lock().expect("the newest connection");
+        newest.began.filter(|_| newest.answered)
     }
 
     /// How many bytes have gone to the target, over all connections.
@@ -217,7 +228,7 @@ impl Proxy {
     /// # Panics
     /// Never but after a panic of the proxy itself.
     pub async fn try_replay(&self) -> io::Result<String> {
-        let beginning = self.shared.beginning.lock().expect("the beginning").clone();
+        let beginning = self.shared.newest.lock().expect("the newest connection").beginning.clone();
         if beginning.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, "nothing was sent through the proxy yet"));
         }
@@ -234,16 +245,26 @@ async fn carry(mut client: TcpStream, target: SocketAddr, shared: Arc<Shared>) {
     let born = control.borrow().clone();
     let Ok(mut upstream) = TcpStream::connect(target).await else { return };
     let _not_worth_failing = (client.set_nodelay(true), upstream.set_nodelay(true));
-    shared.beginning.lock().expect("the beginning").clear();
-    *shared.newest.lock().expect("the newest connection") = Some(Instant::now());
+    let number = {
+        let mut newest = shared.newest.lock().expect("the newest connection");
+        let number = newest.number + 1;
+        *newest = Newest { number, began: Some(Instant::now()), ..Newest::default() };
+        number
+    };
     let broken = {
         let (client_read, client_write) = client.split();
         let (target_read, target_write) = upstream.split();
         let asked = |bytes: &[u8]| {
-            shared.keep(bytes);
+            shared.if_newest(number, |newest| {
+                let room = KEPT.saturating_sub(newest.beginning.len()).min(bytes.len());
+                newest.beginning.extend_from_slice(&bytes[..room]);
+            });
             shared.count_asked(bytes);
         };
-        let answered = |bytes: &[u8]| shared.count_answered(bytes);
+        let answered = |bytes: &[u8]| {
+            shared.if_newest(number, |newest| newest.answered = true);
+            shared.count_answered(bytes);
+        };
         // Whether the next piece is one too many.
         let held =
             |now: &Control| now.hold_after.is_some_and(|most| shared.pieces.load(Ordering::SeqCst) >= most);

@@ -249,10 +249,11 @@ impl World {
         }
     }
 
-    /// A connection request heard on the way and sent again is of no use, but once after a restart of the hub, which
-    /// remembers in memory what it has seen: then it fences the agent's own connection, and that is a fault like others.
+    /// A connection request heard on the way and sent again is of no use, once the hub has answered it, until the hub is
+    /// started again: it remembers in memory what it has seen. Otherwise it fences the agent's own connection, and that
+    /// is a fault like others.
     async fn repeat(&mut self, agent: usize) -> bool {
-        let known = self.tunnels[agent].newest().is_some_and(|newest| newest > self.hub_started);
+        let known = self.tunnels[agent].newest_answered().is_some_and(|newest| newest > self.hub_started);
         match self.tunnels[agent].try_replay().await {
             // The tunnel's upgrade or a payload's request, whichever was the newest connection.
             Ok(line) if line.contains(" 101 ") => {
