@@ -29,6 +29,7 @@
 
 mod found;
 mod leftovers;
+mod row;
 mod schema;
 mod usage;
 mod writer;
@@ -36,14 +37,12 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-use crate::{
-    clock,
-    job::{Job, Payload},
-};
+use crate::{clock, job::Job};
 use bytes::Bytes;
 use jiff::Timestamp;
 pub use leftovers::Leftover;
 use passerelle_protocol::{HeldState, Name, Outcome, Report, session::Attempt};
+use row::NewRow;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde_json::Value;
 use std::{
@@ -422,40 +421,6 @@ impl Journal {
     /// Ends the writer after everything before this call is on disk.
     pub async fn close(&self) {
         self.writer.close().await;
-    }
-}
-
-/// A row to be inserted, owned, for the writer's thread.
-struct NewRow {
-    key: Key,
-    resource: String,
-    envelope: String,
-    ticket: String,
-    at_hub: bool,
-    payload: Option<Bytes>,
-    traceparent: Option<String>,
-    expires: i64,
-    accepted_at: i64,
-    leftover: Option<String>,
-}
-
-impl NewRow {
-    fn of(job: &Job) -> Result<Self, JournalError> {
-        Ok(Self {
-            key: key(job.attempt),
-            resource: job.envelope.resource.to_string(),
-            envelope: json(&job.envelope)?,
-            ticket: json(&job.ticket)?,
-            at_hub: job.payload == Payload::AtHub,
-            payload: match &job.payload {
-                Payload::Inline(bytes) => Some(bytes.clone()),
-                Payload::None | Payload::AtHub => None,
-            },
-            traceparent: job.traceparent.clone(),
-            expires: job.envelope.exp.max(job.ticket.exp),
-            accepted_at: job.accepted_at.as_millisecond(),
-            leftover: None,
-        })
     }
 }
 

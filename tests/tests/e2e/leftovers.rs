@@ -19,7 +19,7 @@ async fn stalled_drop() -> (Slow, String) {
     let mut agent = Agent::new(&hub, SITE, "paris-1");
     ssh.serve_through(&agent, "sftp", line.port());
     agent.start().await;
-    let source = tempfile::tempdir().unwrap();
+    let source = tempfile::tempdir().expect("a temporary folder");
     let blob = hub.api.upload(&Content::write(source.path(), 8_000_000)).await;
     line.slow(Some(500_000));
     let drop = drop_into("sftp", "in/a.bin", json!({"blob": blob["id"]}));
@@ -41,7 +41,7 @@ impl Slow {
         let others =
             ["in/.passerelle-0199aaaa-0000-7000-8000-000000000000-1.part", "in/.passerelle-notes.part"];
         for name in others {
-            fs::write(self.ssh.root().join(name), "not ours").unwrap();
+            fs::write(self.ssh.root().join(name), "not ours").expect("a file on the share");
         }
         others.map(str::to_owned)
     }
