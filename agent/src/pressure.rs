@@ -9,7 +9,7 @@ use std::sync::{
 use tokio::task::spawn_blocking;
 
 /// Room on the disk of the state folder that new jobs do not use up: the outcomes of those that run must fit.
-const FLOOR: u64 = 8 * 1024 * 1024;
+const FLOOR: u64 = 2 * 1024 * 1024;
 
 /// See the [module](self).
 #[derive(Debug)]

@@ -140,6 +140,9 @@ pub struct Held {
     pub attempt: u32,
     /// What to do with it.
     pub action: HeldAction,
+    /// The hub has stored a grant of its effect: whatever it prepared may be evidence for another agent, and stays.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub granted: bool,
 }
 
 /// Hub to agent: the session is open.

@@ -67,7 +67,7 @@ impl Journal {
         });
     }
 
-    /// Notes that the hub has given an attempt up: its part may be the only evidence of what happened for the agent that
+    /// Notes that the hub has given an attempt up whose effect it had granted: its part may be the only evidence of what happened for the agent that
     /// goes on in its place, so it is no longer this one's to remove. Lazy.
     pub fn disowned(&self, attempt: Attempt) {
         let key = key(attempt);

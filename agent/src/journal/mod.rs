@@ -31,6 +31,7 @@ mod found;
 mod fresh;
 mod leftovers;
 mod reports;
+mod row;
 mod salvage;
 mod schema;
 mod usage;
@@ -39,12 +40,13 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-use crate::job::{Job, Payload};
+use crate::job::Job;
 use bytes::Bytes;
 use fresh::Fresh;
 use jiff::Timestamp;
 pub use leftovers::Leftover;
 use passerelle_protocol::{HeldState, Name, Outcome, Report, session::Attempt};
+use row::NewRow;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde_json::Value;
 use std::{
@@ -377,42 +379,6 @@ impl Journal {
     /// Ends the writer after everything before this call is on disk.
     pub async fn close(&self) {
         self.writer.close().await;
-    }
-}
-
-/// A row to be inserted, owned, for the writer's thread.
-struct NewRow {
-    key: Key,
-    resource: String,
-    envelope: String,
-    ticket: String,
-    at_hub: bool,
-    payload: Option<Bytes>,
-    traceparent: Option<String>,
-    expires: i64,
-    accepted_at: i64,
-    intent: Option<String>,
-    leftover: Option<String>,
-}
-
-impl NewRow {
-    fn of(job: &Job) -> Result<Self, JournalError> {
-        Ok(Self {
-            key: key(job.attempt),
-            resource: job.envelope.resource.to_string(),
-            envelope: json(&job.envelope)?,
-            ticket: json(&job.ticket)?,
-            at_hub: job.payload == Payload::AtHub,
-            payload: match &job.payload {
-                Payload::Inline(bytes) => Some(bytes.clone()),
-                Payload::None | Payload::AtHub => None,
-            },
-            traceparent: job.traceparent.clone(),
-            expires: job.envelope.exp.max(job.ticket.exp),
-            accepted_at: job.accepted_at.as_millisecond(),
-            intent: job.intent.as_ref().map(json).transpose()?,
-            leftover: None,
-        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Each crash point, replay, group commit, pruning, and files that are broken or from another time.
 
 use super::*;
-use crate::clock;
+use crate::{clock, job::Payload};
 use passerelle_protocol::{
     AgentId, CommitMode, Effect, Envelope, Failure, JobId, OutputPayload, PayloadDigest, Sha256, Ticket,
     Verdict,

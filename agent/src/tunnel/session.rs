@@ -204,7 +204,9 @@ impl Driver<'_> {
         for held in welcome.held {
             if held.action == HeldAction::Stop {
                 let attempt = Attempt::new(held.job, held.attempt);
-                self.agent.journal.disowned(attempt);
+                if held.granted {
+                    self.agent.journal.disowned(attempt);
+                }
                 self.agent.registry.stop(attempt, Cause::Hub);
             }
         }

@@ -210,6 +210,17 @@ pub(crate) fn commit_requested(tx: &mut Tx<'_>, agent: AgentId, commit: &Commit)
     Ok(true)
 }
 
+/// Whether a grant of the attempt's effect is stored.
+pub(crate) fn was_granted(tx: &Tx<'_>, agent: AgentId, attempt: Attempt) -> Result<bool, Error> {
+    Ok(tx
+        .conn
+        .prepare_cached(
+            "SELECT 1 FROM attempts WHERE job = (SELECT seq FROM jobs WHERE id = ?1) AND number = ?2 AND agent = ?3 \
+             AND intent IS NOT NULL",
+        )?
+        .exists(params![attempt.job.uuid().as_bytes(), attempt.number, agent.uuid().as_bytes()])?)
+}
+
 /// The attempt was not taken.
 pub(crate) fn declined(tx: &mut Tx<'_>, agent: AgentId, decline: &Decline) -> Result<(), Error> {
     let attempt = Attempt::new(decline.job, decline.attempt);

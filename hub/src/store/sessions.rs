@@ -113,7 +113,8 @@ fn reconcile(tx: &mut Tx<'_>, agent: AgentId, hello: &Hello) -> Result<Reconcile
             None if is_reported(tx, agent, attempt)? => HeldAction::Keep,
             None => HeldAction::Stop,
         };
-        held.push(Held { job: holding.job, attempt: holding.attempt, action });
+        let granted = action == HeldAction::Stop && attempts::was_granted(tx, agent, attempt)?;
+        held.push(Held { job: holding.job, attempt: holding.attempt, action, granted });
     }
     let mut absent: Vec<_> = believed.into_iter().filter(|(attempt, _)| !seen.contains(attempt)).collect();
     absent.sort_unstable_by_key(|(_, (job, _))| job.seq);

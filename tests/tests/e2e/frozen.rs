@@ -106,6 +106,11 @@ fn take(share: &Path, number: u64) -> usize {
     1
 }
 
+fn parts(share: &Path) -> Vec<String> {
+    let names = fs::read_dir(share).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with('.')).collect()
+}
+
 /// Gives how many messages were tried.
 async fn a_drop_frozen_at_each_message(answers: bool) -> u64 {
     let mut pair = Pair::start().await;
@@ -126,6 +131,8 @@ async fn a_drop_frozen_at_each_message(answers: bool) -> u64 {
         let after = pair.hub.api.job(&id).await;
         assert_eq!(found, 1, "message {number}: a consumer saw the file {found} times: {after:#}");
         assert_eq!(after["state"], "succeeded", "message {number}: {after:#}");
+        let what = format!("{:?} to be gone after message {number}: {after:#}", parts(&share));
+        passerelle_tests::until(&what, FINISHED, async || parts(&share).is_empty().then_some(())).await;
     }
     panic!("a drop has more than {MOST_MESSAGES} messages");
 }

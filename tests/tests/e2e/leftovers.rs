@@ -41,7 +41,7 @@ impl Slow {
         let others =
             ["in/.passerelle-0199aaaa-0000-7000-8000-000000000000-1.part", "in/.passerelle-notes.part"];
         for name in others {
-            fs::write(self.ssh.root().join(name), "not ours").expect("a file");
+            fs::write(self.ssh.root().join(name), "not ours").expect("a file on the share");
         }
         others.map(str::to_owned)
     }

@@ -12,7 +12,7 @@ const REFUSED: &str = r#"passerelle_agent_config_reloads_total{result="refused"}
 
 /// Replaces text in the agent's `agent.toml`.
 fn edit(agent: &Agent, from: &str, to: &str) {
-    let text = fs::read_to_string(agent.folder().join("agent.toml")).expect("the configuration");
+    let text = fs::read_to_string(agent.folder().join("agent.toml")).expect("agent.toml");
     assert!(text.contains(from), "{text}");
     agent.file("agent.toml", text.replace(from, to));
 }

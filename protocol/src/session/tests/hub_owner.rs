@@ -196,7 +196,12 @@ impl HubOwner {
                     cancel.push(*attempt);
                 }
             }
-            answer.held.push(Held { job: attempt.job, attempt: attempt.number, action: HeldAction::Keep });
+            answer.held.push(Held {
+                job: attempt.job,
+                attempt: attempt.number,
+                action: HeldAction::Keep,
+                granted: false,
+            });
         }
         for (id, job) in &mut self.jobs {
             if held.contains(&Attempt::new(*id, job.attempt)) {

@@ -320,7 +320,7 @@ fn kept_attempts_take_up_credit_and_stopped_ones_do_not() {
     agent.held = vec![held(1), held(2)];
     let (mut session, now) = greeted(agent);
     let mut answer = welcome();
-    let verdict = |n, action| Held { job: job(n), attempt: 1, action };
+    let verdict = |n, action| Held { job: job(n), attempt: 1, action, granted: false };
     answer.held =
         vec![verdict(1, HeldAction::Keep), verdict(2, HeldAction::Stop), verdict(3, HeldAction::Keep)];
     session.welcome(answer);
