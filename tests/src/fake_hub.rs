@@ -248,6 +248,11 @@ impl Session {
         self.socket.send(frame).await.expect("an open tunnel");
     }
 
+    /// Sends any frame and tells whether the agent still took it.
+    pub async fn send_raw_lossy(&mut self, frame: Message) -> bool {
+        self.socket.send(frame).await.is_ok()
+    }
+
     /// Sends a message and tells whether the agent still took it.
     pub async fn send_lossy(&mut self, message: &Value) -> bool {
         self.socket.send(Message::text(message.to_string())).await.is_ok()

@@ -73,7 +73,8 @@ impl Pair {
             (ended || self.tunnel.is_holding()).then_some(!ended)
         })
         .await;
-        if held {
+        // What is held may be the answer to the report: the job was over before its last look.
+        if held && !ended(&self.hub.api.job(&id).await) {
             self.first.process().signal(Signal::STOP);
             return Some(id);
         }

@@ -207,7 +207,8 @@ async fn frames_that_are_no_messages_end_the_session_but_not_the_agent() {
         Message::text(format!(r#"{{"type":"cancel","x":{}}}"#, "[".repeat(100_000))),
     ];
     for frame in frames {
-        session.send_raw(frame).await;
+        // The agent may have hung up before all of a long frame was written.
+        let _cut = session.send_raw_lossy(frame).await;
         session.closed().await;
         session = all.hub.welcomed().await;
     }
