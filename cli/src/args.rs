@@ -27,7 +27,7 @@ pub struct Cli {
 pub(crate) enum Command {
     /// Run hub, agent and sample resources on this machine, and submit the sample jobs
     Dev(Dev),
-    /// Submit, show, list, cancel and retry jobs
+    /// Submit, show, list, cancel, retry and resolve jobs
     #[command(subcommand)]
     Jobs(Jobs),
     /// List the sites
@@ -97,6 +97,8 @@ pub(crate) enum Jobs {
     Cancel(Cancel),
     /// Give a settled job another chance: a new deadline and new attempts
     Retry(Retry),
+    /// Say what became of an unknown job, or let the jobs behind a failed one go on
+    Resolve(Resolve),
 }
 
 #[derive(Debug, Args)]
@@ -212,6 +214,20 @@ pub(crate) struct Cancel {
 pub(crate) struct Retry {
     /// The job's id
     pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Resolve {
+    /// The job's id
+    pub(crate) id: String,
+    /// It took effect, it did not, or it does not matter any more
+    #[arg(long, value_parser = ["applied", "not_applied", "skipped"])]
+    pub(crate) outcome: String,
+    /// Why, for whoever reads the job later
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) note: Option<String>,
     #[command(flatten)]
     pub(crate) connection: Connection,
 }

@@ -1,4 +1,4 @@
-//! `jobs submit | show | list | cancel | retry`.
+//! `jobs submit | show | list | cancel | retry | resolve`.
 
 use crate::{
     Failure,
@@ -35,6 +35,15 @@ pub(crate) async fn run(command: Jobs, out: &Out) -> Result<(), Failure> {
         Jobs::Retry(command) => {
             let client = Client::new(&command.connection)?;
             let job = client.act(&command.id, "retry", &json!({})).await?;
+            print(&job, command.connection.json, out).map(|_| ())
+        }
+        Jobs::Resolve(command) => {
+            let client = Client::new(&command.connection)?;
+            let mut body = json!({ "outcome": command.outcome });
+            if let (Some(note), Some(body)) = (command.note, body.as_object_mut()) {
+                body.insert("note".to_owned(), Value::String(note));
+            }
+            let job = client.act(&command.id, "resolve", &body).await?;
             print(&job, command.connection.json, out).map(|_| ())
         }
     }

@@ -147,7 +147,7 @@ fn help_version_and_completions_are_there() {
         let script = program(&["completions", shell]).output().unwrap();
         assert!(script.status.success() && stdout(&script).contains("passerelle"), "{shell}");
     }
-    for command in ["submit", "show", "list", "cancel", "retry"] {
+    for command in ["submit", "show", "list", "cancel", "retry", "resolve"] {
         assert!(program(&["jobs", command, "--help"]).output().unwrap().status.success());
     }
 }
@@ -347,10 +347,15 @@ async fn lists_are_tables_of_all_pages_and_jobs_are_filtered() {
 }
 
 #[tokio::test]
-async fn cancel_and_retry_ask_once() {
+async fn cancel_retry_and_resolve_ask_once() {
     let hub = Hub::start(|_, _| ok(200, &job("cancelled"))).await;
     assert!(hub.run(&["jobs", "cancel", ID, "--force"]).await.status.success());
     assert!(hub.run(&["jobs", "retry", ID]).await.status.success());
+    let seen = ["jobs", "resolve", ID, "--outcome", "applied", "--note", "seen on the share"];
+    assert!(hub.run(&seen).await.status.success());
+    assert!(hub.run(&["jobs", "resolve", ID, "--outcome", "skipped"]).await.status.success());
+    let wrong = hub.run(&["jobs", "resolve", ID, "--outcome", "perhaps"]).await;
+    assert!(stderr(&wrong).contains("not_applied"), "{}", stderr(&wrong));
     let got = hub.got();
     assert_eq!(got[0].line, format!("POST /v1/jobs/{ID}/cancel"));
     assert_eq!(got[0].json(), json!({ "force": true }));
@@ -358,5 +363,8 @@ async fn cancel_and_retry_ask_once() {
         (got[1].line.as_str(), got[1].json()),
         (format!("POST /v1/jobs/{ID}/retry").as_str(), json!({}))
     );
-    assert_eq!(got.len(), 2);
+    assert_eq!(got[2].line, format!("POST /v1/jobs/{ID}/resolve"));
+    assert_eq!(got[2].json(), json!({ "outcome": "applied", "note": "seen on the share" }));
+    assert_eq!(got[3].json(), json!({ "outcome": "skipped" }));
+    assert_eq!(got.len(), 4);
 }
