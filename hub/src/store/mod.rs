@@ -10,6 +10,7 @@ mod agents;
 pub(crate) mod attempts;
 mod dispatch;
 mod events;
+mod facts;
 pub(crate) mod identity;
 mod jobs;
 mod leases;
@@ -22,6 +23,7 @@ pub(crate) mod schema;
 pub(crate) mod sessions;
 mod timers;
 pub(crate) mod transition;
+mod wait;
 pub(crate) mod writer;
 
 #[cfg(test)]

@@ -6,20 +6,27 @@
 //! Limits of a resource hold across the site: its agents share one private system. Attempts of agents that are away count
 //! until their lease is over or they come back.
 
+mod rate;
+mod session;
+mod silence;
+mod views;
+
+pub(crate) use silence::Heard;
+
 use super::breaker::{Breaker, Health};
 use crate::{
     clock,
-    model::{AttemptToOffer, LimitsView, Live, NewJob, OperationView, ResourceView},
+    model::{AttemptToOffer, Live, NewJob, OperationView},
 };
 use jiff::Timestamp;
-use passerelle_protocol::{
-    AgentId, Hello, Name, Repeat, ResourceAnnouncement, SessionId, limits::MAX_JOBS, session::Attempt,
-};
+use passerelle_protocol::{AgentId, Hello, Name, Repeat, SessionId, limits::MAX_JOBS, session::Attempt};
+use rate::Rate;
+use session::{Resource, Session};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -83,26 +90,6 @@ pub(crate) struct Arrival {
     pub(crate) stop: CancellationToken,
 }
 
-/// When an agent was last heard: as people tell the time, and by a clock that nobody sets.
-#[derive(Debug)]
-pub(crate) struct Heard {
-    unix_ms: AtomicI64,
-    monotonic_ms: AtomicU64,
-}
-
-impl Heard {
-    pub(crate) fn now() -> Self {
-        let heard = Self { unix_ms: AtomicI64::new(0), monotonic_ms: AtomicU64::new(0) };
-        heard.again();
-        heard
-    }
-
-    pub(crate) fn again(&self) {
-        self.unix_ms.store(clock::now().as_millisecond(), Ordering::Relaxed);
-        self.monotonic_ms.store(clock::monotonic_ms(), Ordering::Relaxed);
-    }
-}
-
 /// A reserved place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -111,56 +98,6 @@ pub(crate) struct Place {
     pub(crate) epoch: u64,
     /// How the operation repeats, as the agent announced it.
     pub(crate) repeat: Repeat,
-}
-
-#[derive(Debug)]
-struct Session {
-    arrival: Arrival,
-    epoch: u64,
-    connected_at: Timestamp,
-    max_jobs: usize,
-    resources: BTreeMap<Name, Resource>,
-    attempts: HashMap<Attempt, Name>,
-    draining: bool,
-}
-
-#[derive(Debug)]
-struct Resource {
-    announced: ResourceAnnouncement,
-    operations: Vec<OperationView>,
-    in_flight: usize,
-    /// Offer nothing before: the agent declined.
-    hold: Option<Instant>,
-}
-
-impl Session {
-    fn free(&self, resource: &Name) -> usize {
-        let Some(of) = self.resources.get(resource).filter(|of| of.hold.is_none() && !self.draining) else {
-            return 0;
-        };
-        let left = (of.announced.max_concurrent as usize).saturating_sub(of.in_flight);
-        left.min(self.max_jobs.saturating_sub(self.attempts.len()))
-    }
-
-    fn take(&mut self, attempt: Attempt, resource: &Name) {
-        if self.attempts.insert(attempt, resource.clone()).is_none()
-            && let Some(of) = self.resources.get_mut(resource)
-        {
-            of.in_flight += 1;
-        }
-    }
-
-    fn key(&self, resource: &Name) -> QueueKey {
-        QueueKey {
-            tenant: self.arrival.tenant.clone(),
-            site: self.arrival.site.clone(),
-            resource: resource.clone(),
-        }
-    }
-
-    fn keys(&self) -> impl Iterator<Item = QueueKey> {
-        self.resources.keys().map(|resource| self.key(resource))
-    }
 }
 
 /// What the hub holds a resource of a site to, whatever agent its jobs run at.
@@ -252,34 +189,6 @@ impl State {
         };
         let most = announced().map(|of| of.max_concurrent).min().unwrap_or(0);
         (most as usize, announced().filter_map(|of| of.rate_per_minute).min().map(Rate))
-    }
-}
-
-/// So many attempts per minute, a second's worth at once: as the agents themselves count.
-#[derive(Debug, Clone, Copy)]
-struct Rate(u32);
-
-impl Rate {
-    fn every(self) -> Duration {
-        Duration::from_secs(60) / self.0.max(1)
-    }
-
-    fn burst(self) -> usize {
-        (self.0 / 60).max(1) as usize
-    }
-
-    /// How many turns there are at `now` if the next one was due at `next`.
-    fn turns(self, next: Instant, now: Instant) -> usize {
-        let Some(waited) = now.checked_duration_since(next) else { return 0 };
-        let more = waited.as_nanos() / self.every().as_nanos().max(1);
-        usize::try_from(more).unwrap_or(usize::MAX).saturating_add(1).min(self.burst())
-    }
-
-    /// When the next turn is, after one was taken at `now`.
-    fn after(self, next: Option<Instant>, now: Instant) -> Instant {
-        let saved = self.every() * u32::try_from(self.burst() - 1).unwrap_or(u32::MAX);
-        let earliest = now.checked_sub(saved).unwrap_or(now);
-        next.map_or(earliest, |next| next.max(earliest)) + self.every()
     }
 }
 
@@ -376,68 +285,6 @@ impl Registry {
     /// Sends a command to the agent's session, if it has one.
     pub(crate) fn send(&self, agent: AgentId, command: Command) {
         Self::deliver(&mut self.state(), agent, None, command);
-    }
-
-    /// How long an agent may be silent before its attempts move.
-    pub(crate) fn lease(&self) -> Duration {
-        Duration::from_millis(self.lease_ms.load(Ordering::Relaxed))
-    }
-
-    /// Sets it.
-    pub(crate) fn set_lease(&self, lease: Duration) {
-        self.lease_ms.store(u64::try_from(lease.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    /// At the start: attempts whose agents are expected to come back. Their silence counts from now.
-    pub(crate) fn expect_back(&self, open: Vec<(AgentId, Attempt, QueueKey)>) {
-        let now = clock::monotonic_ms();
-        let mut state = self.state();
-        for (agent, attempt, queue) in open {
-            state.away_since.insert(agent, now);
-            state.away.insert(attempt, (agent, queue));
-        }
-    }
-
-    /// Agents with attempts that were not heard for as long as a lease; each is told once per silence. A live session among
-    /// them is let go: its agent has to come back and hear what became of its attempts.
-    pub(crate) fn silent(&self) -> Vec<AgentId> {
-        let now = clock::monotonic_ms();
-        let lease = self.lease_ms.load(Ordering::Relaxed);
-        {
-            let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
-            let since = now.saturating_sub(watch.looked);
-            if since < (lease / 20).min(LOOK) {
-                return Vec::new();
-            }
-            // This process was stopped or starved itself: agents may have spoken meanwhile.
-            if since > lease / 3 {
-                watch.not_before = now + lease;
-            }
-            watch.looked = now;
-            if now < watch.not_before {
-                return Vec::new();
-            }
-        }
-        let over = |heard: u64| now.saturating_sub(heard) > lease;
-        let mut state = self.state();
-        let hung: Vec<AgentId> = state
-            .sessions
-            .iter()
-            .filter(|(_, session)| over(session.arrival.heard.monotonic_ms.load(Ordering::Relaxed)))
-            .map(|(agent, _)| *agent)
-            .collect();
-        for agent in hung {
-            if let Some(session) = state.sessions.get(&agent) {
-                session.arrival.stop.cancel();
-            }
-            state.remove(agent);
-        }
-        let silent: Vec<AgentId> =
-            state.away_since.iter().filter(|(_, since)| over(**since)).map(|(agent, _)| *agent).collect();
-        for agent in &silent {
-            state.away_since.remove(agent);
-        }
-        silent
     }
 
     /// Whether more may wait in a queue than there are places for.
@@ -646,46 +493,5 @@ impl Registry {
             last_seen_at: seen.unwrap_or(session.connected_at),
             jobs_running: session.attempts.len() as u64,
         })
-    }
-
-    /// What the agents of a site announce: operations joined, the strictest limits.
-    pub(crate) fn resources(&self, tenant: &Name, site: &Name) -> Vec<ResourceView> {
-        let state = self.state();
-        let now = Instant::now();
-        let breaker = |resource: &Name| {
-            let key = QueueKey { tenant: tenant.clone(), site: site.clone(), resource: resource.clone() };
-            state.flows.get(&key).map_or("closed", |flow| flow.breaker.as_str(now)).to_owned()
-        };
-        let mut views: BTreeMap<Name, ResourceView> = BTreeMap::new();
-        for of in state.at(tenant, site).flat_map(|session| session.resources.values()) {
-            let limits = LimitsView {
-                max_concurrent: of.announced.max_concurrent,
-                rate_per_minute: of.announced.rate_per_minute,
-            };
-            match views.get_mut(&of.announced.name) {
-                Some(view) => {
-                    view.limits.max_concurrent = view.limits.max_concurrent.min(limits.max_concurrent);
-                    let rates = [view.limits.rate_per_minute, limits.rate_per_minute];
-                    view.limits.rate_per_minute = rates.into_iter().flatten().min();
-                    for operation in &of.operations {
-                        if !view.operations.iter().any(|known| known.name == operation.name) {
-                            view.operations.push(operation.clone());
-                        }
-                    }
-                }
-                None => {
-                    let view = ResourceView {
-                        name: of.announced.name.clone(),
-                        connector: of.announced.connector.clone(),
-                        operations: of.operations.clone(),
-                        limits,
-                        paused: None,
-                        breaker: breaker(&of.announced.name),
-                    };
-                    views.insert(view.name.clone(), view);
-                }
-            }
-        }
-        views.into_values().collect()
     }
 }
