@@ -10,6 +10,7 @@ mod content;
 mod disk;
 mod fake_agent;
 mod fake_hub;
+mod frames;
 mod hub;
 mod memory;
 mod network;

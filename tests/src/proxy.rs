@@ -1,6 +1,6 @@
 //! A TCP proxy that breaks connections in the ways networks do: cut, half-open, stalled, slow, repeated.
 
-use crate::free_port;
+use crate::{frames::Frames, free_port};
 use std::{
     io,
     net::SocketAddr,
@@ -65,14 +65,14 @@ impl Shared {
         }
     }
 
-    fn count_asked(&self, bytes: &[u8]) {
+    fn count_asked(&self, bytes: &[u8], ended: bool) {
         self.asked.fetch_add(bytes.len() as u64, Ordering::SeqCst);
-        self.pieces.fetch_add(1, Ordering::SeqCst);
+        self.pieces.fetch_add(u64::from(ended), Ordering::SeqCst);
     }
 
-    fn count_answered(&self, bytes: &[u8]) {
+    fn count_answered(&self, bytes: &[u8], ended: bool) {
         self.answered.fetch_add(bytes.len() as u64, Ordering::SeqCst);
-        self.answer_pieces.fetch_add(1, Ordering::SeqCst);
+        self.answer_pieces.fetch_add(u64::from(ended), Ordering::SeqCst);
     }
 }
 
@@ -186,8 +186,8 @@ impl Proxy {
     }
 
     /// Lets this many more pieces through to the target and then none, while all connections stay open; `None` lets
-    /// them move again. A piece is what one read gives: one request of a protocol that asks and waits, so that a step
-    /// of it can be picked out.
+    /// them move again. A piece is what one read gives (one request of a protocol that asks and waits), or one frame of a
+    /// WebSocket, so that a step can be picked out.
     pub fn hold_after(&self, pieces: Option<u64>) {
         let now = self.shared.pieces.load(Ordering::SeqCst);
         self.shared.control.send_modify(|control| control.hold_after = pieces.map(|more| now + more));
@@ -254,16 +254,16 @@ async fn carry(mut client: TcpStream, target: SocketAddr, shared: Arc<Shared>) {
     let broken = {
         let (client_read, client_write) = client.split();
         let (target_read, target_write) = upstream.split();
-        let asked = |bytes: &[u8]| {
+        let asked = |bytes: &[u8], ended| {
             shared.if_newest(number, |newest| {
                 let room = KEPT.saturating_sub(newest.beginning.len()).min(bytes.len());
                 newest.beginning.extend_from_slice(&bytes[..room]);
             });
-            shared.count_asked(bytes);
+            shared.count_asked(bytes, ended);
         };
-        let answered = |bytes: &[u8]| {
+        let answered = |bytes: &[u8], ended| {
             shared.if_newest(number, |newest| newest.answered = true);
-            shared.count_answered(bytes);
+            shared.count_answered(bytes, ended);
         };
         // Whether the next piece is one too many.
         let held =
@@ -325,9 +325,10 @@ async fn pump(
     mut to: WriteHalf<'_>,
     mut control: watch::Receiver<Control>,
     hold: Hold<'_>,
-    seen: &(dyn Fn(&[u8]) + Sync),
+    seen: &(dyn Fn(&[u8], bool) + Sync),
 ) -> io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
+    let mut frames = Frames::default();
     loop {
         let limit = control.borrow().bytes_per_second;
         // A tenth of a second's worth at a time, so that a change of speed is felt soon.
@@ -340,19 +341,30 @@ async fn pump(
             // Not a wait for something to happen: this is the long line itself.
             tokio::time::sleep(latency).await;
         }
-        let holding = (read > 0 && (hold.held)(&control.borrow())).then(|| Holding::begin(hold.holding));
-        if control.wait_for(|now| !now.stalled && (read == 0 || !(hold.held)(now))).await.is_err() {
-            return Ok(());
-        }
-        drop(holding);
         if read == 0 {
+            if control.wait_for(|now| !now.stalled).await.is_err() {
+                return Ok(());
+            }
             return to.shutdown().await;
         }
-        seen(&buffer[..read]);
-        if let Some(rate) = limit {
-            // Not a wait for something to happen: this is the slow line itself.
-            tokio::time::sleep(Duration::from_secs_f64(read as f64 / rate as f64)).await;
+        let mut rest = &buffer[..read];
+        while !rest.is_empty() {
+            let begins = frames.at_end();
+            let (piece, after) = rest.split_at(frames.piece(rest));
+            rest = after;
+            // A frame whose beginning went through is not held back in its middle.
+            let held = |now: &Control| begins && (hold.held)(now);
+            let holding = held(&control.borrow()).then(|| Holding::begin(hold.holding));
+            if control.wait_for(|now| !now.stalled && !held(now)).await.is_err() {
+                return Ok(());
+            }
+            drop(holding);
+            seen(piece, frames.at_end());
+            if let Some(rate) = limit {
+                // Not a wait for something to happen: this is the slow line itself.
+                tokio::time::sleep(Duration::from_secs_f64(piece.len() as f64 / rate as f64)).await;
+            }
+            to.write_all(piece).await?;
         }
-        to.write_all(&buffer[..read]).await?;
     }
 }
