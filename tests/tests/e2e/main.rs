@@ -20,6 +20,7 @@ mod limits;
 mod pressure;
 mod reload;
 mod restored;
+mod rolling;
 mod shutdown;
 mod startup;
 mod steps;
