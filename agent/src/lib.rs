@@ -22,7 +22,7 @@ mod local;
 mod logs;
 mod metrics;
 mod outbox;
-mod policy;
+pub mod policy;
 mod pressure;
 mod probe;
 mod registry;
