@@ -1,6 +1,7 @@
 //! End-to-end tests: real hub and agent processes, real servers, and faults between them.
 
 mod api;
+mod audit;
 mod commands;
 mod common;
 mod crashes;
