@@ -35,11 +35,19 @@ pub struct Keeper {
     synced_at: Instant,
     counted: (u64, u64),
     failing: bool,
+    told: Option<u64>,
 }
 
 impl Default for Keeper {
     fn default() -> Self {
-        Self { segments: None, synced: 0, synced_at: Instant::now(), counted: (0, 0), failing: false }
+        Self {
+            segments: None,
+            synced: 0,
+            synced_at: Instant::now(),
+            counted: (0, 0),
+            failing: false,
+            told: None,
+        }
     }
 }
 
@@ -150,8 +158,13 @@ impl Keeper {
         let row = row.detail(&format!(
             "the rows up to {through} go, past agent.audit_quota; the last one's hash is {hash}"
         ));
-        // Told first: a file that is there though it should have gone does no harm.
-        agent.journal.audit(row).await.map_err(io::Error::other)?;
+        // Told first, and in a file: who looks just now finds a row that tells of what is missing. Told once, however
+        // often it takes to remove them.
+        if self.told != Some(through) {
+            agent.journal.audit(row).await.map_err(io::Error::other)?;
+            self.told = Some(through);
+        }
+        self.move_rows(agent, true).await?;
         warn!(through, "The audit has reached agent.audit_quota: its oldest rows were removed");
         blocking(move || doomed.iter().try_for_each(|(oldest, _)| fs::remove_file(&oldest.path))).await
     }

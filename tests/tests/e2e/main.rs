@@ -21,6 +21,7 @@ mod limits;
 mod pressure;
 mod reload;
 mod restored;
+mod secrets;
 mod shutdown;
 mod startup;
 mod steps;
