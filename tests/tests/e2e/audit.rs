@@ -135,8 +135,8 @@ fn until_kind(kind: &str, mut receive: impl FnMut(&mut [u8]) -> std::io::Result<
     let mut numbers = Vec::new();
     loop {
         let length = receive(&mut buffer).expect("a datagram in time");
-        let row = message(std::str::from_utf8(&buffer[..length]).unwrap());
-        numbers.push(row["seq"].as_u64().unwrap());
+        let row = message(std::str::from_utf8(&buffer[..length]).expect("UTF-8"));
+        numbers.push(row["seq"].as_u64().expect("a number"));
         if row["kind"] == kind {
             return numbers;
         }
@@ -192,7 +192,7 @@ async fn copied(copy: &std::path::Path, kind: &str) {
 
 /// Reads octet-counted messages (RFC 6587) until one has this kind.
 fn read_frames(stream: &mut TcpStream, kind: &str, rows: &mut Vec<Value>) {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
     loop {
         let mut length = 0;
         loop {
@@ -205,8 +205,10 @@ fn read_frames(stream: &mut TcpStream, kind: &str, rows: &mut Vec<Value>) {
         }
         let mut text = vec![0; length];
         stream.read_exact(&mut text).expect("a whole frame");
-        rows.push(message(std::str::from_utf8(&text).unwrap()));
-        if rows.last().unwrap()["kind"] == kind {
+        let row = message(std::str::from_utf8(&text).expect("UTF-8"));
+        let last = row["kind"] == kind;
+        rows.push(row);
+        if last {
             return;
         }
     }
@@ -322,4 +324,52 @@ async fn a_third_party_can_check_a_row_with_what_the_documentation_says() {
     let output = run(Command::new("sh").args(["-c", command]).env("LINE", line));
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(said.split(' ').next(), row["hash"].as_str(), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_is_verified_with_the_hubs_word_for_the_key_and_with_the_operators() {
+    let site = Site::start().await;
+    let done = site.hub.api.succeed(&drop_job("a.csv", "x")).await;
+    let home = tempfile::tempdir().unwrap();
+    let saved = home.path().join("job.json");
+    fs::write(&saved, done.to_string()).unwrap();
+    let pem = home.path().join("agent.pub.pem");
+    fs::write(&pem, site.agent.output(&["public-key"]).stdout).unwrap();
+    let verify = |arguments: &[&str]| {
+        let mut command = Command::new(passerelle_tests::binary("passerelle"));
+        command.args(["receipts", "verify"]).args(arguments);
+        command.env("PASSERELLE_URL", &site.hub.url).env("PASSERELLE_API_KEY", site.hub.api.key());
+        let output = run(&mut command);
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&said).into_owned())
+    };
+    let (id, saved_at, pem_at) =
+        (done["id"].as_str().unwrap(), saved.to_str().unwrap(), pem.to_str().unwrap());
+    for arguments in
+        [&[id][..], &[id, "--agent-key", pem_at], &[saved_at, "--agent-key", pem_at], &[saved_at]]
+    {
+        let (code, said) = verify(arguments);
+        assert!(code == 0 && said.contains("by rule compta#1, synced"), "{arguments:?}: {said}");
+    }
+    let (code, said) = verify(&[id, "--json"]);
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, &said["ok"], &said["receipt"]["result"]), (0, &json!(true), &done["result"]));
+    // A job that says something else than the agent signed.
+    let mut forged = done.clone();
+    forged["result"]["size"] = json!(2);
+    fs::write(&saved, forged.to_string()).unwrap();
+    let (code, said) = verify(&[saved_at, "--agent-key", pem_at]);
+    assert!(code == 1 && said.contains("another one than the agent signed"), "{said}");
+    // Somebody else's key.
+    let stranger = Command::new("openssl").args(["genpkey", "-algorithm", "ed25519"]).output().unwrap();
+    let private = home.path().join("stranger.pem");
+    fs::write(&private, stranger.stdout).unwrap();
+    let public = Command::new("openssl").args(["pkey", "-pubout", "-in"]).arg(&private).output().unwrap();
+    fs::write(&pem, public.stdout).unwrap();
+    let (code, said) = verify(&[id, "--agent-key", pem_at]);
+    assert!(code == 1 && said.contains("unknown key"), "{said}");
+    // A denied job has none.
+    let denied = site.hub.api.run(&job("compta", "drop", json!({"path": "../a"}))).await;
+    let (code, said) = verify(&[denied["id"].as_str().unwrap()]);
+    assert!(code == 1 && said.contains("agents sign successes only"), "{said}");
 }

@@ -8,7 +8,7 @@ use base64::{
 };
 use passerelle_tests::{Agent, App, Hub, PATIENCE, Reply, SshServer, http_client, resources, until};
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// Every library too.
@@ -35,7 +35,7 @@ impl Planted {
                 let inner = text.trim_end_matches('=');
                 // The first and last characters hold bits of what is beside it.
                 let from = [0, 2, 3][before];
-                forms.push(inner[from..inner.len() - 1].as_bytes().to_vec());
+                forms.push(inner.as_bytes()[from..inner.len() - 1].to_vec());
             }
         }
         if let Ok(text) = std::str::from_utf8(secret) {
@@ -48,21 +48,50 @@ impl Planted {
             forms.push(escape(&plain).into_bytes());
             forms.push(escape(&plain).to_lowercase().into_bytes());
             forms.push(escape(&|b| b.is_ascii_graphic() && !b"\"%<>`#?{}".contains(&b)).into_bytes());
-            let quoted = |text: String| text[1..text.len() - 1].as_bytes().to_vec();
+            let quoted = |text: String| text.as_bytes()[1..text.len() - 1].to_vec();
             forms.push(quoted(format!("{text:?}")));
-            forms.push(quoted(serde_json::to_string(text).unwrap()));
+            forms.push(quoted(serde_json::to_string(text).expect("a text")));
             // What is quoted twice, as a debug print of JSON.
-            forms.push(quoted(format!("{:?}", serde_json::to_string(text).unwrap().trim_matches('"'))));
+            forms.push(quoted(format!(
+                "{:?}",
+                serde_json::to_string(text).expect("a text").trim_matches('"')
+            )));
         }
         forms.retain(|form| form.len() >= LEAST);
         forms.sort();
         forms.dedup();
         Self { name: name.to_owned(), forms }
     }
+}
 
-    fn in_text(&self, text: &[u8]) -> Option<usize> {
-        self.forms.iter().find_map(|form| text.windows(form.len()).position(|window| window == form))
+/// All forms by their first two bytes: one pass over a text looks for every one of them.
+struct Search<'p> {
+    by_start: Vec<Vec<(&'p Planted, &'p [u8])>>,
+}
+
+impl<'p> Search<'p> {
+    fn new(planted: &'p [Planted]) -> Self {
+        let mut by_start = vec![Vec::new(); 1 << 16];
+        for secret in planted {
+            for form in &secret.forms {
+                by_start[start(form)].push((secret, form.as_slice()));
+            }
+        }
+        Self { by_start }
     }
+
+    /// The first secret in a text, and where.
+    fn find(&self, text: &[u8]) -> Option<(&'p Planted, usize)> {
+        text.windows(2).enumerate().find_map(|(at, two)| {
+            let candidates = &self.by_start[start(two)];
+            let found = candidates.iter().find(|(_, form)| text[at..].starts_with(form));
+            found.map(|(secret, _)| (*secret, at))
+        })
+    }
+}
+
+fn start(bytes: &[u8]) -> usize {
+    usize::from(bytes[0]) << 8 | usize::from(bytes[1])
 }
 
 /// What is searched, by what it is.
@@ -94,12 +123,11 @@ impl Places {
 
     fn search(&self, planted: &[Planted]) {
         let mut leaks = Vec::new();
+        let search = Search::new(planted);
         for (place, text) in &self.0 {
-            for secret in planted {
-                if let Some(at) = secret.in_text(text) {
-                    let around = &text[at.saturating_sub(200)..(at + 200).min(text.len())];
-                    leaks.push(format!("{} in {place}: …{}…", secret.name, String::from_utf8_lossy(around)));
-                }
+            if let Some((secret, at)) = search.find(text) {
+                let around = &text[at.saturating_sub(200)..(at + 200).min(text.len())];
+                leaks.push(format!("{} in {place}: …{}…", secret.name, String::from_utf8_lossy(around)));
             }
         }
         assert!(leaks.is_empty(), "{} leaks:\n{}", leaks.len(), leaks.join("\n"));
@@ -109,7 +137,7 @@ impl Places {
 /// Writes `agent.toml` with another log section.
 fn log_by(agent: &Agent, format: &str) {
     agent.write();
-    let text = fs::read_to_string(agent.folder().join("agent.toml")).unwrap();
+    let text = fs::read_to_string(agent.folder().join("agent.toml")).expect("agent.toml");
     let log = format!("format = \"{format}\"\nlevel = \"{EVERYTHING}\"");
     agent.file("agent.toml", text.replace("level = \"info\"", &log));
 }
@@ -131,13 +159,14 @@ fn plant(planted: &mut Vec<Planted>, agent: &Agent, name: &str, secret: &str) {
 }
 
 async fn text_at(url: String) -> String {
-    http_client().get(url).send().await.unwrap().text().await.unwrap()
+    http_client().get(url).send().await.expect("an answer").text().await.expect("a text")
 }
 
 #[test]
 fn the_search_finds_a_secret_in_each_of_its_forms() {
     let secret = "pa\"ss%wörd\n+/=";
-    let planted = Planted::new("x", secret.as_bytes());
+    let planted = [Planted::new("x", secret.as_bytes())];
+    let search = Search::new(&planted);
     for text in [
         secret.to_owned(),
         format!("{secret:?}"),
@@ -150,9 +179,9 @@ fn the_search_finds_a_secret_in_each_of_its_forms() {
         secret.bytes().map(|b| format!("{b:02x}")).collect(),
         format!("{:?}", secret.as_bytes()),
     ] {
-        assert!(planted.in_text(text.as_bytes()).is_some(), "{text}");
+        assert!(search.find(text.as_bytes()).is_some(), "{text}");
     }
-    assert_eq!(planted.in_text(b"nothing of the kind, but long enough for all"), None);
+    assert!(search.find(b"nothing of the kind, but long enough for all").is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
