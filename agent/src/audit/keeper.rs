@@ -106,10 +106,8 @@ impl Keeper {
             })
             .await?;
             agent.metrics.audit_filed.set(i64::try_from(segments.filed.seq).unwrap_or(i64::MAX));
-            if let Err(error) = done {
-                // Opened anew the next time: somebody may have removed the file.
-                return Err(error);
-            }
+            // After an error they are opened anew the next time: somebody may have removed the file.
+            done?;
             if sync {
                 self.synced = segments.filed.seq;
                 self.synced_at = Instant::now();

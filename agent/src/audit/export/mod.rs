@@ -8,7 +8,7 @@ mod tail;
 use crate::agent::Agent;
 use passerelle_config::{AuditSection, Syslog};
 use serde::{Deserialize, Serialize};
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 use tail::Tail;
 use tokio::{task::spawn_blocking, time::interval};
 use tokio_util::sync::CancellationToken;
@@ -167,6 +167,6 @@ impl Export {
 }
 
 /// The path of a socket or file, for messages.
-fn named(path: &PathBuf, error: &io::Error) -> io::Error {
+fn named(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
