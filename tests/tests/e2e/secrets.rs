@@ -258,15 +258,16 @@ async fn no_planted_secret_is_found_anywhere() {
                    "payload": {"text": payload}, "max_attempts": 1}),
             job("compta", "drop", json!({"path": "../a"})),
         ];
-        for resource in ["bearer", "basic", "api-key", "proxied", "unreachable", "no-tls"] {
-            for path in ["fine", "echo", "fails"] {
-                let mut notify = job(resource, "notify", json!({ "path": path }));
-                notify["payload"] = json!({ "text": payload });
-                notify["max_attempts"] = json!(1);
-                jobs.push(notify);
-                let mut request = job(resource, "request", json!({"method": "GET", "path": "fine"}));
-                request["max_attempts"] = json!(1);
-                jobs.push(request);
+        // Few on each that fails: the hub stops offering to a resource that fails all the time.
+        let app = ["bearer", "basic", "api-key"].map(|name| [(name, "fine"), (name, "echo")]);
+        let fails = [("bearer", "fails"), ("proxied", "fine"), ("unreachable", "fine"), ("no-tls", "fine")];
+        for (resource, path) in app.concat().into_iter().chain(fails) {
+            let mut notify = job(resource, "notify", json!({ "path": path }));
+            notify["payload"] = json!({ "text": payload });
+            let request = job(resource, "request", json!({"method": "GET", "path": "fine"}));
+            for mut one in [notify, request] {
+                one["max_attempts"] = json!(1);
+                jobs.push(one);
             }
         }
         jobs
@@ -346,8 +347,12 @@ async fn no_planted_secret_is_found_anywhere() {
     log_by(&agent, "json");
     agent.spawn_as_it_is();
     agent.ready().await;
+    let mut again = Vec::new();
     for job in jobs() {
-        hub.api.end_of(&hub.api.submit(&job).await, PATIENCE).await;
+        again.push(hub.api.submit(&job).await);
+    }
+    for id in again {
+        hub.api.end_of(&id, PATIENCE).await;
     }
     let mut away = Agent::at("https://hub.invalid", "away");
     away.hub_key(proxy);
