@@ -1,12 +1,13 @@
 //! The command line.
 
 use crate::{
+    audit::command::{self as audit, AuditCommand},
     check, daemon,
     enrol::{EnrolError, enrol},
     exit::Stop,
     hub::Hub,
     identity::Identity,
-    logs,
+    logs, public_key,
     settings::Settings,
     state::StateDir,
     status::{Link, Readiness, Snapshot},
@@ -26,6 +27,7 @@ Examples:
   passerelle-agent check                     look at every link, with cause and fix
   passerelle-agent run                       enrol on the first start, then take jobs
   passerelle-agent --config ./config status  what the running agent is doing
+  passerelle-agent audit verify              nothing in the audit was changed or taken out
   passerelle-agent config schema > agent.schema.json
 
 Exit codes: 0 drained or all right, 1 something is not right (check, health, status),
@@ -70,6 +72,19 @@ enum Command {
     },
     /// What the running agent is doing.
     Status {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check and print the audit: every decision and effect of this agent.
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Print the agent's public key as PEM, for those who check its receipts.
+    #[command(
+        after_help = "Example: passerelle-agent public-key > agent.pub.pem   # then: passerelle receipts verify JOB \
+        --agent-key agent.pub.pem"
+    )]
+    PublicKey {
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -126,6 +141,16 @@ fn execute(cli: Cli) -> Result<(), Stop> {
             return print(&String::from_utf8_lossy(&script));
         }
         Command::Config(ConfigCommand::Schema) => return print_json(&passerelle_config::schema()),
+        Command::Audit(command) => return audit::run(command, &state_dir(&cli.config)),
+        Command::PublicKey { json } => {
+            let key = public_key::read(&state_dir(&cli.config))?;
+            let pem = public_key::pem(&key);
+            return if *json {
+                print_json(&serde_json::json!({ "key": key, "kid": key.id(), "pem": pem }))
+            } else {
+                print(&pem)
+            };
+        }
         Command::Run
         | Command::Enrol { .. }
         | Command::Check { .. }
@@ -157,6 +182,13 @@ fn execute(cli: Cli) -> Result<(), Stop> {
     // A connector that blocks a thread must not keep a drained agent.
     runtime.shutdown_timeout(Duration::from_millis(500));
     result
+}
+
+/// The state folder; as it is by default if the configuration cannot be read: the audit of an agent that cannot start
+/// can still be looked at.
+fn state_dir(config: &std::path::Path) -> PathBuf {
+    passerelle_config::load(config)
+        .map_or_else(|_| config.join(passerelle_config::defaults::STATE_DIR), |config| config.agent.state_dir)
 }
 
 async fn enrol_once(settings: Settings, json: bool) -> Result<(), Stop> {

@@ -4,6 +4,7 @@
 
 use crate::{
     agent::Agent,
+    audit::{self, Entry, Kind, keeper::Keeper},
     clock, drain,
     enrol::{EnrolError, enrol},
     exit::Stop,
@@ -36,7 +37,8 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Mutex, Notify, watch},
+    task::JoinHandle,
     time::{Instant, interval, sleep, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -44,6 +46,8 @@ use tracing::{Instrument as _, error, info, info_span, warn};
 
 /// How long tasks may take to end after the drain.
 const STOP_TIME: Duration = Duration::from_secs(5);
+/// How long the last rows of the audit may take into its files and copies.
+const AUDIT_TIME: Duration = Duration::from_secs(2);
 /// How often old rows are pruned from the journal.
 const PRUNE_EVERY: u32 = 600;
 
@@ -90,16 +94,26 @@ pub async fn run(settings: Settings) -> Result<(), Stop> {
         metrics.journal_set_aside.inc();
     }
 
-    let starting = Box::pin(identify(&settings, &state, &hub, &status));
+    opened.journal.note(Entry::new(Kind::AgentStarted).detail(&format!("version {}", crate::VERSION)));
+    let starting = Box::pin(identify(&settings, &state, &hub, &status, &opened.journal));
     let identity = tokio::select! {
         identity = starting => identity,
         () = signals.stop() => {
             info!("Stopped before the agent was enrolled");
+            opened.journal.note(Entry::new(Kind::AgentStopped));
             opened.journal.close().await;
             return Ok(());
         }
         never = ticking(&status) => match never {},
-    }?;
+    };
+    let identity = match identity {
+        Ok(identity) => identity,
+        Err(stop) => {
+            opened.journal.note(Entry::new(Kind::AgentStopped).detail(&stop.to_string()));
+            opened.journal.close().await;
+            return Err(stop);
+        }
+    };
     let agent = assemble(settings, state, identity, hub, opened.journal, &local)?;
     drop(local.agent.set(Arc::clone(&agent)));
     sweep_spool(&agent, &opened.found);
@@ -192,6 +206,7 @@ async fn identify(
     state: &StateDir,
     hub: &Hub,
     status: &Status,
+    journal: &Journal,
 ) -> Result<Identity, Stop> {
     let known = Identity::load(state)?;
     let subject = match &known {
@@ -216,8 +231,15 @@ async fn identify(
     let mut backoff = Backoff::default();
     loop {
         let (message, after) = match enrol(settings, state, hub).await {
-            Ok(identity) => return Ok(identity),
+            Ok(identity) => {
+                let enrolled = &identity.enrolled;
+                let told =
+                    format!("agent {}, site {}, {}", enrolled.agent, enrolled.site, enrolled.application);
+                journal.note(Entry::new(Kind::Enrolled).detail(&told));
+                return Ok(identity);
+            }
             Err(EnrolError::Stop(stop)) => {
+                journal.note(Entry::new(Kind::RefusedByHub).hub_code("enrolment").detail(&stop.to_string()));
                 if let Stop::Refused(message) = &stop {
                     Refusal::now("enrolment", message.clone(), subject).remember(state);
                 }
@@ -260,6 +282,7 @@ async fn serve(
     let reloads = reloads.map(|reloads| tokio::spawn(reloads.in_current_span()));
     let sweeping = tokio::spawn(sweep::run(Arc::clone(agent)).in_current_span());
     let upkeep = tokio::spawn(upkeep(Arc::clone(agent)).in_current_span());
+    let audit = Auditing::start(agent);
     let ended = tokio::select! {
         ended = &mut tunnel => Some(ended),
         () = signals.stop() => None,
@@ -299,8 +322,46 @@ async fn serve(
         warn!("Some tasks did not stop in time; what they did is in the journal");
     }
     upkeep.abort();
+    agent.journal.note(match &result {
+        Ok(()) => Entry::new(Kind::AgentStopped),
+        Err(stop) => Entry::new(Kind::AgentStopped).detail(&stop.to_string()),
+    });
+    audit.stop(agent).await;
     info!("Stopped");
     result
+}
+
+/// What keeps the audit's files and copies.
+struct Auditing {
+    keeper: Arc<Mutex<Keeper>>,
+    keeping: JoinHandle<()>,
+    copies: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+impl Auditing {
+    fn start(agent: &Arc<Agent>) -> Self {
+        let (keeper, stop) = (Arc::<Mutex<Keeper>>::default(), CancellationToken::new());
+        let keeping = audit::keeper::run(Arc::clone(agent), Arc::clone(&keeper)).in_current_span();
+        let copies = audit::export::run(Arc::clone(agent), stop.clone()).in_current_span();
+        Self { keeper, keeping: tokio::spawn(keeping), copies: tokio::spawn(copies), stop }
+    }
+
+    /// Has the last rows filed and copied, within reason: what is not is so at the next start.
+    async fn stop(self, agent: &Arc<Agent>) {
+        let filed = async {
+            if let Err(error) = agent.journal.flush().await {
+                warn!(%error, "The last rows of the audit cannot be written");
+            }
+            self.keeper.lock().await.pass(agent, true).await;
+            self.keeping.abort();
+            self.stop.cancel();
+            drop(self.copies.await);
+        };
+        if timeout_at(Instant::now() + AUDIT_TIME, filed).await.is_err() {
+            warn!("The last rows of the audit are filed or copied at the next start");
+        }
+    }
 }
 
 /// Writes what is lazy, learns whether the journal takes writes again, prunes it, and sees how much room there is.

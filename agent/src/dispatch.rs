@@ -5,6 +5,7 @@
 
 use crate::{
     agent::Agent,
+    audit::{Entry, Kind},
     clock,
     job::{Job, Payload},
     journal::Accepted,
@@ -175,6 +176,7 @@ impl Agent {
             Ok(verified) => verified,
             Err(Rejected { code, message }) => {
                 warn!(job_id = %offer.job, attempt = offer.attempt, %code, reason = message, "Declined an offer");
+                self.journal.refused(Entry::of(Kind::OfferRefused, attempt).code(code).detail(&message));
                 return decline(code, message, None);
             }
         };
@@ -259,7 +261,7 @@ impl Agent {
                 let (connector, envelope) = (&judged.resource.connector, &job.envelope);
                 let (operation, id) = (envelope.operation.as_str(), attempt.job.uuid());
                 let leftover = connector.leftover(operation, &envelope.params, id, attempt.number);
-                self.journal.accept(&job, judged.looks_back(&job), leftover).await
+                self.journal.accept(&job, judged.looks_back(&job), leftover, judged.rule).await
             }
             Err(failure) => {
                 let report = Report {
@@ -269,7 +271,12 @@ impl Agent {
                     started_at: None,
                     finished_at: job.accepted_at,
                 };
-                self.journal.accept_finished(&job, &report).await
+                let entry = Entry::ended(&job, &report.outcome);
+                let entry = match self.nearest_rule(&job) {
+                    Some(rule) if failure.verdict == Verdict::Denied => entry.rule(&job, rule),
+                    Some(_) | None => entry,
+                };
+                self.journal.accept_finished(&job, &report, entry).await
             }
         };
         let taken = judged.is_ok() && matches!(accepted, Ok(Accepted::New | Accepted::Continues(_)));
@@ -307,6 +314,8 @@ impl Agent {
             (Accepted::Replayed { highest }, _) => {
                 let message =
                     format!("attempt {} is not higher than {highest}, the highest seen", attempt.number);
+                let entry = Entry::of(Kind::OfferRefused, attempt).code(Code::Replayed);
+                self.journal.refused(entry.detail(&message));
                 Err((Code::Replayed, message, None))
             }
         }
@@ -359,6 +368,17 @@ impl Agent {
             Ok(policy::Allowed { rule, max_size }) => Ok(Judged { resource, rule, max_size }),
             Err(policy::Denied { code, message, .. }) => Err(translate::denial(code, &message)),
         }
+    }
+}
+
+impl Agent {
+    /// The rule that came nearest to allowing a denied job, counted from 1, for the audit.
+    fn nearest_rule(&self, job: &Job) -> Option<usize> {
+        let resource = self.settings().resources.get(&job.envelope.resource).cloned()?;
+        let operation = job.envelope.operation.as_str();
+        let demands = resource.connector.demands(operation, &job.envelope.params).ok()?;
+        let size = job.envelope.payload.as_ref().map(|payload| payload.size);
+        resource.policy.decide(operation, &demands, size).err()?.nearest
     }
 }
 

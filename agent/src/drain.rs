@@ -9,7 +9,12 @@
 //!
 //! What cannot be reported any more is in the journal and is reported at the next start. Heartbeats go on all the while.
 
-use crate::{agent::Agent, registry::Cause, signals::Signals};
+use crate::{
+    agent::Agent,
+    audit::{Entry, Kind},
+    registry::Cause,
+    signals::Signals,
+};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
@@ -26,6 +31,7 @@ pub async fn drain(agent: &Arc<Agent>, signals: &mut Signals) {
     let grace = grace(agent);
     info!(jobs = load.active, unreported = load.finished, grace_s = grace.as_secs(), "Draining");
     let deadline = Instant::now() + grace;
+    agent.journal.note(Entry { count: Some(load.active as u64), ..Entry::new(Kind::Draining) });
     agent.outbox.drain(u32::try_from(grace.as_secs()).unwrap_or(u32::MAX));
     let all_ended = finish(agent, signals, deadline).await;
     let until = if all_ended { deadline } else { Instant::now().min(deadline) + LAST_REPORTS };

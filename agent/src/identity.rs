@@ -6,7 +6,8 @@ use passerelle_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-const KEY_FILE: &str = "agent-key.pk8";
+/// The file of the agent's private key in the state folder.
+pub const KEY_FILE: &str = "agent-key.pk8";
 const IDENTITY_FILE: &str = "identity.json";
 
 /// What the hub said at enrolment.

@@ -6,6 +6,7 @@
 //! reconnect touches tunnel and report alone, and a crash resumes from the journal alone.
 
 mod agent;
+mod audit;
 mod check;
 mod cli;
 mod clock;
@@ -25,6 +26,7 @@ mod outbox;
 pub mod policy;
 mod pressure;
 mod probe;
+mod public_key;
 mod registry;
 mod reload;
 mod report;

@@ -7,6 +7,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
+use std::sync::atomic::AtomicU64;
 
 /// Labels of a finished attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -25,6 +26,12 @@ struct Declined {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reloaded {
     result: &'static str,
+}
+
+/// Labels of a copy of the audit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Export {
+    export: &'static str,
 }
 
 /// What is looked at when Prometheus asks.
@@ -71,6 +78,15 @@ pub struct Metrics {
     pub leftovers_removed: Counter,
     /// Times that a corrupt journal was set aside at the start.
     pub journal_set_aside: Counter,
+    /// Rows of the audit that were written.
+    pub audit_rows: Counter,
+    /// The time that the journal spent on them.
+    pub audit_seconds: Counter<f64, AtomicU64>,
+    /// The number of the newest row in a file.
+    pub audit_filed: Gauge,
+    /// What the audit's files take.
+    pub audit_bytes: Gauge,
+    audit_behind: Family<Export, Gauge>,
     finished: Family<Finished, Counter>,
     declined: Family<Declined, Counter>,
     reloads: Family<Reloaded, Counter>,
@@ -104,6 +120,11 @@ impl Default for Metrics {
             job_seconds: Histogram::new(buckets),
             leftovers_removed: Counter::default(),
             journal_set_aside: Counter::default(),
+            audit_rows: Counter::default(),
+            audit_seconds: Counter::default(),
+            audit_filed: Gauge::default(),
+            audit_bytes: Gauge::default(),
+            audit_behind: Family::default(),
             finished: Family::default(),
             declined: Family::default(),
             reloads: Family::default(),
@@ -140,6 +161,12 @@ impl Default for Metrics {
         let removed = m.leftovers_removed.clone();
         r.register("leftovers_removed", "Parts of ended attempts removed from targets", removed);
         r.register("journal_set_aside", "Corrupt journals set aside", m.journal_set_aside.clone());
+        r.register("audit_rows", "Rows of the audit written", m.audit_rows.clone());
+        let seconds = m.audit_seconds.clone();
+        r.register_with_unit("audit_write", "Spent on the audit's rows", Unit::Seconds, seconds);
+        r.register("audit_filed", "The newest row that is in a file", m.audit_filed.clone());
+        r.register_with_unit("audit", "The audit's files", Unit::Bytes, m.audit_bytes.clone());
+        r.register("audit_export_behind", "Rows that a copy lacks", m.audit_behind.clone());
         r.register("jobs_held", "Attempts accepted and not finished", m.held.clone());
         r.register("jobs_running", "Attempts whose connector has started", m.running.clone());
         r.register("jobs_unreported", "Attempts finished and not acknowledged", m.unreported.clone());
@@ -170,6 +197,11 @@ impl Metrics {
     /// Counts a declined offer.
     pub fn declined(&self, code: Code) {
         self.declined.get_or_create(&Declined { code: code.as_str() }).inc();
+    }
+
+    /// How many rows a copy of the audit lacks.
+    pub fn audit_behind(&self, export: &'static str, rows: i64) {
+        self.audit_behind.get_or_create(&Export { export }).set(rows);
     }
 
     /// Counts a changed configuration: `applied` or `refused`.

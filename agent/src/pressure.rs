@@ -4,7 +4,7 @@
 use crate::{agent::Agent, clock, journal::Journal, state::free_bytes};
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 use tokio::task::spawn_blocking;
 
@@ -16,12 +16,18 @@ const FLOOR: u64 = 2 * 1024 * 1024;
 pub struct Pressure {
     disk_free: AtomicU64,
     journal_quota: AtomicU64,
+    /// The audit has reached its quota, and the operator wants it kept whole.
+    pub audit_full: AtomicBool,
 }
 
 impl Pressure {
     /// Room as long as nobody has looked.
     pub fn new(journal_quota: u64) -> Self {
-        Self { disk_free: AtomicU64::new(u64::MAX), journal_quota: journal_quota.into() }
+        Self {
+            disk_free: AtomicU64::new(u64::MAX),
+            journal_quota: journal_quota.into(),
+            audit_full: false.into(),
+        }
     }
 
     /// Changes the most bytes that the journal may have.
@@ -42,6 +48,8 @@ impl Pressure {
             Some("the disk of the agent's state folder is almost full")
         } else if journal.bytes() >= self.journal_quota.load(Ordering::Relaxed) {
             Some("the agent's journal has reached its quota (agent.journal_quota)")
+        } else if self.audit_full.load(Ordering::Relaxed) {
+            Some("the agent's audit has reached its quota (agent.audit_quota)")
         } else {
             None
         }
@@ -93,6 +101,9 @@ mod tests {
         pressure.set_journal_quota(used);
         assert!(pressure.full(&journal).unwrap().contains("agent.journal_quota"));
         pressure.set_journal_quota(used * 2);
+        pressure.audit_full.store(true, Ordering::Relaxed);
+        assert!(pressure.full(&journal).unwrap().contains("agent.audit_quota"));
+        pressure.audit_full.store(false, Ordering::Relaxed);
         pressure.disk_free.store(FLOOR - 1, Ordering::Relaxed);
         assert!(pressure.full(&journal).unwrap().contains("almost full"));
         pressure.disk_free.store(FLOOR, Ordering::Relaxed);

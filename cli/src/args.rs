@@ -34,6 +34,9 @@ pub(crate) enum Command {
     Sites(Sites),
     /// List the agents
     Agents(Agents),
+    /// Check what agents have signed
+    #[command(subcommand)]
+    Receipts(Receipts),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -243,6 +246,32 @@ pub(crate) struct Agents {
     /// Only of this site
     #[arg(long)]
     pub(crate) site: Option<String>,
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Receipts {
+    /// Check an agent's receipt of a job that succeeded; 1 if it does not hold
+    Verify(VerifyReceipt),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  passerelle receipts verify 0193a5c2-7e1b-7c4d-9f00-1a2b3c4d5e6f
+      The job and the agent's keys from the hub
+  passerelle receipts verify 0193a5c2-7e1b-7c4d-9f00-1a2b3c4d5e6f --agent-key agent.pub.pem
+      The job from the hub, the key from the agent's operator: a hub that lies about the key gains nothing
+  passerelle receipts verify job.json --agent-key agent.pub.pem
+      Without a hub: what `jobs show --json` printed, or the bare receipt")]
+pub(crate) struct VerifyReceipt {
+    /// The job's id, or a file with the job's JSON or a bare receipt
+    #[arg(value_name = "JOB_ID|FILE")]
+    pub(crate) subject: String,
+    /// PEM file of the agent's public key, as `passerelle-agent public-key` prints it; may be repeated
+    #[arg(long, value_name = "PEM")]
+    pub(crate) agent_key: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) connection: Connection,
 }

@@ -7,12 +7,13 @@ mod dev;
 mod jobs;
 mod lists;
 mod out;
+mod receipts;
 mod render;
 mod submission;
 
 pub use args::Cli;
 
-use args::Command;
+use args::{Command, Receipts};
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use out::Out;
 use std::{ffi::OsString, process::ExitCode};
@@ -80,6 +81,7 @@ async fn perform(cli: Cli) -> Result<(), Failure> {
         Command::Jobs(command) => jobs::run(command, &out).await,
         Command::Sites(command) => lists::sites(&command, &out).await,
         Command::Agents(command) => lists::agents(&command, &out).await,
+        Command::Receipts(Receipts::Verify(command)) => receipts::verify(&command, &out).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "passerelle", &mut script);

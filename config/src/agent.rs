@@ -1,6 +1,6 @@
 //! The checked configuration of an agent: defaults filled in, no `Option` that must be `Some`.
 
-use crate::{ByteSize, Finding, HumanDuration, SecretRef, Section};
+use crate::{AuditSection, ByteSize, Finding, HumanDuration, SecretRef, Section};
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 use url::Url;
 
@@ -17,6 +17,8 @@ pub struct AgentConfig {
     pub agent: AgentSection,
     /// `[log]`
     pub log: LogSection,
+    /// `[audit]`
+    pub audit: AuditSection,
     /// `[resources.*]`, sorted by name.
     pub resources: Vec<ResourceConfig>,
     /// What is worth a look, but refuses nothing.
@@ -77,6 +79,8 @@ pub struct AgentSection {
     pub spool_quota: ByteSize,
     /// The most bytes of the journal.
     pub journal_quota: ByteSize,
+    /// The most bytes of the audit's files.
+    pub audit_quota: ByteSize,
 }
 
 /// `[log] format`

@@ -24,6 +24,10 @@ pub const SPOOL_QUOTA_MIN: u64 = 1 << 20;
 pub const JOURNAL_QUOTA: u64 = 1 << 30;
 /// The least journal: below it an agent with many jobs at once would decline most of the time.
 pub const JOURNAL_QUOTA_MIN: u64 = 8 << 20;
+/// `[agent] audit_quota`: about a million jobs at three rows each.
+pub const AUDIT_QUOTA: u64 = 1 << 30;
+/// The least audit: several files, so that the oldest can go.
+pub const AUDIT_QUOTA_MIN: u64 = 1 << 20;
 /// `[log] level`: state changes and what is worth a look.
 pub const LOG_LEVEL: &str = "info";
 /// `limits.max_concurrent`: file servers and in-house applications bear that many without tuning.

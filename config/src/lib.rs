@@ -6,6 +6,7 @@
 mod load;
 
 mod agent;
+mod audit;
 mod check;
 pub mod defaults;
 mod diagnostics;
@@ -27,6 +28,7 @@ pub use agent::{
     AgentConfig, AgentSection, AllowRule, HubSection, Limits, LogFormat, LogSection, ProxySection,
     ResourceConfig, TrustSection,
 };
+pub use audit::{AuditSection, Syslog, WhenFull};
 pub use diagnostics::{Diagnostics, Finding};
 pub use glob::path_glob;
 pub use load::{DEFAULT_DIR, listen_address, load, readable_resources};

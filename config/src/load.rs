@@ -1,8 +1,8 @@
 //! Reads a configuration folder.
 
 use crate::{
-    AgentConfig, AgentSection, ByteSize, Diagnostics, HubSection, HumanDuration, LogFormat, LogSection,
-    ProxySection, ResourceConfig, Section, TrustSection,
+    AgentConfig, AgentSection, AuditSection, ByteSize, Diagnostics, HubSection, HumanDuration, LogFormat,
+    LogSection, ProxySection, ResourceConfig, Section, TrustSection, audit,
     check::{self, Use},
     defaults, files,
     hint::unknown_key,
@@ -60,9 +60,23 @@ pub(crate) fn load_with(
     let Loader { dir, mut diagnostics } = loader;
     diagnostics.sort();
     match main {
-        Some(Main { hub, trust, agent, log, hub_text, hub_files, files }) if diagnostics.is_empty() => {
+        Some(Main { hub, trust, agent, log, audit, hub_text, hub_files, files })
+            if diagnostics.is_empty() =>
+        {
             let warnings = diagnostics.warnings().to_vec();
-            Ok(AgentConfig { dir, hub, trust, agent, log, resources, warnings, hub_text, hub_files, files })
+            Ok(AgentConfig {
+                dir,
+                hub,
+                trust,
+                agent,
+                log,
+                audit,
+                resources,
+                warnings,
+                hub_text,
+                hub_files,
+                files,
+            })
         }
         _ => Err(diagnostics),
     }
@@ -106,9 +120,13 @@ impl Loader {
                 hub.named_files(&self.dir, &mut hub_files);
             }
             root.named_files(&self.dir, &mut files);
-            let (hub, trust, agent, log) =
+            let (hub, trust, agent, log, audit) =
                 self.check_main(Section::new("", String::new(), root, source, &[]), env)?;
-            Some(Main { hub, trust, agent, log, hub_text, hub_files, files })
+            if let Some(file) = &audit.file {
+                // The agent writes it itself: that it changes says nothing.
+                files.remove(file);
+            }
+            Some(Main { hub, trust, agent, log, audit, hub_text, hub_files, files })
         });
         match files::list_resources(dir) {
             Ok(files) => {
@@ -144,7 +162,7 @@ impl Loader {
                 self.take_resources(entry.node, &source, resources);
                 continue;
             }
-            let message = if ["hub", "trust", "agent", "log"].contains(&key.as_str()) {
+            let message = if ["hub", "trust", "agent", "log", "audit"].contains(&key.as_str()) {
                 "only [resources.*] stands in resources.d; move this to agent.toml".to_owned()
             } else {
                 unknown_key(&key, &["resources"])
@@ -202,13 +220,14 @@ impl Loader {
         &mut self,
         root: Section,
         env: &dyn Fn(&str) -> Option<String>,
-    ) -> Option<(HubSection, TrustSection, AgentSection, LogSection)> {
+    ) -> Option<(HubSection, TrustSection, AgentSection, LogSection, AuditSection)> {
         let raw: raw::File = root.parse_leniently(&mut self.diagnostics)?;
         let hub = self.check_hub(&root, raw.hub.unwrap_or_default());
         let trust = self.check_trust(&root, raw.trust.unwrap_or_default());
         let agent = self.check_agent(&root, raw.agent.unwrap_or_default(), env);
         let log = self.check_log(&root, raw.log.unwrap_or_default());
-        Some((hub?, trust, agent?, log))
+        let audit = self.check_audit(&root, raw.audit.unwrap_or_default());
+        Some((hub?, trust, agent?, log, audit))
     }
 
     fn check_hub(&mut self, root: &Section, raw: raw::Hub) -> Option<HubSection> {
@@ -299,6 +318,13 @@ impl Loader {
                 defaults::JOURNAL_QUOTA,
                 defaults::JOURNAL_QUOTA_MIN,
             ),
+            audit_quota: self.quota(
+                root,
+                "agent.audit_quota",
+                raw.audit_quota,
+                defaults::AUDIT_QUOTA,
+                defaults::AUDIT_QUOTA_MIN,
+            ),
         })
     }
 
@@ -359,6 +385,21 @@ impl Loader {
         }
     }
 
+    fn check_audit(&mut self, root: &Section, raw: raw::Audit) -> AuditSection {
+        let syslog = raw.syslog.and_then(|text| {
+            let target = audit::syslog(&text);
+            if target.is_none() {
+                self.diagnostics.push(root.finding("audit.syslog", audit::SYSLOG_RULE));
+            }
+            target
+        });
+        AuditSection {
+            file: self.optional_path(root, "audit.file", raw.file),
+            syslog,
+            when_full: raw.when_full.unwrap_or_default(),
+        }
+    }
+
     /// Makes a path absolute; relative ones start from the configuration folder.
     fn optional_path(&mut self, root: &Section, key: &str, path: Option<PathBuf>) -> Option<PathBuf> {
         let path = path?;
@@ -373,6 +414,7 @@ struct Main {
     trust: TrustSection,
     agent: AgentSection,
     log: LogSection,
+    audit: AuditSection,
     hub_text: String,
     hub_files: BTreeSet<PathBuf>,
     files: BTreeSet<PathBuf>,

@@ -1,7 +1,7 @@
 //! The configuration as it stands in the files. The comments here are the operator's manual: they become the
 //! descriptions of the JSON Schema.
 
-use crate::{ByteSize, HumanDuration, LogFormat, SecretRef, defaults};
+use crate::{ByteSize, HumanDuration, LogFormat, SecretRef, WhenFull, defaults};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::{collections::BTreeMap, path::PathBuf};
@@ -19,6 +19,8 @@ pub(crate) struct File {
     pub(crate) agent: Option<Agent>,
     /// Its logs.
     pub(crate) log: Option<Log>,
+    /// What becomes of its audit.
+    pub(crate) audit: Option<Audit>,
     /// The private systems that the cloud may name, and what it may do with them.
     #[expect(
         dead_code,
@@ -87,6 +89,22 @@ pub(crate) struct Agent {
     /// The most that the journal may take of the disk; past it jobs are declined as busy.
     #[schemars(extend("default" = "1GiB"))]
     pub(crate) journal_quota: Option<ByteSize>,
+    /// The most that the audit's files may take of the disk; `audit.when_full` says what happens then.
+    #[schemars(extend("default" = "1GiB"))]
+    pub(crate) audit_quota: Option<ByteSize>,
+}
+
+/// What becomes of the agent's audit. It is always kept in the state folder; exports are copies of it.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Audit {
+    /// File to which each row is appended as a line of JSON. It may be rotated; the agent makes it anew.
+    pub(crate) file: Option<PathBuf>,
+    /// Syslog server to which each row is sent (RFC 5424): `unix:/dev/log`, `udp://host:514` or `tcp://host:514`.
+    pub(crate) syslog: Option<String>,
+    /// Past `agent.audit_quota`: `delete_oldest`, which the audit itself tells of, or `stop` taking jobs.
+    #[schemars(extend("default" = "delete_oldest"))]
+    pub(crate) when_full: Option<WhenFull>,
 }
 
 /// The agent's logs.

@@ -18,6 +18,7 @@ pub struct Agent {
     port: u16,
     agent_keys: String,
     hub_keys: String,
+    log_keys: String,
     environment: Vec<(OsString, OsString)>,
     before: Vec<OsString>,
     folder: PathBuf,
@@ -52,6 +53,7 @@ impl Agent {
             port: free_port(),
             agent_keys: String::new(),
             hub_keys: String::new(),
+            log_keys: String::new(),
             environment: Vec::new(),
             before: Vec::new(),
             folder,
@@ -78,6 +80,13 @@ impl Agent {
     pub fn hub_key(&mut self, line: &str) -> &mut Self {
         self.hub_keys.push_str(line);
         self.hub_keys.push('\n');
+        self
+    }
+
+    /// Adds a line to `[log]`, the last section: more of them may follow.
+    pub fn log_key(&mut self, line: &str) -> &mut Self {
+        self.log_keys.push_str(line);
+        self.log_keys.push('\n');
         self
     }
 
@@ -131,11 +140,11 @@ impl Agent {
     /// If it cannot be written.
     pub fn write(&self) -> &Self {
         let mut text = String::new();
-        let Self { hub_url, name, port, agent_keys, hub_keys, .. } = self;
+        let Self { hub_url, name, port, agent_keys, hub_keys, log_keys, .. } = self;
         let _never_fails = write!(
             text,
             "[hub]\nurl = \"{hub_url}\"\nenrolment_token = {{ file = \"secrets/enrolment-token\" }}\n{hub_keys}\n\
-             [agent]\nname = \"{name}\"\nlisten = \"127.0.0.1:{port}\"\n{agent_keys}\n[log]\nlevel = \"info\"\n"
+             [agent]\nname = \"{name}\"\nlisten = \"127.0.0.1:{port}\"\n{agent_keys}\n[log]\nlevel = \"info\"\n{log_keys}"
         );
         self.file("agent.toml", text)
     }

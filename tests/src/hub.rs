@@ -55,6 +55,18 @@ impl Hub {
         Self::launch(home, data, &[], &[("PASSERELLE_LEASE".to_owned(), lease)], None).await
     }
 
+    /// Starts a hub that logs by this filter.
+    ///
+    /// # Panics
+    /// If its configuration cannot be written.
+    pub async fn start_logging(level: &str) -> Self {
+        let home = home();
+        let (data, config) = (home.path().join("data"), home.path().join("hub.toml"));
+        fs::write(&config, format!("[log]\nlevel = \"{level}\"\n")).expect("a configuration file");
+        let arguments = ["--config".into(), config.into_os_string()];
+        Self::launch(home, data, &arguments, &[], None).await
+    }
+
     /// Starts a hub that speaks TLS with a certificate for `localhost`, which is its own authority.
     ///
     /// # Panics

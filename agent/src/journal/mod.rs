@@ -7,6 +7,7 @@
 //!   an acked one whose attempt is offered again: it becomes reportable again.
 //! - An acked row is a tombstone. It keeps the attempt's number, so that a replay is refused, and a small outcome, so
 //!   that a hub restored from a backup is told again. Tombstones live a day, and at least until the envelope expires.
+//! - What was decided and done is a row of the audit in the same transaction: see the `audit` module.
 //! - Payloads above 256 KiB are not here but in `spool/`; names there come from our ids alone.
 //! - `running`, `granted` and `acked` are written lazily, with the next transaction or within a second: losing them
 //!   costs nothing (see below).
@@ -27,6 +28,7 @@
 //! SQLite is opened with `locking_mode=EXCLUSIVE` before WAL, so that no shared-memory file is needed (network
 //! folders, Docker Desktop). A corrupt file is set aside, loudly; one of a newer schema is refused.
 
+mod audit;
 mod found;
 mod fresh;
 mod leftovers;
@@ -38,9 +40,14 @@ mod usage;
 mod writer;
 
 #[cfg(test)]
+mod audit_tests;
+#[cfg(test)]
 mod tests;
 
-use crate::job::Job;
+use crate::{
+    audit::{Entry, chain, segments},
+    job::Job,
+};
 use bytes::Bytes;
 use fresh::Fresh;
 use jiff::Timestamp;
@@ -163,6 +170,7 @@ impl Journal {
         let (connection, set_aside) = schema::open(&path)?;
         let seq = connection.query_row("SELECT coalesce(max(seq), 0) FROM attempts", [], |row| row.get(0))?;
         leftovers::look_again(&connection)?;
+        chain::begin(&connection, segments::known(state), set_aside.as_ref())?;
         let found = found::find(&connection)?;
         let writer = Arc::new(Writer::start(connection)?);
         let wal = state.join(format!("{FILE}-wal")).into();
@@ -177,7 +185,8 @@ impl Journal {
     }
 
     /// Writes an accepted attempt, unless it or a higher one is known. With `looks_back` its connector can tell from an
-    /// earlier attempt's intent whether that one's effect happened. `leftover` is what it may leave at its target.
+    /// earlier attempt's intent whether that one's effect happened. `leftover` is what it may leave at its target, `rule`
+    /// what allows it.
     ///
     /// # Errors
     /// If it could not be written; then it is not accepted.
@@ -186,16 +195,23 @@ impl Journal {
         job: &Job,
         looks_back: bool,
         leftover: Option<String>,
+        rule: usize,
     ) -> Result<Accepted, JournalError> {
-        self.insert(NewRow { leftover, ..NewRow::of(job)? }, None, looks_back).await
+        let entry = Entry::accepted(job, rule);
+        self.insert(NewRow { leftover, ..NewRow::of(job)? }, None, looks_back, entry).await
     }
 
     /// Writes an attempt that ended before it began (denied, say): accepted and finished in one.
     ///
     /// # Errors
     /// As [`Self::accept`].
-    pub async fn accept_finished(&self, job: &Job, report: &Report) -> Result<Accepted, JournalError> {
-        self.insert(NewRow::of(job)?, Some(json(report)?), false).await
+    pub async fn accept_finished(
+        &self,
+        job: &Job,
+        report: &Report,
+        entry: Entry,
+    ) -> Result<Accepted, JournalError> {
+        self.insert(NewRow::of(job)?, Some(json(report)?), false, entry).await
     }
 
     async fn insert(
@@ -203,9 +219,10 @@ impl Journal {
         row: NewRow,
         report: Option<String>,
         looks_back: bool,
+        entry: Entry,
     ) -> Result<Accepted, JournalError> {
         self.grow(row.envelope.len() + row.ticket.len() + row.payload.as_ref().map_or(0, Bytes::len));
-        let seq = Arc::clone(&self.seq);
+        let (seq, cost) = (Arc::clone(&self.seq), self.writer.cost());
         self.writer
             .write(move |c| {
                 if let Some(known) = known(c, row.key, &seq)? {
@@ -219,6 +236,7 @@ impl Journal {
                     None if looks_back => earlier_intent(c, row.key)?,
                     granted => granted,
                 };
+                chain::append(c, &entry, &cost)?;
                 c.prepare_cached(
                     "INSERT INTO attempts (job, attempt, state, resource, envelope, ticket, at_hub, payload,
                        traceparent, expires, accepted_at, finished_at, report, seq, intent, part)
@@ -299,15 +317,21 @@ impl Journal {
             .map(drop)
     }
 
-    /// Writes how the attempt ended. With `upload`, its output must reach the hub before it is reported.
+    /// Writes how the attempt ended, with a row of the audit. With `upload`, its output must reach the hub before it is reported.
     ///
     /// # Errors
     /// If it could not be written; try again.
-    pub async fn finish(&self, report: &Report, upload: bool) -> Result<(), JournalError> {
+    pub async fn finish(
+        &self,
+        report: &Report,
+        upload: bool,
+        entry: Option<Entry>,
+    ) -> Result<(), JournalError> {
         let key = key(Attempt::new(report.job, report.attempt));
         let (started, finished) =
             (report.started_at.map(Timestamp::as_millisecond), report.finished_at.as_millisecond());
         let (text, seq, fresh) = (json(report)?, Arc::clone(&self.seq), Arc::clone(&self.fresh));
+        let cost = self.writer.cost();
         let copy = (text.len() <= fresh::MAX_KEPT).then(|| Arc::new(report.clone()));
         // The row says all of it in a moment.
         self.writer.supersede(key);
@@ -315,6 +339,7 @@ impl Journal {
         let leaves_part = !matches!(report.outcome, Outcome::Succeeded { .. });
         let write =
             move |c: &Connection| {
+                entry.iter().try_for_each(|entry| chain::append(c, entry, &cost))?;
                 let (state, seq) = if upload { (FINISHED, None) } else { (REPORTABLE, Some(next(&seq))) };
                 // What led here is not needed any more: the row shrinks to its report.
                 c.prepare_cached(

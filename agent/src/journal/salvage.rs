@@ -44,8 +44,33 @@ pub(super) fn salvage(corrupt: &Path, into: &mut Connection) -> rusqlite::Result
             }
         }
     }
+    save_chain(&from, &transaction)?;
     transaction.commit()?;
     Ok(saved)
+}
+
+/// The audit's rows up to the first damage. Those after it cannot follow them and stay in the file that was set aside.
+fn save_chain(from: &Connection, into: &Connection) -> rusqlite::Result<()> {
+    // A journal of an older format has none.
+    let Ok(mut statement) = from.prepare("SELECT seq, hash, line FROM audit ORDER BY seq") else {
+        return Ok(());
+    };
+    let mut rows = statement.query([])?;
+    let mut before: Option<i64> = None;
+    while let Ok(Some(row)) = rows.next() {
+        let Ok((seq, hash, line)): rusqlite::Result<(i64, [u8; 32], String)> =
+            (|| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))()
+        else {
+            break;
+        };
+        if before.is_some_and(|before| before + 1 != seq) || crate::audit::line::read(&line).is_err() {
+            break;
+        }
+        before = Some(seq);
+        into.prepare_cached("INSERT OR IGNORE INTO audit (seq, hash, line) VALUES (?1, ?2, ?3)")?
+            .execute(rusqlite::params![seq, hash, line])?;
+    }
+    Ok(())
 }
 
 /// Whether a row has the form of one that was written here.

@@ -1,6 +1,7 @@
 //! Opens the journal's file: format, settings, and what is done with a file that is broken or from another time.
 
 use super::{JournalError, salvage::salvage};
+use crate::audit::chain;
 use rusqlite::{Connection, ErrorCode, config::DbConfig};
 use std::{
     ffi::OsString,
@@ -19,7 +20,7 @@ const STATEMENTS: usize = 64;
 const APPLICATION: i64 = 0x5061_4a31;
 
 /// What leads from each format to the next one. A step that was ever released is never changed.
-const STEPS: [&str; 2] = [TABLES, LEFTOVERS];
+const STEPS: [&str; 3] = [TABLES, LEFTOVERS, chain::TABLE];
 
 const TABLES: &str = "
 CREATE TABLE attempts (
@@ -149,6 +150,14 @@ fn try_open(path: &Path) -> Result<Connection, TryOpen> {
 pub(super) fn make_format_1(connection: &Connection) {
     connection.execute_batch(TABLES).unwrap();
     connection.pragma_update(None, "user_version", 1).unwrap();
+}
+
+/// Makes a file as the second format had it.
+#[cfg(test)]
+pub(super) fn make_format_2(connection: &Connection) {
+    make_format_1(connection);
+    connection.execute_batch(LEFTOVERS).unwrap();
+    connection.pragma_update(None, "user_version", 2).unwrap();
 }
 
 /// Renames the journal and its WAL out of the way.

@@ -9,7 +9,7 @@ use passerelle_protocol::{
 use serde_json::json;
 use std::fs;
 
-fn job(n: u8, attempt: u32) -> Job {
+pub(super) fn job(n: u8, attempt: u32) -> Job {
     let id = JobId::new(1_700_000_000_000, &[n; 10]);
     let now = clock::unix_seconds();
     let name = |n: &str| n.parse::<Name>().unwrap();
@@ -55,7 +55,7 @@ fn job(n: u8, attempt: u32) -> Job {
     }
 }
 
-fn report(job: &Job, outcome: Outcome) -> Report {
+pub(super) fn report(job: &Job, outcome: Outcome) -> Report {
     Report {
         job: job.attempt.job,
         attempt: job.attempt.number,
@@ -65,11 +65,16 @@ fn report(job: &Job, outcome: Outcome) -> Report {
     }
 }
 
-fn succeeded() -> Outcome {
+/// What the audit is told; these tests are about the other tables.
+fn row() -> Entry {
+    Entry::new(crate::audit::Kind::Succeeded)
+}
+
+pub(super) fn succeeded() -> Outcome {
     Outcome::Succeeded { result: json!({"path": "a.csv"}), output: None, receipt: Some("r".into()) }
 }
 
-fn denied() -> Outcome {
+pub(super) fn denied() -> Outcome {
     Outcome::Failed(Failure::new(
         Verdict::Denied,
         Effect::NotApplied,
@@ -79,7 +84,7 @@ fn denied() -> Outcome {
 }
 
 /// Closes without flushing what is lazy, as a kill would: what was answered must be there all the same.
-async fn reopen(dir: &Path, journal: Journal) -> Opened {
+pub(super) async fn reopen(dir: &Path, journal: Journal) -> Opened {
     drop(journal.writer.shared_for_test().take_lazy());
     journal.close().await;
     Journal::open(dir).unwrap()
@@ -91,8 +96,8 @@ async fn an_accepted_attempt_is_found_again_as_it_was() {
     let Opened { journal, found, set_aside } = Journal::open(dir.path()).unwrap();
     assert!(found.is_empty() && set_aside.is_none());
     let job = job(1, 1);
-    assert_eq!(journal.accept(&job, true, None).await.unwrap(), Accepted::New);
-    assert_eq!(journal.accept(&job, true, None).await.unwrap(), Accepted::Held);
+    assert_eq!(journal.accept(&job, true, None, 1).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&job, true, None, 1).await.unwrap(), Accepted::Held);
     let found = reopen(dir.path(), journal).await.found;
     let [Found::Job(again, HeldState::Accepted)] = found.as_slice() else { panic!("{found:?}") };
     assert_eq!(again.envelope, job.envelope);
@@ -106,7 +111,7 @@ async fn an_intent_is_found_again_even_when_the_start_was_not_written() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;
     let job = job(1, 1);
-    journal.accept(&job, true, None).await.unwrap();
+    journal.accept(&job, true, None, 1).await.unwrap();
     journal.started(job.attempt, job.accepted_at);
     journal.intent(job.attempt, job.accepted_at, &json!({"part": "x"})).await.unwrap();
     journal.granted(job.attempt);
@@ -121,9 +126,9 @@ async fn a_finished_attempt_is_reported_until_acknowledged_and_survives_a_lost_a
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;
     let job = job(1, 1);
-    journal.accept(&job, true, None).await.unwrap();
+    journal.accept(&job, true, None, 1).await.unwrap();
     let report = report(&job, succeeded());
-    journal.finish(&report, false).await.unwrap();
+    journal.finish(&report, false, Some(row())).await.unwrap();
     let (reports, next) = journal.reports_after(None, 10).await.unwrap();
     assert_eq!(reports.iter().map(|r| &**r).collect::<Vec<_>>(), [&report]);
     assert_eq!(journal.reports_after(Some(next), 10).await.unwrap(), (vec![], next));
@@ -145,17 +150,17 @@ async fn an_output_is_uploaded_before_it_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;
     let job = job(1, 1);
-    journal.accept(&job, true, None).await.unwrap();
+    journal.accept(&job, true, None, 1).await.unwrap();
     let output =
         OutputPayload { size: 9, sha256: Sha256::of(b"x"), media_type: "text/plain".into(), data: None };
     let outcome = Outcome::Succeeded { result: json!({}), output: Some(output), receipt: None };
     let report = report(&job, outcome);
-    journal.finish(&report, true).await.unwrap();
+    journal.finish(&report, true, Some(row())).await.unwrap();
     assert_eq!(journal.reports_after(None, 10).await.unwrap().0, []);
     let opened = reopen(dir.path(), journal).await;
     assert!(matches!(opened.found.as_slice(), [Found::Upload(a, _)] if *a == job.attempt));
     assert_eq!(opened.journal.unsent_report(job.attempt).await.unwrap(), Some(report.clone()));
-    opened.journal.finish(&report, false).await.unwrap();
+    opened.journal.finish(&report, false, Some(row())).await.unwrap();
     assert_eq!(opened.journal.unsent_report(job.attempt).await.unwrap(), None);
     assert_eq!(opened.journal.reports_after(None, 10).await.unwrap().0.len(), 1);
 }
@@ -165,23 +170,23 @@ async fn a_replayed_attempt_is_refused_and_a_known_outcome_is_told_again() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;
     let second = job(1, 2);
-    assert_eq!(journal.accept(&second, true, None).await.unwrap(), Accepted::New);
-    assert_eq!(journal.accept(&job(1, 1), true, None).await.unwrap(), Accepted::Replayed { highest: 2 });
-    journal.finish(&report(&second, succeeded()), false).await.unwrap();
+    assert_eq!(journal.accept(&second, true, None, 1).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&job(1, 1), true, None, 1).await.unwrap(), Accepted::Replayed { highest: 2 });
+    journal.finish(&report(&second, succeeded()), false, Some(row())).await.unwrap();
     journal.acked(second.attempt);
     journal.flush().await.unwrap();
     assert_eq!(journal.reports_after(None, 10).await.unwrap().0, []);
     // A hub that forgot (restored from a backup) offers it again: the tombstone answers.
-    assert_eq!(journal.accept(&second, true, None).await.unwrap(), Accepted::Again);
+    assert_eq!(journal.accept(&second, true, None, 1).await.unwrap(), Accepted::Again);
     assert_eq!(journal.reports_after(None, 10).await.unwrap().0.len(), 1);
-    assert_eq!(journal.accept(&job(1, 3), true, None).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&job(1, 3), true, None, 1).await.unwrap(), Accepted::New);
     // An outcome too large to keep is not known any more, but the attempt is not run twice.
     let large = job(2, 1);
-    journal.accept(&large, true, None).await.unwrap();
+    journal.accept(&large, true, None, 1).await.unwrap();
     let outcome = Outcome::Succeeded { result: json!("x".repeat(KEPT_REPORT)), output: None, receipt: None };
-    journal.finish(&report(&large, outcome), false).await.unwrap();
+    journal.finish(&report(&large, outcome), false, Some(row())).await.unwrap();
     journal.acked(large.attempt);
-    assert_eq!(journal.accept(&large, true, None).await.unwrap(), Accepted::Replayed { highest: 1 });
+    assert_eq!(journal.accept(&large, true, None, 1).await.unwrap(), Accepted::Replayed { highest: 1 });
 }
 
 #[tokio::test]
@@ -197,13 +202,13 @@ async fn a_later_attempt_learns_the_intent_of_one_that_failed_and_not_of_one_tha
     ));
     for (n, outcome) in [(1, lost), (2, succeeded())] {
         let first = job(n, 1);
-        journal.accept(&first, true, None).await.unwrap();
+        journal.accept(&first, true, None, 1).await.unwrap();
         journal.intent(first.attempt, clock::now(), &intent).await.unwrap();
-        journal.finish(&report(&first, outcome), false).await.unwrap();
+        journal.finish(&report(&first, outcome), false, Some(row())).await.unwrap();
         journal.acked(first.attempt);
     }
-    assert_eq!(journal.accept(&job(1, 2), true, None).await.unwrap(), Accepted::Continues(intent.clone()));
-    assert_eq!(journal.accept(&job(2, 2), true, None).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&job(1, 2), true, None, 1).await.unwrap(), Accepted::Continues(intent.clone()));
+    assert_eq!(journal.accept(&job(2, 2), true, None, 1).await.unwrap(), Accepted::New);
     // And it is still known after a crash.
     let found = reopen(dir.path(), journal).await.found;
     let [Found::Job(again, HeldState::Accepted), Found::Job(..)] = found.as_slice() else {
@@ -218,7 +223,7 @@ async fn a_denied_job_is_accepted_and_finished_in_one() {
     let journal = Journal::open(dir.path()).unwrap().journal;
     let job = job(1, 1);
     let report = report(&job, denied());
-    assert_eq!(journal.accept_finished(&job, &report).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept_finished(&job, &report, row()).await.unwrap(), Accepted::New);
     let opened = reopen(dir.path(), journal).await;
     assert!(matches!(opened.found.as_slice(), [Found::Report(..)]));
     assert_eq!(opened.journal.reports_after(None, 10).await.unwrap().0, [report.into()]);
@@ -231,7 +236,7 @@ async fn writes_that_come_together_share_a_commit() {
     let mut accepts = tokio::task::JoinSet::new();
     for n in 0..200 {
         let journal = journal.clone();
-        accepts.spawn(async move { journal.accept(&job(n, 1), true, None).await });
+        accepts.spawn(async move { journal.accept(&job(n, 1), true, None, 1).await });
     }
     while let Some(accepted) = accepts.join_next().await {
         assert_eq!(accepted.unwrap().unwrap(), Accepted::New);
@@ -249,19 +254,19 @@ async fn old_tombstones_are_pruned_once_their_envelope_has_expired() {
     let now = clock::unix_seconds();
     (short.envelope.exp, long.envelope.exp) = (now + 900, now + 7 * 86_400);
     for job in [&mut short, &mut long] {
-        journal.accept(job, true, None).await.unwrap();
-        journal.finish(&report(job, denied()), false).await.unwrap();
+        journal.accept(job, true, None, 1).await.unwrap();
+        journal.finish(&report(job, denied()), false, Some(row())).await.unwrap();
         journal.acked(job.attempt);
     }
     let open = job(3, 1);
-    journal.accept(&open, true, None).await.unwrap();
+    journal.accept(&open, true, None, 1).await.unwrap();
     journal.maintain(now + 3600).await.unwrap();
-    assert_eq!(journal.accept(&short, true, None).await.unwrap(), Accepted::Again);
+    assert_eq!(journal.accept(&short, true, None, 1).await.unwrap(), Accepted::Again);
     journal.acked(short.attempt);
     journal.maintain(now + 2 * 86_400).await.unwrap();
-    assert_eq!(journal.accept(&short, true, None).await.unwrap(), Accepted::New);
-    assert_eq!(journal.accept(&long, true, None).await.unwrap(), Accepted::Again);
-    assert_eq!(journal.accept(&open, true, None).await.unwrap(), Accepted::Held);
+    assert_eq!(journal.accept(&short, true, None, 1).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&long, true, None, 1).await.unwrap(), Accepted::Again);
+    assert_eq!(journal.accept(&open, true, None, 1).await.unwrap(), Accepted::Held);
 }
 
 #[tokio::test]
@@ -270,12 +275,12 @@ async fn a_journal_with_corrupt_pages_is_set_aside_and_the_rest_kept() {
     let journal = Journal::open(dir.path()).unwrap().journal;
     let (done, intended) = (job(200, 1), job(201, 1));
     for n in 0..100 {
-        journal.accept(&job(n, 1), true, None).await.unwrap();
+        journal.accept(&job(n, 1), true, None, 1).await.unwrap();
     }
-    journal.accept(&done, true, None).await.unwrap();
-    journal.finish(&report(&done, succeeded()), false).await.unwrap();
+    journal.accept(&done, true, None, 1).await.unwrap();
+    journal.finish(&report(&done, succeeded()), false, Some(row())).await.unwrap();
     journal.acked(done.attempt);
-    journal.accept(&intended, true, None).await.unwrap();
+    journal.accept(&intended, true, None, 1).await.unwrap();
     journal.intent(intended.attempt, clock::now(), &json!({"part": "x"})).await.unwrap();
     // Where the rows of one page in the middle are: damage that leaves others.
     let path = dir.path().join(FILE);
@@ -283,8 +288,8 @@ async fn a_journal_with_corrupt_pages_is_set_aside_and_the_rest_kept() {
     drop(journal);
     let mut bytes = fs::read(&path).unwrap();
     let whole = bytes.clone();
-    // In its envelope: the table has it as text, the index does not.
-    let needle = job(50, 1).attempt.job.to_string().into_bytes();
+    // In its envelope: the table has it as text, the index does not, and the audit has no tenant after it.
+    let needle = format!("{}\",\"tenant", job(50, 1).attempt.job).into_bytes();
     let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap() / 4096 * 4096;
     assert!(at > 0, "the row is in the first page");
     bytes[at..at + 4096].fill(0xa5);
@@ -301,9 +306,9 @@ async fn a_journal_with_corrupt_pages_is_set_aside_and_the_rest_kept() {
         _ => None,
     });
     assert_eq!(intent, Some(json!({"part": "x"})));
-    assert_eq!(opened.journal.accept(&done, true, None).await.unwrap(), Accepted::Again);
-    assert_eq!(opened.journal.accept(&job(0, 1), true, None).await.unwrap(), Accepted::Held);
-    assert_eq!(opened.journal.accept(&job(50, 1), true, None).await.unwrap(), Accepted::New);
+    assert_eq!(opened.journal.accept(&done, true, None, 1).await.unwrap(), Accepted::Again);
+    assert_eq!(opened.journal.accept(&job(0, 1), true, None, 1).await.unwrap(), Accepted::Held);
+    assert_eq!(opened.journal.accept(&job(50, 1), true, None, 1).await.unwrap(), Accepted::New);
     // And the successor is sound.
     let again = reopen(dir.path(), opened.journal).await;
     assert!(again.set_aside.is_none());
@@ -315,25 +320,25 @@ async fn a_journal_restored_from_an_older_copy_goes_on_from_there() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;
     let (done, open) = (job(1, 1), job(2, 1));
-    journal.accept(&done, true, None).await.unwrap();
-    journal.finish(&report(&done, succeeded()), false).await.unwrap();
+    journal.accept(&done, true, None, 1).await.unwrap();
+    journal.finish(&report(&done, succeeded()), false, Some(row())).await.unwrap();
     journal.acked(done.attempt);
-    journal.accept(&open, true, None).await.unwrap();
+    journal.accept(&open, true, None, 1).await.unwrap();
     journal.close().await;
     let copy = tempfile::tempdir().unwrap();
     fs::copy(dir.path().join(FILE), copy.path().join(FILE)).unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;
-    journal.finish(&report(&open, succeeded()), false).await.unwrap();
-    journal.accept(&job(3, 1), true, None).await.unwrap();
+    journal.finish(&report(&open, succeeded()), false, Some(row())).await.unwrap();
+    journal.accept(&job(3, 1), true, None, 1).await.unwrap();
     journal.close().await;
     let restored = Journal::open(copy.path()).unwrap();
     assert!(restored.set_aside.is_none());
     assert!(
         matches!(restored.found.as_slice(), [Found::Job(job, HeldState::Accepted)] if job.attempt == open.attempt)
     );
-    assert_eq!(restored.journal.accept(&done, true, None).await.unwrap(), Accepted::Again);
+    assert_eq!(restored.journal.accept(&done, true, None, 1).await.unwrap(), Accepted::Again);
     // What came after the copy is not known: the hub hears that it is not held.
-    assert_eq!(restored.journal.accept(&job(3, 1), true, None).await.unwrap(), Accepted::New);
+    assert_eq!(restored.journal.accept(&job(3, 1), true, None, 1).await.unwrap(), Accepted::New);
 }
 
 #[tokio::test]
@@ -349,12 +354,12 @@ async fn a_file_that_is_no_database_is_set_aside() {
 async fn a_truncated_wal_loses_nothing_that_was_checkpointed_and_opens() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;
-    journal.accept(&job(1, 1), true, None).await.unwrap();
+    journal.accept(&job(1, 1), true, None, 1).await.unwrap();
     journal.close().await;
     drop(journal);
     // A second life whose WAL a crash cuts in the middle of a frame.
     let journal = Journal::open(dir.path()).unwrap().journal;
-    journal.accept(&job(2, 1), true, None).await.unwrap();
+    journal.accept(&job(2, 1), true, None, 1).await.unwrap();
     let copy = tempfile::tempdir().unwrap();
     fs::copy(dir.path().join(FILE), copy.path().join(FILE)).unwrap();
     let wal = fs::read(dir.path().join("journal.db-wal")).unwrap();
@@ -373,7 +378,7 @@ async fn a_newer_format_is_refused_and_left_alone() {
     drop(connection);
     let before = fs::read(&path).unwrap();
     let error = Journal::open(dir.path()).unwrap_err();
-    assert!(matches!(error, JournalError::Newer { found: 3, ours: 2, .. }), "{error}");
+    assert!(matches!(error, JournalError::Newer { found: 4, ours: 3, .. }), "{error}");
     assert!(error.to_string().contains("run the newer agent again"), "{error}");
     assert_eq!(fs::read(&path).unwrap(), before);
 }
@@ -393,10 +398,10 @@ async fn a_disk_that_takes_no_writes_is_told_and_recovers() {
     limit(journal.clone(), pages).await.unwrap();
     let mut big = job(1, 1);
     big.payload = Payload::Inline(vec![7; 200 * 1024].into());
-    let error = journal.accept(&big, true, None).await.unwrap_err();
+    let error = journal.accept(&big, true, None, 1).await.unwrap_err();
     assert!(matches!(error, JournalError::Storage(_)), "{error}");
     limit(journal.clone(), 1 << 20).await.unwrap();
-    assert_eq!(journal.accept(&big, true, None).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&big, true, None, 1).await.unwrap(), Accepted::New);
     assert!(journal.writable());
     assert_eq!(reopen(dir.path(), journal).await.found.len(), 1);
 }
@@ -408,11 +413,11 @@ fn failed(verdict: Verdict, effect: Effect) -> Outcome {
 /// Accepts, journals an intent if `intent`, ends and has acknowledged an attempt that may leave `part-N`.
 async fn through(journal: &Journal, job: &Job, intent: bool, outcome: Outcome) {
     let part = Some(format!("part-{}", job.attempt.number));
-    journal.accept(job, true, part).await.unwrap();
+    journal.accept(job, true, part, 1).await.unwrap();
     if intent {
         journal.intent(job.attempt, clock::now(), &json!({"of": job.attempt.number})).await.unwrap();
     }
-    journal.finish(&report(job, outcome), false).await.unwrap();
+    journal.finish(&report(job, outcome), false, Some(row())).await.unwrap();
     journal.acked(job.attempt);
     journal.flush().await.unwrap();
 }
@@ -434,9 +439,12 @@ async fn only_what_ended_without_success_and_without_an_open_intent_is_swept() {
     through(&journal, &job(2, 1), false, failed(Verdict::Cancelled, Effect::NotApplied)).await;
     assert_eq!(parts(&journal).await, ["part-1"]);
     // The next attempt may be at work: it tidies up itself.
-    journal.accept(&job(2, 2), true, Some("part-2".into())).await.unwrap();
+    journal.accept(&job(2, 2), true, Some("part-2".into()), 1).await.unwrap();
     assert_eq!(parts(&journal).await, Vec::<String>::new());
-    journal.finish(&report(&job(2, 2), failed(Verdict::Permanent, Effect::NotApplied)), false).await.unwrap();
+    journal
+        .finish(&report(&job(2, 2), failed(Verdict::Permanent, Effect::NotApplied)), false, Some(row()))
+        .await
+        .unwrap();
     assert_eq!(parts(&journal).await, ["part-1", "part-2"]);
     journal.swept(job(2, 1).attempt);
     journal.sweep_again(job(2, 2).attempt, clock::unix_seconds() + 60);
@@ -458,23 +466,26 @@ async fn a_part_with_an_open_intent_stays_until_a_later_attempt_has_decided() {
     let second = job(1, 2);
     let intent = json!({"of": 1});
     assert_eq!(
-        journal.accept(&second, true, Some("part-2".into())).await.unwrap(),
+        journal.accept(&second, true, Some("part-2".into()), 1).await.unwrap(),
         Accepted::Continues(intent.clone())
     );
-    journal.finish(&report(&second, failed(Verdict::Retry, Effect::Unknown)), false).await.unwrap();
+    journal
+        .finish(&report(&second, failed(Verdict::Retry, Effect::Unknown)), false, Some(row()))
+        .await
+        .unwrap();
     journal.acked(second.attempt);
     // Denied, so it never looked; its journal row has no intent of its own.
     let third = job(1, 3);
-    journal.accept_finished(&third, &report(&third, denied())).await.unwrap();
+    journal.accept_finished(&third, &report(&third, denied()), row()).await.unwrap();
     journal.acked(third.attempt);
     journal.flush().await.unwrap();
     assert_eq!(parts(&journal).await, Vec::<String>::new());
-    assert_eq!(journal.accept(&job(1, 4), true, None).await.unwrap(), Accepted::Continues(intent));
-    journal.finish(&report(&job(1, 4), succeeded()), false).await.unwrap();
+    assert_eq!(journal.accept(&job(1, 4), true, None, 1).await.unwrap(), Accepted::Continues(intent));
+    journal.finish(&report(&job(1, 4), succeeded()), false, Some(row())).await.unwrap();
     journal.acked(job(1, 4).attempt);
     journal.flush().await.unwrap();
     assert_eq!(parts(&journal).await, ["part-1", "part-2"]);
-    assert_eq!(journal.accept(&job(1, 5), true, None).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&job(1, 5), true, None, 1).await.unwrap(), Accepted::New);
 }
 
 #[tokio::test]
@@ -483,14 +494,18 @@ async fn a_withdrawn_intent_is_not_gone_on_with_after_a_crash() {
     let journal = Journal::open(dir.path()).unwrap().journal;
     through(&journal, &job(1, 1), true, failed(Verdict::Retry, Effect::Unknown)).await;
     let second = job(1, 2);
-    assert!(matches!(journal.accept(&second, true, None).await.unwrap(), Accepted::Continues(_)));
+    assert!(matches!(journal.accept(&second, true, None, 1).await.unwrap(), Accepted::Continues(_)));
     journal.withdraw(second.attempt).await.unwrap();
     let opened = reopen(dir.path(), journal).await;
     let [Found::Job(again, _)] = opened.found.as_slice() else { panic!("{:?}", opened.found) };
     assert_eq!(again.intent, None);
-    opened.journal.finish(&report(&second, failed(Verdict::Retry, Effect::NotApplied)), false).await.unwrap();
+    opened
+        .journal
+        .finish(&report(&second, failed(Verdict::Retry, Effect::NotApplied)), false, Some(row()))
+        .await
+        .unwrap();
     opened.journal.acked(second.attempt);
-    assert_eq!(opened.journal.accept(&job(1, 3), true, None).await.unwrap(), Accepted::New);
+    assert_eq!(opened.journal.accept(&job(1, 3), true, None, 1).await.unwrap(), Accepted::New);
 }
 
 #[tokio::test]
@@ -505,13 +520,13 @@ async fn an_unknown_effect_keeps_its_part_as_long_as_its_tombstone_would_live() 
     assert_eq!(parts(&journal).await, ["part-1"]);
     journal.swept(job(1, 1).attempt);
     journal.maintain(now + 2 * 86_400).await.unwrap();
-    assert_eq!(journal.accept(&job(1, 1), true, None).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&job(1, 1), true, None, 1).await.unwrap(), Accepted::New);
 
     // A resource that is never there again does not keep its rows for ever.
     through(&journal, &job(2, 1), false, failed(Verdict::Permanent, Effect::NotApplied)).await;
     journal.maintain(now + 40 * 86_400).await.unwrap();
     assert_eq!(parts(&journal).await, Vec::<String>::new());
-    assert_eq!(journal.accept(&job(2, 1), true, None).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&job(2, 1), true, None, 1).await.unwrap(), Accepted::New);
 }
 
 #[tokio::test]
@@ -547,7 +562,7 @@ async fn a_full_journal_forgets_what_it_only_remembers_and_nothing_else() {
         job
     };
     for n in 0..20 {
-        journal.accept(&filled(job(n, 1)), true, None).await.unwrap();
+        journal.accept(&filled(job(n, 1)), true, None, 1).await.unwrap();
     }
     assert!(journal.bytes() >= empty + 20 * 100_000, "what was accepted counts before it is measured");
     journal.measure().await.unwrap();
@@ -555,7 +570,7 @@ async fn a_full_journal_forgets_what_it_only_remembers_and_nothing_else() {
     let big =
         |n| Outcome::Succeeded { result: json!({"x": "x".repeat(7_000)}), output: None, receipt: Some(n) };
     for n in 2..20 {
-        journal.finish(&report(&job(n, 1), big(String::new())), false).await.unwrap();
+        journal.finish(&report(&job(n, 1), big(String::new())), false, Some(row())).await.unwrap();
     }
     // Acknowledged, but not these: one's effect is unknown, one has a part to be removed, one runs, one is reportable.
     through(&journal, &filled(job(20, 1)), true, failed(Verdict::Permanent, Effect::Unknown)).await;
@@ -568,7 +583,10 @@ async fn a_full_journal_forgets_what_it_only_remembers_and_nothing_else() {
     let opened = reopen(dir.path(), journal).await;
     assert_eq!(opened.found.len(), 3, "{:?}", opened.found);
     assert_eq!(parts(&opened.journal).await, ["part-1"]);
-    assert!(matches!(opened.journal.accept(&job(20, 2), true, None).await.unwrap(), Accepted::Continues(_)));
+    assert!(matches!(
+        opened.journal.accept(&job(20, 2), true, None, 1).await.unwrap(),
+        Accepted::Continues(_)
+    ));
     opened.journal.measure().await.unwrap();
     assert!(opened.journal.bytes() < pages + 1_000_000, "{} after {pages}", opened.journal.bytes());
 }

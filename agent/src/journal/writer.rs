@@ -1,6 +1,11 @@
 //! The journal's one thread: it drains the queue into a transaction, commits once, and only then answers.
 
 use super::{JournalError, Key};
+use crate::audit::{
+    Entry,
+    chain::{self, Cost},
+    pending::Pending,
+};
 use rusqlite::Connection;
 use std::{
     fmt,
@@ -9,6 +14,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
+    time::Instant,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -35,6 +41,8 @@ pub(super) struct Shared {
     lazy: Mutex<Vec<Waiting>>,
     commits: AtomicU64,
     healthy: AtomicBool,
+    pub(super) audit: Pending,
+    pub(super) cost: Arc<Cost>,
 }
 
 impl Shared {
@@ -64,6 +72,8 @@ impl Writer {
             lazy: Mutex::default(),
             commits: AtomicU64::new(0),
             healthy: AtomicBool::new(true),
+            audit: Pending::default(),
+            cost: Arc::default(),
         });
         let theirs = Arc::clone(&shared);
         thread::Builder::new()
@@ -148,7 +158,17 @@ impl Writer {
 
     /// Whether something lazy waits.
     pub fn has_lazy(&self) -> bool {
-        !self.waiting().is_empty()
+        !self.waiting().is_empty() || self.shared.audit.is_waiting(Instant::now())
+    }
+
+    /// Rows of the audit that wait for the next transaction: in it they come before the writes that were called later.
+    pub fn audit(&self) -> &Pending {
+        &self.shared.audit
+    }
+
+    /// What the audit has cost.
+    pub fn cost(&self) -> Arc<Cost> {
+        Arc::clone(&self.shared.cost)
     }
 
     /// How many calls wait.
@@ -206,9 +226,9 @@ fn serve(
             }
             next = if writes.len() < BATCH { calls.try_recv().ok() } else { None };
         }
-        commit(connection, writes, shared);
+        commit(connection, writes, shared, false);
     }
-    commit(connection, Vec::new(), shared);
+    commit(connection, Vec::new(), shared, true);
     closing
 }
 
@@ -217,12 +237,16 @@ fn run(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.execute([]).map(drop)
 }
 
-fn commit(connection: &Connection, writes: Vec<Write>, shared: &Shared) {
+fn commit(connection: &Connection, writes: Vec<Write>, shared: &Shared, last: bool) {
     let lazy = shared.take_lazy();
-    if writes.is_empty() && lazy.is_empty() {
+    let audit = shared.audit.take(last);
+    if writes.is_empty() && lazy.is_empty() && audit.is_empty() {
         return;
     }
-    let (answers, result) = transaction(connection, writes, lazy);
+    let (answers, result) = transaction(connection, writes, lazy, &audit, &shared.cost);
+    if result.is_err() {
+        shared.audit.put_back(audit);
+    }
     shared.commits.fetch_add(u64::from(result.is_ok()), Ordering::Relaxed);
     if let Err(error) = &result {
         if shared.healthy.swap(false, Ordering::Relaxed) {
@@ -240,6 +264,8 @@ fn transaction(
     connection: &Connection,
     writes: Vec<Write>,
     lazy: Vec<Lazy>,
+    audit: &[Entry],
+    cost: &Cost,
 ) -> (Vec<Answer>, Result<(), JournalError>) {
     if let Err(error) = run(connection, "BEGIN IMMEDIATE") {
         let error = JournalError::from(error);
@@ -250,6 +276,7 @@ fn transaction(
             tracing::debug!(%error, "A lazy write failed and is forgotten");
         }
     }
+    let noted = audit.iter().try_for_each(|entry| chain::append(connection, entry, cost));
     let answers: Vec<Answer> = writes.into_iter().map(|write| write(Ok(connection))).collect();
     // A full disk may end the transaction inside a statement: then nothing of it holds.
     if connection.is_autocommit() {
@@ -258,7 +285,8 @@ fn transaction(
             Err(JournalError::Storage("the transaction was rolled back (disk full?)".to_owned())),
         );
     }
-    let result = run(connection, "COMMIT").map_err(JournalError::from);
+    // A chain that lacks a row must not go on: then nothing of the transaction holds.
+    let result = noted.and_then(|()| run(connection, "COMMIT")).map_err(JournalError::from);
     if result.is_err() && !connection.is_autocommit() && connection.execute_batch("ROLLBACK").is_err() {
         tracing::warn!("A failed transaction could not be rolled back");
     }

@@ -7,6 +7,7 @@ pub mod watch;
 
 use crate::{
     agent::Agent,
+    audit::{Entry, Kind},
     clock,
     logs::LogLevel,
     probe,
@@ -105,6 +106,8 @@ fn refuse(agent: &Agent, findings: &str) {
         findings = lines.len(),
         "The changed configuration is refused; the agent goes on with the one it has"
     );
+    let row = Entry { count: Some(lines.len() as u64), ..Entry::new(Kind::ConfigurationRefused) };
+    agent.journal.note(row.detail(lines.first().map_or("", String::as_str)));
     agent.metrics.config_reload("refused");
     agent.status.reloaded(|reload| {
         reload.at = clock::now();
@@ -146,6 +149,13 @@ fn apply(agent: &Arc<Agent>, mut settings: Settings, logs: &LogLevel) {
         announced,
         "The configuration was read again and counts from now on"
     );
+    let told = format!(
+        "resources: {} added, {} changed, {} removed",
+        changes.added.len(),
+        changes.changed.len(),
+        changes.removed
+    );
+    agent.journal.note(Entry::new(Kind::ConfigurationApplied).detail(&told));
     agent.metrics.config_reload("applied");
     agent.status.reloaded(|reload| {
         *reload = Reload {

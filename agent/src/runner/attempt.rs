@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     agent::Agent,
+    audit::{Entry, Kind},
     clock,
     dispatch::{Judged, STOPPING, late},
     job::Job,
@@ -97,6 +98,7 @@ async fn carry_out(
     let at = *started_at.get_or_insert_with(clock::now);
     agent.registry.started(job.attempt, at);
     agent.journal.started(job.attempt, at);
+    agent.journal.note(Entry::about(Kind::Started, job).rule(job, judged.rule));
     execute(agent, job, judged, stop, input, at).await
 }
 

@@ -17,6 +17,7 @@ mod upload;
 
 use crate::{
     agent::Agent,
+    audit::Entry,
     dispatch::Judged,
     job::{Job, Payload},
     journal::Found,
@@ -137,7 +138,8 @@ impl Agent {
             finished_at: crate::clock::now(),
         };
         let upload = matches!(output, Some(spool::Stored::File));
-        while let Err(error) = self.journal.finish(&report, upload).await {
+        let entry = Some(Entry::ended(job, &report.outcome));
+        while let Err(error) = self.journal.finish(&report, upload, entry.clone()).await {
             error!(%error, "An outcome cannot be written to the journal; trying again");
             tokio::select! {
                 () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {}

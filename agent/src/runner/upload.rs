@@ -2,6 +2,7 @@
 
 use crate::{
     agent::Agent,
+    audit::Entry,
     hub::payload::{TransferError, upload},
     tunnel::backoff::{Backoff, random},
 };
@@ -63,7 +64,12 @@ async fn until_done(agent: &Arc<Agent>, attempt: Attempt, mut report: Report) {
             sleep(backoff.next(random(), None)).await;
         }
     }
-    while let Err(error) = agent.journal.finish(&report, false).await {
+    let entry = match &report.outcome {
+        // That it succeeded was written when it did.
+        Outcome::Succeeded { .. } => None,
+        Outcome::Failed(failure) => Some(Entry::output_lost(attempt, failure)),
+    };
+    while let Err(error) = agent.journal.finish(&report, false, entry.clone()).await {
         error!(%error, "An upload cannot be noted in the journal; trying again");
         sleep(Duration::from_secs(1)).await;
     }

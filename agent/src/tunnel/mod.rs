@@ -4,7 +4,12 @@ pub mod backoff;
 mod session;
 mod upgrade;
 
-use crate::{agent::Agent, state::Refusal, status::Link};
+use crate::{
+    agent::Agent,
+    audit::{Entry, Kind},
+    state::Refusal,
+    status::Link,
+};
 use backoff::Backoff;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
@@ -65,6 +70,13 @@ async fn attempt(agent: &Arc<Agent>, backoff: &mut Backoff) -> Ended {
     let span = info_span!("session", session_id = tracing::field::Empty, hub = agent.hub.url.host_str());
     let ended = session::drive(agent, socket).instrument(span).await;
     backoff.session_lasted(since.elapsed());
+    let why = match &ended {
+        Ended::Closed => "the agent closed it",
+        Ended::Renewed => "the agent opens it anew, since it offers something else than before",
+        Ended::Failed { why, .. } => why,
+        Ended::Refused(refusal) => &refusal.message,
+    };
+    agent.journal.refused(Entry::new(Kind::Disconnected).detail(why));
     info!(lasted_s = since.elapsed().as_secs(), "The session ended");
     ended
 }

@@ -3,7 +3,15 @@
 
 use super::{Ended, upgrade::Socket};
 use crate::{
-    VERSION, agent::Agent, clock, outbox::Answer, registry::Cause, report, state::Refusal, status::Link,
+    VERSION,
+    agent::Agent,
+    audit::{Entry, Kind},
+    clock,
+    outbox::Answer,
+    registry::Cause,
+    report,
+    state::Refusal,
+    status::Link,
 };
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
@@ -210,6 +218,8 @@ impl Driver<'_> {
                 self.agent.registry.stop(attempt, Cause::Hub);
             }
         }
+        let row = Entry { count: Some(self.epoch), ..Entry::new(Kind::Connected) };
+        self.agent.journal.refused(row.detail(&format!("session {}", welcome.session)));
         Refusal::forget(&self.agent.state);
         self.agent.status.set_link(Link::Connected { session: welcome.session, since: clock::now() });
         // What waits is for this connection from here on.
@@ -249,6 +259,8 @@ fn refusal(agent: &Agent, refuse: Refuse) -> Ended {
     if let Some(clock) = clock {
         message = format!("{message}; {clock}");
     }
+    let kind = if refuse.code == "fenced" { Kind::Fenced } else { Kind::RefusedByHub };
+    agent.journal.refused(Entry::new(kind).hub_code(&refuse.code).detail(&message));
     if refuse.permanent {
         let subject = agent.identity.enrolled.agent.to_string();
         return Ended::Refused(Refusal::now(refuse.code, message, subject));

@@ -3,6 +3,7 @@
 use super::Ended;
 use crate::{
     agent::Agent,
+    audit::{Entry, Kind},
     hub::{CONNECT_TIMEOUT, Refused, body, chain, dial::Connection, retry_after},
     state::Refusal,
 };
@@ -73,6 +74,8 @@ async fn refused(agent: &Agent, status: StatusCode, headers: &HeaderMap, tail: V
             hint,
         };
     };
+    let row = Entry::new(Kind::RefusedByHub).hub_code(&refused.code);
+    agent.journal.refused(row.detail(&refused.message));
     if credentials && !refused.clock {
         let message = format!(
             "{} (if this agent should go on: make a new enrolment token at the hub, move identity.json out of the \

@@ -42,12 +42,24 @@ pub struct AgentView {
     last_seen_at: Option<Timestamp>,
     /// How many jobs it holds.
     jobs_running: u64,
+    /// Its public keys, the newest first.
+    keys: Vec<AgentKey>,
     /// When it enrolled.
     #[schema(value_type = String, format = "date-time")]
     enrolled_at: Timestamp,
     /// When it was revoked.
     #[schema(value_type = Option<String>, format = "date-time")]
     revoked_at: Option<Timestamp>,
+}
+
+/// A public key of an agent, with which its receipts verify.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct AgentKey {
+    /// The Ed25519 public key: its 32 bytes as base64url, the `x` of its JWK.
+    key: String,
+    /// Since when it is the agent's.
+    #[schema(value_type = String, format = "date-time")]
+    since: Timestamp,
 }
 
 impl AgentView {
@@ -64,6 +76,7 @@ impl AgentView {
             connected_at: live.map_or(agent.connected_at, |live| Some(live.connected_at)),
             last_seen_at: live.map_or(agent.last_seen_at, |live| Some(live.last_seen_at)),
             jobs_running: live.map_or(0, |live| live.jobs_running),
+            keys: vec![AgentKey { key: agent.public_key, since: agent.enrolled_at }],
             enrolled_at: agent.enrolled_at,
             revoked_at: agent.revoked_at,
         }

@@ -2,6 +2,7 @@
 
 mod api;
 mod attacks;
+mod audit;
 mod commands;
 mod common;
 mod crashes;
@@ -22,6 +23,7 @@ mod pressure;
 mod reload;
 mod restored;
 mod rolling;
+mod secrets;
 mod shutdown;
 mod startup;
 mod steps;
