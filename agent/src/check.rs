@@ -3,7 +3,7 @@
 use crate::{
     clock, enrol,
     exit::Stop,
-    hub::{CONNECT_TIMEOUT, Hub, body, dial::DialError},
+    hub::{CONNECT_TIMEOUT, Hub, body, dial::DialError, proxy::Proxy},
     identity::Identity,
     settings::Settings,
     state::{IN_USE, StateDir, free_bytes},
@@ -120,7 +120,7 @@ fn disk(path: &std::path::Path, lines: &mut Vec<Line>) {
 }
 
 async fn hub(hub: &Hub, lines: &mut Vec<Line>) {
-    let address = hub.proxy.as_ref().map_or_else(|| hub.address(), crate::hub::dial::Proxy::address);
+    let address = hub.proxy.as_ref().map_or_else(|| hub.address(), Proxy::address);
     let what = if hub.proxy.is_some() { "proxy" } else { "hub" };
     let name = format!("name of the {what}");
     match timeout(CONNECT_TIMEOUT, lookup_host(&address)).await {
