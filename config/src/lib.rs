@@ -14,6 +14,7 @@ mod glob;
 mod hint;
 mod raw;
 mod read;
+mod redact;
 mod resource;
 mod schema;
 mod secret;
@@ -30,6 +31,7 @@ pub use agent::{
 pub use diagnostics::{Diagnostics, Finding};
 pub use glob::path_glob;
 pub use load::{DEFAULT_DIR, listen_address, load, readable_resources};
+pub use redact::redacted;
 pub use schema::schema;
 pub use secret::{Secret, SecretError, SecretRef};
 pub use section::Section;

@@ -251,7 +251,10 @@ impl Agent {
         let mut command = Command::new(words.next().unwrap_or_default());
         command.args(words).args(arguments).arg("--config").arg(&self.folder);
         // The machine's own proxy settings are no part of a test.
-        for name in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+        for name in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]
+            .into_iter()
+            .chain(["NO_PROXY", "no_proxy"])
+        {
             command.env_remove(name);
         }
         command.envs(self.environment.iter().cloned());

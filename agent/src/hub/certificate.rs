@@ -77,7 +77,8 @@ fn time(tag: u8, text: &[u8]) -> Option<Timestamp> {
         _ => text.to_owned(),
     };
     let part = |from: usize, to: usize| text.get(from..to);
-    let (date, clock) = ((part(0, 4)?, part(4, 6)?, part(6, 8)?), (part(8, 10)?, part(10, 12)?, part(12, 14)?));
+    let (date, clock) =
+        ((part(0, 4)?, part(4, 6)?, part(6, 8)?), (part(8, 10)?, part(10, 12)?, part(12, 14)?));
     format!("{}-{}-{}T{}:{}:{}Z", date.0, date.1, date.2, clock.0, clock.1, clock.2).parse().ok()
 }
 
@@ -129,10 +130,7 @@ mod tests {
             params.not_after = rcgen::date_time_ymd(year, 2, 3);
             let certificate = params.signed_by(&rcgen::KeyPair::generate().unwrap(), &issuer).unwrap();
             let facts = Facts::read(certificate.der()).unwrap();
-            assert_eq!(
-                (facts.issuer.as_deref(), facts.subject.as_deref()),
-                (Some("Inspect"), Some("Hub"))
-            );
+            assert_eq!((facts.issuer.as_deref(), facts.subject.as_deref()), (Some("Inspect"), Some("Hub")));
             assert_eq!(facts.not_after, Some(end.parse().unwrap()));
             assert_eq!(facts.issuer(), "\"Inspect\"");
         }

@@ -48,15 +48,6 @@ pub enum DialError {
     },
 }
 
-impl DialError {
-    /// Why, and what to do.
-    pub fn cause(&self) -> &str {
-        match self {
-            Self::Tcp { cause, .. } | Self::Proxy { cause, .. } | Self::Tls { cause, .. } => cause,
-        }
-    }
-}
-
 impl Hub {
     /// Host and port of the hub.
     pub fn address(&self) -> String {

@@ -111,8 +111,9 @@ impl Proxy {
 
     /// The same proxy for the HTTP client.
     pub fn for_reqwest(&self) -> Result<reqwest::Proxy, Stop> {
-        let proxy = reqwest::Proxy::all(self.url.as_str())
-            .map_err(|e| Stop::Configuration(format!("{}: {}", self.source, super::chain(&e.without_url()))))?;
+        let proxy = reqwest::Proxy::all(self.url.as_str()).map_err(|e| {
+            Stop::Configuration(format!("{}: {}", self.source, super::chain(&e.without_url())))
+        })?;
         Ok(match &self.auth {
             Some(auth) => proxy.custom_http_auth(auth.clone()),
             None => proxy,
@@ -133,7 +134,9 @@ impl Proxy {
             request.extend_from_slice(auth.as_bytes());
             request.extend_from_slice(b"\r\n");
         }
-        request.extend_from_slice(concat!("User-Agent: passerelle-agent/", env!("CARGO_PKG_VERSION"), "\r\n\r\n").as_bytes());
+        request.extend_from_slice(
+            concat!("User-Agent: passerelle-agent/", env!("CARGO_PKG_VERSION"), "\r\n\r\n").as_bytes(),
+        );
         let broken = |e: std::io::Error| match e.kind() {
             std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe => {
                 Trouble::ProxyClosed.to_string()
@@ -160,7 +163,9 @@ impl Proxy {
                 break;
             }
             if head.len() >= MAX_HEAD {
-                return Err(Trouble::ProxyTooLong { kib: MAX_HEAD / 1024, source_key: self.source }.to_string());
+                return Err(
+                    Trouble::ProxyTooLong { kib: MAX_HEAD / 1024, source_key: self.source }.to_string()
+                );
             }
         }
         self.judge(&String::from_utf8_lossy(&head), to).map_err(|trouble| trouble.to_string())
@@ -201,7 +206,10 @@ impl Proxy {
                 // Squid's word for it: `ERR_DNS_FAIL`, `ERR_CONNECT_FAIL`.
                 let why = values("x-squid-error");
                 let why = why.first().and_then(|value| value.split_ascii_whitespace().next());
-                Trouble::ProxyCannot { status, why: why.map_or(String::new(), |why| format!(", {}", clean(why))) }
+                Trouble::ProxyCannot {
+                    status,
+                    why: why.map_or(String::new(), |why| format!(", {}", clean(why))),
+                }
             }
             _ => Trouble::ProxyOther { status, source_key: self.source },
         })

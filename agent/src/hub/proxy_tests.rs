@@ -1,10 +1,7 @@
 use super::*;
 use crate::exit::Stop;
 use std::time::Duration;
-use tokio::{
-    io::duplex,
-    time::timeout,
-};
+use tokio::{io::duplex, time::timeout};
 
 fn section(url: &str) -> HubSection {
     HubSection {
@@ -34,7 +31,10 @@ fn the_environment_names_a_proxy_in_all_its_usual_forms() {
     assert_eq!(address(&[("HTTPS_PROXY", "https://p")]).as_deref(), Some("p:443"));
     assert_eq!(address(&[("HTTPS_PROXY", "http://[fd00::1]:8080/")]).as_deref(), Some("[fd00::1]:8080"));
     // The first one that is set counts, and one for plain HTTP never does.
-    assert_eq!(address(&[("HTTPS_PROXY", "http://a:1"), ("ALL_PROXY", "http://b:1")]).as_deref(), Some("a:1"));
+    assert_eq!(
+        address(&[("HTTPS_PROXY", "http://a:1"), ("ALL_PROXY", "http://b:1")]).as_deref(),
+        Some("a:1")
+    );
     assert_eq!(address(&[("HTTP_PROXY", "http://a:1")]), None);
     assert_eq!(address(&[("HTTPS_PROXY", "http://a:1"), ("NO_PROXY", ".example.com")]), None);
     assert_eq!(address(&[("HTTPS_PROXY", "http://a:1"), ("no_proxy", "other")]).as_deref(), Some("a:1"));
@@ -51,7 +51,10 @@ fn credentials_of_the_environment_are_decoded_and_never_shown() {
         let error = choose("https://h", &[("HTTPS_PROXY", bad)]).unwrap_err();
         assert_eq!(error.code(), crate::CONFIGURATION);
         let error = error.to_string();
-        assert!(error.starts_with("environment variable HTTPS_PROXY: ") && !error.contains("geheim"), "{error}");
+        assert!(
+            error.starts_with("environment variable HTTPS_PROXY: ") && !error.contains("geheim"),
+            "{error}"
+        );
     }
 }
 
@@ -69,7 +72,8 @@ async fn ask(env: &str, answer: &[u8]) -> (Result<(), String>, String, Vec<u8>) 
         drop(there.write_all(&answer).await);
         String::from_utf8(asked).unwrap()
     });
-    let result = timeout(Duration::from_secs(10), proxy.connect(&mut here, "hub.example.com:443")).await.unwrap();
+    let result =
+        timeout(Duration::from_secs(10), proxy.connect(&mut here, "hub.example.com:443")).await.unwrap();
     let asked = server.await.unwrap();
     let mut rest = Vec::new();
     if result.is_ok() {
@@ -83,7 +87,10 @@ async fn the_proxy_is_given_the_name_and_what_follows_its_answer_is_left_for_tls
     let answer = b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\nTLS";
     let (result, asked, rest) = ask("http://svc:pw@p:3128", answer).await;
     assert_eq!(result, Ok(()));
-    assert!(asked.starts_with("CONNECT hub.example.com:443 HTTP/1.1\r\nHost: hub.example.com:443\r\n"), "{asked}");
+    assert!(
+        asked.starts_with("CONNECT hub.example.com:443 HTTP/1.1\r\nHost: hub.example.com:443\r\n"),
+        "{asked}"
+    );
     assert!(asked.contains(&format!("\r\nProxy-Authorization: Basic {}\r\n", STANDARD.encode("svc:pw"))));
     assert_eq!(rest, b"TLS");
 }

@@ -24,21 +24,21 @@ use std::{path::Path, sync::Arc};
 /// If a file that `[hub]` names cannot be used, or there is no root at all although the hub is on https.
 pub fn client_config(section: &HubSection, base: &Path) -> Result<Arc<ClientConfig>, Stop> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let extra = section.ca_file.as_ref().map(|file| certificates("hub.ca_file", &base.join(file))).transpose()?;
-    let inner: Arc<dyn ServerCertVerifier> =
-        match rustls_platform_verifier::Verifier::new_with_extra_roots(
-            extra.unwrap_or_default(),
-            Arc::clone(&provider),
-        ) {
-            Ok(verifier) => Arc::new(verifier),
-            Err(e) if section.url.scheme() == "https" => {
-                return Err(Stop::Configuration(format!(
-                    "hub.ca_file: no usable CA certificates ({e}): install the system's (Debian: ca-certificates) or \
+    let extra =
+        section.ca_file.as_ref().map(|file| certificates("hub.ca_file", &base.join(file))).transpose()?;
+    let inner: Arc<dyn ServerCertVerifier> = match rustls_platform_verifier::Verifier::new_with_extra_roots(
+        extra.unwrap_or_default(),
+        Arc::clone(&provider),
+    ) {
+        Ok(verifier) => Arc::new(verifier),
+        Err(e) if section.url.scheme() == "https" => {
+            return Err(Stop::Configuration(format!(
+                "hub.ca_file: no usable CA certificates ({e}): install the system's (Debian: ca-certificates) or \
                      name a PEM file"
-                )));
-            }
-            Err(_) => no_roots(&provider)?,
-        };
+            )));
+        }
+        Err(_) => no_roots(&provider)?,
+    };
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| Stop::Bug(format!("TLS: {e}")))?
@@ -69,7 +69,10 @@ fn client_certificate(section: &HubSection, base: &Path) -> Result<Option<Certif
     let pem = key.read(base).map_err(|e| Stop::Configuration(format!("hub.client_key: {e}")))?;
     let key = PrivateKeyDer::from_pem_slice(pem.expose().as_bytes()).map_err(|_| {
         // Not the parser's own words: they could quote the key.
-        Stop::Configuration("hub.client_key: not a private key in PEM (BEGIN PRIVATE KEY): write one without a passphrase".to_owned())
+        Stop::Configuration(
+            "hub.client_key: not a private key in PEM (BEGIN PRIVATE KEY): write one without a passphrase"
+                .to_owned(),
+        )
     })?;
     Ok(Some((chain, key)))
 }
@@ -196,6 +199,9 @@ mod tests {
         assert!(error.starts_with("hub.client_cert: it does not go with hub.client_key"), "{error}");
         write("key.pem", "-----BEGIN NONSENSE----- geheim");
         let error = refusal(&section(None, Some(("cert.pem", "key.pem"))), dir.path());
-        assert!(error.starts_with("hub.client_key: not a private key") && !error.contains("geheim"), "{error}");
+        assert!(
+            error.starts_with("hub.client_key: not a private key") && !error.contains("geheim"),
+            "{error}"
+        );
     }
 }

@@ -12,9 +12,13 @@ use std::{
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
     // Names and TCP.
-    #[error("its name does not resolve ({cause}); check the name, and the DNS servers of this machine or container")]
+    #[error(
+        "its name does not resolve ({cause}); check the name, and the DNS servers of this machine or container"
+    )]
     Name { cause: String },
-    #[error("the connection was refused; check host and port, and that a firewall lets this machine out to it")]
+    #[error(
+        "the connection was refused; check host and port, and that a firewall lets this machine out to it"
+    )]
     ConnectionRefused,
     #[error("no answer within {seconds} s; a firewall may drop the packets without a word")]
     Silence { seconds: u64 },
@@ -28,7 +32,9 @@ pub enum Trouble {
         "it takes {schemes} authentication only (HTTP status 407), which is not spoken here; have Basic allowed for this account, or run an authenticating relay beside the agent"
     )]
     ProxyScheme { schemes: String },
-    #[error("it refuses (HTTP status {status}); ask its administrator for a rule that lets this machine reach {to}")]
+    #[error(
+        "it refuses (HTTP status {status}); ask its administrator for a rule that lets this machine reach {to}"
+    )]
     ProxyRefuses { status: u16, to: String },
     #[error(
         "it cannot reach the hub itself (HTTP status {status}{why}); check hub.url, and ask its administrator about its DNS and its way out"
@@ -44,7 +50,9 @@ pub enum Trouble {
     ProxyNoHttp { source_key: &'static str },
     #[error("its answer is longer than {kib} KiB; check that {source_key} is the address of an HTTP proxy")]
     ProxyTooLong { kib: usize, source_key: &'static str },
-    #[error("it closed the connection without an answer; ask its administrator whether this machine may use it")]
+    #[error(
+        "it closed the connection without an answer; ask its administrator whether this machine may use it"
+    )]
     ProxyClosed,
 
     // TLS.
@@ -52,9 +60,13 @@ pub enum Trouble {
         "the certificate was issued by {issuer}, which this machine does not trust; if that is your company's TLS inspection or your own CA, put its CA certificate into a file and set hub.ca_file"
     )]
     Issuer { issuer: String },
-    #[error("the certificate expired on {day} (this machine's clock says {now}); have it renewed, or set the clock right (NTP)")]
+    #[error(
+        "the certificate expired on {day} (this machine's clock says {now}); have it renewed, or set the clock right (NTP)"
+    )]
     Expired { day: String, now: String },
-    #[error("the certificate is valid from {day} on only (this machine's clock says {now}); set the clock right (NTP)")]
+    #[error(
+        "the certificate is valid from {day} on only (this machine's clock says {now}); set the clock right (NTP)"
+    )]
     NotYet { day: String, now: String },
     #[error(
         "the certificate is for {names}, not for {expected}; write a name of the certificate in the URL, or have one issued for this name"
@@ -66,13 +78,19 @@ pub enum Trouble {
         "it offers none of the cipher suites that are taken here (TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305); have it updated"
     )]
     WeakSuites,
-    #[error("what answers there does not speak TLS; check the port, and whether a proxy or login page answers in its place")]
+    #[error(
+        "what answers there does not speak TLS; check the port, and whether a proxy or login page answers in its place"
+    )]
     NoTls,
-    #[error("it closed the connection during the TLS handshake; a firewall or proxy may not let this name through")]
+    #[error(
+        "it closed the connection during the TLS handshake; a firewall or proxy may not let this name through"
+    )]
     TlsClosed,
     #[error("it wants a client certificate; set hub.client_cert and hub.client_key")]
     WantsCertificate,
-    #[error("it refuses the certificate of hub.client_cert ({alert}); check that it is valid and issued by a CA that the other side takes")]
+    #[error(
+        "it refuses the certificate of hub.client_cert ({alert}); check that it is valid and issued by a CA that the other side takes"
+    )]
     CertificateRefused { alert: String },
 }
 
@@ -116,10 +134,9 @@ fn of_tls(error: &Tls) -> Option<Trouble> {
             CertificateError::NotValidYetContext { not_before, .. } => {
                 Trouble::NotYet { day: day(not_before.as_secs()), now: now() }
             }
-            CertificateError::NotValidForNameContext { expected, presented } => Trouble::OtherName {
-                names: names(presented),
-                expected: expected.to_str().into_owned(),
-            },
+            CertificateError::NotValidForNameContext { expected, presented } => {
+                Trouble::OtherName { names: names(presented), expected: expected.to_str().into_owned() }
+            }
             CertificateError::Other(other) => {
                 Trouble::Issuer { issuer: other.0.downcast_ref::<Untrusted>()?.0.clone() }
             }

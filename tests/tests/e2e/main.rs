@@ -1,6 +1,7 @@
 //! End-to-end tests: real hub and agent processes, real servers, and faults between them.
 
 mod api;
+mod check;
 mod commands;
 mod common;
 mod crashes;
@@ -18,6 +19,7 @@ mod large;
 mod leftovers;
 mod limits;
 mod pressure;
+mod proxies;
 mod reload;
 mod restored;
 mod shutdown;
