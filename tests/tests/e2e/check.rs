@@ -1,7 +1,9 @@
 //! `passerelle-agent check`: what an operator is told, while the agent runs and while it does not.
 
 use crate::common::{SITE, Site, drop_job, files_below};
-use passerelle_tests::{Agent, Front, FrontOptions, Hub, SmallDisk, SshServer, is_root, resources, run};
+use passerelle_tests::{
+    Agent, Front, FrontOptions, Hub, SmallDisk, SshServer, is_root, resources, run, until,
+};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -243,8 +245,12 @@ async fn a_hub_that_is_away_and_an_agent_that_it_revoked_are_told() {
     let id = site.hub.api.get("/v1/agents").await.body["items"][0]["id"].as_str().unwrap().to_owned();
     site.agent.kill();
     site.hub.admin(&["agent", "revoke", &id]);
-    let (code, found) = report(&site.agent, &[]);
-    assert_eq!(code, Some(1), "{found:#}");
+    // The hub looks at what an admin command changed a few times a second.
+    let found = until("the hub to refuse the agent", SOON, async || {
+        let (code, found) = report(&site.agent, &[]);
+        (code == Some(1)).then_some(found)
+    })
+    .await;
     let tunnel = item(&found, "tunnel");
     assert!(
         tunnel["detail"].as_str().unwrap().starts_with("the hub refuses this agent: revoked"),
@@ -269,13 +275,12 @@ async fn a_hub_that_is_away_and_an_agent_that_it_revoked_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_near_its_end_is_a_warning_and_a_state_folder_of_another_user_is_told() {
+async fn a_certificate_is_told_with_its_days_and_a_state_folder_of_another_user_with_the_way_out() {
     let hub = Hub::start().await;
-    // The first of January that comes next is at most a year away: a certificate until then is only near its end in
-    // December, so that the days are told is what counts here.
     let front = Front::start(hub.port(), FrontOptions::default()).await;
     let mut agent = Agent::new(&hub, SITE, "paris-1");
-    agent.file("ca.pem", &front.ca).hub_key("ca_file = \"ca.pem\"");
+    agent.file("ca.pem", &front.ca);
+    agent.hub_key("ca_file = \"ca.pem\"");
     agent.through(&front.url("localhost")).write();
     let (code, found) = report(&agent, &[]);
     assert_eq!(code, Some(0), "{found:#}");
@@ -378,12 +383,10 @@ async fn the_support_bundle_has_what_helps_and_no_secret() {
             assert_eq!(json("status.json")["name"], "paris-1");
             assert!(read("metrics.txt").contains("passerelle_agent_tunnel_connected 1"));
         } else {
-            assert_eq!(
-                json("journal.json")["attempts_by_state"]["acknowledged"],
-                1,
-                "{}",
-                read("journal.json")
-            );
+            // Counts alone; whether the hub's acknowledgement was written before the kill is left to chance.
+            let counts = json("journal.json")["attempts_by_state"].clone();
+            let all: u64 = counts.as_object().unwrap().values().filter_map(Value::as_u64).sum();
+            assert_eq!(all, 1, "{counts}");
         }
         let again = site.agent.output(&["check", "--support-bundle", &path.to_string_lossy()]);
         assert_eq!(again.status.code(), Some(1));
