@@ -87,6 +87,20 @@ impl Agent {
         self
     }
 
+    /// Lets it see a wall clock that is off by so much (`+1h`); timers go on as they should.
+    ///
+    /// # Panics
+    /// If libfaketime is not there.
+    pub fn shift_clock(&mut self, by: &str) -> &mut Self {
+        let library = ["x86_64-linux-gnu", "aarch64-linux-gnu"]
+            .map(|arch| format!("/usr/lib/{arch}/faketime/libfaketime.so.1"))
+            .into_iter()
+            .find(|path| fs::exists(path).unwrap_or(false))
+            .expect("libfaketime (package faketime)");
+        self.env("LD_PRELOAD", library).env("FAKETIME", by);
+        self.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1")
+    }
+
     /// Puts words before the program's own, those of a command that starts it and becomes it (`ip netns exec NAME`).
     pub fn behind(&mut self, words: &[&str]) -> &mut Self {
         self.before = words.iter().map(OsString::from).collect();

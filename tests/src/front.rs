@@ -14,6 +14,8 @@ pub struct FrontOptions {
     pub name: String,
     /// The years of the first of January between which its certificate is valid.
     pub valid: (i32, i32),
+    /// Instead of the second year: midnight so many days from now.
+    pub expires_in_days: Option<i64>,
     /// `ssl_protocols`
     pub protocols: String,
     /// `ssl_ciphers`
@@ -28,10 +30,22 @@ impl Default for FrontOptions {
             address: IpAddr::from([127, 0, 0, 1]),
             name: "localhost".to_owned(),
             valid: (2020, 2060),
+            expires_in_days: None,
             protocols: "TLSv1.2 TLSv1.3".to_owned(),
             ciphers: "HIGH".to_owned(),
             client_certificate: false,
         }
+    }
+}
+
+impl FrontOptions {
+    /// The day on which the certificate ends.
+    fn end(&self) -> (i32, u8, u8) {
+        let Some(days) = self.expires_in_days else { return (self.valid.1, 1, 1) };
+        let at = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * days);
+        let date = at.to_zoned(jiff::tz::TimeZone::UTC).date();
+        let part = |part: i8| u8::try_from(part).expect("a part of a date");
+        (i32::from(date.year()), part(date.month()), part(date.day()))
     }
 }
 
@@ -64,7 +78,7 @@ impl Front {
         let key = KeyPair::generate().expect("a key");
         let ca_certificate = ca.self_signed(&key).expect("a CA").pem();
         let issuer = Issuer::new(ca, key);
-        let (certificate, key) = issued(&issuer, &options.name, options.valid);
+        let (certificate, key) = issued(&issuer, &options.name, options.valid.0, options.end());
         let write =
             |name: &str, text: &str| fs::write(home.path().join(name), text).expect("a file for nginx");
         write("cert.pem", &certificate);
@@ -130,14 +144,19 @@ http {{
     /// A certificate for a client and its key, PEM.
     #[must_use]
     pub fn client_certificate(&self) -> (String, String) {
-        issued(&self.issuer, "agent", (2020, 2060))
+        issued(&self.issuer, "agent", 2020, (2060, 1, 1))
     }
 }
 
-fn issued(issuer: &Issuer<'static, KeyPair>, name: &str, (from, until): (i32, i32)) -> (String, String) {
+fn issued(
+    issuer: &Issuer<'static, KeyPair>,
+    name: &str,
+    from: i32,
+    (year, month, day): (i32, u8, u8),
+) -> (String, String) {
     let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
     params.not_before = date_time_ymd(from, 1, 1);
-    params.not_after = date_time_ymd(until, 1, 1);
+    params.not_after = date_time_ymd(year, month, day);
     let key = KeyPair::generate().expect("a key");
     (params.signed_by(&key, issuer).expect("a certificate").pem(), key.serialize_pem())
 }

@@ -211,14 +211,8 @@ async fn an_application_behind_tls_is_looked_at_without_a_request() {
 async fn a_clock_one_hour_off_is_told_with_the_hour() {
     let mut site = Site::start().await;
     site.agent.kill();
-    let library = ["x86_64-linux-gnu", "aarch64-linux-gnu"]
-        .map(|arch| format!("/usr/lib/{arch}/faketime/libfaketime.so.1"))
-        .into_iter()
-        .find(|path| fs::exists(path).unwrap_or(false))
-        .expect("libfaketime (package faketime)");
     for (shift, direction) in [("+1h", "ahead of"), ("-1h", "behind")] {
-        site.agent.env("LD_PRELOAD", &library).env("FAKETIME", shift).env("DONT_FAKE_MONOTONIC", "1");
-        site.agent.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        site.agent.shift_clock(shift);
         let (code, found) = report(&site.agent, &[]);
         assert_eq!(code, Some(1));
         let clock = item(&found, "clock");
@@ -289,6 +283,14 @@ async fn a_certificate_is_told_with_its_days_and_a_state_folder_of_another_user_
     assert!(days.is_some_and(|days| days.parse::<u32>().is_ok_and(|days| days > 10_000)), "{tls}");
     assert!(tls.contains(&format!("issued by \"{}\"", Front::CA_NAME)), "{tls}");
     assert_eq!(item(&found, "tunnel")["detail"], "skipped because this agent is not enrolled yet");
+    let soon = FrontOptions { expires_in_days: Some(5), ..FrontOptions::default() };
+    let soon = Front::start(hub.port(), soon).await;
+    agent.file("ca.pem", &soon.ca);
+    agent.through(&soon.url("localhost")).write();
+    let (code, found) = report(&agent, &[]);
+    let tls = item(&found, "hub TLS");
+    assert_eq!((code, &tls["status"]), (Some(0), &json!("warn")), "{tls}");
+    assert!(tls["detail"].as_str().unwrap().ends_with("expires in 4 days"), "{tls}");
     assert!(!agent.folder().join("state").exists(), "check made the state folder");
     if is_root() {
         fs::create_dir(agent.folder().join("state")).unwrap();

@@ -285,3 +285,18 @@ async fn a_front_that_wants_a_certificate_gets_it_over_ipv6_too() {
     agent.start().await;
     payloads_go_both_ways(&hub, files.path(), "a.bin").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_takes_the_connection_and_never_answers_is_given_up() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let mut agent = Agent::at("https://hub.test", "paris-1");
+    agent.hub_key(&format!("proxy = {{ url = \"http://{address}\" }}")).write();
+    let start = Instant::now();
+    let check = agent.output(&["check"]);
+    let text = String::from_utf8_lossy(&check.stdout).into_owned();
+    let told = format!("the proxy {address} does not connect to hub.test:443: no answer within 20 s");
+    assert!(text.contains(&told), "{text}");
+    assert!(text.contains("fix: a firewall may drop the packets without a word"), "{text}");
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+}
