@@ -66,6 +66,7 @@ fn lines(path: &str) -> Option<Vec<String>> {
 
 /// The file system below a path: its type, and whether it can be written. Not its other options: some name accounts.
 fn mount(path: &Path) -> Value {
+    let path = &std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mounts = read("/proc/self/mounts").unwrap_or_default();
     let found = mounts.lines().filter_map(|line| {
         let mut words = line.split(' ').skip(1);

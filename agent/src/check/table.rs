@@ -22,7 +22,7 @@ pub fn render(report: &Report, colours: bool) -> String {
     }
     let count = |state| report.items.iter().filter(|item| item.status == state).count();
     text.push_str(&format!(
-        "\n{} ok, {} warnings, {} failed, {} skipped\n",
+        "\nok {}, warnings {}, failed {}, skipped {}\n",
         count(State::Ok),
         count(State::Warn),
         count(State::Fail),
@@ -52,7 +52,7 @@ mod tests {
         assert_eq!(
             render(&report, false),
             "ok    disk     1 MiB\nFAIL  hub TLS  expired [2J\n               fix: renew it\n\
-             -     tunnel   skipped because hub TLS failed\n\n1 ok, 0 warnings, 1 failed, 1 skipped\n"
+             -     tunnel   skipped because hub TLS failed\n\nok 1, warnings 0, failed 1, skipped 1\n"
         );
         assert!(render(&report, true).contains("\x1b[31mFAIL\x1b[0m"));
     }
