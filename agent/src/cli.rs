@@ -15,7 +15,7 @@ use crate::{
 use clap::{CommandFactory as _, Parser, Subcommand};
 use std::{
     ffi::OsString,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     process::ExitCode,
@@ -59,11 +59,7 @@ enum Command {
         json: bool,
     },
     /// Look at every link: state folder, DNS, proxy, TLS, hub, clock, each resource.
-    Check {
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    Check(check::Args),
     /// Ask the running agent whether it is alive and ready (for container health checks).
     Health {
         /// Print JSON.
@@ -153,14 +149,15 @@ fn execute(cli: Cli) -> Result<(), Stop> {
         }
         Command::Run
         | Command::Enrol { .. }
-        | Command::Check { .. }
+        | Command::Check(_)
         | Command::Health { .. }
         | Command::Status { .. } => {}
     }
     let settings = match &cli.command {
         // These ask the running agent, which may have a better configuration than the one that lies there now.
         Command::Health { .. } | Command::Status { .. } => None,
-        _ => Some(Settings::load(&cli.config)?),
+        Command::Check(args) if args.survives_a_bad_configuration() => Some(Settings::load(&cli.config)),
+        _ => Some(Ok(Settings::load(&cli.config)?)),
     };
     let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -171,9 +168,11 @@ fn execute(cli: Cli) -> Result<(), Stop> {
     let result = runtime.block_on(async {
         let listen = || passerelle_config::listen_address(&cli.config);
         match (cli.command, settings) {
-            (Command::Run, Some(settings)) => Box::pin(daemon::run(settings)).await,
-            (Command::Enrol { json }, Some(settings)) => Box::pin(enrol_once(settings, json)).await,
-            (Command::Check { json }, Some(settings)) => Box::pin(check_all(settings, json)).await,
+            (Command::Run, Some(Ok(settings))) => Box::pin(daemon::run(settings)).await,
+            (Command::Enrol { json }, Some(Ok(settings))) => Box::pin(enrol_once(settings, json)).await,
+            (Command::Check(args), Some(settings)) => {
+                Box::pin(check::command(&cli.config, settings, args)).await
+            }
             (Command::Health { json }, _) => health(listen(), json).await,
             (Command::Status { json }, _) => status(listen(), json).await,
             (_, _) => Ok(()),
@@ -209,30 +208,6 @@ async fn enrol_once(settings: Settings, json: bool) -> Result<(), Stop> {
         "enrolled as agent {} of site {} (tenant {}, application {}) at {}\n",
         enrolled.agent, enrolled.site, enrolled.tenant, enrolled.application, enrolled.hub
     ))
-}
-
-async fn check_all(settings: Settings, json: bool) -> Result<(), Stop> {
-    let lines = check::run(&settings).await;
-    let failed = lines.iter().filter(|line| !line.ok).count();
-    if json {
-        print_json(&serde_json::json!({ "ok": failed == 0, "checks": lines }))?;
-    } else {
-        let colours = io::stdout().is_terminal();
-        let mut text = String::new();
-        for line in &lines {
-            let (word, colour) = if line.ok { ("ok  ", "32") } else { ("FAIL", "31") };
-            let word = if colours { format!("\x1b[{colour}m{word}\x1b[0m") } else { word.to_owned() };
-            text.push_str(&format!("{word}  {}: {}\n", line.name, line.found));
-            if let Some(fix) = &line.fix {
-                text.push_str(&format!("      fix: {fix}\n"));
-            }
-        }
-        print(&text)?;
-    }
-    match failed {
-        0 => Ok(()),
-        n => Err(Stop::Failed(format!("{n} of {} checks failed", lines.len()))),
-    }
 }
 
 async fn health(listen: SocketAddr, json: bool) -> Result<(), Stop> {
@@ -305,7 +280,7 @@ async fn status(listen: SocketAddr, json: bool) -> Result<(), Stop> {
 }
 
 /// Asks the running agent at its local port.
-async fn ask(listen: SocketAddr, path: &str) -> Result<(u16, Vec<u8>), Stop> {
+pub(crate) async fn ask(listen: SocketAddr, path: &str) -> Result<(u16, Vec<u8>), Stop> {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -340,7 +315,7 @@ fn not_an_agent(listen: SocketAddr) -> Stop {
     Stop::Failed(format!("what listens on {listen} is not a passerelle-agent"))
 }
 
-fn print(text: &str) -> Result<(), Stop> {
+pub(crate) fn print(text: &str) -> Result<(), Stop> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         // `passerelle-agent status | head` is no error.
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Stop::Failed(format!("cannot print: {e}"))),
@@ -348,7 +323,7 @@ fn print(text: &str) -> Result<(), Stop> {
     }
 }
 
-fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Stop> {
+pub(crate) fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Stop> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Stop::Bug(e.to_string()))?;
     print(&(text + "\n"))
 }

@@ -51,12 +51,12 @@ pub async fn enrol(settings: &Settings, state: &StateDir, hub: &Hub) -> Result<I
         agent_version: VERSION.to_owned(),
     };
     let later = |message: String| EnrolError::Later { message, after: None };
-    let response = hub
-        .request(reqwest::Method::POST, ENROL_PATH)
-        .json(&request)
-        .send()
-        .await
-        .map_err(|e| later(format!("the hub {} cannot be reached: {}", hub.url, hub.explain(&e))))?;
+    let response = match hub.request(reqwest::Method::POST, ENROL_PATH).json(&request).send().await {
+        Ok(response) => response,
+        Err(e) => {
+            return Err(later(format!("the hub {} cannot be reached: {}", hub.url, hub.diagnose(&e).await)));
+        }
+    };
     let (status, headers) = (response.status(), response.headers().clone());
     let body = body(response)
         .await

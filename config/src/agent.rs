@@ -40,6 +40,10 @@ pub struct HubSection {
     pub enrolment_token: Option<SecretRef>,
     /// PEM file of certificates added to the system's roots.
     pub ca_file: Option<PathBuf>,
+    /// PEM file of the certificate that the agent shows where one is asked for, with its chain.
+    pub client_cert: Option<PathBuf>,
+    /// Its private key; there if and only if the certificate is.
+    pub client_key: Option<SecretRef>,
     /// The proxy towards the hub; else `HTTPS_PROXY` and `NO_PROXY` count.
     pub proxy: Option<ProxySection>,
 }
@@ -47,7 +51,7 @@ pub struct HubSection {
 /// `[hub] proxy`
 #[derive(Debug, Clone)]
 pub struct ProxySection {
-    /// `http://host:port`
+    /// `http://host:port`, or `https://host:port` where the proxy itself is spoken to in TLS.
     pub url: Url,
     /// User name for Basic authentication.
     pub username: Option<String>,

@@ -73,7 +73,7 @@ pub(crate) fn http_url(
             ("http" | "https", Some(_), _) if url.query().is_some() || url.fragment().is_some() => {
                 format!("a URL with '?' or '#'; write one such as {example}")
             }
-            ("https", Some(_), Use::Hub) | ("http", Some(_), Use::Proxy) => return Some(url),
+            ("https", Some(_), Use::Hub) | ("http" | "https", Some(_), Use::Proxy) => return Some(url),
             ("http", Some(host), Use::Hub) if is_loopback(&host) => return Some(url),
             ("http", Some(_), Use::Hub) => {
                 "plain http goes only to this machine (localhost, 127.0.0.1, [::1]); write https://"
@@ -82,8 +82,8 @@ pub(crate) fn http_url(
             ("ws" | "wss", _, Use::Hub) => {
                 "write the hub's address with https://; the tunnel is made from it".to_owned()
             }
-            ("https", _, Use::Proxy) => {
-                "the proxy itself is spoken to in plain http (CONNECT); write http://".to_owned()
+            ("socks4" | "socks5" | "socks5h", _, Use::Proxy) => {
+                "SOCKS is not spoken here; write the address of an HTTP proxy (CONNECT)".to_owned()
             }
             (scheme, _, _) => {
                 format!("the scheme {scheme}:// is not supported here; write one such as {example}")

@@ -232,6 +232,18 @@ impl Loader {
 
     fn check_hub(&mut self, root: &Section, raw: raw::Hub) -> Option<HubSection> {
         let ca_file = self.optional_path(root, "hub.ca_file", raw.ca_file);
+        let client_cert = self.optional_path(root, "hub.client_cert", raw.client_cert);
+        match (&client_cert, &raw.client_key) {
+            (Some(_), None) => {
+                let message = "a certificate without its key; add client_key = { file = \"secrets/…\" }";
+                self.diagnostics.push(root.finding("hub.client_cert", message));
+            }
+            (None, Some(_)) => {
+                let message = "a key without its certificate; add client_cert = \"agent.pem\"";
+                self.diagnostics.push(root.finding("hub.client_key", message));
+            }
+            (Some(_), Some(_)) | (None, None) => {}
+        }
         let proxy = raw.proxy.map(|proxy| self.check_proxy(root, proxy));
         let Some(url) = raw.url else {
             let message = "missing; write the hub's address: url = \"https://hub.example.com\" below [hub]";
@@ -243,7 +255,14 @@ impl Loader {
             Some(proxy) => Some(proxy?),
             None => None,
         };
-        Some(HubSection { url, enrolment_token: raw.enrolment_token, ca_file, proxy })
+        Some(HubSection {
+            url,
+            enrolment_token: raw.enrolment_token,
+            ca_file,
+            client_cert,
+            client_key: raw.client_key,
+            proxy,
+        })
     }
 
     fn check_proxy(&mut self, root: &Section, raw: raw::Proxy) -> Option<ProxySection> {

@@ -40,6 +40,10 @@ pub(crate) struct Hub {
     pub(crate) enrolment_token: Option<SecretRef>,
     /// PEM file of certificates that are trusted beside the system's own, for a private hub or a TLS-inspecting proxy.
     pub(crate) ca_file: Option<PathBuf>,
+    /// PEM file of the certificate that the agent shows to a hub or proxy that asks for one, with its chain.
+    pub(crate) client_cert: Option<PathBuf>,
+    /// The private key of `client_cert`, in PEM.
+    pub(crate) client_key: Option<SecretRef>,
     /// HTTP proxy towards the hub. Without it `HTTPS_PROXY` and `NO_PROXY` count.
     pub(crate) proxy: Option<Proxy>,
 }
@@ -48,7 +52,7 @@ pub(crate) struct Hub {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Proxy {
-    /// `http://host:port`
+    /// `http://host:port`, or `https://host:port` where the proxy itself speaks TLS.
     #[schemars(required)]
     pub(crate) url: Option<String>,
     /// User name for Basic authentication.

@@ -37,6 +37,11 @@ fn check(text: &str, expected: &[&str]) {
     assert_eq!(findings(&[("agent.toml", text.as_bytes())]), expected, "{text}");
 }
 
+fn accept(text: &str) {
+    let dir = folder(&[("agent.toml", format!("{HUB}{text}").as_bytes())]);
+    assert!(load_in(dir.path(), &[]).is_ok(), "{text}");
+}
+
 #[test]
 fn the_shortest_configuration_gets_every_default() {
     let dir = folder(&[("agent.toml", HUB.as_bytes())]);
@@ -235,18 +240,34 @@ fn hub_and_proxy_addresses_are_checked() {
         ],
     );
     check(
-        "proxy = { url = \"https://p\", password = { env = \"P\" }, username = \"a:b\" }\n",
+        "proxy = { url = \"socks5://p\", password = { env = \"P\" }, username = \"a:b\" }\n",
         &[
-            "agent.toml:3:17: hub.proxy.url: the proxy itself is spoken to in plain http (CONNECT); write http://",
-            "agent.toml:3:67: hub.proxy.username: a user name for Basic authentication is not empty and has no ':'",
+            "agent.toml:3:17: hub.proxy.url: SOCKS is not spoken here; write the address of an HTTP proxy (CONNECT)",
+            "agent.toml:3:68: hub.proxy.username: a user name for Basic authentication is not empty and has no ':'",
         ],
     );
+    accept("proxy = { url = \"https://p:8443\" }\n");
     assert_eq!(
         findings(&[("agent.toml", b"[agent]\n")]),
         [
             "agent.toml:1:1: hub.url: missing; write the hub's address: url = \"https://hub.example.com\" below [hub]",
         ]
     );
+}
+
+#[test]
+fn a_client_certificate_and_its_key_come_together() {
+    check(
+        "client_cert = \"agent.pem\"\n",
+        &[
+            "agent.toml:3:15: hub.client_cert: a certificate without its key; add client_key = { file = \"secrets/…\" }",
+        ],
+    );
+    check(
+        "client_key = { env = \"K\" }\n",
+        &["agent.toml:3:14: hub.client_key: a key without its certificate; add client_cert = \"agent.pem\""],
+    );
+    accept("client_cert = \"agent.pem\"\nclient_key = { env = \"K\" }\n");
 }
 
 #[test]

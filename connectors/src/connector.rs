@@ -1,6 +1,6 @@
 //! The trait that every kind of connector implements, and how the registry parses and builds a kind.
 
-use crate::{Call, Failure, Input, Outcome, Output};
+use crate::{Call, Examine, Failure, Input, Link, Outcome, Output, examine::Links};
 use passerelle_config::{Diagnostics, Section};
 use serde_json::Value;
 use std::{future::Future, path::Path, time::Duration};
@@ -116,6 +116,19 @@ pub trait Connector: Send + Sync + 'static {
     /// # Errors
     /// What a job would meet, with the cause in [`Failure::detail`].
     fn probe(&self, timeout: Duration) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Looks at each link to the system on its own, for the operator. Makes no request that could have an effect; the
+    /// only thing it may leave for a moment is a file of its own where [`Examine::try_writing`] says so.
+    fn examine(&self, what: Examine) -> impl Future<Output = Vec<Link>> + Send {
+        async move {
+            let mut links = Links::default();
+            match self.probe(what.timeout).await {
+                Ok(()) => links.passed("connection", "reachable, credentials accepted"),
+                Err(failure) => links.failed("connection", failure),
+            }
+            links.finish()
+        }
+    }
 
     /// Performs one attempt. Called only with an operation and parameters that [`Self::demands`] has passed.
     /// Stops soon after `call.cancel` fires.

@@ -1,6 +1,6 @@
 //! The object-safe twin of [`Connector`]: authors write plain `async fn`, the agent holds `Arc<dyn DynConnector>`.
 
-use crate::{Call, Capabilities, Connector, Demands, Failure, Input, Outcome, Output};
+use crate::{Call, Capabilities, Connector, Demands, Examine, Failure, Input, Link, Outcome, Output};
 use serde_json::Value;
 use std::{future::Future, pin::Pin, time::Duration};
 use uuid::Uuid;
@@ -26,6 +26,9 @@ pub trait DynConnector: Send + Sync {
 
     /// See [`Connector::probe`].
     fn probe(&self, timeout: Duration) -> Boxed<'_, Result<(), Failure>>;
+
+    /// See [`Connector::examine`].
+    fn examine(&self, what: Examine) -> Boxed<'_, Vec<Link>>;
 
     /// See [`Connector::execute`].
     fn execute<'a>(
@@ -57,6 +60,10 @@ impl<C: Connector> DynConnector for C {
 
     fn probe(&self, timeout: Duration) -> Boxed<'_, Result<(), Failure>> {
         Box::pin(Connector::probe(self, timeout))
+    }
+
+    fn examine(&self, what: Examine) -> Boxed<'_, Vec<Link>> {
+        Box::pin(Connector::examine(self, what))
     }
 
     fn execute<'a>(

@@ -6,6 +6,7 @@
 mod call;
 mod connector;
 mod erased;
+mod examine;
 mod failure;
 mod payload;
 mod registry;
@@ -16,6 +17,7 @@ pub mod http;
 pub use call::{Call, Gate, Intent, Outcome, Progress};
 pub use connector::{BuildError, Capabilities, Connector, Demands, Kind, OperationSpec, Repeat, Right};
 pub use erased::DynConnector;
+pub use examine::{Examine, Found, Link};
 pub use failure::{Code, Effect, Failure, Verdict};
 pub use payload::{Input, Output, Produced};
 pub use registry::{Checked, REGISTRY, kind_names};

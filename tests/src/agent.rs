@@ -96,6 +96,20 @@ impl Agent {
         self
     }
 
+    /// Lets it see a wall clock that is off by so much (`+1h`); timers go on as they should.
+    ///
+    /// # Panics
+    /// If libfaketime is not there.
+    pub fn shift_clock(&mut self, by: &str) -> &mut Self {
+        let library = ["x86_64-linux-gnu", "aarch64-linux-gnu"]
+            .map(|arch| format!("/usr/lib/{arch}/faketime/libfaketime.so.1"))
+            .into_iter()
+            .find(|path| fs::exists(path).unwrap_or(false))
+            .expect("libfaketime (package faketime)");
+        self.env("LD_PRELOAD", library).env("FAKETIME", by);
+        self.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1")
+    }
+
     /// Puts words before the program's own, those of a command that starts it and becomes it (`ip netns exec NAME`).
     pub fn behind(&mut self, words: &[&str]) -> &mut Self {
         self.before = words.iter().map(OsString::from).collect();
@@ -260,7 +274,10 @@ impl Agent {
         let mut command = Command::new(words.next().unwrap_or_default());
         command.args(words).args(arguments).arg("--config").arg(&self.folder);
         // The machine's own proxy settings are no part of a test.
-        for name in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+        for name in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]
+            .into_iter()
+            .chain(["NO_PROXY", "no_proxy"])
+        {
             command.env_remove(name);
         }
         command.envs(self.environment.iter().cloned());

@@ -75,13 +75,26 @@ impl Hub {
         Self::start_tls_at("localhost").await
     }
 
+    /// The same with a certificate for one more name, which somebody between may resolve.
+    ///
+    /// # Panics
+    /// If the certificate cannot be made.
+    pub async fn start_tls_also_for(name: &str) -> Self {
+        Self::start_tls_with("localhost", &["localhost", name]).await
+    }
+
     /// The same on another address of this machine, for which the certificate is then.
     ///
     /// # Panics
     /// If the certificate cannot be made.
     pub async fn start_tls_at(host: &str) -> Self {
+        Self::start_tls_with(host, &[host]).await
+    }
+
+    async fn start_tls_with(host: &str, names: &[&str]) -> Self {
         let home = home();
-        let pair = rcgen::generate_simple_self_signed([host.to_owned()]).expect("a certificate");
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let pair = rcgen::generate_simple_self_signed(names).expect("a certificate");
         let (certificate, key) = (home.path().join("cert.pem"), home.path().join("key.pem"));
         fs::write(&certificate, pair.cert.pem()).expect("a certificate file");
         fs::write(&key, pair.signing_key.serialize_pem()).expect("a key file");

@@ -1,93 +1,17 @@
 //! Dials the hub: TCP with `TCP_NODELAY` and happy eyeballs, through an HTTP CONNECT proxy if there is one, then TLS.
 
-use super::{CONNECT_TIMEOUT, Hub, chain};
-use crate::exit::Stop;
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use http::{HeaderValue, Uri};
+use super::{CONNECT_TIMEOUT, Hub, chain, proxy::Proxy, words::Trouble};
+use http::Uri;
 use hyper::service::Service as _;
-use hyper_util::{
-    client::{
-        legacy::connect::{HttpConnector, proxy::Tunnel},
-        proxy::matcher::Matcher,
-    },
-    rt::TokioIo,
-    service::TowerToHyperService,
-};
-use passerelle_config::HubSection;
+use hyper_util::{client::legacy::connect::HttpConnector, service::TowerToHyperService};
 use rustls_pki_types::ServerName;
-use std::{fmt, path::Path};
+use std::{error::Error, io};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::TlsConnector;
-
-/// The proxy towards the hub.
-#[derive(Clone)]
-pub struct Proxy {
-    uri: Uri,
-    auth: Option<HeaderValue>,
-    /// Where it is configured, for messages.
-    source: &'static str,
-}
-
-impl fmt::Debug for Proxy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.address(), self.source)
-    }
-}
-
-impl Proxy {
-    /// The configured proxy, else that of the environment; none for plain HTTP, which stays on this machine.
-    pub fn choose(section: &HubSection, base: &Path) -> Result<Option<Self>, Stop> {
-        if section.url.scheme() != "https" {
-            return Ok(None);
-        }
-        if let Some(proxy) = &section.proxy {
-            let uri: Uri =
-                proxy.url.as_str().parse().map_err(|e| Stop::Configuration(format!("hub.proxy.url: {e}")))?;
-            let password = proxy.password.as_ref().map(|secret| secret.read(base)).transpose();
-            let password = password.map_err(|e| Stop::Configuration(format!("hub.proxy.password: {e}")))?;
-            let auth = proxy
-                .username
-                .as_ref()
-                .map(|username| basic(username, password.as_ref().map_or("", |secret| secret.expose())));
-            return Ok(Some(Self { uri, auth: auth.transpose()?, source: "hub.proxy" }));
-        }
-        let Ok(hub) = section.url.as_str().parse::<Uri>() else { return Ok(None) };
-        let found = Matcher::from_env().intercept(&hub);
-        Ok(found.map(|proxy| Self {
-            uri: proxy.uri().clone(),
-            auth: proxy.basic_auth().cloned(),
-            source: "HTTPS_PROXY",
-        }))
-    }
-
-    /// Host and port.
-    pub fn address(&self) -> String {
-        format!("{}:{}", self.uri.host().unwrap_or_default(), self.uri.port_u16().unwrap_or(80))
-    }
-
-    /// The same proxy for the HTTP client.
-    pub fn for_reqwest(&self) -> Result<reqwest::Proxy, Stop> {
-        let url = format!("http://{}", self.address());
-        let proxy = reqwest::Proxy::all(url)
-            .map_err(|e| Stop::Configuration(format!("{}: {}", self.source, chain(&e))))?;
-        Ok(match &self.auth {
-            Some(auth) => proxy.custom_http_auth(auth.clone()),
-            None => proxy,
-        })
-    }
-}
-
-fn basic(username: &str, password: &str) -> Result<HeaderValue, Stop> {
-    let mut value =
-        HeaderValue::try_from(format!("Basic {}", STANDARD.encode(format!("{username}:{password}"))))
-            .map_err(|e| Stop::Bug(e.to_string()))?;
-    value.set_sensitive(true);
-    Ok(value)
-}
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// A connection to the hub, TLS or (on this machine only) plain.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -114,7 +38,7 @@ pub enum DialError {
         /// Why, and what to do.
         cause: String,
     },
-    /// TLS failed.
+    /// TLS failed, with the hub or with the proxy.
     #[error("no TLS with {to}: {cause}")]
     Tls {
         /// Host and port.
@@ -131,66 +55,119 @@ impl Hub {
         format!("{host}:{}", self.url.port_or_known_default().unwrap_or(443))
     }
 
+    /// The hub's host without brackets.
+    pub fn host(&self) -> &str {
+        self.url.host_str().unwrap_or_default().trim_matches(['[', ']'])
+    }
+
     /// Opens a connection to the hub.
     ///
     /// # Errors
     /// See [`DialError`].
     pub async fn dial(&self) -> Result<Box<dyn Connection>, DialError> {
-        let tcp = self.tcp().await?;
+        let way = self.way().await?;
         if self.url.scheme() != "https" {
-            return Ok(Box::new(tcp));
+            return Ok(way);
         }
-        let tls = |cause: String| DialError::Tls { to: self.address(), cause };
-        let host = self.url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        let name = ServerName::try_from(host).map_err(|e| tls(e.to_string()))?;
-        let handshake = TlsConnector::from(self.tls.clone()).connect(name, tcp);
-        match timeout(CONNECT_TIMEOUT, handshake).await {
-            Ok(Ok(stream)) => Ok(Box::new(stream)),
-            Ok(Err(e)) => Err(tls(self.issuers.explain(&chain(&e)))),
-            Err(_) => Err(tls("no answer within 10 s".to_owned())),
+        Ok(Box::new(self.handshake(self.host(), &self.address(), way).await?))
+    }
+
+    /// A connection that leads to the hub, without TLS: direct, or through the proxy.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub async fn way(&self) -> Result<Box<dyn Connection>, DialError> {
+        let Some(proxy) = &self.proxy else {
+            return Ok(Box::new(tcp(self.url.scheme(), &self.address(), &self.address()).await?));
+        };
+        let mut way = self.to_proxy(proxy).await?;
+        self.through(proxy, &mut way).await?;
+        Ok(way)
+    }
+
+    /// A connection to the proxy itself.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub async fn to_proxy(&self, proxy: &Proxy) -> Result<Box<dyn Connection>, DialError> {
+        let named = format!("the proxy {}", proxy.address());
+        let stream = tcp("http", &proxy.address(), &named).await?;
+        if !proxy.speaks_tls() {
+            return Ok(Box::new(stream));
+        }
+        Ok(Box::new(self.handshake(proxy.host(), &named, Box::new(stream)).await?))
+    }
+
+    /// Lets the proxy open the way to the hub.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub async fn through(&self, proxy: &Proxy, way: &mut Box<dyn Connection>) -> Result<(), DialError> {
+        let to = self.address();
+        // The proxy has to resolve a name and to connect in its turn.
+        let limit = CONNECT_TIMEOUT * 2;
+        let connected = match timeout(limit, proxy.connect(way, &to)).await {
+            Ok(connected) => connected,
+            Err(_) => Err(Trouble::Silence { seconds: limit.as_secs() }.to_string()),
+        };
+        connected.map_err(|cause| DialError::Proxy { proxy: proxy.address(), to, cause })
+    }
+
+    /// TLS over a connection; `to` is for messages.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub async fn handshake(
+        &self,
+        host: &str,
+        to: &str,
+        way: Box<dyn Connection>,
+    ) -> Result<TlsStream<Box<dyn Connection>>, DialError> {
+        let failed = |cause: String| DialError::Tls { to: to.to_owned(), cause };
+        let name = ServerName::try_from(host.to_owned()).map_err(|e| failed(e.to_string()))?;
+        match timeout(CONNECT_TIMEOUT, TlsConnector::from(self.tls.clone()).connect(name, way)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(e)) => Err(failed(tls_cause(&e))),
+            Err(_) => Err(failed(Trouble::Silence { seconds: CONNECT_TIMEOUT.as_secs() }.to_string())),
         }
     }
 
-    /// The TCP connection, through the proxy if there is one.
-    pub async fn tcp(&self) -> Result<TcpStream, DialError> {
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let to = self.address();
-        let scheme = self.url.scheme();
-        let failed = |cause: String| DialError::Tcp { to: to.clone(), cause };
-        let target: Uri = format!("{scheme}://{to}/").parse().map_err(|e| failed(format!("{e}")))?;
-        let Some(proxy) = &self.proxy else {
-            let connected = timeout(CONNECT_TIMEOUT, TowerToHyperService::new(connector).call(target)).await;
-            return match connected {
-                Ok(Ok(stream)) => Ok(stream.into_inner()),
-                Ok(Err(e)) => Err(failed(chain(&e))),
-                Err(_) => Err(failed("no answer within 10 s".to_owned())),
-            };
-        };
-        let failed = |cause: String| DialError::Proxy { proxy: proxy.address(), to: to.clone(), cause };
-        let via: Uri = format!("http://{}/", proxy.address()).parse().map_err(|e| failed(format!("{e}")))?;
-        let mut tunnel = Tunnel::new(via, connector);
-        if let Some(auth) = &proxy.auth {
-            tunnel = tunnel.with_auth(auth.clone());
+    /// An error of the HTTP client in words. One on the way is dialled again, so that it is told as exactly as the
+    /// tunnel tells it.
+    pub async fn diagnose(&self, error: &reqwest::Error) -> String {
+        if error.is_connect()
+            && let Err(told) = self.dial().await
+        {
+            return told.to_string();
         }
-        let connected: Result<Result<TokioIo<TcpStream>, _>, _> =
-            timeout(CONNECT_TIMEOUT * 2, TowerToHyperService::new(tunnel).call(target)).await;
-        match connected {
-            Ok(Ok(stream)) => Ok(stream.into_inner()),
-            Ok(Err(e)) => Err(failed(proxy_cause(&chain(&e), proxy.source))),
-            Err(_) => Err(failed("no answer within 20 s".to_owned())),
-        }
+        self.explain(error)
     }
 }
 
-fn proxy_cause(error: &str, source: &str) -> String {
-    if error.contains("authorization required") {
-        format!("it wants credentials, or others than these: set user name and password in {source}")
-    } else if error.contains("unsuccessful") {
-        format!("it refused ({error}): ask for a rule that lets this machine reach the hub")
-    } else {
-        error.to_owned()
+/// TCP to an address that is written as host and port: all its addresses, the two families side by side.
+async fn tcp(scheme: &str, address: &str, named: &str) -> Result<TcpStream, DialError> {
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    let failed = |cause: String| DialError::Tcp { to: named.to_owned(), cause };
+    let target: Uri = format!("{scheme}://{address}/").parse().map_err(|e| failed(format!("{e}")))?;
+    match timeout(CONNECT_TIMEOUT, TowerToHyperService::new(connector).call(target)).await {
+        Ok(Ok(stream)) => Ok(stream.into_inner()),
+        Ok(Err(e)) => {
+            let error: &(dyn Error + 'static) = &e;
+            Err(failed(Trouble::of_tcp(error).map_or_else(|| chain(error), |trouble| trouble.to_string())))
+        }
+        Err(_) => Err(failed(Trouble::Silence { seconds: CONNECT_TIMEOUT.as_secs() }.to_string())),
+    }
+}
+
+fn tls_cause(error: &io::Error) -> String {
+    if let Some(trouble) = Trouble::of_tls(error) {
+        return trouble.to_string();
+    }
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => Trouble::TlsClosed.to_string(),
+        _ => chain(error),
     }
 }

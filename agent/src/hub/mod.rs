@@ -1,17 +1,21 @@
 //! The hub as seen over plain HTTPS: enrolment, health, payloads. Same host, trust and proxy as the tunnel.
 
+pub mod certificate;
 pub mod dial;
+mod no_proxy;
 pub mod payload;
+pub mod proxy;
 pub mod stream;
 pub mod tls;
+pub mod words;
 
 #[cfg(test)]
 #[path = "tests.rs"]
 mod transfers;
 
 use crate::{clock, exit::Stop, identity::Identity, settings::Settings};
-use dial::Proxy;
 use passerelle_protocol::http::Problem;
+use proxy::Proxy;
 use reqwest::{Response, StatusCode, header::HeaderMap};
 use rustls::ClientConfig;
 use std::{error::Error, sync::Arc, time::Duration};
@@ -31,8 +35,6 @@ pub struct Hub {
     pub url: Url,
     /// Trust and protocol settings of TLS.
     pub tls: Arc<ClientConfig>,
-    /// Names the issuer of a certificate that was not trusted.
-    pub issuers: Arc<tls::Issuers>,
     /// The proxy in between.
     pub proxy: Option<Proxy>,
     client: reqwest::Client,
@@ -43,9 +45,8 @@ impl Hub {
     pub fn new(settings: &Settings) -> Result<Self, Stop> {
         let section = &settings.config.hub;
         let base = &settings.config.dir;
-        let ca_file = section.ca_file.as_ref().map(|file| base.join(file));
-        let (tls, issuers) = tls::client_config(ca_file.as_deref(), section.url.scheme() == "https")?;
-        let proxy = Proxy::choose(section, base)?;
+        let tls = tls::client_config(section, base)?;
+        let proxy = Proxy::choose(section, base, &|name| std::env::var(name).ok())?;
         let mut builder = reqwest::Client::builder()
             .tls_backend_preconfigured(ClientConfig::clone(&tls))
             .http1_only()
@@ -60,7 +61,7 @@ impl Hub {
             builder = builder.proxy(proxy.for_reqwest()?);
         }
         let client = builder.build().map_err(|e| Stop::Bug(format!("no HTTP client: {}", chain(&e))))?;
-        Ok(Self { url: section.url.clone(), tls, issuers, proxy, client })
+        Ok(Self { url: section.url.clone(), tls, proxy, client })
     }
 
     /// The URL of a path at the hub.
@@ -86,9 +87,12 @@ impl Hub {
         Ok(self.request(method, path).header(reqwest::header::AUTHORIZATION, identity.bearer()?))
     }
 
-    /// An error in words, with the issuer of an untrusted certificate.
+    /// An error in words; what TLS has to say comes with what to do.
     pub fn explain(&self, error: &(dyn Error + 'static)) -> String {
-        self.issuers.explain(&chain(error))
+        match words::Trouble::of_tls(error) {
+            Some(trouble) => format!("no TLS with {}: {trouble}", self.address()),
+            None => chain(error),
+        }
     }
 }
 

@@ -1,57 +1,37 @@
 //! TLS towards the hub: the system's roots plus the operator's `ca_file`, TLS 1.2 and 1.3, HTTP/1.1 only.
 //!
 //! Companies often inspect TLS. When a certificate is not trusted, its issuer is named, so that the operator knows
-//! whose CA to put into `ca_file`.
+//! whose CA to put into `ca_file`. Only ciphers with forward secrecy and authentication are offered: those of TLS 1.3,
+//! and of TLS 1.2 the ECDHE ones with AES-GCM or ChaCha20-Poly1305.
 
+use super::{certificate::Facts, words::Untrusted};
 use crate::exit::Stop;
+use passerelle_config::HubSection;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, aws_lc_rs},
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _};
-use std::{
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
-};
-
-/// Remembers who issued the last certificate that was not trusted.
-#[derive(Debug, Default)]
-pub struct Issuers(Mutex<Option<String>>);
-
-impl Issuers {
-    /// Adds the issuer to an error about an untrusted certificate.
-    pub fn explain(&self, error: &str) -> String {
-        let issuer = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match issuer {
-            Some(issuer) if error.contains("UnknownIssuer") => format!(
-                "{error}: the certificate was issued by \"{issuer}\", which this machine does not trust; if that is your \
-                 company's TLS inspection or your own CA, put its CA certificate into a file and set hub.ca_file"
-            ),
-            _ => error.to_owned(),
-        }
-    }
-}
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
+use std::{path::Path, sync::Arc};
 
 /// The settings of TLS, shared by tunnel and HTTPS calls.
 ///
 /// # Errors
-/// If `ca_file` cannot be used, or there is no root at all although `needed`.
-pub fn client_config(
-    ca_file: Option<&Path>,
-    needed: bool,
-) -> Result<(Arc<ClientConfig>, Arc<Issuers>), Stop> {
+/// If a file that `[hub]` names cannot be used, or there is no root at all although the hub is on https.
+pub fn client_config(section: &HubSection, base: &Path) -> Result<Arc<ClientConfig>, Stop> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let extra = ca_file.map(read_roots).transpose()?.unwrap_or_default();
+    let extra =
+        section.ca_file.as_ref().map(|file| certificates("hub.ca_file", &base.join(file))).transpose()?;
     let inner: Arc<dyn ServerCertVerifier> = match rustls_platform_verifier::Verifier::new_with_extra_roots(
-        extra,
+        extra.unwrap_or_default(),
         Arc::clone(&provider),
     ) {
         Ok(verifier) => Arc::new(verifier),
-        Err(e) if needed => {
+        Err(e) if section.url.scheme() == "https" => {
             return Err(Stop::Configuration(format!(
                 "hub.ca_file: no usable CA certificates ({e}): install the system's (Debian: ca-certificates) or \
                      name a PEM file"
@@ -59,16 +39,42 @@ pub fn client_config(
         }
         Err(_) => no_roots(&provider)?,
     };
-    let issuers = Arc::new(Issuers::default());
-    let verifier = Arc::new(Naming { inner, issuers: Arc::clone(&issuers) });
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| Stop::Bug(format!("TLS: {e}")))?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(Arc::new(Naming { inner }));
+    let mut config = match client_certificate(section, base)? {
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|e| {
+            let hint = "name the certificate that belongs to hub.client_key, and its key in PEM";
+            Stop::Configuration(format!("hub.client_cert: it does not go with hub.client_key ({e}): {hint}"))
+        })?,
+        None => builder.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok((Arc::new(config), issuers))
+    Ok(Arc::new(config))
+}
+
+/// A verifier that knows the system's roots alone, to tell what is trusted only through `ca_file`.
+pub fn system_verifier() -> Option<impl ServerCertVerifier> {
+    rustls_platform_verifier::Verifier::new(Arc::new(aws_lc_rs::default_provider())).ok()
+}
+
+type CertifiedKey = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// The certificate that the agent shows where one is asked for, with its key.
+fn client_certificate(section: &HubSection, base: &Path) -> Result<Option<CertifiedKey>, Stop> {
+    let (Some(file), Some(key)) = (&section.client_cert, &section.client_key) else { return Ok(None) };
+    let chain = certificates("hub.client_cert", &base.join(file))?;
+    let pem = key.read(base).map_err(|e| Stop::Configuration(format!("hub.client_key: {e}")))?;
+    let key = PrivateKeyDer::from_pem_slice(pem.expose().as_bytes()).map_err(|_| {
+        // Not the parser's own words: they could quote the key.
+        Stop::Configuration(
+            "hub.client_key: not a private key in PEM (BEGIN PRIVATE KEY): write one without a passphrase"
+                .to_owned(),
+        )
+    })?;
+    Ok(Some((chain, key)))
 }
 
 /// A verifier that trusts nobody, for a hub on plain HTTP on this machine.
@@ -83,22 +89,22 @@ fn no_roots(provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier
     }
 }
 
-fn read_roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, Stop> {
+/// The certificates of a PEM file: one at least.
+fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Stop> {
     let wrong = |e: &dyn std::fmt::Display| {
-        Stop::Configuration(format!("hub.ca_file: {}: {e}: expected certificates in PEM", path.display()))
+        Stop::Configuration(format!("{key}: {}: {e}: expected certificates in PEM", path.display()))
     };
-    let roots: Vec<_> = CertificateDer::pem_file_iter(path)
+    let found: Vec<_> = CertificateDer::pem_file_iter(path)
         .map_err(|e| wrong(&e))?
         .collect::<Result<_, _>>()
         .map_err(|e| wrong(&e))?;
-    if roots.is_empty() { Err(wrong(&"no certificate in it")) } else { Ok(roots) }
+    if found.is_empty() { Err(wrong(&"no certificate in it")) } else { Ok(found) }
 }
 
-/// Verifies as `inner` does, and remembers who issued what it does not trust.
+/// Verifies as `inner` does, and names who issued what it does not trust.
 #[derive(Debug)]
 struct Naming {
     inner: Arc<dyn ServerCertVerifier>,
-    issuers: Arc<Issuers>,
 }
 
 impl ServerCertVerifier for Naming {
@@ -110,14 +116,18 @@ impl ServerCertVerifier for Naming {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verified =
-            self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        if let Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)) = &verified {
-            // The last certificate that was sent is the nearest to the missing root.
-            let issuer = issuer(intermediates.last().unwrap_or(end_entity));
-            *self.issuers.0.lock().unwrap_or_else(PoisonError::into_inner) = issuer;
+        match self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // A signature that does not fit: a CA of the right name, but with another key.
+            Err(Error::InvalidCertificate(
+                CertificateError::UnknownIssuer | CertificateError::BadSignature,
+            )) => {
+                // The last certificate that was sent is the nearest to the missing root.
+                let last = intermediates.last().unwrap_or(end_entity);
+                let issuer = Facts::read(last).map_or("an unreadable certificate".to_owned(), |f| f.issuer());
+                Err(CertificateError::Other(OtherError(Arc::new(Untrusted(issuer)))).into())
+            }
+            other => other,
         }
-        verified
     }
 
     fn verify_tls12_signature(
@@ -143,100 +153,55 @@ impl ServerCertVerifier for Naming {
     }
 }
 
-/// The issuer's common name, or its organisation, of a certificate (RFC 5280 §4.1), for a message.
-fn issuer(certificate: &[u8]) -> Option<String> {
-    const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
-    const ORGANISATION: &[u8] = &[0x55, 0x04, 0x0a];
-    let (_, certificate, _) = element(certificate)?;
-    let (_, mut fields, _) = element(certificate)?;
-    // Version (tagged, optional), serial number, signature algorithm, then the issuer.
-    if fields.first() == Some(&0xa0) {
-        (_, _, fields) = element(fields)?;
-    }
-    for _ in 0..2 {
-        (_, _, fields) = element(fields)?;
-    }
-    let (_, mut sets, _) = element(fields)?;
-    let mut organisation = None;
-    while !sets.is_empty() {
-        let (_, mut attributes, rest) = element(sets)?;
-        sets = rest;
-        while !attributes.is_empty() {
-            let (_, attribute, rest) = element(attributes)?;
-            attributes = rest;
-            let (_, kind, value) = element(attribute)?;
-            let (_, text, _) = element(value)?;
-            let text =
-                || String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).take(128).collect();
-            if kind == COMMON_NAME {
-                return Some(text());
-            } else if kind == ORGANISATION {
-                organisation = Some(text());
-            }
-        }
-    }
-    organisation
-}
-
-/// Splits the first DER element off: tag, content, and what follows.
-fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (&tag, rest) = bytes.split_first()?;
-    let (&first, rest) = rest.split_first()?;
-    let (length, rest) = match first {
-        0..=0x7f => (usize::from(first), rest),
-        0x81..=0x84 => {
-            let (digits, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            (digits.iter().fold(0, |n, digit| n << 8 | usize::from(*digit)), rest)
-        }
-        _ => return None,
-    };
-    let (content, rest) = rest.split_at_checked(length)?;
-    Some((tag, content, rest))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use passerelle_config::SecretRef;
 
-    #[test]
-    fn broken_certificates_have_no_issuer() {
-        for bad in [
-            &b""[..],
-            b"\x30",
-            b"\x30\x82",
-            b"\x30\x03\x30\x01",
-            &[0x30, 0x84, 0xff, 0xff, 0xff, 0xff],
-            &[0; 64],
-        ] {
-            assert_eq!(issuer(bad), None, "{bad:?}");
+    fn section(ca_file: Option<&str>, client: Option<(&str, &str)>) -> HubSection {
+        HubSection {
+            url: "https://hub.example.com".parse().unwrap(),
+            enrolment_token: None,
+            ca_file: ca_file.map(Into::into),
+            client_cert: client.map(|(cert, _)| cert.into()),
+            client_key: client.map(|(_, key)| SecretRef::File(key.into())),
+            proxy: None,
         }
     }
 
-    #[test]
-    fn the_issuer_is_named_by_common_name() {
-        // Certificate { tbs { [0] version, serial, algorithm, issuer { O=Acme, CN=Inspect } } }
-        fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
-            let content = parts.concat();
-            [&[tag, u8::try_from(content.len()).unwrap()], content.as_slice()].concat()
-        }
-        let attribute = |kind: u8, text: &str| {
-            der(0x31, &[&der(0x30, &[&der(0x06, &[&[0x55, 0x04, kind]]), &der(0x0c, &[text.as_bytes()])])])
-        };
-        let name = der(0x30, &[&attribute(0x0a, "Acme"), &attribute(0x03, "Inspect")]);
-        let serial = der(0x02, &[&[1]]);
-        let algorithm = der(0x30, &[]);
-        let tbs = der(0x30, &[&der(0xa0, &[&der(0x02, &[&[2]])]), &serial, &algorithm, &name]);
-        assert_eq!(issuer(&der(0x30, &[&tbs])).as_deref(), Some("Inspect"));
+    fn refusal(section: &HubSection, dir: &Path) -> String {
+        client_config(section, dir).unwrap_err().to_string()
     }
 
     #[test]
     fn a_ca_file_without_certificates_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ca.pem");
-        let error = client_config(Some(&path), true).unwrap_err().to_string();
+        let section = section(Some("ca.pem"), None);
+        let error = refusal(&section, dir.path());
         assert!(error.contains("hub.ca_file") && error.contains("ca.pem"), "{error}");
-        std::fs::write(&path, "nothing here").unwrap();
-        let error = client_config(Some(&path), true).unwrap_err().to_string();
+        std::fs::write(dir.path().join("ca.pem"), "nothing here").unwrap();
+        let error = refusal(&section, dir.path());
         assert!(error.contains("expected certificates in PEM"), "{error}");
+    }
+
+    #[test]
+    fn several_authorities_in_one_file_and_a_client_certificate_are_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        let pair = || rcgen::generate_simple_self_signed(vec!["agent".to_owned()]).unwrap();
+        let (one, two) = (pair(), pair());
+        write("ca.pem", &format!("# ours\n{}\n{}", one.cert.pem(), two.cert.pem()));
+        write("cert.pem", &one.cert.pem());
+        write("key.pem", &one.signing_key.serialize_pem());
+        write("other.pem", &two.signing_key.serialize_pem());
+        client_config(&section(Some("ca.pem"), Some(("cert.pem", "key.pem"))), dir.path()).unwrap();
+        let error = refusal(&section(None, Some(("cert.pem", "other.pem"))), dir.path());
+        assert!(error.starts_with("hub.client_cert: it does not go with hub.client_key"), "{error}");
+        write("key.pem", "-----BEGIN NONSENSE----- geheim");
+        let error = refusal(&section(None, Some(("cert.pem", "key.pem"))), dir.path());
+        assert!(
+            error.starts_with("hub.client_key: not a private key") && !error.contains("geheim"),
+            "{error}"
+        );
     }
 }

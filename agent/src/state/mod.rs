@@ -32,7 +32,8 @@ pub const IN_USE: &str = "another passerelle-agent is running";
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
-    _lock: File,
+    /// `None`: only looked at.
+    _lock: Option<File>,
 }
 
 impl StateDir {
@@ -62,7 +63,7 @@ impl StateDir {
             }
             Err(TryLockError::Error(e)) => return Err(failed(&e)),
         }
-        let dir = Self { path: path.to_owned(), _lock: lock };
+        let dir = Self { path: path.to_owned(), _lock: Some(lock) };
         dir.write("write-test", b"ok").map_err(|e| failed(&e))?;
         fs::remove_file(dir.path.join("write-test")).map_err(|e| failed(&e))?;
         Ok(dir)
@@ -81,6 +82,11 @@ impl StateDir {
                 done => return done,
             }
         }
+    }
+
+    /// The folder of an agent that may be running, to be read and nothing else.
+    pub fn look(path: &Path) -> Self {
+        Self { path: path.to_owned(), _lock: None }
     }
 
     /// The folder.

@@ -4,7 +4,7 @@ use super::Ended;
 use crate::{
     agent::Agent,
     audit::{Entry, Kind},
-    hub::{CONNECT_TIMEOUT, Refused, body, chain, dial::Connection, retry_after},
+    hub::{CONNECT_TIMEOUT, Refused, body, dial::Connection, retry_after},
     state::Refusal,
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -38,7 +38,7 @@ pub async fn open(agent: &Agent) -> Result<Socket, Ended> {
             let (parts, tail) = response.into_parts();
             Err(refused(agent, parts.status, &parts.headers, tail.unwrap_or_default()).await)
         }
-        Ok(Err(e)) => Err(failed(format!("the upgrade to a tunnel failed: {}", chain(&e)))),
+        Ok(Err(e)) => Err(failed(format!("the upgrade to a tunnel failed: {}", agent.hub.explain(&e)))),
         Err(_) => Err(failed("the hub did not answer the upgrade to a tunnel within 10 s".to_owned())),
     }
 }

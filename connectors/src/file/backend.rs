@@ -184,8 +184,21 @@ pub(super) trait Backend: Send {
 
 /// Opens connections. Shared by all threads of a resource.
 pub(super) trait Connect: Send + Sync + 'static {
+    /// Connects, logs in, finds the root, and tells of each link that it has passed.
+    fn connect_telling(
+        &self,
+        timeout: Duration,
+        interrupt: &Interrupt,
+        passed: &mut dyn FnMut(&'static str, String),
+    ) -> Result<Box<dyn Backend>, Failure>;
+
+    /// The links that [`Self::connect_telling`] tells of, in their order.
+    fn links(&self) -> &'static [&'static str];
+
     /// Connects, logs in, finds the root.
-    fn connect(&self, timeout: Duration, interrupt: &Interrupt) -> Result<Box<dyn Backend>, Failure>;
+    fn connect(&self, timeout: Duration, interrupt: &Interrupt) -> Result<Box<dyn Backend>, Failure> {
+        self.connect_telling(timeout, interrupt, &mut |_, _| {})
+    }
 }
 
 /// Cuts a blocking call short from outside by shutting its socket down. Does nothing where there is no socket.

@@ -45,8 +45,18 @@ impl LocalFolder {
 }
 
 impl Connect for LocalFolder {
-    fn connect(&self, _: Duration, _: &Interrupt) -> Result<Box<dyn Backend>, Failure> {
+    fn links(&self) -> &'static [&'static str] {
+        &["folder"]
+    }
+
+    fn connect_telling(
+        &self,
+        _: Duration,
+        _: &Interrupt,
+        passed: &mut dyn FnMut(&'static str, String),
+    ) -> Result<Box<dyn Backend>, Failure> {
         let root = open_root(&self.root)?;
+        passed("folder", format!("{} is there", self.root.display()));
         Ok(Box::new(Local { path: self.root.clone(), root }))
     }
 }

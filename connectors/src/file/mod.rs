@@ -3,12 +3,14 @@
 //! - `settings`: what the operator writes; `params`: what a job says and what that demands of the policy
 //! - `backend`: the one small trait that each kind of place implements (`local`, `sftp`), blocking
 //! - `worker`, `pool`: the threads those places live on, kept warm between jobs
+//! - `examine`: each link on its own, for the operator
 //! - `operations`: drop, fetch, list, stat, move, delete, written once over any backend
 //!
 //! Blocking calls run on threads of their own. Dropping the future of an operation does not stop a call in progress:
 //! it ends with its own time limit, then the thread removes an unfinished part and goes away.
 
 mod backend;
+mod examine;
 mod local;
 mod operations;
 mod params;
@@ -19,8 +21,8 @@ mod sftp;
 mod worker;
 
 use crate::{
-    BuildError, Call, Capabilities, Code, Connector, Demands, Failure, Input, Kind, OperationSpec, Outcome,
-    Output,
+    BuildError, Call, Capabilities, Code, Connector, Demands, Examine, Failure, Input, Kind, Link,
+    OperationSpec, Outcome, Output,
 };
 use backend::Problem;
 use params::Params;
@@ -97,6 +99,10 @@ impl Connector for File {
         let lease = self.pool.lease(timeout, &CancellationToken::new()).await?;
         lease.release().await;
         Ok(())
+    }
+
+    async fn examine(&self, what: Examine) -> Vec<Link> {
+        examine::examine(&self.pool, what).await
     }
 
     async fn execute(

@@ -33,6 +33,11 @@ impl Pool {
         Self { connect, permits: Arc::new(Semaphore::new(max)), parked: Arc::default() }
     }
 
+    /// What connects.
+    pub(super) fn connector(&self) -> Arc<dyn Connect> {
+        Arc::clone(&self.connect)
+    }
+
     /// A connection for one operation of `call`.
     pub(super) async fn lease_for(&self, call: &Call) -> Result<Lease, Failure> {
         self.lease(call.timeout, &call.cancel).await

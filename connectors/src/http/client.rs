@@ -23,8 +23,12 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 /// Builds the client.
 ///
 /// # Errors
-/// If the CA file or a secret of the proxy cannot be used.
-pub(super) fn client(settings: &Settings, base: &Path) -> Result<reqwest::Client, BuildError> {
+/// If a secret of the proxy cannot be used.
+pub(super) fn client(
+    settings: &Settings,
+    base: &Path,
+    tls: ClientConfig,
+) -> Result<reqwest::Client, BuildError> {
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("passerelle-agent/", env!("CARGO_PKG_VERSION")))
         // A resource's requests ignore HTTPS_PROXY and the like; only its own setting counts.
@@ -37,7 +41,7 @@ pub(super) fn client(settings: &Settings, base: &Path) -> Result<reqwest::Client
         .tcp_nodelay(true)
         .tcp_keepalive(TCP_KEEPALIVE)
         .dns_resolver(address::resolver())
-        .tls_backend_preconfigured(tls(settings, base)?);
+        .tls_backend_preconfigured(tls);
     if let Some(proxy) = &settings.proxy {
         let mut to = reqwest::Proxy::all(proxy.url.as_str())
             .map_err(|e| failed(settings, "proxy.url", &e.without_url()))?;
@@ -49,7 +53,11 @@ pub(super) fn client(settings: &Settings, base: &Path) -> Result<reqwest::Client
     builder.build().map_err(|e| failed(settings, "url", &e))
 }
 
-fn tls(settings: &Settings, base: &Path) -> Result<ClientConfig, BuildError> {
+/// What the client speaks TLS with.
+///
+/// # Errors
+/// If the CA file cannot be used.
+pub(super) fn tls(settings: &Settings, base: &Path) -> Result<ClientConfig, BuildError> {
     let provider: Arc<CryptoProvider> = rustls::crypto::aws_lc_rs::default_provider().into();
     let versions = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()

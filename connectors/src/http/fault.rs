@@ -18,7 +18,8 @@ pub(super) fn failure(error: reqwest::Error, reading: bool) -> Failure {
     }
     // The connector fails before a byte of the request is written.
     if error.is_connect() {
-        return Failure::retry(Code::TargetUnreachable, unreachable(&error)).detail(detail);
+        return Failure::retry(Code::TargetUnreachable, unreachable(&error, error.is_timeout()))
+            .detail(detail);
     }
     let lost = if error.is_timeout() {
         Failure::retry(Code::TargetTimeout, "the target did not answer in time")
@@ -29,7 +30,8 @@ pub(super) fn failure(error: reqwest::Error, reading: bool) -> Failure {
     if reading { lost } else { lost.effect_unknown() }
 }
 
-fn unreachable(error: &reqwest::Error) -> String {
+/// What an operator should look at when no connection came about.
+pub(super) fn unreachable(error: &(dyn Error + 'static), timed_out: bool) -> String {
     use rustls::{CertificateError as Bad, Error as Tls};
     if let Some(tls) = find::<Tls>(error) {
         let what = match tls {
@@ -55,7 +57,7 @@ fn unreachable(error: &reqwest::Error) -> String {
         return "the name in the resource's url does not resolve; check the name and the agent's DNS"
             .to_owned();
     }
-    if error.is_timeout() {
+    if timed_out {
         return "the target did not take the connection within the resource's connect_timeout".to_owned();
     }
     match find::<io::Error>(error).map(io::Error::kind) {
@@ -88,7 +90,8 @@ fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a 
     causes(error).find_map(|cause| cause.downcast_ref::<E>())
 }
 
-fn chain(error: &(dyn Error + 'static)) -> String {
+/// The causes on one line.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut texts: Vec<String> = causes(error).map(ToString::to_string).collect();
     texts.dedup();
     texts.join(": ")

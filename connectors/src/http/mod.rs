@@ -7,6 +7,7 @@
 mod address;
 mod answer;
 mod client;
+mod examine;
 mod exchange;
 mod fault;
 mod params;
@@ -14,14 +15,15 @@ mod path;
 mod settings;
 
 use crate::{
-    BuildError, Call, Capabilities, Connector, Demands, Failure, Input, Kind, OperationSpec, Outcome, Output,
-    Repeat,
+    BuildError, Call, Capabilities, Connector, Demands, Examine, Failure, Input, Kind, Link, OperationSpec,
+    Outcome, Output, Repeat,
 };
 use http::{HeaderName, HeaderValue};
 use params::Params;
 use passerelle_config::{Diagnostics, Section};
+use rustls::ClientConfig;
 use serde_json::Value;
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 use url::Url;
 
 pub use settings::Settings;
@@ -33,6 +35,10 @@ pub struct HttpKind;
 pub struct Http {
     base: Url,
     client: reqwest::Client,
+    /// What `client` speaks TLS with.
+    tls: Arc<ClientConfig>,
+    /// The resource's own proxy.
+    proxy: Option<Url>,
     credentials: Option<(HeaderName, HeaderValue)>,
     max_response: u64,
 }
@@ -62,9 +68,12 @@ impl Kind for HttpKind {
     }
 
     fn build(checked: &Settings, base: &Path) -> Result<Http, BuildError> {
+        let tls = client::tls(checked, base)?;
         Ok(Http {
             base: checked.url.clone(),
-            client: client::client(checked, base)?,
+            client: client::client(checked, base, tls.clone())?,
+            tls: Arc::new(tls),
+            proxy: checked.proxy.as_ref().map(|proxy| proxy.url.clone()),
             credentials: client::credentials(checked, base)?,
             max_response: checked.max_response,
         })
@@ -88,6 +97,10 @@ impl Connector for Http {
 
     async fn probe(&self, timeout: Duration) -> Result<(), Failure> {
         exchange::probe(self, timeout).await
+    }
+
+    async fn examine(&self, what: Examine) -> Vec<Link> {
+        examine::examine(self, what).await
     }
 
     async fn execute(

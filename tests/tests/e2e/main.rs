@@ -3,6 +3,7 @@
 mod api;
 mod attacks;
 mod audit;
+mod check;
 mod commands;
 mod common;
 mod crashes;
@@ -20,6 +21,7 @@ mod large;
 mod leftovers;
 mod limits;
 mod pressure;
+mod proxies;
 mod reload;
 mod restored;
 mod rolling;

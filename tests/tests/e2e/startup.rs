@@ -159,14 +159,7 @@ async fn something_that_is_not_a_hub_is_told_as_such() {
 async fn a_wrong_clock_is_told_with_the_difference() {
     let mut site = Site::start().await;
     site.agent.kill();
-    let library = ["x86_64-linux-gnu", "aarch64-linux-gnu"]
-        .map(|arch| format!("/usr/lib/{arch}/faketime/libfaketime.so.1"))
-        .into_iter()
-        .find(|path| fs::exists(path).unwrap_or(false))
-        .expect("libfaketime (package faketime)");
-    // Only the wall clock is wrong; timers go on as they should.
-    site.agent.env("LD_PRELOAD", library).env("FAKETIME", "+15m").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-    site.agent.env("DONT_FAKE_MONOTONIC", "1");
+    site.agent.shift_clock("+15m");
     let id = site.hub.api.submit(&drop_job("a.csv", "x")).await;
     site.agent.spawn();
     let line = site.agent.process().logged("clock", SOON).await;

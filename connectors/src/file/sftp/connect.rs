@@ -16,7 +16,7 @@ use std::{
     collections::HashMap,
     fmt::Display,
     io,
-    net::{TcpStream, ToSocketAddrs as _},
+    net::{SocketAddr, TcpStream, ToSocketAddrs as _},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -46,9 +46,21 @@ pub(in crate::file) struct SftpServer {
 }
 
 impl Connect for SftpServer {
-    fn connect(&self, timeout: Duration, interrupt: &Interrupt) -> Result<Box<dyn Backend>, Failure> {
+    fn links(&self) -> &'static [&'static str] {
+        &["name", "connection", "host key", "log-in", "folder"]
+    }
+
+    fn connect_telling(
+        &self,
+        timeout: Duration,
+        interrupt: &Interrupt,
+        passed: &mut dyn FnMut(&'static str, String),
+    ) -> Result<Box<dyn Backend>, Failure> {
         let limit = timeout.min(self.connect_timeout);
-        let stream = self.dial(limit)?;
+        let addresses = self.resolve()?;
+        let shown: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+        passed("name", format!("{} is {}", self.host, shown.join(", ")));
+        let stream = self.dial(&addresses, limit)?;
         let socket = stream.try_clone().map_err(|error| self.unreachable(error))?;
         interrupt.arm(stream.try_clone().map_err(|error| self.unreachable(error))?);
 
@@ -62,8 +74,11 @@ impl Connect for SftpServer {
             Failure::permanent(Code::Internal, "no host key algorithm is available").detail(error)
         })?;
         session.handshake().map_err(|error| self.no_handshake(&error))?;
+        passed("connection", self.with_address("TCP and SSH"));
         let host_key = self.check_host_key(&session, &known_hosts)?;
+        passed("host key", format!("{host_key} is in {}", self.known_hosts.display()));
         self.log_in(&session)?;
+        passed("log-in", format!("as {}", self.login.username));
         let sftp = session.sftp().map_err(|error| match error.code() {
             ErrorCode::Session(
                 raw::LIBSSH2_ERROR_CHANNEL_FAILURE | raw::LIBSSH2_ERROR_CHANNEL_REQUEST_DENIED,
@@ -76,6 +91,7 @@ impl Connect for SftpServer {
             _ => self.unreachable(error),
         })?;
         let root = self.find_root(&sftp)?;
+        passed("folder", format!("{root} is there"));
         Ok(Box::new(Remote {
             posix_rename: None,
             sftp,
@@ -100,13 +116,18 @@ impl SftpServer {
             .detail(self.with_address(cause))
     }
 
-    /// Tries the host's addresses in turn, all within `limit`.
-    fn dial(&self, limit: Duration) -> Result<TcpStream, Failure> {
-        let deadline = Instant::now() + limit;
-        let addresses = (self.host.as_str(), self.port).to_socket_addrs().map_err(|error| {
+    /// All addresses of the host.
+    fn resolve(&self) -> Result<Vec<SocketAddr>, Failure> {
+        let found = (self.host.as_str(), self.port).to_socket_addrs().map_err(|error| {
             Failure::retry(Code::TargetUnreachable, "the file server's name cannot be resolved")
                 .detail(self.with_address(error))
-        })?;
+        });
+        Ok(found?.collect())
+    }
+
+    /// Tries the host's addresses in turn, all within `limit`.
+    fn dial(&self, addresses: &[SocketAddr], limit: Duration) -> Result<TcpStream, Failure> {
+        let deadline = Instant::now() + limit;
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in addresses {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -114,7 +135,7 @@ impl SftpServer {
                 last = io::ErrorKind::TimedOut.into();
                 break;
             }
-            match TcpStream::connect_timeout(&address, left) {
+            match TcpStream::connect_timeout(address, left) {
                 Ok(stream) => {
                     stream.set_nodelay(true).map_err(|error| self.unreachable(error))?;
                     return Ok(stream);
