@@ -7,6 +7,7 @@ use crate::{
     hub::Hub,
     identity::Identity,
     logs,
+    pause::command::{self as pauses, PauseArgs, ResumeArgs},
     settings::Settings,
     state::StateDir,
     status::{Link, Readiness, Snapshot},
@@ -26,6 +27,7 @@ Examples:
   passerelle-agent check                     look at every link, with cause and fix
   passerelle-agent run                       enrol on the first start, then take jobs
   passerelle-agent --config ./config status  what the running agent is doing
+  passerelle-agent pause compta --until 2h   take no jobs for a resource; `resume compta` ends it
   passerelle-agent config schema > agent.schema.json
 
 Exit codes: 0 drained or all right, 1 something is not right (check, health, status),
@@ -74,6 +76,16 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Pause a resource: it takes no jobs, the hub holds them and shows who, why and until when.
+    #[command(
+        after_help = "Running jobs finish. The pause survives restarts; without a running agent it counts from its next start.\n\n\
+        Examples:\n  passerelle-agent pause compta --until 2h30m --reason \"stock-taking\"\n  \
+        passerelle-agent pause compta --until 2026-11-21T18:00:00Z\n  passerelle-agent resume compta"
+    )]
+    Pause(PauseArgs),
+    /// End the pause of a resource: its jobs run again at once.
+    #[command(after_help = "Example: passerelle-agent resume compta")]
+    Resume(ResumeArgs),
     /// About the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -130,11 +142,13 @@ fn execute(cli: Cli) -> Result<(), Stop> {
         | Command::Enrol { .. }
         | Command::Check { .. }
         | Command::Health { .. }
+        | Command::Pause(_)
+        | Command::Resume(_)
         | Command::Status { .. } => {}
     }
     let settings = match &cli.command {
         // These ask the running agent, which may have a better configuration than the one that lies there now.
-        Command::Health { .. } | Command::Status { .. } => None,
+        Command::Health { .. } | Command::Status { .. } | Command::Pause(_) | Command::Resume(_) => None,
         _ => Some(Settings::load(&cli.config)?),
     };
     let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
@@ -151,6 +165,8 @@ fn execute(cli: Cli) -> Result<(), Stop> {
             (Command::Check { json }, Some(settings)) => Box::pin(check_all(settings, json)).await,
             (Command::Health { json }, _) => health(listen(), json).await,
             (Command::Status { json }, _) => status(listen(), json).await,
+            (Command::Pause(args), _) => print(&pauses::pause(&cli.config, args).await?),
+            (Command::Resume(args), _) => print(&pauses::resume(&cli.config, args).await?),
             (_, _) => Ok(()),
         }
     });
@@ -262,6 +278,9 @@ async fn status(listen: SocketAddr, json: bool) -> Result<(), Stop> {
             resource.connector,
             resource.operations.join(", ")
         ));
+    }
+    for (name, paused) in &status.pauses {
+        text.push_str(&format!("{}\n", paused.sentence(name)));
     }
     for job in &status.last_jobs {
         text.push_str(&format!(

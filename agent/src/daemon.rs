@@ -4,7 +4,7 @@
 
 use crate::{
     agent::Agent,
-    clock, drain,
+    clock, control, drain,
     enrol::{EnrolError, enrol},
     exit::Stop,
     hub::Hub,
@@ -14,6 +14,7 @@ use crate::{
     logs,
     metrics::Metrics,
     outbox::Outbox,
+    pause::{self, Pauses},
     pressure::{self, Pressure},
     probe,
     registry::Registry,
@@ -74,9 +75,13 @@ pub async fn run(settings: Settings) -> Result<(), Stop> {
         Arc::clone(&status),
         Arc::clone(&metrics),
         Arc::clone(&pressure),
+        Arc::new(Pauses::open(Arc::clone(&state))?),
     ));
     let closing = CancellationToken::new();
     let port = tokio::spawn(local::serve(listener, Arc::clone(&local), closing.clone()));
+    if let Some(socket) = control::bind(state.path()) {
+        tokio::spawn(control::serve(socket, Arc::clone(&local), closing.clone()));
+    }
 
     let opened = Journal::open(state.path()).map_err(|error| match error {
         JournalError::Newer { .. } => Stop::Configuration(error.to_string()),
@@ -123,7 +128,7 @@ fn assemble(
     journal: Journal,
     local: &Local,
 ) -> Result<Arc<Agent>, Stop> {
-    let Local { status, metrics, pressure, .. } = local;
+    let Local { status, metrics, pressure, pauses, .. } = local;
     let enrolled = &identity.enrolled;
     status.set_who(Who {
         agent: enrolled.agent.to_string(),
@@ -145,6 +150,7 @@ fn assemble(
         journal,
         registry: Registry::default(),
         outbox: Outbox::default(),
+        pauses: Arc::clone(pauses),
         spool,
         pressure: Arc::clone(pressure),
         status: Arc::clone(status),
@@ -258,6 +264,7 @@ async fn serve(
     let mut tunnel = tokio::spawn(tunnel::run(Arc::clone(agent)).in_current_span());
     let probes = tokio::spawn(probe::all(Arc::clone(agent)).in_current_span());
     let reloads = reloads.map(|reloads| tokio::spawn(reloads.in_current_span()));
+    let pauses = tokio::spawn(pause::keep(Arc::clone(agent)).in_current_span());
     let sweeping = tokio::spawn(sweep::run(Arc::clone(agent)).in_current_span());
     let upkeep = tokio::spawn(upkeep(Arc::clone(agent)).in_current_span());
     let ended = tokio::select! {
@@ -267,6 +274,7 @@ async fn serve(
     };
     probes.abort();
     sweeping.abort();
+    pauses.abort();
     if let Some(reloads) = reloads {
         reloads.abort();
     }

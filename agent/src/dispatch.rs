@@ -181,6 +181,9 @@ impl Agent {
         if self.is_draining() {
             return decline(Code::Busy, STOPPING.to_owned(), Some(BUSY_RETRY));
         }
+        if let Some(paused) = self.pauses.of(&envelope.resource) {
+            return decline(Code::Paused, paused.sentence(&envelope.resource), paused.left());
+        }
         if let Some(full) = self.pressure.full(&self.journal) {
             return decline(Code::Busy, full.to_owned(), Some(BUSY_RETRY * 5));
         }

@@ -10,6 +10,7 @@ use crate::{
     clock,
     dispatch::{Judged, STOPPING, late},
     job::Job,
+    pause::Paused,
     registry::{Cause, StopHandle},
     translate,
 };
@@ -70,9 +71,13 @@ async fn carry_out(
     // What has started before may go on after its deadline: it is about starting.
     let deadline = Instant::now() + if resumed { GRACE * 3600 } else { clock::until(job.envelope.deadline) };
     let limits = Arc::clone(&judged.resource.limits);
+    // Whatever may have had its effect is brought to its end; nothing else starts.
+    let begun = job.intent.is_some();
+    let resource = &job.envelope.resource;
     let _turn = tokio::select! {
         biased;
         () = stop.token().cancelled() => return stopped(agent, job, judged, stop),
+        paused = agent.pauses.begun(resource), if !begun => return fail(held_back(job, judged, &paused)),
         turn = limits.turn() => turn,
         () = sleep_until(deadline), if !resumed => return fail(undecided(job, late())),
     };
@@ -87,6 +92,7 @@ async fn carry_out(
     let judged = &*judged;
     let input = tokio::select! {
         input = input::open(agent, job, judged, stop) => input,
+        paused = agent.pauses.begun(resource), if !begun => return fail(held_back(job, judged, &paused)),
         () = sleep_until(deadline), if !resumed => return fail(undecided(job, late())),
     };
     let input = match input {
@@ -107,9 +113,7 @@ fn undecided(job: &Job, failure: Failure) -> Failure {
 
 /// Stopped before the connector started.
 fn stopped(agent: &Agent, job: &Job, judged: &Judged, stop: &StopHandle) -> End {
-    // Without evidence of how far the earlier run came, it may have come to its effect.
-    let unknown = job.intent.is_some() || (job.resumed && !leaves_evidence(job, judged));
-    let effect = if unknown { Effect::Unknown } else { Effect::NotApplied };
+    let effect = before_start(job, judged);
     let failure = match stop.cause() {
         Some(Cause::Drain) => handed_back(effect),
         Some(Cause::Hub) | None => {
@@ -118,6 +122,18 @@ fn stopped(agent: &Agent, job: &Job, judged: &Judged, stop: &StopHandle) -> End 
     };
     agent.note_failure(job, &failure, None);
     ended(failure)
+}
+
+/// What an attempt may have done that this run has not started.
+fn before_start(job: &Job, judged: &Judged) -> Effect {
+    // Without evidence of how far the earlier run came, it may have come to its effect.
+    let unknown = job.intent.is_some() || (job.resumed && !leaves_evidence(job, judged));
+    if unknown { Effect::Unknown } else { Effect::NotApplied }
+}
+
+/// The owner paused the resource before the attempt started.
+fn held_back(job: &Job, judged: &Judged, paused: &Paused) -> Failure {
+    paused.handed_back(&job.envelope.resource, before_start(job, judged))
 }
 
 /// The agent stops: the job is to be tried again, here after the restart or elsewhere.

@@ -17,6 +17,7 @@ mod jobs;
 mod large;
 mod leftovers;
 mod limits;
+mod pause;
 mod pressure;
 mod reload;
 mod restored;
