@@ -2,8 +2,8 @@
 
 use crate::{
     hub::Hub, identity::Identity, journal::Journal, metrics::Metrics, outbox::Outbox, pause::Pauses,
-    pressure::Pressure, registry::Registry, runner::spool::Spool, settings::Settings, state::StateDir,
-    status::Status,
+    policy::volume::Volume, pressure::Pressure, registry::Registry, runner::spool::Spool, settings::Settings,
+    state::StateDir, status::Status,
 };
 use passerelle_protocol::session::Attempt;
 use std::sync::{
@@ -33,6 +33,8 @@ pub struct Agent {
     pub outbox: Outbox,
     /// What takes no jobs for a while.
     pub pauses: Arc<Pauses>,
+    /// What the rules have been used for today.
+    pub volume: Arc<Volume>,
     /// Payloads on their way.
     pub spool: Spool,
     /// Whether there is room for another job.

@@ -8,6 +8,7 @@ use crate::{
     identity::Identity,
     logs,
     pause::command::{self as pauses, PauseArgs, ResumeArgs},
+    policy::command::{self as policy, PolicyCommand},
     settings::Settings,
     state::StateDir,
     status::{Link, Readiness, Snapshot},
@@ -27,6 +28,7 @@ Examples:
   passerelle-agent check                     look at every link, with cause and fix
   passerelle-agent run                       enrol on the first start, then take jobs
   passerelle-agent --config ./config status  what the running agent is doing
+  passerelle-agent policy explain            all that the cloud can do here, in plain words
   passerelle-agent pause compta --until 2h   take no jobs for a resource; `resume compta` ends it
   passerelle-agent config schema > agent.schema.json
 
@@ -76,6 +78,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// What the cloud can do here, and whether it may do this.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Pause a resource: it takes no jobs, the hub holds them and shows who, why and until when.
     #[command(
         after_help = "Running jobs finish. The pause survives restarts; without a running agent it counts from its next start.\n\n\
@@ -143,12 +148,15 @@ fn execute(cli: Cli) -> Result<(), Stop> {
         | Command::Check { .. }
         | Command::Health { .. }
         | Command::Pause(_)
+        | Command::Policy(_)
         | Command::Resume(_)
         | Command::Status { .. } => {}
     }
     let settings = match &cli.command {
         // These ask the running agent, which may have a better configuration than the one that lies there now.
         Command::Health { .. } | Command::Status { .. } | Command::Pause(_) | Command::Resume(_) => None,
+        // These judge the folder themselves.
+        Command::Policy(_) => None,
         _ => Some(Settings::load(&cli.config)?),
     };
     let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
@@ -165,6 +173,11 @@ fn execute(cli: Cli) -> Result<(), Stop> {
             (Command::Check { json }, Some(settings)) => Box::pin(check_all(settings, json)).await,
             (Command::Health { json }, _) => health(listen(), json).await,
             (Command::Status { json }, _) => status(listen(), json).await,
+            (Command::Policy(command), _) => {
+                let (text, end) = policy::run(&cli.config, command)?;
+                print(&text)?;
+                end
+            }
             (Command::Pause(args), _) => print(&pauses::pause(&cli.config, args).await?),
             (Command::Resume(args), _) => print(&pauses::resume(&cli.config, args).await?),
             (_, _) => Ok(()),

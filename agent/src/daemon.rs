@@ -15,6 +15,7 @@ use crate::{
     metrics::Metrics,
     outbox::Outbox,
     pause::{self, Pauses},
+    policy::volume::Volume,
     pressure::{self, Pressure},
     probe,
     registry::Registry,
@@ -141,6 +142,7 @@ fn assemble(
     let span = info_span!("agent", agent_id = %enrolled.agent);
     let spool = Spool::open(state.path(), settings.config.agent.spool_quota.0)
         .map_err(|e| Stop::Configuration(crate::state::unwritable(&state.path().join("spool"), &e)))?;
+    let volume = Arc::new(Volume::open(Arc::clone(&state))?);
     Ok(Arc::new(Agent {
         current: RwLock::new(settings),
         announced: watch::Sender::new(0),
@@ -151,6 +153,7 @@ fn assemble(
         registry: Registry::default(),
         outbox: Outbox::default(),
         pauses: Arc::clone(pauses),
+        volume,
         spool,
         pressure: Arc::clone(pressure),
         status: Arc::clone(status),

@@ -33,6 +33,11 @@ impl PathRule {
         }
     }
 
+    /// The glob as it is written.
+    pub(super) fn text(&self) -> &str {
+        self.matcher.glob().glob()
+    }
+
     /// Whether the glob allows a path, or for a listing everything behind the pattern.
     pub(super) fn allows(&self, operation: &str, path: &str) -> bool {
         if !is_plain(path) {
@@ -63,6 +68,14 @@ impl PathRule {
             self.matcher.is_match(parts.join("/"))
         })
     }
+}
+
+/// Whether a glob allows every path that another one does. Says no where it cannot tell.
+pub(super) fn covers(wide: &str, narrow: &str) -> bool {
+    passerelle_config::path_glob(wide).is_ok_and(|glob| {
+        // A glob that is compared as a whole has no part that a listing would not have too.
+        PathRule::new(&glob).allows(LISTING, narrow)
+    })
 }
 
 /// One part of a pattern with all that varies, from the first to the last such character, as one mark.

@@ -334,6 +334,8 @@ fn some_rule() -> impl Strategy<Value = AllowRule> {
             headers,
             max_size: max_size.map(ByteSize),
             may,
+            max_per_day: None,
+            daily_volume: None,
             at: passerelle_config::Finding {
                 file: "agent.toml".into(),
                 line: 1,

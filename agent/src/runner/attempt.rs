@@ -11,15 +11,25 @@ use crate::{
     dispatch::{Judged, STOPPING, late},
     job::Job,
     pause::Paused,
+    policy::volume::{self, Metered},
     registry::{Cause, StopHandle},
     translate,
 };
 use jiff::Timestamp;
 use passerelle_connectors::{self as connectors, Call, Input, Intent, Output};
 use passerelle_protocol::{Code, Effect, Failure, Outcome, Progress, Repeat, Verdict};
-use std::{sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, info};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::AsyncWrite,
+    time::{Instant, sleep, sleep_until},
+};
+use tracing::{debug, info, warn};
 
 /// A job that ends sooner is not worth telling of.
 const FIRST_PROGRESS: Duration = Duration::from_millis(20);
@@ -172,7 +182,9 @@ async fn execute(
     };
     let spool = OutputSpool::new(&agent.spool, job.attempt);
     let largest = judged.max_size.unwrap_or(u64::MAX).min(agent.spool.quota());
-    let mut output = Output::new(Box::new(spool.clone()), largest);
+    let daily = judged.daily.bytes;
+    let (writer, used_up) = metered(agent, job, judged, spool.clone());
+    let mut output = Output::new(writer, largest);
     let operation = job.envelope.operation.as_str();
     let mut watch = Watch::new(timeout);
     let result = {
@@ -198,6 +210,11 @@ async fn execute(
     let passed = gate.close();
     let produced = output.produced().cloned();
     drop(output);
+    if daily.is_some()
+        && let Err(error) = agent.volume.flush().await
+    {
+        warn!(%error, "What a rule was used for today cannot be written");
+    }
     let repeat = judged.repeat(job);
     let failure = match result {
         Some(Ok(done)) => {
@@ -212,6 +229,10 @@ async fn execute(
             if told.verdict == Verdict::Retry && spool.was_refused() {
                 told.code = Code::Busy;
                 "the agent's spool has no room for the output at the moment".clone_into(&mut told.message);
+            }
+            if told.verdict == Verdict::Retry && used_up.load(Ordering::SeqCst) {
+                told = Failure { code: Code::Busy, message: volume::used_up(operation), ..told }
+                    .retry_after(Some(volume::until_tomorrow()));
             }
             if told.verdict == Verdict::Cancelled {
                 match stop.cause() {
@@ -241,6 +262,23 @@ async fn execute(
     };
     spool.discard();
     ended(still_granted(job, failure))
+}
+
+/// Where the output goes: past the meter, if the rule has a daily volume. The flag tells whether the meter stopped it.
+fn metered(
+    agent: &Agent,
+    job: &Job,
+    judged: &Judged,
+    spool: OutputSpool,
+) -> (Box<dyn AsyncWrite + Send + Unpin>, Arc<AtomicBool>) {
+    match judged.daily.bytes {
+        Some(most) => {
+            let (volume, resource) = (Arc::clone(&agent.volume), job.envelope.resource.clone());
+            let (metered, used_up) = Metered::new(spool, volume, resource, judged.rule, most);
+            (Box::new(metered), used_up)
+        }
+        None => (Box::new(spool), Arc::default()),
+    }
 }
 
 /// Another agent was granted the effect before and may yet wake up and have it: that this attempt did not is no proof.
