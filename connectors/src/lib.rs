@@ -3,6 +3,7 @@
 //! A connector reads as a straight line to its system. Retry, deadline, concurrency, rate limit, policy, audit and
 //! metrics live in the agent's runner, once. Nothing here knows of the tunnel, the hub or the protocol.
 
+mod address;
 mod call;
 mod connector;
 mod erased;

@@ -9,6 +9,8 @@ pub mod command;
 mod compile;
 mod explain;
 mod judge;
+#[cfg(test)]
+mod judge_tests;
 mod paths;
 #[cfg(test)]
 mod tests;

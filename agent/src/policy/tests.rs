@@ -386,6 +386,27 @@ fn reference_match(glob: &str, path: &str) -> bool {
     parts(&glob.split('/').collect::<Vec<_>>(), &path.split('/').collect::<Vec<_>>())
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+    #[test]
+    fn a_policy_allows_what_one_of_its_rules_allows_alone(
+        rules in proptest::collection::vec(some_rule(), 0..4),
+        operation in proptest::sample::select(&OPERATIONS),
+        demands in some_demands(),
+        size in proptest::option::of(0..30_u64),
+    ) {
+        let policy = |allow: Vec<AllowRule>| {
+            let mut config = resource("file", "");
+            config.allow = allow;
+            compile(&config, &every_operation()).unwrap()
+        };
+        let alone = rules.iter().position(|rule| policy(vec![rule.clone()]).decide(operation, &demands, size).is_ok());
+        let together = policy(rules).decide(operation, &demands, size).ok();
+        prop_assert_eq!(together.map(|allowed| allowed.rule), alone.map(|index| index + 1));
+    }
+}
+
 /// What the contract says, written down without any thought of speed or messages.
 fn reference(rules: &[AllowRule], operation: &str, demands: &Demands, size: Option<u64>) -> Option<usize> {
     let mut paths = demands.paths.clone();

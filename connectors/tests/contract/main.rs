@@ -6,6 +6,7 @@
 
 mod cases;
 mod memory;
+mod race;
 mod settings;
 mod sftp;
 #[path = "../support/mod.rs"]

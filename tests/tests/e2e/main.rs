@@ -18,6 +18,7 @@ mod large;
 mod leftovers;
 mod limits;
 mod pause;
+mod policy;
 mod pressure;
 mod reload;
 mod restored;

@@ -4,6 +4,8 @@
 //! explained as far as it can be read, beside every finding: an agent would not take it up.
 
 mod diff;
+#[cfg(test)]
+mod tests;
 mod words;
 
 pub use diff::{Difference, difference};
@@ -12,7 +14,7 @@ use super::{ResourcePolicy, Rule, default_methods, default_rights, paths::covers
 use crate::settings::Settings;
 use passerelle_config::{ByteSize, Diagnostics, Finding, ResourceConfig};
 use passerelle_connectors::REGISTRY;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::path::Path;
 use url::Url;
 
@@ -174,16 +176,11 @@ pub fn at(finding: &Finding, base: &Path) -> String {
 
 /// Where a resource leads, for its owner's eyes: address and account, never a secret.
 fn place(resource: &ResourceConfig) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Address {
-        url: Option<String>,
-        username: Option<String>,
-    }
-    let Address { url, username } = resource.section.parse(&mut Diagnostics::default())?;
-    let mut url: Url = url?.parse().ok()?;
+    let mut url: Url = resource.section.text("url")?.parse().ok()?;
     // Refused elsewhere; never shown.
     url.set_password(None).ok();
-    let account = username.map_or(String::new(), |username| format!(" as {username}"));
+    let account =
+        resource.section.text("username").map_or(String::new(), |username| format!(" as {username}"));
     Some(format!("{url}{account}"))
 }
 

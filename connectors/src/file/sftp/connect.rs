@@ -6,7 +6,7 @@ use super::{
     milliseconds,
 };
 use crate::{
-    Code, Failure,
+    Code, Failure, address,
     file::backend::{Backend, Connect, Interrupt},
 };
 use libssh2_sys as raw;
@@ -106,6 +106,13 @@ impl SftpServer {
         let addresses = (self.host.as_str(), self.port).to_socket_addrs().map_err(|error| {
             Failure::retry(Code::TargetUnreachable, "the file server's name cannot be resolved")
                 .detail(self.with_address(error))
+        })?;
+        // Checked once resolved, whatever notation the name is in; no second look-up follows.
+        let addresses = address::allowed(&self.host, &addresses.collect::<Vec<_>>()).map_err(|error| {
+            match error.downcast_ref::<address::Blocked>() {
+                Some(_) => Failure::denied(Code::PolicyDenied, address::BLOCKED).detail(&error),
+                None => self.unreachable(error),
+            }
         })?;
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in addresses {
