@@ -17,6 +17,7 @@ use crate::{
     translate,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use passerelle_connectors::Visible;
 use passerelle_protocol::{
     AgentId, Code, Decline, Effect, Envelope, Failure, HeldState, JwsError, Name, Offer, Outcome,
     PayloadSource, Repeat, Report, Sha256, Ticket, Verdict, VerifyingKey,
@@ -120,6 +121,8 @@ pub struct Judged {
     pub max_size: Option<u64>,
     /// What it allows per day.
     pub daily: Daily,
+    /// What a listing may show.
+    pub visible: Visible,
 }
 
 impl Judged {

@@ -14,7 +14,7 @@ mod registry;
 pub mod file;
 pub mod http;
 
-pub use call::{Call, Gate, Intent, Outcome, Progress};
+pub use call::{Call, Gate, Intent, Outcome, Progress, Visible};
 pub use connector::{BuildError, Capabilities, Connector, Demands, Kind, OperationSpec, Repeat, Right};
 pub use erased::DynConnector;
 pub use failure::{Code, Effect, Failure, Verdict};

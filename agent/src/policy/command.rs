@@ -185,6 +185,9 @@ fn test(config: &Path, args: &TestArgs) -> Result<Told, Stop> {
     if decided.as_ref().is_ok_and(|judged| judged.daily.is_limited()) {
         notes.push("the rule has a limit per day, of which today's use is not looked at".to_owned());
     }
+    if decided.as_ref().is_ok_and(|judged| !judged.visible.is_everything()) {
+        notes.push("the listing shows only the names that the rule allows".to_owned());
+    }
     let resource = settings.resources.get(&job.resource);
     let configured = settings.config.resources.iter().find(|of| of.name == job.resource.as_str());
     let place = rule

@@ -3,8 +3,10 @@
 
 use super::{Allowed, Denied, Spent};
 use crate::{dispatch::Judged, settings::Settings, translate};
+use passerelle_connectors::Visible;
 use passerelle_protocol::{Code, Effect, Envelope, Failure, Name, Verdict};
 use serde_json::Value;
+use std::sync::Arc;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -72,7 +74,15 @@ impl Settings {
         }
         let demands = resource.connector.demands(operation, params).map_err(|e| translate::failure(&e))?;
         match resource.policy.decide_after(operation, &demands, size, spent) {
-            Ok(Allowed { rule, max_size, daily }) => Ok(Judged { resource, rule, max_size, daily }),
+            Ok(Allowed { rule, max_size, daily, filtered }) => {
+                let visible = if filtered {
+                    let resource = Arc::clone(&resource);
+                    Visible::only(move |path| resource.policy.shows(rule, path))
+                } else {
+                    Visible::default()
+                };
+                Ok(Judged { resource, rule, max_size, daily, visible })
+            }
             Err(Denied { code, message, nearest, another_day: false }) => {
                 Err(Refused { failure: translate::denial(code, &message), nearest })
             }

@@ -106,6 +106,39 @@ fn no_trick_with_a_path_reaches_what_no_rule_names() {
 }
 
 #[test]
+fn a_listing_shows_what_its_rule_allows_and_nothing_beside() {
+    let settings = settings();
+    let list = |params: Value| {
+        let resource = "files".parse().unwrap();
+        let question = Question {
+            resource: &resource,
+            operation: "list",
+            params: &params,
+            has_payload: false,
+            size: None,
+        };
+        settings.judge(question, &Spent::new()).map(|judged| judged.visible)
+    };
+    assert!(list(json!({"path": "in", "pattern": "*.csv"})).unwrap().is_everything());
+    for params in
+        [json!({"path": "in"}), json!({}), json!({"recursive": true}), json!({"path": "in", "pattern": "*"})]
+    {
+        let visible = list(params.clone()).unwrap();
+        let shown =
+            ["in/a.csv", "in/café.txt", "in/a*.csv", "in/b.txt", "in", "out/a", "in/x/a.csv", "../in/a.csv"]
+                .map(|path| visible.shows(path));
+        assert_eq!(shown, [true, true, true, false, false, false, false, false], "{params}");
+    }
+    // Where it could show nothing, not even whether there is such a folder is told.
+    for params in
+        [json!({"path": "out"}), json!({"path": "in/deep"}), json!({"path": "secret", "recursive": true})]
+    {
+        let Err(refused) = list(params.clone()) else { panic!("{params}") };
+        assert_eq!(refused.failure.code, Code::PolicyDenied, "{params}");
+    }
+}
+
+#[test]
 fn http_paths_are_compared_after_one_decoding() {
     let settings = settings();
     for (params, expected) in [

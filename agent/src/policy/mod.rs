@@ -60,6 +60,8 @@ pub struct Allowed {
     pub max_size: Option<u64>,
     /// What the rule allows per day.
     pub daily: Daily,
+    /// A listing asks for more than the rule allows: only what the rule allows may be shown.
+    pub filtered: bool,
 }
 
 /// A call may not go on.
@@ -114,6 +116,13 @@ impl ResourcePolicy {
         self.decide_after(operation, demands, payload_size, &Spent::new())
     }
 
+    /// Whether a rule, counted from 1, lets a listing show a name.
+    #[must_use]
+    pub fn shows(&self, rule: usize, path: &str) -> bool {
+        let rule = rule.checked_sub(1).and_then(|index| self.rules.get(index));
+        rule.is_some_and(|rule| rule.paths.iter().any(|glob| glob.allows_name(path)))
+    }
+
     /// Where a rule stands, counted from 1.
     #[must_use]
     pub fn place(&self, rule: usize) -> Option<&Finding> {
@@ -136,6 +145,7 @@ impl ResourcePolicy {
         let root = [String::new()];
         let paths = if needs_paths && demands.paths.is_empty() { &root[..] } else { &demands.paths };
         let mut nearest: Option<(Refusal<'_>, usize)> = None;
+        let mut filtered = None;
         for (index, rule) in self.rules.iter().enumerate() {
             if !rule.operations.iter().any(|name| name == operation) {
                 continue;
@@ -148,13 +158,21 @@ impl ResourcePolicy {
             match refusal {
                 None => {
                     let Rule { max_size, daily, .. } = *rule;
-                    return Ok(Allowed { rule: index + 1, max_size, daily });
+                    return Ok(Allowed { rule: index + 1, max_size, daily, filtered: false });
+                }
+                // Shown are only the names that this one rule allows.
+                Some(Refusal::Path(_)) if filtered.is_none() && rule.lists(operation, demands, used) => {
+                    let Rule { max_size, daily, .. } = *rule;
+                    filtered = Some(Allowed { rule: index + 1, max_size, daily, filtered: true });
                 }
                 Some(refusal) if nearest.is_none_or(|(best, _)| refusal.stage() > best.stage()) => {
                     nearest = Some((refusal, index + 1));
                 }
                 Some(_) => {}
             }
+        }
+        if let Some(filtered) = filtered {
+            return Ok(filtered);
         }
         Err(match nearest {
             Some((refusal, rule)) => Denied {
@@ -205,6 +223,17 @@ impl Rule {
             (Some(size), Some(max)) if size > max => Some(Refusal::Size { size, max }),
             _ => None,
         }
+    }
+
+    /// Whether a listing, of which the rule does not allow every name, may show those that it does.
+    fn lists(&self, operation: &str, demands: &Demands, used: volume::Used) -> bool {
+        let Demands { paths, method: None, query, headers, rights } = demands else { return false };
+        // `folder/PATTERN`, and the same below it: patterns have no slash.
+        let folder = paths.first().map_or("", |path| path.rsplit_once('/').map_or("", |(folder, _)| folder));
+        operation == paths::LISTING
+            && [query.is_empty(), headers.is_empty(), rights.is_empty()].iter().all(|empty| *empty)
+            && self.daily.leave_room(used, 0)
+            && self.paths.iter().any(|glob| glob.leads_below(folder))
     }
 
     fn allows_path(&self, operation: &str, path: &str) -> bool {

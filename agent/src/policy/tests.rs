@@ -163,6 +163,7 @@ fn files_are_allowed_by_operation_path_right_and_size() {
         ("drop", on(&["x/a.csv", "in/a"]), None, denied("\"drop\" is not allowed on path \"in/a\"")),
         ("list", on(&[]), None, "ok 3".to_owned()),
         ("list", on(&["in"]), None, "ok 3".to_owned()),
+        // Shown is only what the rule allows, of all that lies beside `in/x`: nothing, as no glob leads below `in`.
         ("list", on(&["in/x"]), None, denied("\"list\" is not allowed on path \"in/x\"")),
         ("drop", on(&[]), None, denied("\"drop\" is not allowed on the root folder of this resource")),
         ("delete", on(&["a.csv"]), None, denied("\"delete\" is not allowed on this resource")),

@@ -179,6 +179,7 @@ async fn execute(
         gate: Arc::clone(&gate) as Arc<dyn connectors::Gate>,
         prior_intent: job.intent.clone().and_then(|value| serde_json::from_value::<Intent>(value).ok()),
         traceparent: job.traceparent.clone(),
+        visible: judged.visible.clone(),
     };
     let spool = OutputSpool::new(&agent.spool, job.attempt);
     let largest = judged.max_size.unwrap_or(u64::MAX).min(agent.spool.quota());

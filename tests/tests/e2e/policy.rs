@@ -225,3 +225,24 @@ async fn the_limits_of_a_day_hold_over_restarts_and_the_rest_waits() {
     assert_eq!((&never["state"], code(&never)), (&json!("denied"), "too_large"), "{never:#}");
     assert!(!site.files.path().join("day/b").exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_shows_only_the_names_that_its_rule_allows() {
+    let mut site = Site::prepared(|_, _| Reply::status(200)).await;
+    let rule = "operations = [\"list\"]\npaths = [\"in/*.csv\"]\n";
+    fs::create_dir_all(site.files.path().join("in/deep")).unwrap();
+    for name in ["in/a.csv", "in/payroll.xls", "in/deep/b.csv", "c.csv"] {
+        fs::write(site.files.path().join(name), "x").unwrap();
+    }
+    site.agent.resource("compta", &resources::folder_with("compta", site.files.path(), "", rule));
+    site.agent.start().await;
+    for params in [json!({"path": "in"}), json!({"recursive": true}), json!({"path": "in", "limit": 1})] {
+        let listed = site.hub.api.succeed(&job("compta", "list", params.clone())).await;
+        let names: Vec<&Value> =
+            listed["result"]["items"].as_array().unwrap().iter().map(|item| &item["path"]).collect();
+        assert_eq!(names, ["in/a.csv"], "{params}: {listed:#}");
+        assert_eq!(listed["result"]["next_cursor"], Value::Null, "{params}: {listed:#}");
+    }
+    let denied = site.hub.api.run(&job("compta", "list", json!({"path": "in/deep"}))).await;
+    assert_eq!((&denied["state"], code(&denied)), (&json!("denied"), "policy_denied"), "{denied:#}");
+}

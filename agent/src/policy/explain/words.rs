@@ -9,7 +9,7 @@ fn meaning(operation: &str) -> &str {
     match operation {
         "drop" => "put whole files there",
         "fetch" => "read whole files",
-        "list" => "see names, sizes and times of files",
+        "list" => "see names, sizes and times of what lies on these paths",
         "stat" => "see size and time of a file whose name it knows",
         "move" => "move and rename files",
         "delete" => "delete files",
