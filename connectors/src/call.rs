@@ -44,7 +44,10 @@ pub struct Call {
 
 /// Which paths may be named in a result: what the rule allows, where a listing asks for more than that.
 #[derive(Clone, Default)]
-pub struct Visible(Option<Arc<dyn Fn(&str) -> bool + Send + Sync>>);
+pub struct Visible(Option<Arc<Shows>>);
+
+/// Says whether a path may be named.
+type Shows = dyn Fn(&str) -> bool + Send + Sync;
 
 impl Visible {
     /// Only the paths that pass.

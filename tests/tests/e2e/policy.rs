@@ -11,7 +11,7 @@ fn text(output: &Output) -> String {
 
 /// An agent's folder that no agent runs on, and whose hub is nowhere.
 fn alone(rule: &str) -> (Agent, tempfile::TempDir) {
-    let files = tempfile::tempdir().unwrap();
+    let files = tempfile::tempdir().expect("a temporary folder");
     let agent = Agent::at("http://127.0.0.1:9", "paris-1");
     agent.resource("compta", &resources::folder_with("compta", files.path(), "", rule));
     agent.write();
