@@ -1,8 +1,9 @@
 //! The parts of a running agent, as they know each other.
 
 use crate::{
-    hub::Hub, identity::Identity, journal::Journal, metrics::Metrics, outbox::Outbox, pressure::Pressure,
-    registry::Registry, runner::spool::Spool, settings::Settings, state::StateDir, status::Status,
+    hub::Hub, identity::Identity, journal::Journal, metrics::Metrics, outbox::Outbox, pause::Pauses,
+    policy::volume::Volume, pressure::Pressure, registry::Registry, runner::spool::Spool, settings::Settings,
+    state::StateDir, status::Status,
 };
 use passerelle_protocol::session::Attempt;
 use std::sync::{
@@ -30,6 +31,10 @@ pub struct Agent {
     pub registry: Registry,
     /// What is to be told to the hub.
     pub outbox: Outbox,
+    /// What takes no jobs for a while.
+    pub pauses: Arc<Pauses>,
+    /// What the rules have been used for today.
+    pub volume: Arc<Volume>,
     /// Payloads on their way.
     pub spool: Spool,
     /// Whether there is room for another job.

@@ -7,7 +7,10 @@ use crate::{
     exit::Stop,
     hub::Hub,
     identity::Identity,
-    logs, public_key,
+    logs,
+    pause::command::{self as pauses, PauseArgs, ResumeArgs},
+    policy::command::{self as policy, PolicyCommand},
+    public_key,
     settings::Settings,
     state::StateDir,
     status::{Link, Readiness, Snapshot},
@@ -28,6 +31,8 @@ Examples:
   passerelle-agent run                       enrol on the first start, then take jobs
   passerelle-agent --config ./config status  what the running agent is doing
   passerelle-agent audit verify              nothing in the audit was changed or taken out
+  passerelle-agent policy explain            all that the cloud can do here, in plain words
+  passerelle-agent pause compta --until 2h   take no jobs for a resource; `resume compta` ends it
   passerelle-agent config schema > agent.schema.json
 
 Exit codes: 0 drained or all right, 1 something is not right (check, health, status),
@@ -85,6 +90,19 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// What the cloud can do here, and whether it may do this.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Pause a resource: it takes no jobs, the hub holds them and shows who, why and until when.
+    #[command(
+        after_help = "Running jobs finish. The pause survives restarts; without a running agent it counts from its next start.\n\n\
+        Examples:\n  passerelle-agent pause compta --until 2h30m --reason \"stock-taking\"\n  \
+        passerelle-agent pause compta --until 2026-11-21T18:00:00Z\n  passerelle-agent resume compta"
+    )]
+    Pause(PauseArgs),
+    /// End the pause of a resource: its jobs run again at once.
+    #[command(after_help = "Example: passerelle-agent resume compta")]
+    Resume(ResumeArgs),
     /// About the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -151,11 +169,16 @@ fn execute(cli: Cli) -> Result<(), Stop> {
         | Command::Enrol { .. }
         | Command::Check(_)
         | Command::Health { .. }
+        | Command::Pause(_)
+        | Command::Policy(_)
+        | Command::Resume(_)
         | Command::Status { .. } => {}
     }
     let settings = match &cli.command {
         // These ask the running agent, which may have a better configuration than the one that lies there now.
-        Command::Health { .. } | Command::Status { .. } => None,
+        Command::Health { .. } | Command::Status { .. } | Command::Pause(_) | Command::Resume(_) => None,
+        // These judge the folder themselves.
+        Command::Policy(_) => None,
         Command::Check(args) if args.survives_a_bad_configuration() => Some(Settings::load(&cli.config)),
         _ => Some(Ok(Settings::load(&cli.config)?)),
     };
@@ -175,6 +198,13 @@ fn execute(cli: Cli) -> Result<(), Stop> {
             }
             (Command::Health { json }, _) => health(listen(), json).await,
             (Command::Status { json }, _) => status(listen(), json).await,
+            (Command::Policy(command), _) => {
+                let (text, end) = policy::run(&cli.config, command)?;
+                print(&text)?;
+                end
+            }
+            (Command::Pause(args), _) => print(&pauses::pause(&cli.config, args).await?),
+            (Command::Resume(args), _) => print(&pauses::resume(&cli.config, args).await?),
             (_, _) => Ok(()),
         }
     });
@@ -269,6 +299,9 @@ async fn status(listen: SocketAddr, json: bool) -> Result<(), Stop> {
             resource.connector,
             resource.operations.join(", ")
         ));
+    }
+    for (name, paused) in &status.pauses {
+        text.push_str(&format!("{}\n", paused.sentence(name)));
     }
     for job in &status.last_jobs {
         text.push_str(&format!(

@@ -5,7 +5,7 @@
 use crate::{
     agent::Agent,
     audit::{self, Entry, Kind, keeper::Keeper},
-    clock, drain,
+    clock, control, drain,
     enrol::{EnrolError, enrol},
     exit::Stop,
     hub::Hub,
@@ -15,6 +15,8 @@ use crate::{
     logs,
     metrics::Metrics,
     outbox::Outbox,
+    pause::{self, Pauses},
+    policy::volume::Volume,
     pressure::{self, Pressure},
     probe,
     registry::Registry,
@@ -78,9 +80,13 @@ pub async fn run(settings: Settings) -> Result<(), Stop> {
         Arc::clone(&status),
         Arc::clone(&metrics),
         Arc::clone(&pressure),
+        Arc::new(Pauses::open(Arc::clone(&state))?),
     ));
     let closing = CancellationToken::new();
     let port = tokio::spawn(local::serve(listener, Arc::clone(&local), closing.clone()));
+    if let Some(socket) = control::bind(state.path()) {
+        tokio::spawn(control::serve(socket, Arc::clone(&local), closing.clone()));
+    }
 
     let opened = Journal::open(state.path()).map_err(|error| match error {
         JournalError::Newer { .. } => Stop::Configuration(error.to_string()),
@@ -137,7 +143,7 @@ fn assemble(
     journal: Journal,
     local: &Local,
 ) -> Result<Arc<Agent>, Stop> {
-    let Local { status, metrics, pressure, .. } = local;
+    let Local { status, metrics, pressure, pauses, .. } = local;
     let enrolled = &identity.enrolled;
     status.set_who(Who {
         agent: enrolled.agent.to_string(),
@@ -150,6 +156,7 @@ fn assemble(
     let span = info_span!("agent", agent_id = %enrolled.agent);
     let spool = Spool::open(state.path(), settings.config.agent.spool_quota.0)
         .map_err(|e| Stop::Configuration(crate::state::unwritable(&state.path().join("spool"), &e)))?;
+    let volume = Arc::new(Volume::open(Arc::clone(&state))?);
     Ok(Arc::new(Agent {
         current: RwLock::new(settings),
         announced: watch::Sender::new(0),
@@ -159,6 +166,8 @@ fn assemble(
         journal,
         registry: Registry::default(),
         outbox: Outbox::default(),
+        pauses: Arc::clone(pauses),
+        volume,
         spool,
         pressure: Arc::clone(pressure),
         status: Arc::clone(status),
@@ -280,6 +289,7 @@ async fn serve(
     let mut tunnel = tokio::spawn(tunnel::run(Arc::clone(agent)).in_current_span());
     let probes = tokio::spawn(probe::all(Arc::clone(agent)).in_current_span());
     let reloads = reloads.map(|reloads| tokio::spawn(reloads.in_current_span()));
+    let pauses = tokio::spawn(pause::keep(Arc::clone(agent)).in_current_span());
     let sweeping = tokio::spawn(sweep::run(Arc::clone(agent)).in_current_span());
     let upkeep = tokio::spawn(upkeep(Arc::clone(agent)).in_current_span());
     let audit = Auditing::start(agent);
@@ -290,6 +300,7 @@ async fn serve(
     };
     probes.abort();
     sweeping.abort();
+    pauses.abort();
     if let Some(reloads) = reloads {
         reloads.abort();
     }

@@ -10,7 +10,7 @@ use crate::{
     job::{Job, Payload},
     journal::Accepted,
     outbox::Answer,
-    policy,
+    policy::{Daily, Question, Refused, Spent, volume},
     registry::Reserved,
     runner,
     settings::Resource,
@@ -18,6 +18,7 @@ use crate::{
     translate,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use passerelle_connectors::Visible;
 use passerelle_protocol::{
     AgentId, Code, Decline, Effect, Envelope, Failure, HeldState, JwsError, Name, Offer, Outcome,
     PayloadSource, Repeat, Report, Sha256, Ticket, Verdict, VerifyingKey,
@@ -119,6 +120,10 @@ pub struct Judged {
     pub rule: usize,
     /// The largest payload or output it allows.
     pub max_size: Option<u64>,
+    /// What it allows per day.
+    pub daily: Daily,
+    /// What a listing may show.
+    pub visible: Visible,
 }
 
 impl Judged {
@@ -183,6 +188,9 @@ impl Agent {
         if self.is_draining() {
             return decline(Code::Busy, STOPPING.to_owned(), Some(BUSY_RETRY));
         }
+        if let Some(paused) = self.pauses.of(&envelope.resource) {
+            return decline(Code::Paused, paused.sentence(&envelope.resource), paused.left());
+        }
         if let Some(full) = self.pressure.full(&self.journal) {
             return decline(Code::Busy, full.to_owned(), Some(BUSY_RETRY * 5));
         }
@@ -246,7 +254,7 @@ impl Agent {
             Some(failure) => Err(failure),
             // What was granted before has begun: it is brought to its end.
             None if job.intent.is_none() && clock::until(job.envelope.deadline).is_zero() => Err(late()),
-            None => self.judge(&job),
+            None => self.judge_after(&job, &self.volume.spent(&job.envelope.resource)),
         };
         if let (Err(failure), true) = (&mut judged, job.intent.is_some()) {
             // Nothing more happens here; but what was granted before may have happened.
@@ -254,6 +262,10 @@ impl Agent {
         }
         let judged = match judged {
             Ok(judged) => self.make_room(&job, judged)?,
+            Err(failure) => Err(failure),
+        };
+        let judged = match judged {
+            Ok(judged) => self.charge(&job, judged).await?,
             Err(failure) => Err(failure),
         };
         let accepted = match &judged {
@@ -282,6 +294,10 @@ impl Agent {
         let taken = judged.is_ok() && matches!(accepted, Ok(Accepted::New | Accepted::Continues(_)));
         if !taken {
             self.spool.release_input(attempt);
+            if let Some(judged) = judged.as_ref().ok().filter(|judged| judged.daily.is_limited()) {
+                let size = job.envelope.payload.as_ref().map_or(0, |payload| payload.size);
+                self.volume.give_back(&job.envelope.resource, judged.rule, size);
+            }
         }
         let accepted = accepted.map_err(|error| {
             warn!(%error, "An offer could not be written to the journal");
@@ -346,39 +362,47 @@ impl Agent {
     /// # Errors
     /// The outcome: `invalid_params`, `path_invalid`, `policy_denied` or `too_large`.
     pub fn judge(&self, job: &Job) -> Result<Judged, Failure> {
-        let envelope = &job.envelope;
-        let denied =
-            |message: String| Failure::new(Verdict::Denied, Effect::NotApplied, Code::PolicyDenied, message);
-        let Some(resource) = self.settings().resources.get(&envelope.resource).cloned() else {
-            return Err(denied(format!("no resource {} is configured at this agent", envelope.resource)));
-        };
-        let operation = envelope.operation.as_str();
-        let Some(spec) = resource.operation(operation) else {
-            let message = format!("a {} resource has no operation {operation}", resource.kind);
-            return Err(Failure::new(Verdict::Permanent, Effect::NotApplied, Code::InvalidParams, message));
-        };
-        if envelope.payload.is_some() && !spec.takes_payload {
-            let message = format!("operation {operation} takes no payload");
-            return Err(Failure::new(Verdict::Permanent, Effect::NotApplied, Code::InvalidParams, message));
+        // What it counts for was counted when it was accepted.
+        self.judge_after(job, &Spent::new())
+    }
+
+    fn judge_after(&self, job: &Job, spent: &Spent) -> Result<Judged, Failure> {
+        let decided = self.settings().judge(Question::from(&job.envelope), spent);
+        decided.map_err(|Refused { failure, nearest }| {
+            debug!(job_id = %job.attempt.job, nearest, reason = failure.message, "The local policy says no");
+            failure
+        })
+    }
+
+    /// Counts an attempt for its rule's day, on disk, where the rule has a limit per day.
+    async fn charge(&self, job: &Job, judged: Judged) -> Result<Result<Judged, Failure>, NotTaken> {
+        if !judged.daily.is_limited() {
+            return Ok(Ok(judged));
         }
-        let demands =
-            resource.connector.demands(operation, &envelope.params).map_err(|e| translate::failure(&e))?;
-        let size = envelope.payload.as_ref().map(|p| p.size);
-        match resource.policy.decide(operation, &demands, size) {
-            Ok(policy::Allowed { rule, max_size }) => Ok(Judged { resource, rule, max_size }),
-            Err(policy::Denied { code, message, .. }) => Err(translate::denial(code, &message)),
+        let Envelope { resource, operation, payload, .. } = &job.envelope;
+        let size = payload.as_ref().map_or(0, |payload| payload.size);
+        // What has begun is brought to its end, and counts all the same.
+        let limits = if job.intent.is_some() { Daily::default() } else { judged.daily };
+        if !self.volume.take(resource, judged.rule, size, limits) {
+            // Others took the rest since it was judged.
+            let message = volume::used_up(operation.as_str());
+            let failure = Failure::new(Verdict::Retry, Effect::NotApplied, Code::Busy, message);
+            return Ok(Err(failure.retry_after(Some(volume::until_tomorrow()))));
         }
+        if let Err(error) = self.volume.flush().await {
+            warn!(%error, "What a rule was used for today cannot be written");
+            self.volume.give_back(resource, judged.rule, size);
+            self.spool.release_input(job.attempt);
+            return Err((Code::Busy, "the agent's disk cannot be written".to_owned(), Some(BUSY_RETRY * 5)));
+        }
+        Ok(Ok(judged))
     }
 }
 
 impl Agent {
     /// The rule that came nearest to allowing a denied job, counted from 1, for the audit.
     fn nearest_rule(&self, job: &Job) -> Option<usize> {
-        let resource = self.settings().resources.get(&job.envelope.resource).cloned()?;
-        let operation = job.envelope.operation.as_str();
-        let demands = resource.connector.demands(operation, &job.envelope.params).ok()?;
-        let size = job.envelope.payload.as_ref().map(|payload| payload.size);
-        resource.policy.decide(operation, &demands, size).err()?.nearest
+        self.settings().judge(Question::from(&job.envelope), &Spent::new()).err()?.nearest
     }
 }
 

@@ -185,6 +185,8 @@ impl Settings {
                     .collect(),
                 max_concurrent: resource.max_concurrent,
                 rate_per_minute: resource.rate_per_minute,
+                // Not the configuration's to say.
+                paused: None,
             });
         }
         (connectors, resources)

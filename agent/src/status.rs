@@ -1,6 +1,6 @@
 //! What the agent shows of itself at its local port. Nothing secret, nothing of a job's content.
 
-use crate::{clock, exit::Stop, job::Job};
+use crate::{clock, exit::Stop, job::Job, pause::Paused};
 use jiff::Timestamp;
 use passerelle_protocol::{JobId, Name, SessionId};
 use serde::{Deserialize, Serialize};
@@ -130,6 +130,9 @@ pub struct Snapshot {
     pub jobs_unreported: usize,
     /// The resources by name.
     pub resources: BTreeMap<Name, ResourceStatus>,
+    /// What takes no jobs for a while, by resource.
+    #[serde(default)]
+    pub pauses: BTreeMap<Name, Paused>,
     /// The last ended attempts, latest first.
     pub last_jobs: VecDeque<JobStatus>,
 }
@@ -267,6 +270,7 @@ impl Status {
             jobs_running: load.running,
             jobs_unreported: load.finished,
             resources: inner.resources.clone(),
+            pauses: BTreeMap::new(),
             last_jobs: inner.last_jobs.clone(),
         }
     }

@@ -153,6 +153,10 @@ pub struct AllowRule {
     pub max_size: Option<ByteSize>,
     /// Rights on top (`replace`, `create_dirs`, `delete_after_fetch`); `None`: the default of the operation.
     pub may: Option<Vec<String>>,
+    /// Attempts per day; `None`: no limit.
+    pub max_per_day: Option<u32>,
+    /// Bytes of payloads and outputs per day; `None`: no limit.
+    pub daily_volume: Option<ByteSize>,
     /// Where the rule stands, for messages.
     pub at: Finding,
 }

@@ -47,5 +47,7 @@ pub const MAX_FILES: usize = 1000;
 pub const MAX_RESOURCES: usize = 500;
 /// The most allow rules of a resource: each decision walks them.
 pub const MAX_RULES: usize = 100;
+/// The most attempts per day that a rule can tell: above it the limit means nothing.
+pub const MAX_PER_DAY_LIMIT: u32 = 1_000_000_000;
 /// The longest name of an agent, resource or operation: that of the protocol.
 pub const MAX_NAME: usize = 64;

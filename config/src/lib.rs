@@ -32,7 +32,7 @@ pub use agent::{
 pub use audit::{AuditSection, Syslog, WhenFull};
 pub use diagnostics::{Diagnostics, Finding};
 pub use glob::path_glob;
-pub use load::{DEFAULT_DIR, listen_address, load, readable_resources};
+pub use load::{DEFAULT_DIR, listen_address, load, readable_resources, state_dir};
 pub use redact::redacted;
 pub use schema::schema;
 pub use secret::{Secret, SecretError, SecretRef};

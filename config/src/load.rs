@@ -41,6 +41,17 @@ pub fn listen_address(dir: &Path) -> SocketAddr {
     listen_with(dir, &|name| std::env::var(name).ok())
 }
 
+/// Where the agent of this folder keeps its state, whatever is wrong with its resources.
+///
+/// # Errors
+/// All findings, if `agent.toml` does not say it for sure.
+pub fn state_dir(dir: &Path) -> Result<PathBuf, Diagnostics> {
+    let mut loader = Loader::new(dir);
+    let (main, _) = loader.run(dir, &|name| std::env::var(name).ok());
+    loader.diagnostics.sort();
+    main.map(|main| main.agent.state_dir).ok_or(loader.diagnostics)
+}
+
 /// As [`listen_address`], with the environment passed in.
 pub(crate) fn listen_with(dir: &Path, env: &dyn Fn(&str) -> Option<String>) -> SocketAddr {
     let main = Loader::new(dir).run(dir, env).0;

@@ -168,4 +168,9 @@ pub(crate) struct Rule {
     pub(crate) max_size: Option<ByteSize>,
     /// Rights on top: `replace`, `create_dirs`, `delete_after_fetch`. Default: the first two for `drop`, else none.
     pub(crate) may: Option<Vec<String>>,
+    /// How many attempts it allows per day (UTC). Default: no limit.
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub(crate) max_per_day: Option<i64>,
+    /// How many bytes of payloads and outputs it allows per day (UTC), all jobs together. Default: no limit.
+    pub(crate) daily_volume: Option<ByteSize>,
 }

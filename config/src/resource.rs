@@ -118,7 +118,17 @@ fn check_rule(common: &Section, number: usize, raw: raw::Rule, diagnostics: &mut
     if let Some(may) = &raw.may {
         each("may", may, &|right| (!RIGHTS.contains(&right)).then(|| unknown_value(right, RIGHTS)));
     }
+    let max_per_day = raw.max_per_day.map(|value| {
+        let key = format!("{rule}.max_per_day");
+        check::in_range(common, &key, value, 1..=defaults::MAX_PER_DAY_LIMIT, diagnostics)
+    });
+    if raw.daily_volume.is_some_and(|volume| volume.0 == 0) {
+        let message = "must be larger than 0; a rule that allows nothing is better left out";
+        diagnostics.push(common.finding(&format!("{rule}.daily_volume"), message));
+    }
     AllowRule {
+        max_per_day,
+        daily_volume: raw.daily_volume,
         operations,
         paths,
         methods,

@@ -3,7 +3,7 @@
 use crate::{
     Diagnostics, Finding,
     read::read,
-    tree::{Node, Source},
+    tree::{Node, Source, Value},
 };
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -55,6 +55,15 @@ impl Section {
             diagnostics.push(self.source.finding(mistake.at, &path, mistake.message));
         }
         value
+    }
+
+    /// The text of a key (`url`, `auth.kind`), if there is one; whatever is wrong with the others.
+    #[must_use]
+    pub fn text(&self, key: &str) -> Option<&str> {
+        match &self.node.find(key)?.value {
+            Value::String(text) => Some(text),
+            _ => None,
+        }
     }
 
     /// Whether a key stands there, rightly or wrongly.

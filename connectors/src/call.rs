@@ -4,6 +4,7 @@ use crate::Failure;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
+    fmt,
     future::Future,
     pin::Pin,
     sync::{
@@ -37,6 +38,40 @@ pub struct Call {
     pub prior_intent: Option<Intent>,
     /// W3C trace context to pass on.
     pub traceparent: Option<String>,
+    /// The names that a listing may show.
+    pub visible: Visible,
+}
+
+/// Which paths may be named in a result: what the rule allows, where a listing asks for more than that.
+#[derive(Clone, Default)]
+pub struct Visible(Option<Arc<Shows>>);
+
+/// Says whether a path may be named.
+type Shows = dyn Fn(&str) -> bool + Send + Sync;
+
+impl Visible {
+    /// Only the paths that pass.
+    pub fn only(shows: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(shows)))
+    }
+
+    /// Whether a path, relative to the resource's root, may be named.
+    #[must_use]
+    pub fn shows(&self, path: &str) -> bool {
+        self.0.as_ref().is_none_or(|shows| shows(path))
+    }
+
+    /// Whether every path may be named.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl fmt::Debug for Visible {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_everything() { "everything" } else { "some" })
+    }
 }
 
 /// What a final effect will be. Journalled by the agent before it happens; `state` is the connector's own.

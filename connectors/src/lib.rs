@@ -3,6 +3,7 @@
 //! A connector reads as a straight line to its system. Retry, deadline, concurrency, rate limit, policy, audit and
 //! metrics live in the agent's runner, once. Nothing here knows of the tunnel, the hub or the protocol.
 
+mod address;
 mod call;
 mod connector;
 mod erased;
@@ -14,7 +15,7 @@ mod registry;
 pub mod file;
 pub mod http;
 
-pub use call::{Call, Gate, Intent, Outcome, Progress};
+pub use call::{Call, Gate, Intent, Outcome, Progress, Visible};
 pub use connector::{BuildError, Capabilities, Connector, Demands, Kind, OperationSpec, Repeat, Right};
 pub use erased::DynConnector;
 pub use examine::{Examine, Found, Link};

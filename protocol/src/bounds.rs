@@ -48,6 +48,10 @@ impl Bounded for Hello {
         if let Some(r) = self.resources.iter().find(|r| !self.connectors.contains_key(&r.connector)) {
             return Err(format!("resource {} names a connector that is not announced", r.name));
         }
+        for pause in self.resources.iter().filter_map(|r| r.paused.as_ref()) {
+            short("reason of a pause", pause.reason.as_deref().unwrap_or_default())?;
+            short("by of a pause", &pause.by)?;
+        }
         Ok(())
     }
 }

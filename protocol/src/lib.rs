@@ -24,8 +24,8 @@ pub use ids::{AgentId, BlobId, JobId, SessionId};
 pub use jws::{JwsError, KeyId, SigningKey, VerifyingKey};
 pub use message::{
     Accept, Cancel, Commit, CommitGranted, ConnectorAnnouncement, Decline, Draining, Held, HeldAction,
-    HeldJob, HeldState, Hello, Intent, Offer, OperationAnnouncement, PayloadSource, Progress, Refuse, Repeat,
-    Report, ReportAck, ResourceAnnouncement, Unsupported, VersionRange, Welcome,
+    HeldJob, HeldState, Hello, Intent, Offer, OperationAnnouncement, Pause, PayloadSource, Progress, Refuse,
+    Repeat, Report, ReportAck, ResourceAnnouncement, Unsupported, VersionRange, Welcome,
 };
 pub use name::{Name, NameError};
 pub use outcome::{Effect, Failure, Outcome, OutputPayload, Verdict};

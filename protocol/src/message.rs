@@ -71,6 +71,22 @@ pub struct ResourceAnnouncement {
     /// How many attempts may start per minute; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_per_minute: Option<u32>,
+    /// Set while the agent's operator has paused it: nothing of it is to be offered to this agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Pause>,
+}
+
+/// Why a resource takes no jobs at an agent: its operator said so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// When it ends by itself; absent: when the operator resumes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// Why, in the operator's words, at most [`crate::limits::MAX_TEXT`] bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Who paused it, at most [`crate::limits::MAX_TEXT`] bytes.
+    pub by: String,
 }
 
 /// How far the agent is with an attempt.

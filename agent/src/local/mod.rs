@@ -7,6 +7,7 @@ use crate::{
     exit::Stop,
     journal::Journal,
     metrics::{Gauges, Metrics},
+    pause::Pauses,
     pressure::Pressure,
     registry::Load,
     settings::Settings,
@@ -37,6 +38,8 @@ pub struct Local {
     pub journal: OnceLock<Journal>,
     /// Whether there is room for another job.
     pub pressure: Arc<Pressure>,
+    /// What takes no jobs for a while.
+    pub pauses: Arc<Pauses>,
     /// The agent, once it runs.
     pub agent: OnceLock<Arc<Agent>>,
     /// Whether the agent is being stopped.
@@ -50,10 +53,16 @@ impl Local {
         status: Arc<Status>,
         metrics: Arc<Metrics>,
         pressure: Arc<Pressure>,
+        pauses: Arc<Pauses>,
     ) -> Self {
         let draining = AtomicBool::new(false);
         let (journal, agent) = (OnceLock::new(), OnceLock::new());
-        Self { status, metrics, settings, journal, pressure, agent, draining }
+        Self { status, metrics, settings, journal, pressure, pauses, agent, draining }
+    }
+
+    /// What the operator says.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.agent.get().map_or_else(|| Arc::clone(&self.settings), |agent| agent.settings())
     }
 
     fn load(&self) -> Load {
@@ -86,7 +95,9 @@ impl Local {
 
     fn snapshot(&self) -> crate::status::Snapshot {
         let hub = self.settings.config.hub.url.as_str();
-        self.status.snapshot(&self.settings.name, hub, self.load(), self.reasons())
+        let mut snapshot = self.status.snapshot(&self.settings.name, hub, self.load(), self.reasons());
+        snapshot.pauses = self.pauses.now();
+        snapshot
     }
 }
 

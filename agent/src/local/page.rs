@@ -75,8 +75,12 @@ fn write(page: &mut String, status: &Snapshot) -> std::fmt::Result {
             escape(&probe)
         )?;
     }
+    page.push_str("</table>");
+    for (name, paused) in &status.pauses {
+        write!(page, "<p class=bad>{}</p>", escape(&paused.sentence(name)))?;
+    }
     page.push_str(
-        "</table><h2>Last jobs</h2><table><tr><th>at<th>job<th>attempt<th>resource<th>operation<th>outcome",
+        "<h2>Last jobs</h2><table><tr><th>at<th>job<th>attempt<th>resource<th>operation<th>outcome",
     );
     for job in &status.last_jobs {
         write!(

@@ -1,6 +1,6 @@
 //! Turns the configured allow rules of a resource into a policy; what cannot work becomes a finding.
 
-use super::{Operation, ResourcePolicy, Rule, paths::PathRule};
+use super::{Daily, Operation, ResourcePolicy, Rule, paths::PathRule};
 use passerelle_config::{AllowRule, Diagnostics, Finding, ResourceConfig, path_glob};
 use passerelle_connectors::{OperationSpec, Right};
 
@@ -76,6 +76,11 @@ fn compile_rule(rule: &AllowRule, operations: &[OperationSpec], diagnostics: &mu
         headers: rule.headers.clone(),
         max_size: rule.max_size.map(|size| size.0),
         may,
+        daily: Daily {
+            attempts: rule.max_per_day.map(u64::from),
+            bytes: rule.daily_volume.map(|volume| volume.0),
+        },
+        at: rule.at.clone(),
     }
 }
 
@@ -102,8 +107,11 @@ fn useless_keys(rule: &AllowRule, operations: &[&OperationSpec]) -> Vec<(&'stati
     if !rule.headers.is_empty() && !takes("headers") {
         useless.push(("headers", "headers"));
     }
-    if rule.max_size.is_some() && !any(|spec| spec.takes_payload || spec.makes_output) {
-        useless.push(("max_size", "a payload or makes an output"));
+    let carries = any(|spec| spec.takes_payload || spec.makes_output);
+    for (key, set) in [("max_size", rule.max_size.is_some()), ("daily_volume", rule.daily_volume.is_some())] {
+        if set && !carries {
+            useless.push((key, "a payload or makes an output"));
+        }
     }
     if rule.may.as_ref().is_some_and(|may| !may.is_empty())
         && !["on_conflict", "create_dirs", "then"].into_iter().any(takes)

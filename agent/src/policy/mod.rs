@@ -5,13 +5,22 @@
 //!   query key, every header, every right, size. Two rules never add up.
 //! - A message names what is not allowed in the job's own words, and nothing of the rules or of the private network.
 
+pub mod command;
 mod compile;
+mod explain;
+mod judge;
+#[cfg(test)]
+mod judge_tests;
 mod paths;
 #[cfg(test)]
 mod tests;
+pub mod volume;
 
+pub use judge::{Question, Refused};
+use passerelle_config::Finding;
 use passerelle_connectors::{Code, Demands, Right};
 use paths::PathRule;
+pub use volume::{Daily, Spent};
 
 /// The compiled allow rules of one resource.
 #[derive(Debug)]
@@ -37,6 +46,9 @@ struct Rule {
     headers: Vec<String>,
     max_size: Option<u64>,
     may: Option<Vec<Right>>,
+    daily: Daily,
+    /// Where it stands.
+    at: Finding,
 }
 
 /// A call may go on.
@@ -46,6 +58,10 @@ pub struct Allowed {
     pub rule: usize,
     /// The largest payload or output that the rule allows, in bytes.
     pub max_size: Option<u64>,
+    /// What the rule allows per day.
+    pub daily: Daily,
+    /// A listing asks for more than the rule allows: only what the rule allows may be shown.
+    pub filtered: bool,
 }
 
 /// A call may not go on.
@@ -57,6 +73,8 @@ pub struct Denied {
     pub message: String,
     /// The rule that came nearest, counted from 1, for the local log and `policy test`.
     pub nearest: Option<usize>,
+    /// Only what the rule allows per day is used up: another day it is allowed.
+    pub another_day: bool,
 }
 
 /// The first demand that a rule does not allow. In the order of the checks: the later one comes nearer.
@@ -68,6 +86,7 @@ enum Refusal<'d> {
     Header(&'d str),
     Right(Right),
     Size { size: u64, max: u64 },
+    Daily,
 }
 
 impl ResourcePolicy {
@@ -83,41 +102,90 @@ impl ResourcePolicy {
             .collect()
     }
 
-    /// Decides one call. The first rule that allows it counts.
+    /// Decides one call on a day on which nothing happened yet.
     ///
     /// # Errors
-    /// [`Denied`], naming what is not allowed.
+    /// As [`Self::decide_after`].
+    #[cfg(test)]
     pub fn decide(
         &self,
         operation: &str,
         demands: &Demands,
         payload_size: Option<u64>,
     ) -> Result<Allowed, Denied> {
+        self.decide_after(operation, demands, payload_size, &Spent::new())
+    }
+
+    /// Whether a rule, counted from 1, lets a listing show a name.
+    #[must_use]
+    pub fn shows(&self, rule: usize, path: &str) -> bool {
+        let rule = rule.checked_sub(1).and_then(|index| self.rules.get(index));
+        rule.is_some_and(|rule| rule.paths.iter().any(|glob| glob.allows_name(path)))
+    }
+
+    /// Where a rule stands, counted from 1.
+    #[must_use]
+    pub fn place(&self, rule: usize) -> Option<&Finding> {
+        self.rules.get(rule.checked_sub(1)?).map(|rule| &rule.at)
+    }
+
+    /// Decides one call. The first rule that allows it, and has not been used up today, counts.
+    ///
+    /// # Errors
+    /// [`Denied`], naming what is not allowed.
+    pub fn decide_after(
+        &self,
+        operation: &str,
+        demands: &Demands,
+        payload_size: Option<u64>,
+        spent: &Spent,
+    ) -> Result<Allowed, Denied> {
         let needs_paths = self.operations.iter().any(|known| known.name == operation && known.needs_paths);
         // An operation on a place that names none acts on the resource's root.
         let root = [String::new()];
         let paths = if needs_paths && demands.paths.is_empty() { &root[..] } else { &demands.paths };
         let mut nearest: Option<(Refusal<'_>, usize)> = None;
+        let mut filtered = None;
         for (index, rule) in self.rules.iter().enumerate() {
             if !rule.operations.iter().any(|name| name == operation) {
                 continue;
             }
-            match rule.refusal(operation, paths, demands, payload_size) {
-                None => return Ok(Allowed { rule: index + 1, max_size: rule.max_size }),
+            let used = spent.get(&(index + 1)).copied().unwrap_or_default();
+            let refusal = rule.refusal(operation, paths, demands, payload_size).or_else(|| {
+                let fits = rule.daily.leave_room(used, payload_size.unwrap_or(0));
+                (!fits).then_some(Refusal::Daily)
+            });
+            match refusal {
+                None => {
+                    let Rule { max_size, daily, .. } = *rule;
+                    return Ok(Allowed { rule: index + 1, max_size, daily, filtered: false });
+                }
+                // Shown are only the names that this one rule allows.
+                Some(Refusal::Path(_)) if filtered.is_none() && rule.lists(operation, demands, used) => {
+                    let Rule { max_size, daily, .. } = *rule;
+                    filtered = Some(Allowed { rule: index + 1, max_size, daily, filtered: true });
+                }
                 Some(refusal) if nearest.is_none_or(|(best, _)| refusal.stage() > best.stage()) => {
                     nearest = Some((refusal, index + 1));
                 }
                 Some(_) => {}
             }
         }
+        if let Some(filtered) = filtered {
+            return Ok(filtered);
+        }
         Err(match nearest {
-            Some((refusal, rule)) => {
-                Denied { code: refusal.code(), message: refusal.message(operation), nearest: Some(rule) }
-            }
+            Some((refusal, rule)) => Denied {
+                code: refusal.code(),
+                message: refusal.message(operation),
+                nearest: Some(rule),
+                another_day: matches!(refusal, Refusal::Daily),
+            },
             None => Denied {
                 code: Code::PolicyDenied,
                 message: format!("operation {operation:?} is not allowed on this resource"),
                 nearest: None,
+                another_day: false,
             },
         })
     }
@@ -150,10 +218,22 @@ impl Rule {
         if let Some(right) = demands.rights.iter().find(|right| !self.gives(operation, **right)) {
             return Some(Refusal::Right(*right));
         }
-        match (payload_size, self.max_size) {
+        // What is more than a day's worth fits on no day.
+        match (payload_size, self.max_size.into_iter().chain(self.daily.bytes).min()) {
             (Some(size), Some(max)) if size > max => Some(Refusal::Size { size, max }),
             _ => None,
         }
+    }
+
+    /// Whether a listing, of which the rule does not allow every name, may show those that it does.
+    fn lists(&self, operation: &str, demands: &Demands, used: volume::Used) -> bool {
+        let Demands { paths, method: None, query, headers, rights } = demands else { return false };
+        // `folder/PATTERN`, and the same below it: patterns have no slash.
+        let folder = paths.first().map_or("", |path| path.rsplit_once('/').map_or("", |(folder, _)| folder));
+        operation == paths::LISTING
+            && [query.is_empty(), headers.is_empty(), rights.is_empty()].iter().all(|empty| *empty)
+            && self.daily.leave_room(used, 0)
+            && self.paths.iter().any(|glob| glob.leads_below(folder))
     }
 
     fn allows_path(&self, operation: &str, path: &str) -> bool {
@@ -165,22 +245,32 @@ impl Rule {
         if !self.methods.is_empty() {
             return self.methods.iter().any(|listed| listed == method);
         }
-        match operation {
-            "request" => matches!(method, "GET" | "HEAD"),
-            "notify" => method == "POST",
-            _ => false,
-        }
+        default_methods(operation).contains(&method)
     }
 
     /// Without `may` a drop may replace and create folders: that is what drops are for. Deleting is always said.
     fn gives(&self, operation: &str, right: Right) -> bool {
         match &self.may {
             Some(rights) => rights.contains(&right),
-            None => match right {
-                Right::Replace | Right::CreateDirs => operation == "drop",
-                Right::DeleteAfterFetch => false,
-            },
+            None => default_rights(operation).contains(&right),
         }
+    }
+}
+
+/// The methods that an operation may use under a rule without `methods`.
+fn default_methods(operation: &str) -> &'static [&'static str] {
+    match operation {
+        "request" => &["GET", "HEAD"],
+        "notify" => &["POST"],
+        _ => &[],
+    }
+}
+
+/// The rights that an operation has under a rule without `may`.
+fn default_rights(operation: &str) -> &'static [Right] {
+    match operation {
+        "drop" => &[Right::Replace, Right::CreateDirs],
+        _ => &[],
     }
 }
 
@@ -194,15 +284,19 @@ impl Refusal<'_> {
             Self::Header(_) => 3,
             Self::Right(_) => 4,
             Self::Size { .. } => 5,
+            Self::Daily => 6,
         }
     }
 
     fn code(self) -> Code {
         match self {
             Self::Size { .. } => Code::TooLarge,
-            Self::Path(_) | Self::Method(_) | Self::Query(_) | Self::Header(_) | Self::Right(_) => {
-                Code::PolicyDenied
-            }
+            Self::Path(_)
+            | Self::Method(_)
+            | Self::Query(_)
+            | Self::Header(_)
+            | Self::Right(_)
+            | Self::Daily => Code::PolicyDenied,
         }
     }
 
@@ -229,6 +323,7 @@ impl Refusal<'_> {
             Self::Size { size, max } => {
                 format!("the payload of {size} bytes is larger than the {max} bytes allowed here")
             }
+            Self::Daily => volume::used_up(operation),
         }
     }
 }

@@ -8,7 +8,7 @@
 use globset::{Glob, GlobMatcher};
 
 /// The operation whose paths are patterns.
-const LISTING: &str = "list";
+pub(super) const LISTING: &str = "list";
 /// What makes a pattern vary.
 const WILD: [char; 6] = ['*', '?', '[', ']', '{', '\\'];
 /// Stands for anything within one part of a path. A noncharacter, which no honest glob holds.
@@ -21,6 +21,8 @@ pub(super) struct PathRule {
     /// Only literal text, stars and alternatives: what takes up the mark takes up everything.
     transparent: bool,
     slashes: usize,
+    /// The glob part by part, where it can be taken apart; `None` stands for `**`.
+    parts: Vec<Option<GlobMatcher>>,
 }
 
 impl PathRule {
@@ -30,7 +32,34 @@ impl PathRule {
             matcher: glob.compile_matcher(),
             transparent: !text.contains(['?', '[', ']', '\\']) && !text.contains(MARK),
             slashes: text.matches('/').count(),
+            parts: parts(text).unwrap_or_default(),
         }
+    }
+
+    /// Whether the glob allows this one name, whatever characters it is made of.
+    pub(super) fn allows_name(&self, path: &str) -> bool {
+        is_plain(path) && self.matcher.is_match(path)
+    }
+
+    /// Whether the glob may match something below a folder. Says no where it cannot tell.
+    pub(super) fn leads_below(&self, folder: &str) -> bool {
+        let folders: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
+        let (mut globs, mut folders) = (self.parts.as_slice(), folders.as_slice());
+        loop {
+            match (globs, folders) {
+                ([], _) => return false,
+                ([None, ..], _) | ([_, ..], []) => return is_plain(folder),
+                ([Some(glob), more @ ..], [first, rest @ ..]) if glob.is_match(first) => {
+                    (globs, folders) = (more, rest);
+                }
+                ([Some(_), ..], [_, ..]) => return false,
+            }
+        }
+    }
+
+    /// The glob as it is written.
+    pub(super) fn text(&self) -> &str {
+        self.matcher.glob().glob()
     }
 
     /// Whether the glob allows a path, or for a listing everything behind the pattern.
@@ -63,6 +92,33 @@ impl PathRule {
             self.matcher.is_match(parts.join("/"))
         })
     }
+}
+
+/// The parts of a glob between its slashes; nothing if one of them may hold a slash itself.
+fn parts(glob: &str) -> Option<Vec<Option<GlobMatcher>>> {
+    let mut depth = 0_usize;
+    for c in glob.chars() {
+        match c {
+            '\\' | '[' => return None,
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            '/' if depth > 0 => return None,
+            _ => {}
+        }
+    }
+    let part = |part: &str| match part {
+        "**" => Some(None),
+        part => Some(Some(passerelle_config::path_glob(part).ok()?.compile_matcher())),
+    };
+    glob.split('/').map(part).collect()
+}
+
+/// Whether a glob allows every path that another one does. Says no where it cannot tell.
+pub(super) fn covers(wide: &str, narrow: &str) -> bool {
+    passerelle_config::path_glob(wide).is_ok_and(|glob| {
+        // A glob that is compared as a whole has no part that a listing would not have too.
+        PathRule::new(&glob).allows(LISTING, narrow)
+    })
 }
 
 /// One part of a pattern with all that varies, from the first to the last such character, as one mark.
@@ -128,6 +184,30 @@ mod tests {
         }
         // A file may be named like a pattern.
         assert!(allows("[!s]*", "fetch", "*"));
+    }
+
+    #[test]
+    fn a_glob_tells_below_which_folders_it_may_lead() {
+        for (glob, folder, leads) in [
+            ("**/*.csv", "", true),
+            ("**/*.csv", "any/where", true),
+            ("in/*.csv", "", true),
+            ("in/*.csv", "in", true),
+            ("in/*.csv", "in/deep", false),
+            ("in/*.csv", "other", false),
+            ("in/*.csv", "in.", false),
+            ("in/*.csv", "..", false),
+            ("*", "", true),
+            ("*", "in", false),
+            ("{a,b}/x*/**", "b/xy/z", true),
+            ("{a,b}/x*/**", "c", false),
+            // Not taken apart: rather no.
+            ("{a/b,c}/*", "a", false),
+            ("[ab]/*", "a", false),
+        ] {
+            let rule = PathRule::new(&path_glob(glob).unwrap());
+            assert_eq!(rule.leads_below(folder), leads, "glob {glob} below {folder}");
+        }
     }
 
     const NAMES: [&str; 7] = ["a", "b", "ab", "s", "as", "a.c", "*"];

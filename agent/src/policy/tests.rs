@@ -163,6 +163,7 @@ fn files_are_allowed_by_operation_path_right_and_size() {
         ("drop", on(&["x/a.csv", "in/a"]), None, denied("\"drop\" is not allowed on path \"in/a\"")),
         ("list", on(&[]), None, "ok 3".to_owned()),
         ("list", on(&["in"]), None, "ok 3".to_owned()),
+        // Shown is only what the rule allows, of all that lies beside `in/x`: nothing, as no glob leads below `in`.
         ("list", on(&["in/x"]), None, denied("\"list\" is not allowed on path \"in/x\"")),
         ("drop", on(&[]), None, denied("\"drop\" is not allowed on the root folder of this resource")),
         ("delete", on(&["a.csv"]), None, denied("\"delete\" is not allowed on this resource")),
@@ -334,6 +335,8 @@ fn some_rule() -> impl Strategy<Value = AllowRule> {
             headers,
             max_size: max_size.map(ByteSize),
             may,
+            max_per_day: None,
+            daily_volume: None,
             at: passerelle_config::Finding {
                 file: "agent.toml".into(),
                 line: 1,
@@ -382,6 +385,27 @@ fn reference_match(glob: &str, path: &str) -> bool {
         }
     }
     parts(&glob.split('/').collect::<Vec<_>>(), &path.split('/').collect::<Vec<_>>())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+    #[test]
+    fn a_policy_allows_what_one_of_its_rules_allows_alone(
+        rules in proptest::collection::vec(some_rule(), 0..4),
+        operation in proptest::sample::select(&OPERATIONS),
+        demands in some_demands(),
+        size in proptest::option::of(0..30_u64),
+    ) {
+        let policy = |allow: Vec<AllowRule>| {
+            let mut config = resource("file", "");
+            config.allow = allow;
+            compile(&config, &every_operation()).unwrap()
+        };
+        let alone = rules.iter().position(|rule| policy(vec![rule.clone()]).decide(operation, &demands, size).is_ok());
+        let together = policy(rules).decide(operation, &demands, size).ok();
+        prop_assert_eq!(together.map(|allowed| allowed.rule), alone.map(|index| index + 1));
+    }
 }
 
 /// What the contract says, written down without any thought of speed or messages.

@@ -11,15 +11,26 @@ use crate::{
     clock,
     dispatch::{Judged, STOPPING, late},
     job::Job,
+    pause::Paused,
+    policy::volume::{self, Metered},
     registry::{Cause, StopHandle},
     translate,
 };
 use jiff::Timestamp;
 use passerelle_connectors::{self as connectors, Call, Input, Intent, Output};
 use passerelle_protocol::{Code, Effect, Failure, Outcome, Progress, Repeat, Verdict};
-use std::{sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, info};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::AsyncWrite,
+    time::{Instant, sleep, sleep_until},
+};
+use tracing::{debug, info, warn};
 
 /// A job that ends sooner is not worth telling of.
 const FIRST_PROGRESS: Duration = Duration::from_millis(20);
@@ -71,9 +82,13 @@ async fn carry_out(
     // What has started before may go on after its deadline: it is about starting.
     let deadline = Instant::now() + if resumed { GRACE * 3600 } else { clock::until(job.envelope.deadline) };
     let limits = Arc::clone(&judged.resource.limits);
+    // Whatever may have had its effect is brought to its end; nothing else starts.
+    let begun = job.intent.is_some();
+    let resource = &job.envelope.resource;
     let _turn = tokio::select! {
         biased;
         () = stop.token().cancelled() => return stopped(agent, job, judged, stop),
+        paused = agent.pauses.begun(resource), if !begun => return fail(held_back(job, judged, &paused)),
         turn = limits.turn() => turn,
         () = sleep_until(deadline), if !resumed => return fail(undecided(job, late())),
     };
@@ -88,6 +103,7 @@ async fn carry_out(
     let judged = &*judged;
     let input = tokio::select! {
         input = input::open(agent, job, judged, stop) => input,
+        paused = agent.pauses.begun(resource), if !begun => return fail(held_back(job, judged, &paused)),
         () = sleep_until(deadline), if !resumed => return fail(undecided(job, late())),
     };
     let input = match input {
@@ -109,9 +125,7 @@ fn undecided(job: &Job, failure: Failure) -> Failure {
 
 /// Stopped before the connector started.
 fn stopped(agent: &Agent, job: &Job, judged: &Judged, stop: &StopHandle) -> End {
-    // Without evidence of how far the earlier run came, it may have come to its effect.
-    let unknown = job.intent.is_some() || (job.resumed && !leaves_evidence(job, judged));
-    let effect = if unknown { Effect::Unknown } else { Effect::NotApplied };
+    let effect = before_start(job, judged);
     let failure = match stop.cause() {
         Some(Cause::Drain) => handed_back(effect),
         Some(Cause::Hub) | None => {
@@ -120,6 +134,18 @@ fn stopped(agent: &Agent, job: &Job, judged: &Judged, stop: &StopHandle) -> End 
     };
     agent.note_failure(job, &failure, None);
     ended(failure)
+}
+
+/// What an attempt may have done that this run has not started.
+fn before_start(job: &Job, judged: &Judged) -> Effect {
+    // Without evidence of how far the earlier run came, it may have come to its effect.
+    let unknown = job.intent.is_some() || (job.resumed && !leaves_evidence(job, judged));
+    if unknown { Effect::Unknown } else { Effect::NotApplied }
+}
+
+/// The owner paused the resource before the attempt started.
+fn held_back(job: &Job, judged: &Judged, paused: &Paused) -> Failure {
+    paused.handed_back(&job.envelope.resource, before_start(job, judged))
 }
 
 /// The agent stops: the job is to be tried again, here after the restart or elsewhere.
@@ -155,10 +181,13 @@ async fn execute(
         gate: Arc::clone(&gate) as Arc<dyn connectors::Gate>,
         prior_intent: job.intent.clone().and_then(|value| serde_json::from_value::<Intent>(value).ok()),
         traceparent: job.traceparent.clone(),
+        visible: judged.visible.clone(),
     };
     let spool = OutputSpool::new(&agent.spool, job.attempt);
     let largest = judged.max_size.unwrap_or(u64::MAX).min(agent.spool.quota());
-    let mut output = Output::new(Box::new(spool.clone()), largest);
+    let daily = judged.daily.bytes;
+    let (writer, used_up) = metered(agent, job, judged, spool.clone());
+    let mut output = Output::new(writer, largest);
     let operation = job.envelope.operation.as_str();
     let mut watch = Watch::new(timeout);
     let result = {
@@ -184,6 +213,11 @@ async fn execute(
     let passed = gate.close();
     let produced = output.produced().cloned();
     drop(output);
+    if daily.is_some()
+        && let Err(error) = agent.volume.flush().await
+    {
+        warn!(%error, "What a rule was used for today cannot be written");
+    }
     let repeat = judged.repeat(job);
     let failure = match result {
         Some(Ok(done)) => {
@@ -198,6 +232,10 @@ async fn execute(
             if told.verdict == Verdict::Retry && spool.was_refused() {
                 told.code = Code::Busy;
                 "the agent's spool has no room for the output at the moment".clone_into(&mut told.message);
+            }
+            if told.verdict == Verdict::Retry && used_up.load(Ordering::SeqCst) {
+                told = Failure { code: Code::Busy, message: volume::used_up(operation), ..told }
+                    .retry_after(Some(volume::until_tomorrow()));
             }
             if told.verdict == Verdict::Cancelled {
                 match stop.cause() {
@@ -227,6 +265,23 @@ async fn execute(
     };
     spool.discard();
     ended(still_granted(job, failure))
+}
+
+/// Where the output goes: past the meter, if the rule has a daily volume. The flag tells whether the meter stopped it.
+fn metered(
+    agent: &Agent,
+    job: &Job,
+    judged: &Judged,
+    spool: OutputSpool,
+) -> (Box<dyn AsyncWrite + Send + Unpin>, Arc<AtomicBool>) {
+    match judged.daily.bytes {
+        Some(most) => {
+            let (volume, resource) = (Arc::clone(&agent.volume), job.envelope.resource.clone());
+            let (metered, used_up) = Metered::new(spool, volume, resource, judged.rule, most);
+            (Box::new(metered), used_up)
+        }
+        None => (Box::new(spool), Arc::default()),
+    }
 }
 
 /// Another agent was granted the effect before and may yet wake up and have it: that this attempt did not is no proof.

@@ -5,6 +5,9 @@
 //! identity.json    who the agent is; written last at enrolment
 //! agent-key.pk8    its private key; written before the enrolment is asked for
 //! refused.json     the hub's last refusal for good
+//! pauses.json      what its owner has paused
+//! volume.json      what rules with a limit per day were used for today
+//! control.sock     where commands of this machine change the running agent
 //! journal.db       see `journal`
 //! spool/           payloads on their way, named by job and attempt alone
 //! ```

@@ -230,7 +230,12 @@ impl Driver<'_> {
 
 fn hello(agent: &Agent) -> Hello {
     let settings = agent.settings();
-    let (connectors, resources) = settings.announcements();
+    let (connectors, mut resources) = settings.announcements();
+    for (name, paused) in agent.pauses.now() {
+        if let Some(resource) = resources.iter_mut().find(|resource| resource.name == name) {
+            resource.paused = Some(paused.announced());
+        }
+    }
     let mut held = agent.registry.held();
     // A session may not hold more than this; the others are re-offered, found in the journal, and accepted.
     held.truncate(MAX_JOBS as usize * 2);

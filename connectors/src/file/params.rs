@@ -265,8 +265,10 @@ fn list(params: ListParams) -> Result<List, Failure> {
         return Err(invalid(format!("limit is {limit}; it must be from 1 to {MAX_LIMIT}")));
     }
     let cursor = match cursor {
+        // Of a listing that does not descend, no item lies deeper: one that says so would lead where no rule was asked.
         Some(text) => Some(
             Cursor::decode(&text)
+                .filter(|cursor| recursive || !cursor.last.contains('/'))
                 .ok_or_else(|| invalid("cursor is not one that list gave; start without it".to_owned()))?,
         ),
         None => None,
@@ -390,6 +392,9 @@ mod tests {
             json!({"cursor": Cursor { last: "../a".into(), inside: false }.encode()}),
             "start without",
         );
+        let deeper = Cursor { last: "sub/a".into(), inside: false }.encode();
+        invalid("list", json!({"cursor": deeper}), "start without");
+        assert!(Params::read("list", &json!({"cursor": deeper, "recursive": true})).is_ok());
         invalid("rename", json!({}), "no operation `rename`");
         for params in [json!({"path": "../a"}), json!({"path": "/a"})] {
             assert_eq!(refused("stat", params).1, Code::PathInvalid);

@@ -5,7 +5,10 @@ use super::{
     local::LocalFolder,
     sftp::{Login, SftpServer},
 };
-use crate::BuildError;
+use crate::{
+    BuildError,
+    address::{BLOCKED_HERE, is_blocked_host, is_blocked_text},
+};
 use passerelle_config::{Diagnostics, HumanDuration, Secret, SecretError, SecretRef, Section};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
@@ -14,7 +17,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use url::Url;
+use url::{Host, Url};
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const DEFAULT_SESSIONS: usize = 4;
@@ -157,6 +160,15 @@ impl Checker<'_> {
         });
         if host.is_none() {
             self.wrong("url", "names no host; write sftp://host:port/folder");
+        }
+        let blocked = match (url.host(), &host) {
+            // Outside http the URL's parser leaves `2852039166` and the like as they are.
+            (Some(Host::Domain(_)), Some(host)) => is_blocked_text(host),
+            (Some(literal), _) => is_blocked_host(&literal),
+            (None, _) => false,
+        };
+        if blocked {
+            self.wrong("url", BLOCKED_HERE);
         }
         if url.password().is_some() {
             self.wrong("url", "a password is never written here; use password = { file = \"secrets/…\" }");

@@ -1,10 +1,7 @@
 //! Builds a resource's HTTP client: TLS roots, proxy, pool, and the credentials it sends.
 
-use super::{
-    address,
-    settings::{Auth, Settings},
-};
-use crate::BuildError;
+use super::settings::{Auth, Settings};
+use crate::{BuildError, address};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
 use passerelle_config::{Secret, SecretRef};

@@ -1,8 +1,8 @@
 //! A look at an application for the operator: its name, TCP and TLS. No request is sent: to an application whose ways
 //! nobody here knows, any request could be an effect.
 
-use super::{Http, address, fault};
-use crate::{Code, Examine, Failure, Link, examine::Links};
+use super::{Http, fault};
+use crate::{Code, Examine, Failure, Link, address, examine::Links};
 use rustls::{ClientConfig, ClientConnection};
 use rustls_pki_types::ServerName;
 use std::{

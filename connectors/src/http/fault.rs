@@ -1,7 +1,9 @@
 //! Failures of the exchange itself: what the HTTP library's errors mean.
 
-use super::address::{Blocked, NotResolved};
-use crate::{Code, Failure};
+use crate::{
+    Code, Failure,
+    address::{self, Blocked, NotResolved},
+};
 use std::{error::Error, io};
 
 /// Maps an error of sending a request or of waiting for its answer. `reading` says that the request only reads.
@@ -9,8 +11,7 @@ pub(super) fn failure(error: reqwest::Error, reading: bool) -> Failure {
     let error = error.without_url();
     let detail = chain(&error);
     if find::<Blocked>(&error).is_some() {
-        let message =
-            "the resource's host has a link-local or cloud metadata address, which is always blocked";
+        let message = address::BLOCKED;
         return Failure::denied(Code::PolicyDenied, message).detail(detail);
     }
     if error.is_builder() {

@@ -4,7 +4,6 @@
 //! connector follows no redirect away from the resource, connects to no link-local or metadata address, and holds
 //! neither payload nor answer in memory.
 
-mod address;
 mod answer;
 mod client;
 mod examine;

@@ -1,6 +1,6 @@
 //! The settings of an `http` resource.
 
-use super::address::is_blocked_host;
+use crate::address::{BLOCKED_HERE, is_blocked_host};
 use http::HeaderName;
 use passerelle_config::{ByteSize, Diagnostics, HumanDuration, SecretRef, Section};
 use serde::Deserialize;
@@ -159,7 +159,7 @@ impl Reader<'_> {
             return None;
         }
         if url.host().is_some_and(|host| is_blocked_host(&host)) {
-            self.wrong(key, "link-local and cloud metadata addresses are always blocked; name another host");
+            self.wrong(key, BLOCKED_HERE);
             return None;
         }
         Some(url)

@@ -6,6 +6,7 @@
 
 mod cases;
 mod memory;
+mod race;
 mod settings;
 mod sftp;
 #[path = "../support/mod.rs"]
@@ -67,6 +68,7 @@ contract! {
         stat_shows_one_item,
         list_pages_through_a_large_folder,
         list_filters_and_descends,
+        a_listing_tells_of_nothing_that_is_not_visible,
         list_goes_on_while_files_come_and_go;
     changing:
         delete_is_done_when_absent,

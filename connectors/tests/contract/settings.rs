@@ -39,6 +39,22 @@ fn wrong_settings_are_refused_with_what_is_right() {
     refused(&format!("url = \"sftp://u:p@h/x\"\n{rest}"), &["password is never written here"]);
     refused(&format!("url = \"sftp://u@h/x\"\nusername = \"v\"\n{rest}"), &["keep one of them"]);
     refused(&format!("url = \"sftp://u@h/x?y\"\n{rest}"), &["%3F"]);
+    for host in [
+        "169.254.169.254",
+        "2852039166",
+        "0xa9fea9fe",
+        "0251.0376.0251.0376",
+        "[::ffff:169.254.169.254]",
+        "[fe80::1]",
+        "[fd00:ec2::254]",
+        "0.0.0.0",
+        "[::]",
+        "224.0.0.1",
+        "metadata.google.internal",
+        "METADATA.GOOGLE.INTERNAL.",
+    ] {
+        refused(&format!("url = \"sftp://u@{host}/x\"\n{rest}"), &["resources.test.url", "always blocked"]);
+    }
     refused(&format!("url = \"sftp://u@h/x\"\nmax_sessions = 0\n{rest}"), &["from 1 to 64"]);
     refused(&format!("url = \"sftp://u@h/x\"\nconnect_timeout = \"1h\"\n{rest}"), &["connect_timeout"]);
     refused(

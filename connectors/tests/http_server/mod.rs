@@ -326,6 +326,7 @@ pub fn call_with(gate: Arc<RecordingGate>) -> Call {
         gate,
         prior_intent: None,
         traceparent: None,
+        visible: passerelle_connectors::Visible::default(),
     }
 }
 

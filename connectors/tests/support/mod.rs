@@ -190,6 +190,7 @@ pub fn call() -> Call {
         gate: Recorder::open(),
         prior_intent: None,
         traceparent: None,
+        visible: passerelle_connectors::Visible::default(),
     }
 }
 

@@ -169,11 +169,37 @@ pub struct ResourceView {
     pub operations: Vec<OperationView>,
     /// Its limits, summed over the agents.
     pub limits: LimitsView,
-    /// Whether it is paused locally; null until agents tell.
-    #[schema(value_type = Option<Object>)]
-    pub paused: Option<Value>,
+    /// Set while its operators have paused it at every connected agent that has it: its jobs are held. The pause that ends
+    /// first.
+    pub paused: Option<PauseView>,
+    /// Each agent's own pause; the jobs go to the agents that have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pauses: Vec<AgentPause>,
     /// `closed`, `open`, `half_open`.
     pub breaker: String,
+}
+
+/// Why a resource takes no jobs: the operator of an agent said so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct PauseView {
+    /// When it ends by itself; null: when the operator resumes it.
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub until: Option<Timestamp>,
+    /// Why, in the operator's words.
+    pub reason: Option<String>,
+    /// Who paused it, there where the agent runs.
+    pub by: String,
+}
+
+/// The pause of one agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct AgentPause {
+    /// The agent.
+    #[schema(value_type = String, format = "uuid")]
+    pub agent: AgentId,
+    /// The pause.
+    #[serde(flatten)]
+    pub pause: PauseView,
 }
 
 /// An operation of a resource.

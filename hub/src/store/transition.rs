@@ -219,8 +219,9 @@ fn after_failure(job: &Facts, failure: &Failure, repeat: Repeat, now: Timestamp,
         Verdict::Permanent => settled(JobState::Failed),
         Verdict::Retry if job.cancel_requested => settled(JobState::Cancelled),
         Verdict::Retry if unknown && repeat == Repeat::Never => ended(JobState::Unknown),
-        // Handed back by an agent that is being stopped: not the job's fault, and another agent may be there.
-        Verdict::Retry if failure.code == Code::Busy && now < job.deadline => {
+        // Handed back by an agent that is being stopped or was told to pause: not the job's fault, and another agent may be
+        // there.
+        Verdict::Retry if matches!(failure.code, Code::Busy | Code::Paused) && now < job.deadline => {
             let wait = hint(failure.retry_after_ms).unwrap_or(HANDED_BACK);
             Next { next_attempt_at: Some(later(now, wait)), ..ended(JobState::Waiting) }.uncounted()
         }

@@ -139,6 +139,18 @@ fn a_failure_is_judged_by_verdict_effect_repeat_attempts_deadline_and_cancel() {
 }
 
 #[test]
+fn what_an_agent_hands_back_is_not_counted() {
+    for code in [Code::Busy, Code::Paused, Code::TargetUnreachable] {
+        let mut job = facts(Running);
+        job.counted = job.allowed - u32::from(code == Code::TargetUnreachable);
+        let failure = failure(Verdict::Retry, Effect::NotApplied, code);
+        let event = Event::Failed { failure: &failure, repeat: Repeat::Never };
+        let Decision::Become(next) = next(&job, &event, at(NOW), 0.0) else { panic!("{code} did nothing") };
+        assert_eq!((next.state, next.uncounted), (Waiting, code != Code::TargetUnreachable), "{code}");
+    }
+}
+
+#[test]
 fn a_decline_is_judged_by_its_code() {
     let check = |code, change: &dyn Fn(&mut Facts), state, withdraw, held: Option<u64>| {
         let mut job = facts(Offered);

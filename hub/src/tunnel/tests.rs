@@ -3,4 +3,5 @@
 mod agent;
 mod delivery;
 mod moving;
+mod pauses;
 mod sessions;

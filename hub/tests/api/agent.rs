@@ -109,6 +109,7 @@ impl Agent {
                 operations: vec![name("drop")],
                 max_concurrent: 4,
                 rate_per_minute: Some(600),
+                paused: None,
             }],
             held: Vec::new(),
         }

@@ -46,6 +46,7 @@ fn hello(max_jobs: u32, resources: &[(&str, u32)]) -> Hello {
                 operations: Vec::new(),
                 max_concurrent: *max_concurrent,
                 rate_per_minute: None,
+                paused: None,
             })
             .collect(),
         held: Vec::new(),

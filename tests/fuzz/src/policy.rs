@@ -3,7 +3,7 @@
 //! The bytes are three lines and a rest: the resource (`files` or `app`), path globs apart by `|`, the operation, and the
 //! parameters as JSON.
 
-use passerelle_agent::policy::ResourcePolicy;
+use passerelle_agent::policy::{ResourcePolicy, Spent};
 use passerelle_config::Diagnostics;
 use passerelle_connectors::{DynConnector, REGISTRY};
 use serde_json::Value;
@@ -29,7 +29,7 @@ pub fn run(data: &[u8]) {
     let globs: Vec<&str> = globs.split('|').collect();
     let Some((connector, policy)) = configured(resource, &globs) else { return };
     let Ok(demands) = connector.demands(operation, &params) else { return };
-    if policy.decide(operation, &demands, Some(1)).is_err() {
+    if policy.decide_after(operation, &demands, Some(1), &Spent::new()).is_err() {
         return;
     }
     assert!(policy.allowed_operations().iter().any(|allowed| allowed == operation));

@@ -20,6 +20,8 @@ mod jobs;
 mod large;
 mod leftovers;
 mod limits;
+mod pause;
+mod policy;
 mod pressure;
 mod proxies;
 mod reload;

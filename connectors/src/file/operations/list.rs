@@ -76,7 +76,8 @@ async fn walk(lease: &mut Lease, call: &Call, params: List) -> Result<Outcome, F
             call.progress.beat();
             match page {
                 Ok(page) => {
-                    unreadable += if level.after.is_none() { page.unreadable } else { 0 };
+                    let tells = level.after.is_none() && call.visible.is_everything();
+                    unreadable += if tells { page.unreadable } else { 0 };
                     level.exhausted = !page.more;
                     level.entries = page.entries.into();
                 }
@@ -88,7 +89,8 @@ async fn walk(lease: &mut Lease, call: &Call, params: List) -> Result<Outcome, F
         };
         let path = join(&level.folder, &name);
         let enters = recursive && stat.kind == EntryKind::Directory;
-        if shown(matcher.as_ref(), &name) {
+        // Before anything else counts: neither the page's size nor its cursor may tell of other names.
+        if shown(matcher.as_ref(), &name) && call.visible.shows(&join(&folder, &path)) {
             if items.len() == limit {
                 return Ok(page(items, last.map(|cursor| cursor.encode()), unreadable));
             }

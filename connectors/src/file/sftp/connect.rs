@@ -6,7 +6,7 @@ use super::{
     milliseconds,
 };
 use crate::{
-    Code, Failure,
+    Code, Failure, address,
     file::backend::{Backend, Connect, Interrupt},
 };
 use libssh2_sys as raw;
@@ -121,8 +121,14 @@ impl SftpServer {
         let found = (self.host.as_str(), self.port).to_socket_addrs().map_err(|error| {
             Failure::retry(Code::TargetUnreachable, "the file server's name cannot be resolved")
                 .detail(self.with_address(error))
-        });
-        Ok(found?.collect())
+        })?;
+        // Checked once resolved, whatever notation the name is in; no second look-up follows.
+        address::allowed(&self.host, &found.collect::<Vec<_>>()).map_err(|error| {
+            match error.downcast_ref::<address::Blocked>() {
+                Some(_) => Failure::denied(Code::PolicyDenied, address::BLOCKED).detail(&error),
+                None => self.unreachable(error),
+            }
+        })
     }
 
     /// Tries the host's addresses in turn, all within `limit`.

@@ -2,7 +2,7 @@
 
 use super::failed;
 use crate::support::{Place, call, sink_of};
-use passerelle_connectors::{Code, Effect, Verdict};
+use passerelle_connectors::{Code, Effect, Verdict, Visible};
 use serde_json::{Value, json};
 use std::{
     process::Command,
@@ -168,4 +168,24 @@ pub async fn list_goes_on_while_files_come_and_go(place: &Place) {
     std::fs::remove_dir_all(place.root.join("e")).unwrap();
     let rest = place.ask("list", json!({"recursive": true, "cursor": page["next_cursor"]})).await.unwrap();
     assert_eq!(paths(&rest), ["f"]);
+}
+
+pub async fn a_listing_tells_of_nothing_that_is_not_visible(place: &Place) {
+    std::fs::create_dir(place.root.join("sub")).unwrap();
+    for name in ["a.csv", "b.txt", "c.csv", "sub/d.csv", "sub/e.txt", "z.txt"] {
+        place.write(name, b"x");
+    }
+    let mut call = call();
+    call.visible = Visible::only(|path| path.ends_with(".csv"));
+    let (mut seen, mut cursor) = (Vec::new(), json!(null));
+    loop {
+        let params = json!({"recursive": true, "limit": 1, "cursor": cursor});
+        let page = place.run(&call, "list", &params, None).await.unwrap().result;
+        seen.extend(page["items"].as_array().unwrap().iter().map(|item| item["path"].clone()));
+        cursor = page["next_cursor"].clone();
+        if cursor.is_null() {
+            break;
+        }
+    }
+    assert_eq!(json!(seen), json!(["a.csv", "c.csv", "sub/d.csv"]));
 }

@@ -31,9 +31,8 @@ pub(super) struct Resource {
 
 impl Session {
     pub(super) fn free(&self, resource: &Name) -> usize {
-        let Some(of) = self.resources.get(resource).filter(|of| of.hold.is_none() && !self.draining) else {
-            return 0;
-        };
+        let takes = |of: &&Resource| of.hold.is_none() && of.announced.paused.is_none() && !self.draining;
+        let Some(of) = self.resources.get(resource).filter(takes) else { return 0 };
         let left = (of.announced.max_concurrent as usize).saturating_sub(of.in_flight);
         left.min(self.max_jobs.saturating_sub(self.attempts.len()))
     }

@@ -1,9 +1,12 @@
 //! What the live sessions announce, as the API shows it.
 
 use super::{QueueKey, Registry};
-use crate::model::{LimitsView, ResourceView};
-use passerelle_protocol::Name;
-use std::{collections::BTreeMap, time::Instant};
+use crate::model::{AgentPause, LimitsView, PauseView, ResourceView};
+use passerelle_protocol::{Name, Pause};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 impl Registry {
     /// What the agents of a site announce: operations joined, the strictest limits.
@@ -15,7 +18,21 @@ impl Registry {
             state.flows.get(&key).map_or("closed", |flow| flow.breaker.as_str(now)).to_owned()
         };
         let mut views: BTreeMap<Name, ResourceView> = BTreeMap::new();
-        for of in state.at(tenant, site).flat_map(|session| session.resources.values()) {
+        let mut taking: BTreeSet<&Name> = BTreeSet::new();
+        let announced = state.at(tenant, site).flat_map(|session| {
+            let agent = session.arrival.agent;
+            session.resources.values().map(move |of| (agent, of))
+        });
+        for (agent, of) in announced {
+            let pauses: Vec<AgentPause> = of
+                .announced
+                .paused
+                .iter()
+                .map(|pause| AgentPause { agent, pause: PauseView::from(pause) })
+                .collect();
+            if pauses.is_empty() {
+                taking.insert(&of.announced.name);
+            }
             let limits = LimitsView {
                 max_concurrent: of.announced.max_concurrent,
                 rate_per_minute: of.announced.rate_per_minute,
@@ -25,6 +42,7 @@ impl Registry {
                     view.limits.max_concurrent = view.limits.max_concurrent.min(limits.max_concurrent);
                     let rates = [view.limits.rate_per_minute, limits.rate_per_minute];
                     view.limits.rate_per_minute = rates.into_iter().flatten().min();
+                    view.pauses.extend(pauses);
                     for operation in &of.operations {
                         if !view.operations.iter().any(|known| known.name == operation.name) {
                             view.operations.push(operation.clone());
@@ -38,12 +56,24 @@ impl Registry {
                         operations: of.operations.clone(),
                         limits,
                         paused: None,
+                        pauses,
                         breaker: breaker(&of.announced.name),
                     };
                     views.insert(view.name.clone(), view);
                 }
             }
         }
+        for view in views.values_mut().filter(|view| !taking.contains(&view.name)) {
+            // The one that ends first; one that the operator has to end comes last.
+            let ends = |of: &&AgentPause| (of.pause.until.is_none(), of.pause.until);
+            view.paused = view.pauses.iter().min_by_key(ends).map(|of| of.pause.clone());
+        }
         views.into_values().collect()
+    }
+}
+
+impl From<&Pause> for PauseView {
+    fn from(pause: &Pause) -> Self {
+        Self { until: pause.until, reason: pause.reason.clone(), by: pause.by.clone() }
     }
 }

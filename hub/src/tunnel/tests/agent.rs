@@ -107,6 +107,7 @@ pub(super) fn hello(identity: &Identity) -> Hello {
         operations: vec![name(operation)],
         max_concurrent,
         rate_per_minute: None,
+        paused: None,
     };
     let http = ConnectorAnnouncement { operations: vec![operation("notify", Repeat::WithKey)] };
     let file = ConnectorAnnouncement { operations: vec![operation("drop", Repeat::Safe)] };

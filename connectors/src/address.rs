@@ -1,8 +1,10 @@
-//! Addresses that no resource may reach: link-local ones and the metadata services of clouds.
+//! Addresses that no resource may reach, whatever its configuration says: link-local ones, the metadata services of clouds,
+//! and those that are no single host (unspecified, multicast, broadcast). Loopback and private addresses are for the
+//! operator to name.
 //!
 //! Names are resolved here, the addresses are checked, and the checked ones are those connected to, so a name that
-//! changes between check and use gains nothing. A literal address in a URL never comes to a resolver and is checked
-//! with the settings.
+//! changes between check and use (DNS rebinding) gains nothing. A literal address in a URL never comes to a resolver and
+//! is checked with the settings.
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::{
@@ -18,20 +20,32 @@ const METADATA_V6: &[Ipv6Addr] =
     &[Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
 
 /// Whether connecting to `address` is forbidden whatever the configuration says.
-pub(super) fn is_blocked(address: IpAddr) -> bool {
+pub(crate) fn is_blocked(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => blocked_v4(v4),
+        IpAddr::V6(v6) if v6.is_loopback() => false,
         IpAddr::V6(v6) => {
-            v6.is_unicast_link_local() || METADATA_V6.contains(&v6) || embedded_v4(v6).is_some_and(blocked_v4)
+            v6.is_unicast_link_local()
+                || v6.is_multicast()
+                || METADATA_V6.contains(&v6)
+                || embedded_v4(v6).is_some_and(blocked_v4)
         }
     }
 }
 
+/// `0.0.0.0/8` is this host by another name (RFC 1122 §3.2.1.3); `240.0.0.0/4` is nobody's, the broadcast address among it.
 fn blocked_v4(address: Ipv4Addr) -> bool {
-    address.is_link_local() || METADATA_V4.contains(&address)
+    let [first, ..] = address.octets();
+    address.is_link_local()
+        || address.is_multicast()
+        || first == 0
+        || first >= 240
+        || METADATA_V4.contains(&address)
 }
 
-/// The IPv4 address that a mapped (RFC 4291 §2.5.5), NAT64 (RFC 6052 §2.1) or 6to4 (RFC 3056) one leads to.
+/// The IPv4 address that one of these leads to: compatible and mapped (RFC 4291 §2.5.5), translated (RFC 2765 §2.1), NAT64
+/// (RFC 6052 §2.1, RFC 8215 §3), 6to4 (RFC 3056 §2), Teredo (RFC 4380 §4), ISATAP (RFC 5214 §6.1). The unspecified address
+/// counts as `0.0.0.0`.
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let s = address.segments();
     let join = |high: u16, low: u16| {
@@ -39,25 +53,64 @@ fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
         Some(Ipv4Addr::new(a, b, c, d))
     };
     match s {
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => join(high, low),
-        [0x2002, high, low, ..] => join(high, low),
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x64, 0xff9b, 1, .., high, low]
+        | [_, _, _, _, 0 | 0x200, 0x5efe, high, low]
+        | [0x2002, high, low, ..] => join(high, low),
+        // The client's address stands there with every bit turned.
+        [0x2001, 0, .., high, low] => join(!high, !low),
         _ => None,
     }
 }
 
-/// Whether a URL's host is a literal address that is forbidden.
-pub(super) fn is_blocked_host(host: &Host<&str>) -> bool {
+/// Names of metadata services. Behind a resource's proxy nobody here resolves them.
+const METADATA_NAMES: &[&str] = &[
+    "instance-data",
+    "instance-data.ec2.internal",
+    "metadata",
+    "metadata.azure.internal",
+    "metadata.goog",
+    "metadata.google.internal",
+    "metadata.platformequinix.com",
+    "metadata.tencentyun.com",
+];
+
+/// Whether a URL's host is forbidden as it is written.
+pub(crate) fn is_blocked_host(host: &Host<&str>) -> bool {
     match host {
-        Host::Domain(_) => false,
+        Host::Domain(name) => {
+            let name = name.trim_end_matches('.').to_ascii_lowercase();
+            METADATA_NAMES.contains(&name.as_str())
+        }
         Host::Ipv4(v4) => is_blocked(IpAddr::V4(*v4)),
         Host::Ipv6(v6) => is_blocked(IpAddr::V6(*v6)),
     }
 }
 
+/// The same for a host that no URL parser has looked at.
+pub(crate) fn is_blocked_text(host: &str) -> bool {
+    match Host::parse(host) {
+        Ok(Host::Domain(name)) => is_blocked_host(&Host::Domain(&name)),
+        Ok(Host::Ipv4(v4)) => is_blocked_host(&Host::Ipv4(v4)),
+        Ok(Host::Ipv6(v6)) => is_blocked_host(&Host::Ipv6(v6)),
+        // What is no name shows when it is resolved.
+        Err(_) => false,
+    }
+}
+
+/// What the operator is told.
+pub(crate) const BLOCKED_HERE: &str =
+    "link-local, cloud metadata, multicast and unspecified addresses are always blocked; name another host";
+
+/// The public sentence about it.
+pub(crate) const BLOCKED: &str = "the resource's host has an address that is always blocked: link-local, cloud metadata, multicast or unspecified";
+
 /// The name resolves only to forbidden addresses.
 #[derive(Debug, thiserror::Error)]
-#[error("{name} resolves to {address}, a link-local or cloud metadata address")]
-pub(super) struct Blocked {
+#[error("{name} resolves to {address}, a link-local, cloud metadata, multicast or unspecified address")]
+pub(crate) struct Blocked {
     name: String,
     address: IpAddr,
 }
@@ -65,13 +118,13 @@ pub(super) struct Blocked {
 /// The name does not resolve.
 #[derive(Debug, thiserror::Error)]
 #[error("{name} does not resolve: {cause}")]
-pub(super) struct NotResolved {
+pub(crate) struct NotResolved {
     name: String,
     cause: String,
 }
 
 /// The system's resolver, without the forbidden addresses.
-pub(super) struct CheckedResolver;
+pub(crate) struct CheckedResolver;
 
 impl Resolve for CheckedResolver {
     fn resolve(&self, name: Name) -> Resolving {
@@ -85,7 +138,11 @@ impl Resolve for CheckedResolver {
     }
 }
 
-fn allowed(
+/// The addresses of a name that may be connected to.
+///
+/// # Errors
+/// [`Blocked`] or [`NotResolved`].
+pub(crate) fn allowed(
     name: &str,
     found: &[SocketAddr],
 ) -> Result<Vec<SocketAddr>, Box<dyn std::error::Error + Send + Sync>> {
@@ -99,7 +156,7 @@ fn allowed(
 }
 
 /// The resolver for a client.
-pub(super) fn resolver() -> Arc<CheckedResolver> {
+pub(crate) fn resolver() -> Arc<CheckedResolver> {
     Arc::new(CheckedResolver)
 }
 
@@ -125,6 +182,23 @@ mod tests {
             "::169.254.169.254",
             "64:ff9b::a9fe:a9fe",
             "2002:a9fe:a9fe::1",
+            "::ffff:0:a9fe:a9fe",
+            "64:ff9b:1::a9fe:a9fe",
+            "64:ff9b:1:ffff::a9fe:a9fe",
+            "2001:0:4136:e378:8000:63bf:5601:5601",
+            "fd00::5efe:a9fe:a9fe",
+            "2a01::200:5efe:a9fe:a9fe",
+            "0.0.0.0",
+            "0.1.2.3",
+            "::",
+            "::ffff:0.0.0.0",
+            "224.0.0.1",
+            "239.255.255.250",
+            "ff02::1",
+            "ff0e::1",
+            "255.255.255.255",
+            "240.0.0.1",
+            "64:ff9b::e000:1",
         ] {
             assert!(is_blocked(text.parse().unwrap()), "{text}");
         }
@@ -140,6 +214,12 @@ mod tests {
             "fec0::1",
             "::ffff:10.0.0.1",
             "2002:a00:1::1",
+            "64:ff9b::a00:1",
+            "fd00::5efe:a00:1",
+            "::ffff:127.0.0.1",
+            "223.255.255.255",
+            "1.0.0.1",
+            "2001:db8::1",
         ] {
             assert!(!is_blocked(text.parse().unwrap()), "{text}");
         }
@@ -153,6 +233,18 @@ mod tests {
             ("http://0251.0376.0251.0376/", true),
             ("http://[::ffff:a9fe:a9fe]/", true),
             ("http://169.254.169.254.nip.io/", false),
+            ("http://169.16689662/", true),
+            ("http://169.254.43518/", true),
+            ("http://0xA9.0xFE.0xA9.0xFE/", true),
+            ("http://169.254.169.254./", true),
+            ("http://%31%36%39.254.169.254/", true),
+            ("http://１６９。254.169.254/", true),
+            ("http://0/", true),
+            ("http://[::]/", true),
+            ("http://metadata.google.internal/", true),
+            ("http://Metadata.Google.Internal./", true),
+            ("http://metadata.example.com/", false),
+            ("http://2130706433/", false),
             ("http://10.0.0.1/", false),
         ] {
             let url = url::Url::parse(url).unwrap();
