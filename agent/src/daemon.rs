@@ -18,6 +18,7 @@ use crate::{
     probe,
     registry::Registry,
     reload::{self, watch::Folder},
+    rotate,
     runner::{self, spool::Spool},
     settings::Settings,
     signals::Signals,
@@ -259,6 +260,7 @@ async fn serve(
     let probes = tokio::spawn(probe::all(Arc::clone(agent)).in_current_span());
     let reloads = reloads.map(|reloads| tokio::spawn(reloads.in_current_span()));
     let sweeping = tokio::spawn(sweep::run(Arc::clone(agent)).in_current_span());
+    let rotating = tokio::spawn(rotate::run(Arc::clone(agent)).in_current_span());
     let upkeep = tokio::spawn(upkeep(Arc::clone(agent)).in_current_span());
     let ended = tokio::select! {
         ended = &mut tunnel => Some(ended),
@@ -267,6 +269,7 @@ async fn serve(
     };
     probes.abort();
     sweeping.abort();
+    rotating.abort();
     if let Some(reloads) = reloads {
         reloads.abort();
     }

@@ -1,6 +1,6 @@
 //! The checked configuration of an agent: defaults filled in, no `Option` that must be `Some`.
 
-use crate::{ByteSize, Finding, HumanDuration, SecretRef, Section};
+use crate::{ByteSize, Finding, HumanDuration, KeyRotation, SecretRef, Section};
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 use url::Url;
 
@@ -77,6 +77,8 @@ pub struct AgentSection {
     pub spool_quota: ByteSize,
     /// The most bytes of the journal.
     pub journal_quota: ByteSize,
+    /// How old the agent's own key becomes.
+    pub key_rotation: KeyRotation,
 }
 
 /// `[log] format`

@@ -33,4 +33,4 @@ pub use load::{DEFAULT_DIR, listen_address, load, readable_resources};
 pub use schema::schema;
 pub use secret::{Secret, SecretError, SecretRef};
 pub use section::Section;
-pub use units::{ByteSize, HumanDuration};
+pub use units::{ByteSize, HumanDuration, KeyRotation};

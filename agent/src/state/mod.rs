@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! lock             held while an agent runs
-//! identity.json    who the agent is; written last at enrolment
-//! agent-key.pk8    its private key; written before the enrolment is asked for
+//! identity.json    who the agent is, and which key is its own; written last at enrolment
+//! agent-key*.pk8   its private key, and for a moment the one that follows; see `identity`
+//! re-enrol-key.pk8 the key of a `re-enrol` whose answer was lost
 //! refused.json     the hub's last refusal for good
 //! journal.db       see `journal`
 //! spool/           payloads on their way, named by job and attempt alone

@@ -19,8 +19,8 @@ use crate::{
 };
 use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
 use passerelle_protocol::{
-    Decline, Hello, PROTOCOL_VERSION, Progress, Refuse, SessionId, VersionRange,
-    limits::MAX_FRAME,
+    Decline, Hello, KeyId, PROTOCOL_VERSION, Progress, Refuse, SessionId, SigningKey, VersionRange,
+    limits::{MAX_FRAME, MAX_HUB_KEYS},
     session::{Attempt, CloseReason, Frame, HubEvent, HubSession},
 };
 use std::{
@@ -52,8 +52,8 @@ const PROGRESS: Duration = Duration::from_millis(250);
 const GOODBYE: Duration = Duration::from_secs(5);
 /// When an agent may come back after a fault of the hub.
 const COME_BACK_S: u32 = 5;
-/// The same for one that another process with its identity has fenced: not at once, or the two would fight.
-const FENCED_S: u32 = 30;
+/// The same for one that trusts none of the hub's keys: an operator has to act first.
+const UNTRUSTED_S: u32 = 60;
 
 /// What the hub speaks.
 pub(super) const VERSIONS: VersionRange = VersionRange { min: PROTOCOL_VERSION, max: PROTOCOL_VERSION };
@@ -80,7 +80,21 @@ where
     let writer = tokio::spawn(write(sink, out));
     let mut session = Session::new(store, agent, frames, closing.child_token());
     session.serve(&mut stream).await;
-    session.end(writer).await;
+    let (store, agent, clone) = (session.store.clone(), session.agent.id, session.clone);
+    let answers = async {
+        let closed = stream.any(async |message| matches!(message, Ok(Message::Close(_))));
+        clone && timeout(GOODBYE, closed).await.unwrap_or(false)
+    };
+    let ((), lives) = tokio::join!(session.end(writer), answers);
+    if lives {
+        tracing::warn!(
+            "Two live processes use this agent's identity: a copy of its state folder runs elsewhere; enrol one of them \
+             anew (`passerelle-agent re-enrol`), or revoke the agent if nobody of yours copied it"
+        );
+        if let Err(error) = store.clone_seen(agent).await {
+            tracing::error!(%error, "Could not note that an agent has a clone");
+        }
+    }
 }
 
 /// Writes frames as they come; many that wait go out together.
@@ -132,6 +146,12 @@ struct Session {
     closing: CancellationToken,
     /// Why the connection ended without a word of the session.
     lost: Option<String>,
+    /// The hub's keys that the agent trusts, by its hello.
+    trusted: Vec<KeyId>,
+    /// The newest of them that it was told of since.
+    known: Option<KeyId>,
+    /// Another process with the agent's identity has fenced this one.
+    clone: bool,
 }
 
 impl Session {
@@ -160,6 +180,9 @@ impl Session {
             progress: HashMap::new(),
             closing,
             lost: None,
+            trusted: Vec::new(),
+            known: None,
+            clone: false,
         }
     }
 
@@ -252,6 +275,11 @@ impl Session {
             }
             HubEvent::Unsupported(of) => tracing::warn!(of, "Message of an unknown type"),
             HubEvent::Hello(hello) => match self.check(&hello) {
+                Ok(()) if self.store.shared().keyring.keys().after(&hello.hub_keys).is_none() => {
+                    let message = "this agent trusts none of the hub's signing keys: the hub was restored from a backup \
+                                   older than its key; re-enrol the agent, or restore a newer backup";
+                    self.refuse("hub_key", message, false, Some(UNTRUSTED_S));
+                }
                 Ok(()) => self.unstored.push_back(HubEvent::Hello(hello)),
                 Err((code, message)) => self.refuse(code, &message, true, None),
             },
@@ -302,11 +330,13 @@ impl Session {
         let ordered = match event {
             HubEvent::Hello(hello) => {
                 self.arrived = true;
+                self.trusted.clone_from(&hello.hub_keys);
                 let arrival = Arrival {
                     agent,
                     session: self.id,
                     tenant: self.agent.tenant.clone(),
                     site: self.agent.site.clone(),
+                    instance: hello.instance.clone(),
                     commands: own.clone(),
                     heard: Arc::clone(&self.heard),
                     stop: self.closing.clone(),
@@ -387,6 +417,7 @@ impl Session {
                 self.epoch = welcome.epoch;
                 tracing::info!(session_id = %self.id, epoch = welcome.epoch, held = welcome.held.len(), "Session open");
                 self.machine.welcome(*welcome);
+                self.tell_keys();
                 for attempt in cancel {
                     self.machine.cancel(attempt, now);
                 }
@@ -394,7 +425,8 @@ impl Session {
             Command::Opened(Ok(Opened::Revoked)) | Command::Revoked => {
                 self.refuse("revoked", "this agent's identity was revoked: enrol it again", true, None);
             }
-            Command::Opened(Ok(Opened::TierRequired)) => {
+            Command::Keys => drop(self.tell_keys()),
+            Command::Opened(Ok(Opened::TierRequired)) | Command::TierRequired => {
                 let message = "hybrid mode needs the Enterprise tier: have the tenant's tier changed";
                 self.refuse("tier_required", message, true, None);
             }
@@ -403,10 +435,16 @@ impl Session {
             Command::Ack(attempt) => self.machine.ack_report(attempt),
             Command::Cancel(attempt) => self.machine.cancel(attempt, now),
             Command::Grant(attempt) => self.machine.grant_commit(attempt),
-            Command::Fenced => {
-                tracing::warn!(session_id = %self.id, "A newer connection of the same agent fences this one");
-                let message = "a newer connection with this agent's identity is open";
-                self.refuse("fenced", message, false, Some(FENCED_S));
+            Command::Fenced { clone, wait_s } => {
+                self.clone = clone;
+                tracing::warn!(session_id = %self.id, clone, "A newer connection of the same agent fences this one");
+                let message = if clone {
+                    "another process uses this agent's identity, and is connected: a copy of the state folder runs \
+                     elsewhere"
+                } else {
+                    "a newer connection with this agent's identity is open"
+                };
+                self.refuse("fenced", message, false, Some(wait_s));
             }
         }
     }
@@ -415,7 +453,9 @@ impl Session {
     async fn offer(&mut self, to_offer: crate::model::AttemptToOffer) {
         let attempt = Attempt::new(to_offer.job.id, to_offer.attempt);
         let resource = to_offer.job.resource.clone();
-        let made = offer::make(&self.store, self.agent.id, self.epoch, to_offer).await;
+        // The agent hears of a key before it gets what that key signed.
+        let key = self.tell_keys();
+        let made = offer::make(&self.store, &key, self.agent.id, self.epoch, to_offer).await;
         let code = match made.map(|offer| self.machine.offer(offer, resource, Instant::now())) {
             Ok(Ok(())) => return,
             Ok(Err(no_credit)) => {
@@ -430,6 +470,20 @@ impl Session {
         let message = "the hub could not make the offer".to_owned();
         let back = Decline { job: attempt.job, attempt: attempt.number, code, message, retry_after_ms: None };
         self.unstored.push_back(HubEvent::Declined(back));
+    }
+
+    /// Tells the agent of signing keys that it does not know; the answer is the newest.
+    fn tell_keys(&mut self) -> Arc<SigningKey> {
+        let keys = self.store.shared().keyring.keys();
+        let newest = keys.current.public().id();
+        if self.known.as_ref() != Some(newest) {
+            let known = self.known.as_ref().map_or(self.trusted.as_slice(), std::slice::from_ref);
+            for part in keys.after(known).unwrap_or_default().chunks(MAX_HUB_KEYS) {
+                self.machine.tell_keys(part.to_vec());
+            }
+            self.known = Some(newest.clone());
+        }
+        Arc::clone(&keys.current)
     }
 
     fn give_up(&mut self, error: &Error) {

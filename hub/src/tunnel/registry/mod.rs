@@ -68,10 +68,14 @@ pub(crate) enum Command {
     Cancel(Attempt),
     /// The grant is stored.
     Grant(Attempt),
-    /// A newer connection of the same agent is here.
-    Fenced,
+    /// A newer connection of the same agent is here: of the same process, or of another one.
+    Fenced { clone: bool, wait_s: u32 },
     /// The agent was revoked.
     Revoked,
+    /// The tenant's tier has no hybrid mode any more.
+    TierRequired,
+    /// The hub signs with another key from now on.
+    Keys,
     /// What the agent told could not be stored.
     StoreFailed(crate::store::Error),
 }
@@ -83,6 +87,8 @@ pub(crate) struct Arrival {
     pub(crate) session: SessionId,
     pub(crate) tenant: Name,
     pub(crate) site: Name,
+    /// The process, as its hello names it.
+    pub(crate) instance: String,
     pub(crate) commands: mpsc::Sender<Command>,
     /// When the agent was last heard.
     pub(crate) heard: Arc<Heard>,
@@ -282,6 +288,36 @@ impl Registry {
         self.state().remove(agent);
     }
 
+    /// Takes an agent off that is lost for good, with the places that its attempts had; the answer is their queues.
+    pub(crate) fn lost(&self, agent: AgentId) -> Vec<QueueKey> {
+        let mut state = self.state();
+        state.remove(agent);
+        state.away_since.remove(&agent);
+        let gone: Vec<(Attempt, QueueKey)> = state
+            .away
+            .iter()
+            .filter(|(_, (of, _))| *of == agent)
+            .map(|(attempt, (_, key))| (*attempt, key.clone()))
+            .collect();
+        for (attempt, key) in &gone {
+            state.away.remove(attempt);
+            state.ended(key, *attempt);
+        }
+        gone.into_iter().map(|(_, key)| key).collect()
+    }
+
+    /// Whether the agent's live session is that of another process.
+    pub(crate) fn is_another(&self, agent: AgentId, instance: &str) -> bool {
+        self.state().sessions.get(&agent).is_some_and(|live| live.arrival.instance != instance)
+    }
+
+    /// Tells every session that the signing key is another one now.
+    pub(crate) fn tell_keys(&self) {
+        for agent in self.agents() {
+            self.send(agent, Command::Keys);
+        }
+    }
+
     /// Sends a command to the agent's session, if it has one.
     pub(crate) fn send(&self, agent: AgentId, command: Command) {
         Self::deliver(&mut self.state(), agent, None, command);
@@ -478,6 +514,13 @@ impl Registry {
     /// The agents with a live session.
     pub(crate) fn agents(&self) -> Vec<AgentId> {
         self.state().sessions.keys().copied().collect()
+    }
+
+    /// The agents with a live session, and those whose attempts still take up room.
+    pub(crate) fn known(&self) -> Vec<AgentId> {
+        let state = self.state();
+        let away = state.away.values().map(|(agent, _)| *agent);
+        state.sessions.keys().copied().chain(away).collect::<std::collections::HashSet<_>>().into_iter().collect()
     }
 
     pub(crate) fn online_at(&self, tenant: &Name, site: &Name) -> u64 {
