@@ -228,7 +228,9 @@ async fn enrol_anew(settings: Settings, token_file: Option<PathBuf>, json: bool)
         (None, _) => text.push_str("there was no usable identity before: revoke the old agent at the hub\n"),
     }
     if set_aside {
-        text.push_str("the journal of the old site was put aside in the state folder (before-*.journal.db)\n");
+        text.push_str(
+            "the journal of the old site was put aside in the state folder (before-*.journal.db)\n",
+        );
     }
     print(&text)
 }

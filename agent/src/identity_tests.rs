@@ -96,7 +96,11 @@ fn a_change_of_key_leaves_a_working_identity_wherever_it_is_cut() {
     let next = identity.next_key(&folder.state).unwrap();
     let identity = folder.load();
     assert_eq!(identity.key().public(), &folder.first);
-    assert_eq!(identity.next_key(&folder.state).unwrap().public(), next.public(), "the same key is registered again");
+    assert_eq!(
+        identity.next_key(&folder.state).unwrap().public(),
+        next.public(),
+        "the same key is registered again"
+    );
     assert_eq!(folder.keys().len(), 2);
     // Cut after the change, before the old file is gone.
     let old = folder.state.read(KEY_FILE).unwrap().unwrap();

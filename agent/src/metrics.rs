@@ -140,7 +140,11 @@ impl Default for Metrics {
         r.register("config_reloads", "Changed configurations, by result", m.reloads.clone());
         r.register("key_rotations", "Changes of the agent's own key", m.key_rotations.clone());
         r.register("hub_keys_followed", "New signing keys of the hub", m.hub_keys_followed.clone());
-        r.register("hub_keys_refused", "Signing keys that nobody trusted vouched for", m.hub_keys_refused.clone());
+        r.register(
+            "hub_keys_refused",
+            "Signing keys that nobody trusted vouched for",
+            m.hub_keys_refused.clone(),
+        );
         r.register("fenced", "Times that another connection of this identity took over", m.fenced.clone());
         r.register("reports_acknowledged", "Reports that the hub stored", m.reports_acknowledged.clone());
         r.register("tunnel_reconnects", "Connections lost or not come about", m.reconnects.clone());

@@ -37,7 +37,11 @@ pub struct Done {
 ///
 /// # Errors
 /// With the exit code of [`Stop`].
-pub async fn re_enrol(settings: &Settings, state: &StateDir, token_file: Option<&Path>) -> Result<Done, Stop> {
+pub async fn re_enrol(
+    settings: &Settings,
+    state: &StateDir,
+    token_file: Option<&Path>,
+) -> Result<Done, Stop> {
     let token = match token_file {
         Some(file) => read_token(file)?,
         None => token(settings)?,

@@ -48,7 +48,12 @@ async fn revoke(connection: &Connection, id: &str, out: &Out) -> Result<(), Fail
     if connection.json {
         out.json(&agent);
     } else {
-        out.text(&format!("revoked agent {} ({} at {})\n", cell(&agent, "id"), cell(&agent, "name"), cell(&agent, "site")));
+        out.text(&format!(
+            "revoked agent {} ({} at {})\n",
+            cell(&agent, "id"),
+            cell(&agent, "name"),
+            cell(&agent, "site")
+        ));
     }
     Ok(())
 }

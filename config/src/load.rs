@@ -1,8 +1,8 @@
 //! Reads a configuration folder.
 
 use crate::{
-    AgentConfig, AgentSection, ByteSize, Diagnostics, HubSection, HumanDuration, KeyRotation, LogFormat, LogSection,
-    ProxySection, ResourceConfig, Section, TrustSection,
+    AgentConfig, AgentSection, ByteSize, Diagnostics, HubSection, HumanDuration, KeyRotation, LogFormat,
+    LogSection, ProxySection, ResourceConfig, Section, TrustSection,
     check::{self, Use},
     defaults, files,
     hint::unknown_key,

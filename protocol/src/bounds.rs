@@ -3,8 +3,8 @@
 use crate::{
     limits::{MAX_HUB_KEYS, MAX_INLINE_PAYLOAD, MAX_INTENT_STATE, MAX_JSON, MAX_RESOURCES, MAX_TEXT},
     message::{
-        Accept, Cancel, Commit, CommitGranted, Decline, Draining, Hello, HubKeys, Offer, PayloadSource, Progress,
-        Refuse, Report, ReportAck, Unsupported, Welcome,
+        Accept, Cancel, Commit, CommitGranted, Decline, Draining, Hello, HubKeys, Offer, PayloadSource,
+        Progress, Refuse, Report, ReportAck, Unsupported, Welcome,
     },
     outcome::{Effect, Outcome, cut, cut_message},
 };

@@ -4,8 +4,8 @@ use crate::{
     bounds::Bounded,
     limits::{MAX_FRAME, MAX_TEXT},
     message::{
-        Accept, Cancel, Commit, CommitGranted, Decline, Draining, Hello, HubKeys, Offer, Progress, Refuse, Report,
-        ReportAck, Unsupported, Welcome,
+        Accept, Cancel, Commit, CommitGranted, Decline, Draining, Hello, HubKeys, Offer, Progress, Refuse,
+        Report, ReportAck, Unsupported, Welcome,
     },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};

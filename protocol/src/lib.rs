@@ -26,8 +26,8 @@ pub use jws::{JwsError, KeyId, SigningKey, VerifyingKey};
 pub use keys::{AgentKey, HubKey};
 pub use message::{
     Accept, Cancel, Commit, CommitGranted, ConnectorAnnouncement, Decline, Draining, Held, HeldAction,
-    HeldJob, HeldState, Hello, HubKeys, Intent, Offer, OperationAnnouncement, PayloadSource, Progress, Refuse, Repeat,
-    Report, ReportAck, ResourceAnnouncement, Unsupported, VersionRange, Welcome,
+    HeldJob, HeldState, Hello, HubKeys, Intent, Offer, OperationAnnouncement, PayloadSource, Progress,
+    Refuse, Repeat, Report, ReportAck, ResourceAnnouncement, Unsupported, VersionRange, Welcome,
 };
 pub use name::{Name, NameError};
 pub use outcome::{Effect, Failure, Outcome, OutputPayload, Verdict};

@@ -1,7 +1,8 @@
 //! `docs/protocol.md` against the code: nothing that travels is missing from it, and its examples are the fixtures.
 
 use passerelle_protocol::{
-    AgentKey, AgentToken, ApiCode, Code, Envelope, HubKey, PROTOCOL_VERSION, Receipt, SUBPROTOCOL, Ticket, ToAgent, ToHub,
+    AgentKey, AgentToken, ApiCode, Code, Envelope, HubKey, PROTOCOL_VERSION, Receipt, SUBPROTOCOL, Ticket,
+    ToAgent, ToHub,
     http::{ENROL_PATH, KEYS_PATH, TUNNEL_PATH},
 };
 use serde_json::Value;

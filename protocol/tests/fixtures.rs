@@ -4,8 +4,8 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use passerelle_protocol::{
-    AgentKey, AgentToken, Envelope, HubKey, JwsError, PayloadSource, Receipt, Sha256, SigningKey, Ticket, ToAgent, ToHub,
-    VerifyingKey, decode_to_agent, decode_to_hub,
+    AgentKey, AgentToken, Envelope, HubKey, JwsError, PayloadSource, Receipt, Sha256, SigningKey, Ticket,
+    ToAgent, ToHub, VerifyingKey, decode_to_agent, decode_to_hub,
     http::{EnrolRequest, EnrolResponse, KeyRequest, KeyResponse, Problem},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -113,7 +113,9 @@ fn the_keys_are_those_of_the_enrolment() {
 #[test]
 fn the_next_keys_are_vouched_for_by_those_before() {
     let response: EnrolResponse = read("http.enrol_response");
-    let Ok(ToAgent::HubKeys(keys)) = decode_to_agent(&fixtures()["to_agent.hub_keys"]) else { panic!("no keys") };
+    let Ok(ToAgent::HubKeys(keys)) = decode_to_agent(&fixtures()["to_agent.hub_keys"]) else {
+        panic!("no keys")
+    };
     let (said, signer) = HubKey::verify(&response.job_keys, &keys.statements[0]).unwrap();
     assert_eq!((&said, &signer), (&read("claims.hub_key"), &response.job_keys[0]));
     assert_eq!((&said.public_key, &said.aud), (key(NEXT_HUB_SEED).public(), &response.audience));

@@ -203,7 +203,10 @@ impl Driver<'_> {
         }
         for why in &followed.refused {
             agent.metrics.hub_keys_refused.inc();
-            warn!(reason = why, "Refused a signing key of the hub: no key that this agent trusts vouches for it");
+            warn!(
+                reason = why,
+                "Refused a signing key of the hub: no key that this agent trusts vouches for it"
+            );
         }
         if let Some(error) = &followed.unstored {
             warn!(error, "The hub's new key counts, but cannot be stored");

@@ -1,7 +1,10 @@
 //! What admin commands print: a table or a line for people, JSON for scripts.
 
 use super::restore::Restored;
-use crate::{cli::Failure, model::{AgentKeyRecord, AgentRecord, CloneRecord}};
+use crate::{
+    cli::Failure,
+    model::{AgentKeyRecord, AgentRecord, CloneRecord},
+};
 use jiff::Timestamp;
 use passerelle_protocol::{AgentId, Name};
 use serde::Serialize;

@@ -7,12 +7,7 @@
 use crate::{
     cli::Failure,
     clock,
-    store::{
-        DATABASE, OpenError, Store,
-        identity,
-        keyring::key_file,
-        schema,
-    },
+    store::{DATABASE, OpenError, Store, identity, keyring::key_file, schema},
 };
 use jiff::Timestamp;
 use passerelle_protocol::{Sha256, SigningKey};

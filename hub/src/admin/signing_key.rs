@@ -27,10 +27,8 @@ pub async fn carry_out(command: SigningKey, store: &Store, printer: &Printer) ->
     match command {
         SigningKey::Rotate => {
             let made = store.rotate_signing_key().await?;
-            let text = format!(
-                "the hub signs with key {} ({}) from now on; make a new backup",
-                made.seq, made.id
-            );
+            let text =
+                format!("the hub signs with key {} ({}) from now on; make a new backup", made.seq, made.id);
             printer.done(&text, &json!({"id": made.id, "seq": made.seq, "public_key": made.public_key}))
         }
         SigningKey::List => {

@@ -47,17 +47,16 @@ pub(super) fn of(conn: &Connection, agent: AgentId) -> Result<Vec<AgentKeyRecord
 /// Whose key it is.
 pub(super) fn owner(conn: &Connection, public_key: &str) -> Result<Option<AgentId>, Error> {
     let sql = "SELECT agent FROM agent_keys WHERE public_key = ?1";
-    Ok(conn
-        .prepare_cached(sql)?
-        .query_row([public_key], |row| super::row::from_uuid(row, 0))
-        .optional()?)
+    Ok(conn.prepare_cached(sql)?.query_row([public_key], |row| super::row::from_uuid(row, 0)).optional()?)
 }
 
 /// Adds a key; the first one is in use at once.
 pub(super) fn add(tx: &Tx<'_>, agent: AgentId, public_key: &str, in_use: bool) -> Result<(), Error> {
     let used_at = in_use.then_some(ms(tx.now));
     tx.conn
-        .prepare_cached("INSERT INTO agent_keys (public_key, agent, added_at, used_at) VALUES (?1, ?2, ?3, ?4)")?
+        .prepare_cached(
+            "INSERT INTO agent_keys (public_key, agent, added_at, used_at) VALUES (?1, ?2, ?3, ?4)",
+        )?
         .execute(params![public_key, agent.uuid().as_bytes(), ms(tx.now), used_at])?;
     Ok(())
 }
@@ -113,7 +112,11 @@ impl Store {
     /// # Errors
     /// [`Error::BadRequest`] for a statement that is not the agent's; [`Error::Conflict`] for a key that is another's or
     /// has ended.
-    pub(crate) async fn register_key(&self, agent: &AgentRecord, request: KeyRequest) -> Result<KeyId, Error> {
+    pub(crate) async fn register_key(
+        &self,
+        agent: &AgentRecord,
+        request: KeyRequest,
+    ) -> Result<KeyId, Error> {
         let said = self.vouched(agent, &request)?;
         let (agent, id) = (agent.id, said.public_key.id().clone());
         let public_key = String::from(said.public_key);
@@ -152,7 +155,9 @@ fn register(tx: &mut Tx<'_>, agent: AgentId, public_key: &str) -> Result<(), Err
     }
     // One that was registered and never used was lost by the agent.
     tx.conn
-        .prepare_cached("UPDATE agent_keys SET ends_at = ?2 WHERE agent = ?1 AND used_at IS NULL AND ends_at IS NULL")?
+        .prepare_cached(
+            "UPDATE agent_keys SET ends_at = ?2 WHERE agent = ?1 AND used_at IS NULL AND ends_at IS NULL",
+        )?
         .execute(params![agent.uuid().as_bytes(), ms(tx.now)])?;
     tx.effects.forget = true;
     add(tx, agent, public_key, false)
@@ -266,7 +271,8 @@ mod tests {
         let agent = hub.agent().await;
         assert!(use_key(&hub, &agent, &agent.key, "once").await);
         assert!(!use_key(&hub, &agent, &agent.key, "once").await);
-        let gone = hub.store.use_token(agent.id, "old".to_owned(), clock::unix() - 1, agent.key.public().clone());
+        let gone =
+            hub.store.use_token(agent.id, "old".to_owned(), clock::unix() - 1, agent.key.public().clone());
         assert!(gone.await.unwrap());
         let hub = hub.restart().await;
         assert!(!use_key(&hub, &agent, &agent.key, "once").await);

@@ -68,10 +68,7 @@ pub(super) enum Unwelcome {
 }
 
 /// Which of these agents are not welcome any more.
-pub(super) fn unwelcome(
-    conn: &Connection,
-    agents: &[AgentId],
-) -> Result<Vec<(AgentId, Unwelcome)>, Error> {
+pub(super) fn unwelcome(conn: &Connection, agents: &[AgentId]) -> Result<Vec<(AgentId, Unwelcome)>, Error> {
     let mut statement = conn.prepare_cached(
         "SELECT revoked_at IS NOT NULL, tier <> 'enterprise' FROM agents JOIN tenants ON tenants.name = tenant \
          WHERE id = ?1",
@@ -336,8 +333,7 @@ fn enrol(tx: &mut Tx<'_>, request: &EnrolRequest, audience: &str) -> Result<Enro
             ms(tx.now)
         ])?;
     agent_keys::add(tx, record.id, &public_key, true)?;
-    let old =
-        replaces(tx.conn, request, (&record.tenant, &record.site), audience, tx.now.as_second())?;
+    let old = replaces(tx.conn, request, (&record.tenant, &record.site), audience, tx.now.as_second())?;
     if let Some(old) = &old {
         end_identity(tx, old)?;
         tx.conn

@@ -33,9 +33,7 @@ pub(super) fn of(conn: &Connection, agent: AgentId) -> Result<Option<CloneRecord
 /// How long a process that is fenced by another one has to wait.
 pub(super) fn wait(conn: &Connection, agent: AgentId, now: Timestamp) -> Result<u32, Error> {
     let seen = of(conn, agent)?.filter(|seen| now.duration_since(seen.last_at) < QUIET);
-    Ok(seen.map_or(FENCED_S, |seen| {
-        FENCED_S.saturating_mul(1 << seen.times.min(4)).min(MAX_FENCED_S)
-    }))
+    Ok(seen.map_or(FENCED_S, |seen| FENCED_S.saturating_mul(1 << seen.times.min(4)).min(MAX_FENCED_S)))
 }
 
 fn note(tx: &mut Tx<'_>, agent: AgentId) -> Result<(), Error> {

@@ -249,7 +249,10 @@ mod tests {
         let keys = hub.store.shared().keyring.keys();
         let chain = keys.after(&[first.id().clone()]).unwrap();
         let (said, by) = HubKey::verify(std::slice::from_ref(&first), &chain[0]).unwrap();
-        assert_eq!((&said.public_key, &by, said.aud.as_str()), (&second.public_key, &first, hub.store.audience()));
+        assert_eq!(
+            (&said.public_key, &by, said.aud.as_str()),
+            (&second.public_key, &first, hub.store.audience())
+        );
         let (said, _) = HubKey::verify(&[second.public_key], &chain[1]).unwrap();
         assert_eq!(said.public_key, third.public_key);
         assert_eq!(keys.after(&[]).unwrap(), chain);

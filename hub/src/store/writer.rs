@@ -410,7 +410,9 @@ impl Writer {
                     }
                 }
             }
-            Err(error) => tracing::error!(error = %error, "Could not look for agents that are not welcome any more"),
+            Err(error) => {
+                tracing::error!(error = %error, "Could not look for agents that are not welcome any more")
+            }
         }
     }
 
@@ -419,7 +421,9 @@ impl Writer {
         match self.shared.keyring.reload(&self.conn) {
             Ok(true) if self.serving => self.shared.registry.tell_keys(),
             Ok(_) => {}
-            Err(error) => tracing::error!(error = %error, "Could not take up the new signing key: the old one signs on"),
+            Err(error) => {
+                tracing::error!(error = %error, "Could not take up the new signing key: the old one signs on")
+            }
         }
     }
 }

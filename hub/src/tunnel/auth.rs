@@ -70,7 +70,9 @@ pub(super) async fn authenticate(
         .map(|(_, token)| token.trim())
         .ok_or_else(|| refuse("an agent's token is needed in Authorization: Bearer"))?;
     // Only to find the key: nothing of it counts before the signature is checked with that key.
-    let claimed = claims::<Claimed>(token).map(|claimed| claimed.sub).ok_or_else(|| refuse("the agent's token is malformed"))?;
+    let claimed = claims::<Claimed>(token)
+        .map(|claimed| claimed.sub)
+        .ok_or_else(|| refuse("the agent's token is malformed"))?;
     let agent = store
         .identity(claimed)
         .await

@@ -4,6 +4,9 @@
 //! that it is dead. What the agent tells goes to the store in order; while the store's queue is full the session stops
 //! reading, which holds the agent back through TCP.
 
+mod keys;
+mod socket;
+
 use super::{
     offer,
     registry::{Arrival, COMMANDS, Command, Heard},
@@ -17,11 +20,10 @@ use crate::{
         sessions::{self, Opened},
     },
 };
-use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
+use futures_util::StreamExt as _;
 use passerelle_protocol::{
-    Decline, Hello, KeyId, PROTOCOL_VERSION, Progress, Refuse, SessionId, SigningKey, VersionRange,
-    limits::{MAX_FRAME, MAX_HUB_KEYS},
-    session::{Attempt, CloseReason, Frame, HubEvent, HubSession},
+    Decline, Hello, KeyId, PROTOCOL_VERSION, Progress, Refuse, SessionId, VersionRange,
+    session::{Attempt, Frame, HubEvent, HubSession},
 };
 use std::{
     collections::{HashMap, VecDeque},
@@ -35,10 +37,7 @@ use tokio::{
 };
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{
-        Message, Utf8Bytes,
-        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
-    },
+    tungstenite::{Message, protocol::Role},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -58,26 +57,15 @@ const UNTRUSTED_S: u32 = 60;
 /// What the hub speaks.
 pub(super) const VERSIONS: VersionRange = VersionRange { min: PROTOCOL_VERSION, max: PROTOCOL_VERSION };
 
-/// Limits of the WebSocket layer.
-fn config() -> WebSocketConfig {
-    // One byte more than allowed still arrives, so that the session can say what is wrong with it.
-    WebSocketConfig::default()
-        .max_message_size(Some(MAX_FRAME + 1024))
-        .max_frame_size(Some(MAX_FRAME + 1024))
-        .read_buffer_size(16 * 1024)
-        .write_buffer_size(32 * 1024)
-        .max_write_buffer_size(4 * MAX_FRAME)
-}
-
 /// Runs a session over an upgraded connection until it ends.
 pub(super) async fn run<S>(store: Store, agent: Arc<AgentRecord>, socket: S, closing: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let socket = WebSocketStream::from_raw_socket(socket, Role::Server, Some(config())).await;
-    let (sink, mut stream) = socket.split();
+    let stream = WebSocketStream::from_raw_socket(socket, Role::Server, Some(socket::config())).await;
+    let (sink, mut stream) = stream.split();
     let (frames, out) = mpsc::channel(OUT);
-    let writer = tokio::spawn(write(sink, out));
+    let writer = tokio::spawn(socket::write(sink, out));
     let mut session = Session::new(store, agent, frames, closing.child_token());
     session.serve(&mut stream).await;
     let (store, agent, clone) = (session.store.clone(), session.agent.id, session.clone);
@@ -95,26 +83,6 @@ where
             tracing::error!(%error, "Could not note that an agent has a clone");
         }
     }
-}
-
-/// Writes frames as they come; many that wait go out together.
-async fn write<S>(mut sink: SplitSink<WebSocketStream<S>, Message>, mut out: mpsc::Receiver<Message>)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let mut waiting = Vec::with_capacity(OUT);
-    while out.recv_many(&mut waiting, OUT).await > 0 {
-        for message in waiting.drain(..) {
-            if sink.feed(message).await.is_err() {
-                return;
-            }
-        }
-        if sink.flush().await.is_err() {
-            return;
-        }
-    }
-    // Errors here mean that the peer is gone, which is what we want.
-    drop(sink.close().await);
 }
 
 /// What a select arm woke up for.
@@ -472,20 +440,6 @@ impl Session {
         self.unstored.push_back(HubEvent::Declined(back));
     }
 
-    /// Tells the agent of signing keys that it does not know; the answer is the newest.
-    fn tell_keys(&mut self) -> Arc<SigningKey> {
-        let keys = self.store.shared().keyring.keys();
-        let newest = keys.current.public().id();
-        if self.known.as_ref() != Some(newest) {
-            let known = self.known.as_ref().map_or(self.trusted.as_slice(), std::slice::from_ref);
-            for part in keys.after(known).unwrap_or_default().chunks(MAX_HUB_KEYS) {
-                self.machine.tell_keys(part.to_vec());
-            }
-            self.known = Some(newest.clone());
-        }
-        Arc::clone(&keys.current)
-    }
-
     fn give_up(&mut self, error: &Error) {
         tracing::error!(session_id = %self.id, error = %error, "Could not store what the agent told");
         self.refuse("busy", "the hub cannot store anything now: come back", false, Some(COME_BACK_S));
@@ -521,7 +475,7 @@ impl Session {
                 }
             }
             if let Some(reason) = self.machine.closed() {
-                last.push(Message::Close(Some(close_frame(reason))));
+                last.push(Message::Close(Some(socket::close_frame(reason))));
             }
             for message in last {
                 if self.frames.send(message).await.is_err() {
@@ -543,11 +497,4 @@ impl Session {
             drop(self.store.order(place, true, move |tx| sessions::closed(tx, agent, id), drop));
         }
     }
-}
-
-fn close_frame(reason: &CloseReason) -> CloseFrame {
-    let mut text = reason.to_string();
-    // A control frame carries at most 125 bytes, two of them the code (RFC 6455 §5.5).
-    text.truncate(text.floor_char_boundary(123));
-    CloseFrame { code: CloseCode::from(reason.close_code()), reason: Utf8Bytes::from(text) }
 }

@@ -5,8 +5,8 @@ use super::{
     link::{CloseReason, Frame, Link, Recent, Resend, Undecoded, check_events},
 };
 use crate::{
-    Accept, Commit, Decline, Draining, Hello, HubKeys, Intent, Offer, Progress, Refuse, Report, Sha256, ToAgent,
-    ToHub, Unsupported, VersionRange, Welcome, decode_to_agent,
+    Accept, Commit, Decline, Draining, Hello, HubKeys, Intent, Offer, Progress, Refuse, Report, Sha256,
+    ToAgent, ToHub, Unsupported, VersionRange, Welcome, decode_to_agent,
     limits::{HANDSHAKE, MAX_JOBS, MAX_UNACKED_REPORT_BYTES, MAX_UNACKED_REPORTS, RESEND},
     outcome::cut_message,
 };

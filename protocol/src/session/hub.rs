@@ -5,8 +5,8 @@ use super::{
     link::{CloseReason, Frame, Link, Recent, Resend, Undecoded, check_events},
 };
 use crate::{
-    Cancel, Commit, CommitGranted, Decline, HeldAction, Hello, HubKeys, Name, Offer, Progress, Refuse, Report,
-    ReportAck, ToAgent, ToHub, Unsupported, Welcome, decode_to_hub,
+    Cancel, Commit, CommitGranted, Decline, HeldAction, Hello, HubKeys, Name, Offer, Progress, Refuse,
+    Report, ReportAck, ToAgent, ToHub, Unsupported, Welcome, decode_to_hub,
     limits::{HANDSHAKE, MAX_JOBS, MAX_UNANSWERED_OFFER_BYTES, RESEND},
 };
 use std::{

@@ -13,6 +13,7 @@ mod frozen;
 mod hostile_agent;
 mod hostile_hub;
 mod http;
+mod identity;
 mod jobs;
 mod large;
 mod leftovers;

@@ -6,6 +6,7 @@
 //! Limits of a resource hold across the site: its agents share one private system. Attempts of agents that are away count
 //! until their lease is over or they come back.
 
+mod identity;
 mod rate;
 mod session;
 mod silence;
@@ -16,9 +17,8 @@ pub(crate) use silence::Heard;
 use super::breaker::{Breaker, Health};
 use crate::{
     clock,
-    model::{AttemptToOffer, Live, NewJob, OperationView},
+    model::{AttemptToOffer, NewJob, OperationView},
 };
-use jiff::Timestamp;
 use passerelle_protocol::{AgentId, Hello, Name, Repeat, SessionId, limits::MAX_JOBS, session::Attempt};
 use rate::Rate;
 use session::{Resource, Session};
@@ -288,36 +288,6 @@ impl Registry {
         self.state().remove(agent);
     }
 
-    /// Takes an agent off that is lost for good, with the places that its attempts had; the answer is their queues.
-    pub(crate) fn lost(&self, agent: AgentId) -> Vec<QueueKey> {
-        let mut state = self.state();
-        state.remove(agent);
-        state.away_since.remove(&agent);
-        let gone: Vec<(Attempt, QueueKey)> = state
-            .away
-            .iter()
-            .filter(|(_, (of, _))| *of == agent)
-            .map(|(attempt, (_, key))| (*attempt, key.clone()))
-            .collect();
-        for (attempt, key) in &gone {
-            state.away.remove(attempt);
-            state.ended(key, *attempt);
-        }
-        gone.into_iter().map(|(_, key)| key).collect()
-    }
-
-    /// Whether the agent's live session is that of another process.
-    pub(crate) fn is_another(&self, agent: AgentId, instance: &str) -> bool {
-        self.state().sessions.get(&agent).is_some_and(|live| live.arrival.instance != instance)
-    }
-
-    /// Tells every session that the signing key is another one now.
-    pub(crate) fn tell_keys(&self) {
-        for agent in self.agents() {
-            self.send(agent, Command::Keys);
-        }
-    }
-
     /// Sends a command to the agent's session, if it has one.
     pub(crate) fn send(&self, agent: AgentId, command: Command) {
         Self::deliver(&mut self.state(), agent, None, command);
@@ -514,27 +484,5 @@ impl Registry {
     /// The agents with a live session.
     pub(crate) fn agents(&self) -> Vec<AgentId> {
         self.state().sessions.keys().copied().collect()
-    }
-
-    /// The agents with a live session, and those whose attempts still take up room.
-    pub(crate) fn known(&self) -> Vec<AgentId> {
-        let state = self.state();
-        let away = state.away.values().map(|(agent, _)| *agent);
-        state.sessions.keys().copied().chain(away).collect::<std::collections::HashSet<_>>().into_iter().collect()
-    }
-
-    pub(crate) fn online_at(&self, tenant: &Name, site: &Name) -> u64 {
-        self.state().at(tenant, site).count() as u64
-    }
-
-    pub(crate) fn online(&self, agent: AgentId) -> Option<Live> {
-        let state = self.state();
-        let session = state.sessions.get(&agent)?;
-        let seen = Timestamp::from_millisecond(session.arrival.heard.unix_ms.load(Ordering::Relaxed));
-        Some(Live {
-            connected_at: session.connected_at,
-            last_seen_at: seen.unwrap_or(session.connected_at),
-            jobs_running: session.attempts.len() as u64,
-        })
     }
 }
