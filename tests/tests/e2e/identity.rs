@@ -28,11 +28,11 @@ async fn agent_id(hub: &Hub) -> String {
 
 fn copy_state(from: &Path, to: &Path) {
     let to = to.join("state");
-    fs::create_dir_all(&to).unwrap();
-    for entry in fs::read_dir(from.join("state")).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_type().unwrap().is_file() {
-            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    fs::create_dir_all(&to).expect("a state folder");
+    for entry in fs::read_dir(from.join("state")).expect("the state folder") {
+        let entry = entry.expect("an entry");
+        if entry.file_type().expect("its type").is_file() {
+            fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
         }
     }
 }
