@@ -11,6 +11,7 @@ use crate::{
     pause::command::{self as pauses, PauseArgs, ResumeArgs},
     policy::command::{self as policy, PolicyCommand},
     public_key,
+    re_enrol::{self, Done},
     settings::Settings,
     state::StateDir,
     status::{Link, Readiness, Snapshot},
@@ -29,6 +30,7 @@ const EXAMPLES: &str = "\
 Examples:
   passerelle-agent check                     look at every link, with cause and fix
   passerelle-agent run                       enrol on the first start, then take jobs
+  passerelle-agent re-enrol                  a new identity for one that was revoked or lost
   passerelle-agent --config ./config status  what the running agent is doing
   passerelle-agent audit verify              nothing in the audit was changed or taken out
   passerelle-agent policy explain            all that the cloud can do here, in plain words
@@ -59,6 +61,24 @@ enum Command {
     Run,
     /// Enrol once with the configured token and end.
     Enrol {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Enrol anew in the place of an identity that is lost, revoked or copied; no agent runs meanwhile.
+    #[command(
+        name = "re-enrol",
+        after_help = "\
+Examples:
+  passerelle-agent re-enrol                          with the token of hub.enrolment_token
+  passerelle-agent re-enrol --token-file token.txt   with this one
+
+The journal stays: the hub hears what became of the jobs of the old identity, which ends."
+    )]
+    ReEnrol {
+        /// File with a new enrolment token; default: hub.enrolment_token.
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -168,6 +188,7 @@ fn execute(cli: Cli) -> Result<(), Stop> {
         Command::Run
         | Command::Enrol { .. }
         | Command::Check(_)
+        | Command::ReEnrol { .. }
         | Command::Health { .. }
         | Command::Pause(_)
         | Command::Policy(_)
@@ -193,6 +214,9 @@ fn execute(cli: Cli) -> Result<(), Stop> {
         match (cli.command, settings) {
             (Command::Run, Some(Ok(settings))) => Box::pin(daemon::run(settings)).await,
             (Command::Enrol { json }, Some(Ok(settings))) => Box::pin(enrol_once(settings, json)).await,
+            (Command::ReEnrol { token_file, json }, Some(Ok(settings))) => {
+                Box::pin(enrol_anew(settings, token_file, json)).await
+            }
             (Command::Check(args), Some(settings)) => {
                 Box::pin(check::command(&cli.config, settings, args)).await
             }
@@ -232,12 +256,44 @@ async fn enrol_once(settings: Settings, json: bool) -> Result<(), Stop> {
     };
     let enrolled = &identity.enrolled;
     if json {
-        return print_json(enrolled);
+        return print_json(&identity.stored());
     }
     print(&format!(
         "enrolled as agent {} of site {} (tenant {}, application {}) at {}\n",
         enrolled.agent, enrolled.site, enrolled.tenant, enrolled.application, enrolled.hub
     ))
+}
+
+async fn enrol_anew(settings: Settings, token_file: Option<PathBuf>, json: bool) -> Result<(), Stop> {
+    logs::start(&settings.config.log)?;
+    let state = StateDir::open(&settings.state_dir())?;
+    let Done { identity, before, replaced, set_aside } =
+        re_enrol::re_enrol(&settings, &state, token_file.as_deref()).await?;
+    let enrolled = &identity.enrolled;
+    if json {
+        return print_json(&serde_json::json!({
+            "agent": enrolled.agent, "tenant": enrolled.tenant, "site": enrolled.site,
+            "application": enrolled.application, "hub": enrolled.hub, "before": before, "replaced": replaced,
+            "journal_set_aside": set_aside,
+        }));
+    }
+    let mut text = format!(
+        "enrolled as agent {} of site {} (tenant {}, application {}) at {}\n",
+        enrolled.agent, enrolled.site, enrolled.tenant, enrolled.application, enrolled.hub
+    );
+    match (before, replaced) {
+        (Some(old), true) => text.push_str(&format!("it stands in the place of agent {old}, which has ended\n")),
+        (Some(old), false) => text.push_str(&format!(
+            "the hub does not count it as the successor of agent {old}: revoke that one at the hub, if it is not yet\n"
+        )),
+        (None, _) => text.push_str("there was no usable identity before: revoke the old agent at the hub\n"),
+    }
+    if set_aside {
+        text.push_str(
+            "the journal of the old site was put aside in the state folder (before-*.journal.db)\n",
+        );
+    }
+    print(&text)
 }
 
 async fn health(listen: SocketAddr, json: bool) -> Result<(), Stop> {

@@ -21,6 +21,7 @@ use crate::{
     probe,
     registry::Registry,
     reload::{self, watch::Folder},
+    rotate,
     runner::{self, spool::Spool},
     settings::Settings,
     signals::Signals,
@@ -291,6 +292,7 @@ async fn serve(
     let reloads = reloads.map(|reloads| tokio::spawn(reloads.in_current_span()));
     let pauses = tokio::spawn(pause::keep(Arc::clone(agent)).in_current_span());
     let sweeping = tokio::spawn(sweep::run(Arc::clone(agent)).in_current_span());
+    let rotating = tokio::spawn(rotate::run(Arc::clone(agent)).in_current_span());
     let upkeep = tokio::spawn(upkeep(Arc::clone(agent)).in_current_span());
     let audit = Auditing::start(agent);
     let ended = tokio::select! {
@@ -301,6 +303,7 @@ async fn serve(
     probes.abort();
     sweeping.abort();
     pauses.abort();
+    rotating.abort();
     if let Some(reloads) = reloads {
         reloads.abort();
     }

@@ -169,9 +169,10 @@ impl Agent {
         let enrolled = &self.identity.enrolled;
         let settings = self.settings();
         let pinned = &settings.trusted_job_keys;
+        let hub_keys = self.identity.hub_keys();
         let trust = Trust {
-            job_keys: if pinned.is_empty() { &enrolled.job_keys } else { pinned },
-            ticket_keys: &enrolled.job_keys,
+            job_keys: if pinned.is_empty() { &hub_keys } else { pinned },
+            ticket_keys: &hub_keys,
             agent: enrolled.agent,
             tenant: &enrolled.tenant,
             site: &enrolled.site,

@@ -5,11 +5,14 @@ use crate::{
     VERSION,
     exit::Stop,
     hub::{Hub, Refused, body, retry_after},
-    identity::{Enrolled, Identity, fingerprint, load_or_make_key},
+    identity::{Identity, fingerprint, load_or_make_key},
     settings::Settings,
     state::StateDir,
 };
-use passerelle_protocol::http::{ENROL_PATH, EnrolRequest, EnrolResponse};
+use passerelle_protocol::{
+    SigningKey,
+    http::{ENROL_PATH, EnrolRequest, EnrolResponse},
+};
 use std::time::Duration;
 
 /// Why the agent could not enrol.
@@ -28,25 +31,50 @@ pub enum EnrolError {
     Stop(#[from] Stop),
 }
 
+/// What the hub is asked with.
+pub struct Request<'a> {
+    /// The one-time token.
+    pub token: String,
+    /// The new key.
+    pub key: &'a SigningKey,
+    /// The statement about the identity that ends with this one.
+    pub replaces: Option<String>,
+}
+
 /// Enrols once.
 ///
 /// # Errors
 /// See [`EnrolError`].
 pub async fn enrol(settings: &Settings, state: &StateDir, hub: &Hub) -> Result<Identity, EnrolError> {
+    let token = token(settings)?;
+    let key = load_or_make_key(state)?;
+    let answer = ask(settings, hub, Request { token, key: &key.0, replaces: None }).await?;
+    Ok(Identity::create(state, answer, hub.url.to_string(), key)?)
+}
+
+/// The configured token.
+pub fn token(settings: &Settings) -> Result<String, Stop> {
     let Some(reference) = &settings.config.hub.enrolment_token else {
         return Err(Stop::Configuration(format!(
-            "this agent is not enrolled yet and hub.enrolment_token is not set: {}",
+            "an enrolment token is needed and hub.enrolment_token is not set: {}",
             how_to_get_a_token()
-        ))
-        .into());
+        )));
     };
     let token = reference
         .read(&settings.config.dir)
         .map_err(|e| Stop::Configuration(format!("hub.enrolment_token: {e}: {}", how_to_get_a_token())))?;
-    let key = load_or_make_key(state)?;
+    Ok(token.expose().to_owned())
+}
+
+/// Asks the hub for an identity.
+///
+/// # Errors
+/// See [`EnrolError`].
+pub async fn ask(settings: &Settings, hub: &Hub, request: Request<'_>) -> Result<EnrolResponse, EnrolError> {
     let request = EnrolRequest {
-        token: token.expose().to_owned(),
-        public_key: key.public().clone(),
+        token: request.token,
+        public_key: request.key.public().clone(),
+        replaces: request.replaces,
         name: settings.name.clone(),
         agent_version: VERSION.to_owned(),
     };
@@ -67,12 +95,11 @@ pub async fn enrol(settings: &Settings, state: &StateDir, hub: &Hub) -> Result<I
         if let Some(clock) = crate::clock::difference(answer.server_time, 30) {
             tracing::warn!("{clock}");
         }
-        let enrolled = Enrolled::new(answer, hub.url.to_string());
         tracing::info!(
-            agent_id = %enrolled.agent, tenant = %enrolled.tenant, site = %enrolled.site,
-            application = enrolled.application, job_keys = fingerprint(&enrolled.job_keys), "Enrolled"
+            agent_id = %answer.agent, tenant = %answer.tenant, site = %answer.site,
+            application = answer.application, job_keys = fingerprint(&answer.job_keys), "Enrolled"
         );
-        return Ok(Identity::save(state, enrolled, key)?);
+        return Ok(answer);
     }
     let Some(refused) = Refused::read(status, &headers, &body) else {
         return Err(EnrolError::Later { message: not_a_hub(hub, status), after: retry_after(&headers) });

@@ -1,13 +1,39 @@
-//! Who the agent is: its Ed25519 key, which never leaves the state folder, and what the hub said at enrolment.
+//! Who the agent is: its Ed25519 key, which never leaves the state folder, what the hub said at enrolment, and the keys
+//! of the hub that count since.
+//!
+//! `identity.json` names the file of the key, and is what counts: a key file is on disk before `identity.json` names it,
+//! and is removed after it does so no more. What a crash leaves in between is a file without a name, which the next start
+//! removes.
+//!
+//! | a change of the agent's own key, cut short after | the next start finds | and |
+//! |---|---|---|
+//! | the new key's file | the old key; a file without a name | removes the file |
+//! | `next_key` names it | the old key, the next one | registers it at the hub, again or for the first time: both are taken |
+//! | the hub has registered it | the same | the same |
+//! | `key_file` names it | the new key | removes the old key's file |
 
-use crate::{clock, exit::Stop, state::StateDir};
+use crate::{
+    clock,
+    exit::Stop,
+    state::{self, StateDir},
+    trust::HubTrust,
+};
+use jiff::Timestamp;
 use passerelle_protocol::{
-    AgentId, AgentToken, Name, Sha256, SigningKey, VerifyingKey, http::EnrolResponse, limits::TOKEN_LIFE,
+    AgentId, AgentToken, KeyId, Name, Sha256, SigningKey, VerifyingKey, http::EnrolResponse,
+    limits::TOKEN_LIFE,
 };
 use serde::{Deserialize, Serialize};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
 
-/// The file of the agent's private key in the state folder.
-pub const KEY_FILE: &str = "agent-key.pk8";
+/// The key's file, until the key changes.
+const KEY_FILE: &str = "agent-key.pk8";
+/// How the files of later keys begin, and how all of them end.
+const KEY_PREFIX: &str = "agent-key-";
+const KEY_SUFFIX: &str = ".pk8";
 const IDENTITY_FILE: &str = "identity.json";
 
 /// What the hub said at enrolment.
@@ -23,18 +49,38 @@ pub struct Enrolled {
     pub application: String,
     /// The `aud` of its tokens.
     pub audience: String,
-    /// The hub's keys that sign tickets, and jobs unless the operator pins others.
-    pub job_keys: Vec<VerifyingKey>,
     /// The hub it enrolled at.
     pub hub: String,
 }
 
-impl Enrolled {
-    /// What a hub answered.
-    pub fn new(response: EnrolResponse, hub: String) -> Self {
-        let EnrolResponse { agent, tenant, site, application, audience, job_keys, server_time: _ } = response;
-        Self { agent, tenant, site, application, audience, job_keys, hub }
-    }
+/// `identity.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    #[serde(flatten)]
+    enrolled: Enrolled,
+    #[serde(flatten)]
+    trust: HubTrust,
+    /// The file of the key.
+    #[serde(default = "first_key_file")]
+    key_file: String,
+    /// Since when it is the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key_since: Option<Timestamp>,
+    /// The file of the key that is to follow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next_key: Option<String>,
+}
+
+fn first_key_file() -> String {
+    KEY_FILE.to_owned()
+}
+
+/// What changes while the agent runs.
+#[derive(Debug)]
+struct Current {
+    stored: Stored,
+    key: Arc<SigningKey>,
+    next: Option<Arc<SigningKey>>,
 }
 
 /// The enrolled agent.
@@ -42,7 +88,7 @@ impl Enrolled {
 pub struct Identity {
     /// What the hub said.
     pub enrolled: Enrolled,
-    key: SigningKey,
+    current: RwLock<Current>,
 }
 
 impl Identity {
@@ -50,34 +96,146 @@ impl Identity {
     pub fn load(state: &StateDir) -> Result<Option<Self>, Stop> {
         let unreadable = |e: &dyn std::fmt::Display| {
             Stop::Configuration(format!(
-                "{} cannot be read: {e}; restore it from a backup, or move it away and enrol anew",
+                "{} cannot be read: {e}; restore it from a backup, or run `passerelle-agent re-enrol`",
                 state.path().join(IDENTITY_FILE).display()
             ))
         };
         let Some(bytes) = state.read(IDENTITY_FILE).map_err(|e| unreadable(&e))? else { return Ok(None) };
-        let enrolled: Enrolled = serde_json::from_slice(&bytes).map_err(|e| unreadable(&e))?;
-        let Some(key) = read_key(state)? else {
+        let stored: Stored = serde_json::from_slice(&bytes).map_err(|e| unreadable(&e))?;
+        let Some(key) = read_key(state, &stored.key_file)? else {
             return Err(Stop::Configuration(format!(
-                "{} is missing: the agent's identity is of no use without its key; restore it, or move {IDENTITY_FILE} \
-                 away too and enrol anew",
-                state.path().join(KEY_FILE).display()
+                "{} is missing: the agent's identity is of no use without its key; restore it, or run \
+                 `passerelle-agent re-enrol`",
+                state.path().join(&stored.key_file).display()
             )));
         };
-        Ok(Some(Self { enrolled, key }))
+        let next = match &stored.next_key {
+            Some(file) => read_key(state, file)?.map(Arc::new),
+            None => None,
+        };
+        sweep(state, &stored);
+        Ok(Some(Self::of(stored, Arc::new(key), next)))
     }
 
-    /// Writes what the hub said at enrolment. The key is there already.
-    pub fn save(state: &StateDir, enrolled: Enrolled, key: SigningKey) -> Result<Self, Stop> {
-        let bytes = serde_json::to_vec_pretty(&enrolled).map_err(|e| Stop::Bug(e.to_string()))?;
-        state
-            .write(IDENTITY_FILE, &bytes)
-            .map_err(|e| Stop::Configuration(crate::state::unwritable(state.path(), &e)))?;
-        Ok(Self { enrolled, key })
+    fn of(stored: Stored, key: Arc<SigningKey>, next: Option<Arc<SigningKey>>) -> Self {
+        let enrolled = stored.enrolled.clone();
+        Self { enrolled, current: RwLock::new(Current { stored, key, next }) }
+    }
+
+    /// Writes what the hub at `hub` answered to the enrolment of the key in `key_file`.
+    pub fn create(
+        state: &StateDir,
+        answer: EnrolResponse,
+        hub: String,
+        (key, key_file): (SigningKey, String),
+    ) -> Result<Self, Stop> {
+        let EnrolResponse { agent, tenant, site, application, audience, job_keys, .. } = answer;
+        let enrolled = Enrolled { agent, tenant, site, application, audience, hub };
+        let trust = HubTrust::new(job_keys);
+        let stored = Stored { enrolled, trust, key_file, key_since: Some(clock::now()), next_key: None };
+        write(state, &stored)?;
+        sweep(state, &stored);
+        Ok(Self::of(stored, Arc::new(key), None))
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Current> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self) -> RwLockWriteGuard<'_, Current> {
+        self.current.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The key that signs tokens and receipts.
-    pub fn key(&self) -> &SigningKey {
-        &self.key
+    pub fn key(&self) -> Arc<SigningKey> {
+        Arc::clone(&self.read().key)
+    }
+
+    /// All that is stored, without private keys.
+    pub fn stored(&self) -> Stored {
+        self.read().stored.clone()
+    }
+
+    /// Since when the key is the key; `None` for one of before this was noted.
+    pub fn key_since(&self) -> Option<Timestamp> {
+        self.read().stored.key_since
+    }
+
+    /// The hub's keys that verify now.
+    pub fn hub_keys(&self) -> Vec<VerifyingKey> {
+        self.read().stored.trust.keys(clock::unix_seconds())
+    }
+
+    /// The names of the hub's keys that the agent goes on from.
+    pub fn hub_key_names(&self) -> Vec<KeyId> {
+        self.read().stored.trust.names()
+    }
+
+    /// Follows the hub's statements about its keys. Those that are new count from here on, also if they cannot be stored:
+    /// the hub tells them again at the next connection.
+    pub fn follow(&self, state: &StateDir, statements: &[String]) -> Followed {
+        let mut current = self.change();
+        let mut followed = Followed::default();
+        for statement in statements {
+            let now = clock::unix_seconds();
+            match current.stored.trust.follow(statement, &self.enrolled.audience, now) {
+                Ok(new) => followed.taken.extend(new),
+                Err(why) => followed.refused.push(why),
+            }
+        }
+        if !followed.taken.is_empty()
+            && let Err(error) = write(state, &current.stored)
+        {
+            followed.unstored = Some(error.to_string());
+        }
+        followed
+    }
+
+    /// The key that is to follow, made and stored if there is none yet.
+    pub fn next_key(&self, state: &StateDir) -> Result<Arc<SigningKey>, Stop> {
+        let mut current = self.change();
+        if let Some(next) = &current.next {
+            return Ok(Arc::clone(next));
+        }
+        let (key, document) = SigningKey::generate().map_err(|e| Stop::Bug(e.to_string()))?;
+        let file = key_file(&key);
+        store_key(state, &file, &document)?;
+        let stored = Stored { next_key: Some(file), ..current.stored.clone() };
+        write(state, &stored)?;
+        let next = Arc::new(key);
+        (current.stored, current.next) = (stored, Some(Arc::clone(&next)));
+        Ok(next)
+    }
+
+    /// Whether a key is under way.
+    pub fn has_next(&self) -> bool {
+        self.read().next.is_some()
+    }
+
+    /// The hub has registered the next key: it is the key from here on.
+    pub fn switch(&self, state: &StateDir) -> Result<(), Stop> {
+        let mut current = self.change();
+        let Some(next) = current.next.clone() else { return Ok(()) };
+        let stored = Stored {
+            key_file: key_file(&next),
+            key_since: Some(clock::now()),
+            next_key: None,
+            ..current.stored.clone()
+        };
+        write(state, &stored)?;
+        (current.stored, current.key, current.next) = (stored, next, None);
+        sweep(state, &current.stored);
+        Ok(())
+    }
+
+    /// The hub does not take the next key: another one will be made.
+    pub fn drop_next(&self, state: &StateDir) -> Result<(), Stop> {
+        let mut current = self.change();
+        let stored = Stored { next_key: None, ..current.stored.clone() };
+        write(state, &stored)?;
+        (current.stored, current.next) = (stored, None);
+        sweep(state, &current.stored);
+        Ok(())
     }
 
     /// A fresh `Authorization` value for one request.
@@ -90,32 +248,89 @@ impl Identity {
             exp: now + TOKEN_LIFE.as_secs().cast_signed(),
             jti: uuid::Uuid::now_v7().to_string(),
         };
-        let token = self.key.sign(AgentToken::TYP, &token).map_err(|e| Stop::Bug(e.to_string()))?;
+        let token = self.key().sign(AgentToken::TYP, &token).map_err(|e| Stop::Bug(e.to_string()))?;
         Ok(format!("Bearer {token}"))
     }
 }
 
-/// The agent's key, made if there is none. It is on disk before the hub hears of it: when the answer to the
-/// enrolment is lost, the same request can be sent again.
-pub fn load_or_make_key(state: &StateDir) -> Result<SigningKey, Stop> {
-    if let Some(key) = read_key(state)? {
-        return Ok(key);
-    }
-    let (key, document) = SigningKey::generate().map_err(|e| Stop::Bug(e.to_string()))?;
-    state
-        .write(KEY_FILE, &document)
-        .map_err(|e| Stop::Configuration(crate::state::unwritable(state.path(), &e)))?;
-    Ok(key)
+/// What became of statements about the hub's keys.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Followed {
+    /// The keys that are new.
+    pub taken: Vec<KeyId>,
+    /// Why others are not believed.
+    pub refused: Vec<String>,
+    /// Why the new ones could not be stored.
+    pub unstored: Option<String>,
 }
 
-fn read_key(state: &StateDir) -> Result<Option<SigningKey>, Stop> {
+fn write(state: &StateDir, stored: &Stored) -> Result<(), Stop> {
+    let bytes = serde_json::to_vec_pretty(stored).map_err(|e| Stop::Bug(e.to_string()))?;
+    state.write(IDENTITY_FILE, &bytes).map_err(|e| Stop::Configuration(state::unwritable(state.path(), &e)))
+}
+
+/// The file of a key that is not the first.
+pub fn key_file(key: &SigningKey) -> String {
+    let name: String = key.public().id().0.chars().take(16).collect();
+    format!("{KEY_PREFIX}{name}{KEY_SUFFIX}")
+}
+
+/// Stores a private key; it counts when `identity.json` names it.
+pub fn store_key(state: &StateDir, file: &str, document: &[u8]) -> Result<(), Stop> {
+    state.write(file, document).map_err(|e| Stop::Configuration(state::unwritable(state.path(), &e)))
+}
+
+/// Removes key files that have no name (any more).
+fn sweep(state: &StateDir, stored: &Stored) {
+    if !state.is_locked() {
+        // A running agent may have just made one, and be about to name it.
+        return;
+    }
+    let named = |file: &str| file == stored.key_file || stored.next_key.as_deref() == Some(file);
+    let Ok(entries) = std::fs::read_dir(state.path()) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_key = name == KEY_FILE || (name.starts_with(KEY_PREFIX) && name.ends_with(KEY_SUFFIX));
+        if is_key
+            && !named(&name)
+            && let Err(error) = state.remove(&name)
+        {
+            tracing::warn!(%error, file = name, "An old key cannot be removed");
+        }
+    }
+}
+
+/// The file of the agent's present key in a state folder, whether an agent runs there or not.
+pub fn key_path(state: &Path) -> PathBuf {
+    let stored = std::fs::read(state.join(IDENTITY_FILE)).ok();
+    let stored = stored.and_then(|bytes| serde_json::from_slice::<Stored>(&bytes).ok());
+    state.join(stored.map_or_else(first_key_file, |stored| stored.key_file))
+}
+
+/// The agent's first key, made if there is none. It is on disk before the hub hears of it: when the answer to the
+/// enrolment is lost, the same request can be sent again.
+pub fn load_or_make_key(state: &StateDir) -> Result<(SigningKey, String), Stop> {
+    load_or_make(state, KEY_FILE)
+}
+
+/// The key in this file, made if there is none.
+pub fn load_or_make(state: &StateDir, file: &str) -> Result<(SigningKey, String), Stop> {
+    if let Some(key) = read_key(state, file)? {
+        return Ok((key, file.to_owned()));
+    }
+    let (key, document) = SigningKey::generate().map_err(|e| Stop::Bug(e.to_string()))?;
+    store_key(state, file, &document)?;
+    Ok((key, file.to_owned()))
+}
+
+fn read_key(state: &StateDir, file: &str) -> Result<Option<SigningKey>, Stop> {
     let unreadable = |e: &dyn std::fmt::Display| {
         Stop::Configuration(format!(
-            "{} cannot be read: {e}; restore it from a backup, or move it and {IDENTITY_FILE} away and enrol anew",
-            state.path().join(KEY_FILE).display()
+            "{} cannot be read: {e}; restore it from a backup, or run `passerelle-agent re-enrol`",
+            state.path().join(file).display()
         ))
     };
-    let Some(document) = state.read(KEY_FILE).map_err(|e| unreadable(&e))? else { return Ok(None) };
+    let Some(document) = state.read(file).map_err(|e| unreadable(&e))? else { return Ok(None) };
     SigningKey::from_pkcs8(&document).map(Some).map_err(|e| unreadable(&e))
 }
 
@@ -137,52 +352,5 @@ pub fn fingerprint(keys: &[VerifyingKey]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use base64::{Engine as _, engine::general_purpose::STANDARD};
-
-    #[test]
-    fn the_key_survives_a_lost_answer_and_signs_tokens_that_verify() {
-        let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::open(dir.path()).unwrap();
-        assert!(Identity::load(&state).unwrap().is_none());
-        let first = load_or_make_key(&state).unwrap();
-        let again = load_or_make_key(&state).unwrap();
-        assert_eq!(first.public(), again.public());
-        let name = |n: &str| n.parse::<Name>().unwrap();
-        let enrolled = Enrolled {
-            agent: AgentId::new(1, &[7; 10]),
-            tenant: name("acme"),
-            site: name("paris"),
-            application: "hub".into(),
-            audience: "https://hub.example.com".into(),
-            job_keys: vec![first.public().clone()],
-            hub: "https://hub.example.com/".into(),
-        };
-        Identity::save(&state, enrolled.clone(), first).unwrap();
-        let identity = Identity::load(&state).unwrap().unwrap();
-        assert_eq!(identity.enrolled, enrolled);
-        let bearer = identity.bearer().unwrap();
-        let token: AgentToken =
-            again.public().verify(AgentToken::TYP, bearer.strip_prefix("Bearer ").unwrap()).unwrap();
-        assert_eq!(token.check("https://hub.example.com", clock::unix_seconds()), Ok(()));
-        state.remove(KEY_FILE).unwrap();
-        assert!(Identity::load(&state).unwrap_err().to_string().contains("agent-key.pk8 is missing"));
-    }
-
-    #[test]
-    fn a_public_key_is_read_from_pem() {
-        let (key, _) = SigningKey::generate().unwrap();
-        let mut der = vec![0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
-        der.extend_from_slice(key.public().bytes());
-        let pem =
-            format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(&der));
-        assert_eq!(public_key_from_pem(pem.as_bytes()).unwrap(), *key.public());
-        assert!(public_key_from_pem(b"nothing").is_err());
-        let rsa = format!(
-            "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
-            STANDARD.encode([0x30, 0x00])
-        );
-        assert_eq!(public_key_from_pem(rsa.as_bytes()).unwrap_err(), "not an Ed25519 public key");
-    }
-}
+#[path = "identity_tests.rs"]
+mod tests;

@@ -62,6 +62,14 @@ pub struct Metrics {
     pub offers: Counter,
     /// Attempts that were accepted.
     pub accepted: Counter,
+    /// Changes of the agent's own key.
+    pub key_rotations: Counter,
+    /// Changes of the hub's signing key that were followed.
+    pub hub_keys_followed: Counter,
+    /// Statements about the hub's keys that were not believed.
+    pub hub_keys_refused: Counter,
+    /// Times that another process with this identity took the connection over.
+    pub fenced: Counter,
     /// Reports that the hub acknowledged.
     pub reports_acknowledged: Counter,
     /// Times that the connection was lost or did not come about.
@@ -112,6 +120,10 @@ impl Default for Metrics {
             registry: Registry::with_prefix("passerelle_agent"),
             offers: Counter::default(),
             accepted: Counter::default(),
+            key_rotations: Counter::default(),
+            hub_keys_followed: Counter::default(),
+            hub_keys_refused: Counter::default(),
+            fenced: Counter::default(),
             reports_acknowledged: Counter::default(),
             reconnects: Counter::default(),
             unsupported: Counter::default(),
@@ -147,6 +159,14 @@ impl Default for Metrics {
         r.register("jobs_finished", "Attempts that ended, by connector and outcome", m.finished.clone());
         r.register("offers_declined", "Offers not taken, by code", m.declined.clone());
         r.register("config_reloads", "Changed configurations, by result", m.reloads.clone());
+        r.register("key_rotations", "Changes of the agent's own key", m.key_rotations.clone());
+        r.register("hub_keys_followed", "New signing keys of the hub", m.hub_keys_followed.clone());
+        r.register(
+            "hub_keys_refused",
+            "Signing keys that nobody trusted vouched for",
+            m.hub_keys_refused.clone(),
+        );
+        r.register("fenced", "Times that another connection of this identity took over", m.fenced.clone());
         r.register("reports_acknowledged", "Reports that the hub stored", m.reports_acknowledged.clone());
         r.register("tunnel_reconnects", "Connections lost or not come about", m.reconnects.clone());
         r.register("messages_unsupported", "Messages of unknown type", m.unsupported.clone());

@@ -1,6 +1,6 @@
 //! `public-key`: the agent's public key as PEM, which the operator may hand to whoever checks its receipts.
 
-use crate::{exit::Stop, identity::KEY_FILE};
+use crate::{exit::Stop, identity::key_path};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use passerelle_protocol::{SigningKey, VerifyingKey};
 use std::{fs, path::Path};
@@ -13,7 +13,7 @@ const PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 
 /// # Errors
 /// If it has no key yet, or it cannot be read.
 pub fn read(state: &Path) -> Result<VerifyingKey, Stop> {
-    let path = state.join(KEY_FILE);
+    let path = key_path(state);
     let failed = |e: &dyn std::fmt::Display| Stop::Failed(format!("{} cannot be read: {e}", path.display()));
     match fs::read(&path) {
         Ok(document) => Ok(SigningKey::from_pkcs8(&document).map_err(|e| failed(&e))?.public().clone()),
@@ -39,7 +39,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         assert!(read(state.path()).unwrap_err().to_string().contains("no key yet"));
         let (key, document) = SigningKey::generate().unwrap();
-        fs::write(state.path().join(KEY_FILE), document).unwrap();
+        fs::write(key_path(state.path()), document).unwrap();
         let public = read(state.path()).unwrap();
         assert_eq!(&public, key.public());
         assert_eq!(crate::identity::public_key_from_pem(pem(&public).as_bytes()).unwrap(), public);

@@ -32,7 +32,7 @@ pub(crate) enum Command {
     Jobs(Jobs),
     /// List the sites
     Sites(Sites),
-    /// List the agents
+    /// List the agents, or revoke one
     Agents(Agents),
     /// Check what agents have signed
     #[command(subcommand)]
@@ -242,12 +242,38 @@ pub(crate) struct Sites {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
+Examples:
+  passerelle agents --site paris
+  passerelle agents revoke 01a16231-e700-7000-8000-0000000000a1"
+)]
 pub(crate) struct Agents {
+    #[command(subcommand)]
+    pub(crate) command: Option<AgentCommand>,
     /// Only of this site
     #[arg(long)]
     pub(crate) site: Option<String>,
     #[command(flatten)]
     pub(crate) connection: Connection,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentCommand {
+    /// End an agent's identity at once
+    ///
+    /// It is disconnected within a second. What it had started ends `unknown`, what it had not accepted goes to another agent
+    /// of its site. To go on it has to be enrolled anew: `passerelle-agent re-enrol`.
+    #[command(after_help = "\
+Example:
+  passerelle agents revoke 01a16231-e700-7000-8000-0000000000a1")]
+    Revoke {
+        /// Its id, as `passerelle agents` shows it
+        id: String,
+        #[command(flatten)]
+        connection: Connection,
+    },
 }
 
 #[derive(Debug, Subcommand)]

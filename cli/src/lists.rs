@@ -2,7 +2,7 @@
 
 use crate::{
     Failure,
-    args::{Agents, Sites},
+    args::{AgentCommand, Agents, Connection, Sites},
     client::Client,
     out::Out,
     render,
@@ -24,6 +24,9 @@ pub(crate) async fn sites(command: &Sites, out: &Out) -> Result<(), Failure> {
 }
 
 pub(crate) async fn agents(command: &Agents, out: &Out) -> Result<(), Failure> {
+    if let Some(AgentCommand::Revoke { id, connection }) = &command.command {
+        return revoke(connection, id, out).await;
+    }
     let client = Client::new(&command.connection)?;
     let query: Vec<(&str, String)> = command.site.iter().map(|site| ("site", site.clone())).collect();
     let items = all(&client, "v1/agents", &query).await?;
@@ -37,6 +40,21 @@ pub(crate) async fn agents(command: &Agents, out: &Out) -> Result<(), Failure> {
     });
     let head = ["ID", "NAME", "SITE", "APPLICATION", "ONLINE", "VERSION", "LAST SEEN", "JOBS"];
     out.text(&render::table(&head, rows.collect(), out.colour));
+    Ok(())
+}
+
+async fn revoke(connection: &Connection, id: &str, out: &Out) -> Result<(), Failure> {
+    let agent = Client::new(connection)?.revoke_agent(id).await?;
+    if connection.json {
+        out.json(&agent);
+    } else {
+        out.text(&format!(
+            "revoked agent {} ({} at {})\n",
+            cell(&agent, "id"),
+            cell(&agent, "name"),
+            cell(&agent, "site")
+        ));
+    }
     Ok(())
 }
 

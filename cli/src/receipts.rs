@@ -76,7 +76,8 @@ async fn keys(command: &VerifyReceipt, job: Option<&Value>) -> Result<Vec<Key>, 
     for agent in lists::all(&client, "v1/agents", &query).await? {
         let id = agent.get("id").and_then(Value::as_str).map(str::to_owned);
         for key in agent.get("keys").and_then(Value::as_array).into_iter().flatten() {
-            if let Some(Ok(key)) = key.get("key").cloned().map(serde_json::from_value::<VerifyingKey>) {
+            if let Some(Ok(key)) = key.get("public_key").cloned().map(serde_json::from_value::<VerifyingKey>)
+            {
                 keys.push((key, id.clone()));
             }
         }

@@ -1,6 +1,6 @@
 //! The checked configuration of an agent: defaults filled in, no `Option` that must be `Some`.
 
-use crate::{AuditSection, ByteSize, Finding, HumanDuration, SecretRef, Section};
+use crate::{AuditSection, ByteSize, Finding, HumanDuration, KeyRotation, SecretRef, Section};
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 use url::Url;
 
@@ -85,6 +85,8 @@ pub struct AgentSection {
     pub journal_quota: ByteSize,
     /// The most bytes of the audit's files.
     pub audit_quota: ByteSize,
+    /// How old the agent's own key becomes.
+    pub key_rotation: KeyRotation,
 }
 
 /// `[log] format`

@@ -28,6 +28,10 @@ pub const JOURNAL_QUOTA_MIN: u64 = 8 << 20;
 pub const AUDIT_QUOTA: u64 = 1 << 30;
 /// The least audit: several files, so that the oldest can go.
 pub const AUDIT_QUOTA_MIN: u64 = 1 << 20;
+/// `[agent] key_rotation`: a stolen copy of the key is of no use after a month; nobody notices the change.
+pub const KEY_ROTATION: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The shortest: below it the agent would do little else.
+pub const KEY_ROTATION_MIN: Duration = Duration::from_secs(1);
 /// `[log] level`: state changes and what is worth a look.
 pub const LOG_LEVEL: &str = "info";
 /// `limits.max_concurrent`: file servers and in-house applications bear that many without tuning.

@@ -37,4 +37,4 @@ pub use redact::redacted;
 pub use schema::schema;
 pub use secret::{Secret, SecretError, SecretRef};
 pub use section::Section;
-pub use units::{ByteSize, HumanDuration};
+pub use units::{ByteSize, HumanDuration, KeyRotation};

@@ -1,8 +1,8 @@
 //! Reads a configuration folder.
 
 use crate::{
-    AgentConfig, AgentSection, AuditSection, ByteSize, Diagnostics, HubSection, HumanDuration, LogFormat,
-    LogSection, ProxySection, ResourceConfig, Section, TrustSection, audit,
+    AgentConfig, AgentSection, AuditSection, ByteSize, Diagnostics, HubSection, HumanDuration, KeyRotation,
+    LogFormat, LogSection, ProxySection, ResourceConfig, Section, TrustSection, audit,
     check::{self, Use},
     defaults, files,
     hint::unknown_key,
@@ -328,6 +328,10 @@ impl Loader {
         if shutdown_grace.0 > defaults::SHUTDOWN_GRACE_LIMIT {
             self.diagnostics.push(root.finding("agent.shutdown_grace", "expected at most \"1h\""));
         }
+        let key_rotation = raw.key_rotation.unwrap_or(KeyRotation(Some(defaults::KEY_ROTATION)));
+        if key_rotation.0.is_some_and(|period| period < defaults::KEY_ROTATION_MIN) {
+            self.diagnostics.push(root.finding("agent.key_rotation", "expected at least \"1s\", or \"off\""));
+        }
         Some(AgentSection {
             name,
             state_dir: state_dir.unwrap_or_else(|| self.dir.join(defaults::STATE_DIR)),
@@ -355,6 +359,7 @@ impl Loader {
                 defaults::AUDIT_QUOTA,
                 defaults::AUDIT_QUOTA_MIN,
             ),
+            key_rotation,
         })
     }
 

@@ -1,7 +1,7 @@
 //! The configuration as it stands in the files. The comments here are the operator's manual: they become the
 //! descriptions of the JSON Schema.
 
-use crate::{ByteSize, HumanDuration, LogFormat, SecretRef, WhenFull, defaults};
+use crate::{ByteSize, HumanDuration, KeyRotation, LogFormat, SecretRef, WhenFull, defaults};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::{collections::BTreeMap, path::PathBuf};
@@ -93,6 +93,9 @@ pub(crate) struct Agent {
     /// The most that the journal may take of the disk; past it jobs are declined as busy.
     #[schemars(extend("default" = "1GiB"))]
     pub(crate) journal_quota: Option<ByteSize>,
+    /// How old the agent's own key becomes before it makes a new one by itself, or `off`.
+    #[schemars(extend("default" = "30d"))]
+    pub(crate) key_rotation: Option<KeyRotation>,
     /// The most that the audit's files may take of the disk; `audit.when_full` says what happens then.
     #[schemars(extend("default" = "1GiB"))]
     pub(crate) audit_quota: Option<ByteSize>,

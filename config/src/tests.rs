@@ -57,6 +57,7 @@ fn the_shortest_configuration_gets_every_default() {
     assert_eq!(config.agent.listen.to_string(), "127.0.0.1:9464");
     assert_eq!(config.agent.max_jobs, 32);
     assert_eq!(config.agent.shutdown_grace.0.as_secs(), 30);
+    assert_eq!(config.agent.key_rotation.0.map(|period| period.as_secs()), Some(30 * 86_400));
     assert_eq!((config.log.format, config.log.level.as_str()), (LogFormat::Text, "info"));
     assert!(config.log.classic_dir.is_none());
     assert!(config.resources.is_empty() && config.warnings.is_empty());
@@ -189,7 +190,7 @@ fn all_findings_of_all_files_are_told_at_once() {
             "agent.toml:3:19: hub.enrolment_token: a secret is never written here: put it into a file and write { file = \"secrets/…\" }, or { env = \"…\" }",
             "agent.toml:4:2: agnt: unknown key; did you mean \"agent\"? known keys: agent, audit, hub, log, resources, trust",
             "agent.toml:6:12: agent.max_jobs: expected an integer, found a string",
-            "agent.toml:7:1: agent.max_job: unknown key; did you mean \"max_jobs\"? known keys: audit_quota, journal_quota, listen, max_jobs, name, shutdown_grace, spool_quota, state_dir",
+            "agent.toml:7:1: agent.max_job: unknown key; did you mean \"max_jobs\"? known keys: audit_quota, journal_quota, key_rotation, listen, max_jobs, name, shutdown_grace, spool_quota, state_dir",
             "agent.toml:8:10: agent.listen: expected a string, found an integer",
             "agent.toml:10:13: resources.x.connector: expected a string, found an integer",
             "agent.toml:11:1: resources.y.connector: missing; name the kind of connector, such as \"file\" or \"http\"",
@@ -547,10 +548,11 @@ fn what_a_table_says_is_told_from_where_and_how_it_says_it() {
 #[test]
 fn quotas_have_a_least() {
     check(
-        "[agent]\nspool_quota = \"1KiB\"\njournal_quota = \"1MiB\"\n",
+        "[agent]\nspool_quota = \"1KiB\"\njournal_quota = \"1MiB\"\nkey_rotation = \"10ms\"\n",
         &[
             "agent.toml:4:15: agent.spool_quota: expected at least \"1MiB\"",
             "agent.toml:5:17: agent.journal_quota: expected at least \"8MiB\"",
+            "agent.toml:6:16: agent.key_rotation: expected at least \"1s\", or \"off\"",
         ],
     );
 }

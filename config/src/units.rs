@@ -42,6 +42,38 @@ pub struct HumanDuration(pub Duration);
 
 const DURATION: &str = "a duration such as \"500ms\", \"30s\", \"5m\" or \"1h30m\"";
 
+/// A period after which a key is replaced; `None`: never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyRotation(pub Option<Duration>);
+
+const ROTATION: &str = "a duration such as \"7d\" or \"12h\", or \"off\"";
+
+impl TryFrom<String> for KeyRotation {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        if text.trim() == "off" {
+            return Ok(Self(None));
+        }
+        parse(&text).map(Some).map(Self).ok_or_else(|| format!("expected {ROTATION}"))
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyRotation {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Text(ROTATION))?.try_into().map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for KeyRotation {
+    fn schema_name() -> Cow<'static, str> {
+        "KeyRotation".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "description": ROTATION, "examples": ["7d", "off"] })
+    }
+}
+
 /// Units that no duration has of itself, because days differ in length where clocks change: here a day has 24 hours.
 const DAYS: [(char, u64); 2] = [('w', 7 * 24 * 3600), ('d', 24 * 3600)];
 
@@ -157,6 +189,15 @@ mod tests {
             assert_eq!(ByteSize(bytes).to_string(), text);
             assert_eq!(size(text), Some(bytes));
         }
+    }
+
+    #[test]
+    fn a_key_is_kept_for_a_time_or_for_ever() {
+        let period = |text: &str| KeyRotation::try_from(text.to_owned()).ok().map(|period| period.0);
+        assert_eq!(period("off"), Some(None));
+        assert_eq!(period("7d"), Some(Some(Duration::from_secs(7 * 86_400))));
+        assert_eq!(period("never"), None);
+        assert_eq!(period("30"), None);
     }
 
     #[test]

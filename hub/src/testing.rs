@@ -77,6 +77,7 @@ pub(crate) fn request(token: &str, key: &SigningKey) -> EnrolRequest {
         public_key: key.public().clone(),
         name: name("paris-1"),
         agent_version: "0.1.0".to_owned(),
+        replaces: None,
     }
 }
 

@@ -1,10 +1,10 @@
 //! Rules on a message's fields beyond their types: what makes every message finite.
 
 use crate::{
-    limits::{MAX_INLINE_PAYLOAD, MAX_INTENT_STATE, MAX_JSON, MAX_RESOURCES, MAX_TEXT},
+    limits::{MAX_HUB_KEYS, MAX_INLINE_PAYLOAD, MAX_INTENT_STATE, MAX_JSON, MAX_RESOURCES, MAX_TEXT},
     message::{
-        Accept, Cancel, Commit, CommitGranted, Decline, Draining, Hello, Offer, PayloadSource, Progress,
-        Refuse, Report, ReportAck, Unsupported, Welcome,
+        Accept, Cancel, Commit, CommitGranted, Decline, Draining, Hello, HubKeys, Offer, PayloadSource,
+        Progress, Refuse, Report, ReportAck, Unsupported, Welcome,
     },
     outcome::{Effect, Outcome, cut, cut_message},
 };
@@ -27,6 +27,13 @@ fn short(field: &str, text: &str) -> Result<(), String> {
     Ok(())
 }
 
+fn few(field: &str, count: usize) -> Result<(), String> {
+    if count > MAX_HUB_KEYS {
+        return Err(format!("{field} has {count} entries, more than {MAX_HUB_KEYS}"));
+    }
+    Ok(())
+}
+
 fn inline(data: &str) -> Result<(), String> {
     if data.len() > MAX_INLINE_PAYLOAD.div_ceil(3) * 4 {
         return Err(format!("an inline payload is larger than {MAX_INLINE_PAYLOAD} bytes"));
@@ -41,6 +48,7 @@ impl Bounded for Hello {
         }
         short("agent_version", &self.agent_version)?;
         short("instance", &self.instance)?;
+        few("hub_keys", self.hub_keys.len())?;
         let mut names = BTreeSet::new();
         if let Some(r) = self.resources.iter().find(|r| !names.insert(&r.name)) {
             return Err(format!("resource {} is announced twice", r.name));
@@ -53,6 +61,11 @@ impl Bounded for Hello {
             short("by of a pause", &pause.by)?;
         }
         Ok(())
+    }
+}
+impl Bounded for HubKeys {
+    fn check(&self) -> Result<(), String> {
+        few("statements", self.statements.len())
     }
 }
 impl Bounded for Offer {

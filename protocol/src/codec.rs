@@ -4,8 +4,8 @@ use crate::{
     bounds::Bounded,
     limits::{MAX_FRAME, MAX_TEXT},
     message::{
-        Accept, Cancel, Commit, CommitGranted, Decline, Draining, Hello, Offer, Progress, Refuse, Report,
-        ReportAck, Unsupported, Welcome,
+        Accept, Cancel, Commit, CommitGranted, Decline, Draining, Hello, HubKeys, Offer, Progress, Refuse,
+        Report, ReportAck, Unsupported, Welcome,
     },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -63,6 +63,7 @@ messages! {
     ToAgent, decode_to_agent:
     Welcome = "welcome",
     Refuse = "refuse",
+    HubKeys = "hub_keys",
     Offer = "offer",
     CommitGranted = "commit_granted",
     ReportAck = "report_ack",

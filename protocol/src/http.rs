@@ -1,12 +1,15 @@
 //! The bodies of the HTTPS calls beside the tunnel: enrolment and problem documents.
 
-use crate::{AgentId, Name, VerifyingKey};
+use crate::{AgentId, KeyId, Name, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 /// `POST` here to enrol; no authentication but the token in the body.
 pub const ENROL_PATH: &str = "/agent/v1/enrol";
 /// `GET` here with `Upgrade: websocket` opens the tunnel.
 pub const TUNNEL_PATH: &str = "/agent/v1/tunnel";
+
+/// `POST` here to register the agent's next key.
+pub const KEYS_PATH: &str = "/agent/v1/keys";
 
 /// Where the payload of an offered job is downloaded (`GET`, `Range` honoured).
 #[must_use]
@@ -31,6 +34,9 @@ pub struct EnrolRequest {
     pub name: Name,
     /// The agent's version.
     pub agent_version: String,
+    /// The identity that this one replaces: [`crate::AgentKey`] of that agent, naming the new key, signed by its old one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<String>,
 }
 
 /// Answer to an enrolment (201).
@@ -48,6 +54,27 @@ pub struct EnrolResponse {
     pub audience: String,
     /// The keys that sign jobs, to be pinned.
     pub job_keys: Vec<VerifyingKey>,
+    /// The agent that this one replaces, if the hub took `replaces`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<AgentId>,
+    /// The hub's clock.
+    pub server_time: jiff::Timestamp,
+}
+
+/// Body of the registration of an agent's next key: one statement ([`crate::AgentKey`]), signed twice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRequest {
+    /// Signed by a key that the hub knows as the agent's.
+    pub by_old: String,
+    /// Signed by the key that it names.
+    pub by_new: String,
+}
+
+/// Answer to it (200).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyResponse {
+    /// The key that is registered.
+    pub key: KeyId,
     /// The hub's clock.
     pub server_time: jiff::Timestamp,
 }

@@ -10,6 +10,7 @@ mod digest;
 pub mod http;
 mod ids;
 mod jws;
+mod keys;
 pub mod limits;
 mod message;
 mod name;
@@ -22,10 +23,11 @@ pub use codec::{DecodeError, EncodeError, ToAgent, ToHub, decode_to_agent, decod
 pub use digest::Sha256;
 pub use ids::{AgentId, BlobId, JobId, SessionId};
 pub use jws::{JwsError, KeyId, SigningKey, VerifyingKey};
+pub use keys::{AgentKey, HubKey};
 pub use message::{
     Accept, Cancel, Commit, CommitGranted, ConnectorAnnouncement, Decline, Draining, Held, HeldAction,
-    HeldJob, HeldState, Hello, Intent, Offer, OperationAnnouncement, Pause, PayloadSource, Progress, Refuse,
-    Repeat, Report, ReportAck, ResourceAnnouncement, Unsupported, VersionRange, Welcome,
+    HeldJob, HeldState, Hello, HubKeys, Intent, Offer, OperationAnnouncement, Pause, PayloadSource, Progress,
+    Refuse, Repeat, Report, ReportAck, ResourceAnnouncement, Unsupported, VersionRange, Welcome,
 };
 pub use name::{Name, NameError};
 pub use outcome::{Effect, Failure, Outcome, OutputPayload, Verdict};

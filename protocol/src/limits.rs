@@ -28,6 +28,8 @@ pub const MAX_QUEUED_FRAMES: usize = 8192;
 pub const MAX_QUEUED_BYTES: usize = 24 * 1024 * 1024;
 /// The longest of the short free texts: versions, media types, the instance of a hello.
 pub const MAX_TEXT: usize = 256;
+/// How many statements one message `hub_keys` carries, and how many keys a hello names.
+pub const MAX_HUB_KEYS: usize = 64;
 /// The longest name of a tenant, site, resource or operation.
 pub const MAX_NAME: usize = 64;
 

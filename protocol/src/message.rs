@@ -3,7 +3,7 @@
 //! Unknown fields are ignored, so messages grow by addition. A message of unknown `type` is answered with
 //! [`Unsupported`] by the session and otherwise ignored.
 
-use crate::{AgentId, Code, JobId, Name, SessionId, Sha256, outcome::Outcome};
+use crate::{AgentId, Code, JobId, KeyId, Name, SessionId, Sha256, outcome::Outcome};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -135,6 +135,9 @@ pub struct Hello {
     pub resources: Vec<ResourceAnnouncement>,
     /// The attempts it holds.
     pub held: Vec<HeldJob>,
+    /// The hub's signing keys that it trusts, so that the hub sends what follows them; empty: not told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hub_keys: Vec<KeyId>,
 }
 
 /// What the agent is to do with a held attempt.
@@ -183,7 +186,7 @@ pub struct Welcome {
 /// Hub to agent: no session; the hub closes the connection after it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refuse {
-    /// Why: `version`, `revoked`, `tier_required`, `application_incompatible`, `bad_hello`, `fenced`, `busy`.
+    /// Why: `version`, `revoked`, `tier_required`, `application_incompatible`, `bad_hello`, `fenced`, `hub_key`, `busy`.
     pub code: String,
     /// Why and what to do, in a sentence.
     pub message: String,
@@ -196,6 +199,14 @@ pub struct Refuse {
     pub versions: VersionRange,
     /// The hub's clock.
     pub server_time: Timestamp,
+}
+
+/// Hub to agent: the signing keys that follow those which the agent trusts, oldest first. Sent before the first offer that
+/// is signed with the newest of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HubKeys {
+    /// [`crate::HubKey`] as compact JWS, each signed by the key before.
+    pub statements: Vec<String>,
 }
 
 /// Where the agent finds an offered job's payload. Size and digest are in the envelope.

@@ -1,8 +1,9 @@
 //! `docs/protocol.md` against the code: nothing that travels is missing from it, and its examples are the fixtures.
 
 use passerelle_protocol::{
-    AgentToken, ApiCode, Code, Envelope, PROTOCOL_VERSION, Receipt, SUBPROTOCOL, Ticket, ToAgent, ToHub,
-    http::{ENROL_PATH, TUNNEL_PATH},
+    AgentKey, AgentToken, ApiCode, Code, Envelope, HubKey, PROTOCOL_VERSION, Receipt, SUBPROTOCOL, Ticket,
+    ToAgent, ToHub,
+    http::{ENROL_PATH, KEYS_PATH, TUNNEL_PATH},
 };
 use serde_json::Value;
 use std::{fs, path::PathBuf};
@@ -49,8 +50,8 @@ fn every_code_limit_path_and_kind_of_token_is_described() {
             "limit {name} is not said to be {value}"
         );
     }
-    let tokens = [Envelope::TYP, Ticket::TYP, AgentToken::TYP, Receipt::TYP];
-    for text in tokens.into_iter().chain([ENROL_PATH, TUNNEL_PATH, SUBPROTOCOL]) {
+    let tokens = [Envelope::TYP, Ticket::TYP, AgentToken::TYP, Receipt::TYP, AgentKey::TYP, HubKey::TYP];
+    for text in tokens.into_iter().chain([ENROL_PATH, TUNNEL_PATH, KEYS_PATH, SUBPROTOCOL]) {
         assert!(document.contains(text), "{text} is missing");
     }
     assert!(document.starts_with(&format!("# The Passerelle tunnel protocol, version {PROTOCOL_VERSION}\n")));

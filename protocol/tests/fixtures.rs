@@ -4,9 +4,9 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use passerelle_protocol::{
-    AgentToken, Envelope, JwsError, PayloadSource, Receipt, Sha256, SigningKey, Ticket, ToAgent, ToHub,
-    VerifyingKey, decode_to_agent, decode_to_hub,
-    http::{EnrolRequest, EnrolResponse, Problem},
+    AgentKey, AgentToken, Envelope, HubKey, JwsError, PayloadSource, Receipt, Sha256, SigningKey, Ticket,
+    ToAgent, ToHub, VerifyingKey, decode_to_agent, decode_to_hub,
+    http::{EnrolRequest, EnrolResponse, KeyRequest, KeyResponse, Problem},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -15,6 +15,9 @@ use std::{collections::BTreeMap, fs, path::Path};
 /// The private keys of the examples: PKCS#8 around the seeds of RFC 8037 appendix A.1 and RFC 8032 §7.1 test 2.
 const HUB_SEED: &str = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
 const AGENT_SEED: &str = "4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb";
+/// Those that follow them: RFC 8032 §7.1 test 3 for the hub, test 1024 for the agent.
+const NEXT_HUB_SEED: &str = "c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7";
+const NEXT_AGENT_SEED: &str = "f5e5767cf153319517630f226876b86c8160cc583bc013744c6bf255f5cc0ee5";
 const PKCS8: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
 fn fixtures() -> BTreeMap<String, String> {
@@ -57,10 +60,14 @@ fn every_fixture_reads_and_writes_back_the_same() {
             }
             ["http", "enrol_request", ..] => again::<EnrolRequest>(&text),
             ["http", "enrol_response", ..] => again::<EnrolResponse>(&text),
+            ["http", "key_request", ..] => again::<KeyRequest>(&text),
+            ["http", "key_response", ..] => again::<KeyResponse>(&text),
             ["http", "problem", ..] => again::<Problem>(&text),
             ["claims", "envelope", ..] => again::<Envelope>(&text),
             ["claims", "ticket", ..] => again::<Ticket>(&text),
             ["claims", "agent_token", ..] => again::<AgentToken>(&text),
+            ["claims", "agent_key", ..] => again::<AgentKey>(&text),
+            ["claims", "hub_key", ..] => again::<HubKey>(&text),
             ["claims", "receipt", ..] => again::<Receipt>(&text),
             _ => panic!("nothing reads {name}.json"),
         };
@@ -74,7 +81,11 @@ fn every_message_and_claim_has_a_fixture() {
     let others = [
         "http.enrol_request",
         "http.enrol_response",
+        "http.key_request",
+        "http.key_response",
         "http.problem",
+        "claims.agent_key",
+        "claims.hub_key",
         "claims.envelope",
         "claims.ticket",
         "claims.agent_token",
@@ -97,6 +108,30 @@ fn the_keys_are_those_of_the_enrolment() {
     assert_eq!(response.job_keys[0].id().0, "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
     let token: AgentToken = read("claims.agent_token");
     assert_eq!((token.sub, token.check(&response.audience, token.iat)), (response.agent, Ok(())));
+}
+
+#[test]
+fn the_next_keys_are_vouched_for_by_those_before() {
+    let response: EnrolResponse = read("http.enrol_response");
+    let Ok(ToAgent::HubKeys(keys)) = decode_to_agent(&fixtures()["to_agent.hub_keys"]) else {
+        panic!("no keys")
+    };
+    let (said, signer) = HubKey::verify(&response.job_keys, &keys.statements[0]).unwrap();
+    assert_eq!((&said, &signer), (&read("claims.hub_key"), &response.job_keys[0]));
+    assert_eq!((&said.public_key, &said.aud), (key(NEXT_HUB_SEED).public(), &response.audience));
+
+    let request: KeyRequest = read("http.key_request");
+    let said = AgentKey::verify([key(AGENT_SEED).public()], &request.by_old).unwrap();
+    assert_eq!(said, read("claims.agent_key"));
+    assert_eq!(said.public_key, *key(NEXT_AGENT_SEED).public());
+    assert_eq!(AgentKey::verify([&said.public_key], &request.by_new), Ok(said.clone()));
+    assert_eq!(said.check(&response.audience, said.iat), Ok(()));
+    assert_eq!(read::<KeyResponse>("http.key_response").key, *said.public_key.id());
+
+    let again: EnrolRequest = read("http.enrol_request.replaces");
+    let said = AgentKey::verify([key(AGENT_SEED).public()], again.replaces.as_deref().unwrap()).unwrap();
+    assert_eq!((said.agent, said.public_key), (response.agent, again.public_key));
+    assert_eq!(read::<EnrolResponse>("http.enrol_response.replaced").replaced, Some(response.agent));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::Item;
 use crate::{
     clock, enrol,
     exit::Stop,
-    identity::Identity,
+    identity::{Identity, key_path},
     settings::Settings,
     state::{IN_USE, StateDir, free_bytes, unwritable},
 };
@@ -12,11 +12,7 @@ use rustix::{
     fs::{Access, access},
     process::geteuid,
 };
-use std::{
-    fs,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-};
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
 /// Less free space than this is worth a word.
 const LITTLE: u64 = 512 * 1024 * 1024;
@@ -136,17 +132,13 @@ fn not_enrolled(settings: &Settings) -> Item {
     Item::fail("identity", "not enrolled and no hub.enrolment_token", enrol::how_to_get_a_token())
 }
 
-fn key_file(state: &Path) -> PathBuf {
-    state.join("agent-key.pk8")
-}
-
 fn key_age(state: &Path) -> Option<i64> {
-    let made = fs::metadata(key_file(state)).ok()?.mtime();
+    let made = fs::metadata(key_path(state)).ok()?.mtime();
     Some(clock::unix_seconds().saturating_sub(made).max(0) / 86_400)
 }
 
 fn open_key(state: &Path) -> Option<Item> {
-    let file = key_file(state);
+    let file = key_path(state);
     let mode = fs::metadata(&file).ok()?.mode() & 0o777;
     let detail =
         format!("others than the agent may read its private key ({} has mode {mode:o})", file.display());

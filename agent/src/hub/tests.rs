@@ -5,7 +5,7 @@ use super::{
     payload::{Download, TransferError, upload},
 };
 use crate::{
-    identity::{Enrolled, Identity, load_or_make_key},
+    identity::{Identity, load_or_make_key},
     settings::Settings,
     state::StateDir,
 };
@@ -126,16 +126,17 @@ impl Place {
         let hub = Hub::new(&settings).unwrap();
         let state = StateDir::open(&settings.state_dir()).unwrap();
         let key = load_or_make_key(&state).unwrap();
-        let enrolled = Enrolled {
+        let answer = passerelle_protocol::http::EnrolResponse {
             agent: AgentId::new(1, &[1; 10]),
             tenant: "acme".parse().unwrap(),
             site: "paris".parse().unwrap(),
             application: "hub".into(),
             audience: "hub".into(),
             job_keys: vec![],
-            hub: hub.url.to_string(),
+            replaced: None,
+            server_time: crate::clock::now(),
         };
-        let identity = Identity::save(&state, enrolled, key).unwrap();
+        let identity = Identity::create(&state, answer, hub.url.to_string(), key).unwrap();
         Self { dir, hub, identity, server, attempt: Attempt::new(JobId::new(1, &[3; 10]), 1) }
     }
 

@@ -7,7 +7,13 @@
 pub mod command;
 mod until;
 
-use crate::{agent::Agent, clock, exit::Stop, state::StateDir};
+use crate::{
+    agent::Agent,
+    audit::{Entry, Kind},
+    clock,
+    exit::Stop,
+    state::StateDir,
+};
 use jiff::Timestamp;
 use passerelle_protocol::{
     Code, Effect, Failure, Name, Pause, Verdict,
@@ -211,9 +217,12 @@ impl Pauses {
 pub async fn keep(agent: Arc<Agent>) {
     let mut changes = agent.pauses.known.subscribe();
     let mut told = agent.pauses.now();
+    // Also what was paused while no agent ran: the audit says from when on it counted.
+    note(&agent, &BTreeMap::new(), &told);
     loop {
         let now = agent.pauses.now();
         if now != told {
+            note(&agent, &told, &now);
             let said = |names: &BTreeMap<Name, Paused>| {
                 names.keys().map(Name::as_str).collect::<Vec<_>>().join(", ")
             };
@@ -239,6 +248,17 @@ pub async fn keep(agent: Arc<Agent>) {
                 }
             }
         }
+    }
+}
+
+/// Writes what changed into the audit.
+fn note(agent: &Agent, before: &BTreeMap<Name, Paused>, now: &BTreeMap<Name, Paused>) {
+    let about = |kind, resource: &Name| Entry { resource: Some(resource.to_string()), ..Entry::new(kind) };
+    for (resource, paused) in now.iter().filter(|(resource, paused)| before.get(*resource) != Some(*paused)) {
+        agent.journal.note(about(Kind::Paused, resource).detail(&paused.sentence(resource)));
+    }
+    for resource in before.keys().filter(|resource| !now.contains_key(*resource)) {
+        agent.journal.note(about(Kind::Resumed, resource));
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! lock             held while an agent runs
-//! identity.json    who the agent is; written last at enrolment
-//! agent-key.pk8    its private key; written before the enrolment is asked for
+//! identity.json    who the agent is, and which key is its own; written last at enrolment
+//! agent-key*.pk8   its private key, and for a moment the one that follows; see `identity`
+//! re-enrol-key.pk8 the key of a `re-enrol` whose answer was lost
 //! refused.json     the hub's last refusal for good
 //! pauses.json      what its owner has paused
 //! volume.json      what rules with a limit per day were used for today
@@ -36,7 +37,7 @@ pub const IN_USE: &str = "another passerelle-agent is running";
 pub struct StateDir {
     path: PathBuf,
     /// `None`: only looked at.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 impl StateDir {
@@ -66,7 +67,7 @@ impl StateDir {
             }
             Err(TryLockError::Error(e)) => return Err(failed(&e)),
         }
-        let dir = Self { path: path.to_owned(), _lock: Some(lock) };
+        let dir = Self { path: path.to_owned(), lock: Some(lock) };
         dir.write("write-test", b"ok").map_err(|e| failed(&e))?;
         fs::remove_file(dir.path.join("write-test")).map_err(|e| failed(&e))?;
         Ok(dir)
@@ -89,7 +90,12 @@ impl StateDir {
 
     /// The folder of an agent that may be running, to be read and nothing else.
     pub fn look(path: &Path) -> Self {
-        Self { path: path.to_owned(), _lock: None }
+        Self { path: path.to_owned(), lock: None }
+    }
+
+    /// Whether this process holds the lock; if not, another one may be writing here.
+    pub fn is_locked(&self) -> bool {
+        self.lock.is_some()
     }
 
     /// The folder.

@@ -1,7 +1,10 @@
 //! Drives the protocol's session over a WebSocket: one loop that never waits for a write, so that a stalled socket
 //! neither hides a dead hub nor delays a heartbeat. Writes go through a bounded channel to a task of their own.
 
-use super::{Ended, upgrade::Socket};
+use super::{
+    Ended,
+    upgrade::{RE_ENROL, Socket},
+};
 use crate::{
     VERSION,
     agent::Agent,
@@ -17,7 +20,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
 use passerelle_protocol::{
     HeldAction, Hello, PROTOCOL_VERSION, Refuse, VersionRange, Welcome,
-    limits::MAX_JOBS,
+    limits::{MAX_HUB_KEYS, MAX_JOBS},
     session::{AgentEvent, AgentSession, Attempt, Frame},
 };
 use std::{sync::Arc, time::Duration};
@@ -173,6 +176,8 @@ impl Driver<'_> {
             match event {
                 AgentEvent::Welcomed(welcome) => self.welcomed(welcome),
                 AgentEvent::Refused(refuse) => self.refused = Some(refuse),
+                // Before the next event: an offer that follows may be signed with the new key.
+                AgentEvent::HubKeys(keys) => self.follow(&keys.statements),
                 AgentEvent::Offered(offer) => {
                     self.agent.metrics.offers.inc();
                     let (agent, epoch) = (Arc::clone(self.agent), self.epoch);
@@ -193,6 +198,26 @@ impl Driver<'_> {
                     debug!(of, "A message type is not known on both sides");
                 }
             }
+        }
+    }
+
+    /// The hub says which of its keys follow.
+    fn follow(&self, statements: &[String]) {
+        let agent = self.agent;
+        let followed = agent.identity.follow(&agent.state, statements);
+        for key in &followed.taken {
+            agent.metrics.hub_keys_followed.inc();
+            info!(%key, "The hub signs with a new key, which its old one vouches for");
+        }
+        for why in &followed.refused {
+            agent.metrics.hub_keys_refused.inc();
+            warn!(
+                reason = why,
+                "Refused a signing key of the hub: no key that this agent trusts vouches for it"
+            );
+        }
+        if let Some(error) = &followed.unstored {
+            warn!(error, "The hub's new key counts, but cannot be stored");
         }
     }
 
@@ -236,6 +261,8 @@ fn hello(agent: &Agent) -> Hello {
             resource.paused = Some(paused.announced());
         }
     }
+    let mut hub_keys = agent.identity.hub_key_names();
+    hub_keys.truncate(MAX_HUB_KEYS);
     let mut held = agent.registry.held();
     // A session may not hold more than this; the others are re-offered, found in the journal, and accepted.
     held.truncate(MAX_JOBS as usize * 2);
@@ -249,6 +276,7 @@ fn hello(agent: &Agent) -> Hello {
         connectors,
         resources,
         held,
+        hub_keys,
     }
 }
 
@@ -266,6 +294,17 @@ fn refusal(agent: &Agent, refuse: Refuse) -> Ended {
     }
     let kind = if refuse.code == "fenced" { Kind::Fenced } else { Kind::RefusedByHub };
     agent.journal.refused(Entry::new(kind).hub_code(&refuse.code).detail(&message));
+    if refuse.code == "revoked" {
+        message.push_str(RE_ENROL);
+    }
+    if refuse.code == "fenced" {
+        agent.metrics.fenced.inc();
+        error!(
+            "Another connection with this agent's identity took over. If this machine or its state folder was copied, two \
+             processes use one identity: stop one of them, and give it an identity of its own with `passerelle-agent \
+             re-enrol`; if nobody of yours did that, revoke the agent at the hub"
+        );
+    }
     if refuse.permanent {
         let subject = agent.identity.enrolled.agent.to_string();
         return Ended::Refused(Refusal::now(refuse.code, message, subject));

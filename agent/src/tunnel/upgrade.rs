@@ -8,7 +8,7 @@ use crate::{
     state::Refusal,
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use passerelle_protocol::{SUBPROTOCOL, http::TUNNEL_PATH, limits::MAX_FRAME};
+use passerelle_protocol::{ApiCode, SUBPROTOCOL, http::TUNNEL_PATH, limits::MAX_FRAME};
 use tokio::time::timeout;
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
@@ -16,6 +16,10 @@ use tokio_tungstenite::{
         Error, client::IntoClientRequest as _, handshake::client::Request, protocol::WebSocketConfig,
     },
 };
+
+/// What helps where the identity is of no use any more.
+pub const RE_ENROL: &str = " (if this agent should go on: make a new enrolment token at the hub, and run \
+    `passerelle-agent re-enrol` with it)";
 
 /// The WebSocket to the hub.
 pub type Socket = WebSocketStream<Box<dyn Connection>>;
@@ -77,11 +81,9 @@ async fn refused(agent: &Agent, status: StatusCode, headers: &HeaderMap, tail: V
     let row = Entry::new(Kind::RefusedByHub).hub_code(&refused.code);
     agent.journal.refused(row.detail(&refused.message));
     if credentials && !refused.clock {
-        let message = format!(
-            "{} (if this agent should go on: make a new enrolment token at the hub, move identity.json out of the \
-             state folder and start the agent again)",
-            refused.message
-        );
+        // A tier that changes back needs no new identity.
+        let hint = if refused.code == ApiCode::TierRequired.as_str() { "" } else { RE_ENROL };
+        let message = format!("{}{hint}", refused.message);
         let subject = agent.identity.enrolled.agent.to_string();
         return Ended::Refused(Refusal::now(refused.code, message, subject));
     }

@@ -98,6 +98,12 @@ impl Client {
         self.ask(self.job_request(Method::GET, id, "")?).await
     }
 
+    /// Revokes an agent.
+    pub(crate) async fn revoke_agent(&self, id: &str) -> Result<Value, Failure> {
+        let id: uuid::Uuid = id.parse().map_err(|_| Failure::usage(format!("{id:?} is no agent id")))?;
+        self.ask(self.request(Method::POST, &format!("v1/agents/{id}/revoke"))?).await
+    }
+
     /// Cancels or retries a job.
     pub(crate) async fn act(&self, id: &str, action: &str, body: &Value) -> Result<Value, Failure> {
         let request = self.job_request(Method::POST, id, &format!("/{action}"))?.json(body);

@@ -1,12 +1,13 @@
 //! `admin backup`: a consistent copy of the database while the hub serves, and with it the signing key.
 //!
 //! `VACUUM INTO` reads one snapshot and writes a new, compact database; writers go on meanwhile. A table `backup` is
-//! added to the copy: it holds the key that signs jobs, without which agents would refuse the restored hub.
+//! added to the copy: it holds the key that signs jobs, without which agents would refuse the restored hub. Older private
+//! keys are destroyed when the next one is made; their public halves and the chain of statements are in the database.
 
 use crate::{
     cli::Failure,
     clock,
-    store::{DATABASE, identity::KEY_FILE},
+    store::{DATABASE, keyring::key_file},
 };
 use rusqlite::{Connection, OpenFlags, params};
 use std::{fs, os::unix::fs::OpenOptionsExt as _, path::Path, time::Duration};
@@ -29,24 +30,28 @@ pub fn backup(data: &Path, to: &Path) -> Result<u64, Failure> {
             "backup: cannot write {shown}: {error}; name a new file in a folder that is there"
         ))
     };
-    let key = data.join(KEY_FILE);
-    let signing_key = fs::read(&key)
-        .map_err(|error| Failure::Configuration(format!("backup: cannot read {}: {error}", key.display())))?;
     // Made first, so that the copy is never readable by others; SQLite takes an empty file as new.
     let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
     let file = file.map_err(|error| unwritable(&error))?;
     let name = to.to_str().ok_or_else(|| unwritable(&"its name is not UTF-8"));
-    let copied = |name: &str| -> rusqlite::Result<()> {
+    let copied = |name: &str| -> Result<(), Box<dyn std::error::Error>> {
         let database = Connection::open_with_flags(data.join(DATABASE), OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         database.busy_timeout(BUSY)?;
         database.execute("VACUUM INTO ?1", [name])?;
         let copy = Connection::open_with_flags(to, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        // The key that this snapshot signs with: a rotation may come in between.
+        let seq = copy.query_row("SELECT max(seq) FROM signing_keys", [], |row| row.get(0))?;
+        let key = data.join(key_file(seq));
+        let signing_key = fs::read(&key).map_err(|error| {
+            format!("{}: {error}: if the signing key was rotated just now, run it again", key.display())
+        })?;
         copy.execute_batch(&format!("PRAGMA journal_mode = MEMORY; {TABLE}"))?;
         copy.execute(
             "INSERT INTO backup (made_at, hub_version, signing_key) VALUES (?1, ?2, ?3)",
             params![clock::now().as_millisecond(), env!("CARGO_PKG_VERSION"), signing_key],
         )?;
-        copy.close().map_err(|(_, error)| error)
+        copy.close().map_err(|(_, error)| error)?;
+        Ok(())
     };
     if let Err(failure) = name.and_then(|name| copied(name).map_err(|error| unwritable(&error))) {
         // What there is of it is no backup.

@@ -3,6 +3,7 @@
 pub(crate) mod backup;
 mod print;
 pub(crate) mod restore;
+mod signing_key;
 
 use crate::{
     api::auth::{SCOPES, tenant_scopes},
@@ -29,6 +30,7 @@ Examples:
   passerelle-hub admin api-key create --tenant acme --scopes all
   passerelle-hub admin enrolment-token create --tenant acme --site paris --application orchestrator --ttl 2h
   passerelle-hub admin agent list --json
+  passerelle-hub admin signing-key rotate
   passerelle-hub admin backup /var/backups/hub.backup
   passerelle-hub admin restore /var/backups/hub.backup")]
 pub struct Args {
@@ -55,6 +57,9 @@ enum Command {
     /// Enrolled agents.
     #[command(subcommand)]
     Agent(Agent),
+    /// The hub's own signing keys.
+    #[command(subcommand)]
+    SigningKey(signing_key::SigningKey),
     /// Writes a consistent copy of the database and the signing key into one new file, while the hub serves. Keep it as
     /// safe as the key. The files in blobs/ are not in it: copy them after it.
     Backup {
@@ -161,7 +166,7 @@ enum Agent {
         #[arg(long)]
         site: Option<Name>,
     },
-    /// Ends an agent's identity at once.
+    /// Ends an agent's identity at once: it is disconnected within a second, what it had started ends `unknown`.
     Revoke {
         /// Its id.
         id: AgentId,
@@ -201,6 +206,7 @@ async fn carry_out(command: Command, store: &Store, printer: &Printer) -> Result
         Command::ApiKey(command) => api_key(command, store, printer).await,
         Command::EnrolmentToken(command) => enrolment_token(command, store, printer).await,
         Command::Agent(command) => agent(command, store, printer).await,
+        Command::SigningKey(command) => signing_key::carry_out(command, store, printer).await,
         // Carried out before any store is opened.
         Command::Restore { .. } => Ok(()),
         Command::Backup { file } => {

@@ -1,7 +1,10 @@
 //! What admin commands print: a table or a line for people, JSON for scripts.
 
 use super::restore::Restored;
-use crate::{cli::Failure, model::AgentRecord};
+use crate::{
+    cli::Failure,
+    model::{AgentKeyRecord, AgentRecord, CloneRecord},
+};
 use jiff::Timestamp;
 use passerelle_protocol::{AgentId, Name};
 use serde::Serialize;
@@ -43,6 +46,12 @@ impl Printer {
         let mut text = format!("restored the backup of {} ({} jobs)", done.made_at, done.jobs);
         for kept in &done.kept {
             text.push_str(&format!("\nkept {kept}"));
+        }
+        if done.kept_keys > 0 {
+            text.push_str(&format!(
+                "\n{} signing keys are newer than the backup and were taken over from the folder",
+                done.kept_keys
+            ));
         }
         if done.missing_files > 0 {
             text.push_str(&format!(
@@ -103,6 +112,9 @@ pub struct AgentRow {
     connected_at: Option<Timestamp>,
     last_seen_at: Option<Timestamp>,
     revoked_at: Option<Timestamp>,
+    replaced_by: Option<AgentId>,
+    keys: Vec<AgentKeyRecord>,
+    clones: Option<CloneRecord>,
 }
 
 impl From<AgentRecord> for AgentRow {
@@ -118,6 +130,9 @@ impl From<AgentRecord> for AgentRow {
             connected_at: agent.connected_at,
             last_seen_at: agent.last_seen_at,
             revoked_at: agent.revoked_at,
+            replaced_by: agent.replaced_by,
+            keys: agent.keys,
+            clones: agent.clones,
         }
     }
 }

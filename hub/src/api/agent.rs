@@ -20,7 +20,7 @@ use axum::{
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use passerelle_protocol::{
     JobId,
-    http::{EnrolRequest, output_path},
+    http::{EnrolRequest, KeyRequest, KeyResponse, output_path},
 };
 use std::sync::Arc;
 
@@ -60,6 +60,27 @@ pub async fn enrol(State(app): State<App>, JsonBytes(body): JsonBytes) -> Result
             Err(Problem::from(error).with_server_time())
         }
     }
+}
+
+/// Registers the agent's next key: one statement, signed by the old key and by the new one.
+#[utoipa::path(
+    post, path = "/agent/v1/keys", tag = "agent", security(()), request_body = Object,
+    responses(
+        (status = 200, description = "Registered; both keys are taken until the new one was used", body = Object),
+        (status = 400, body = ProblemDocument, description = "`bad_request`: not signed by both keys"),
+        (status = 409, body = ProblemDocument, description = "`conflict`: the key is known already: make another"),
+        (status = "default", body = ProblemDocument),
+    )
+)]
+pub async fn keys(
+    State(app): State<App>,
+    headers: HeaderMap,
+    JsonBytes(body): JsonBytes,
+) -> Result<Json<KeyResponse>, Problem> {
+    let agent = app.tunnel.authenticate(&headers).await?;
+    let request: KeyRequest = body::parse(&body)?;
+    let key = app.store.register_key(&agent, request).await?;
+    Ok(Json(KeyResponse { key, server_time: crate::clock::now() }))
 }
 
 /// The tunnel: a WebSocket with the subprotocol `passerelle.v1`.

@@ -7,7 +7,7 @@ use super::{
     id, page_size,
     problem::{Problem, ProblemDocument},
 };
-use crate::model::{AgentRecord, Live};
+use crate::model::{AgentKeyRecord, AgentRecord, CloneRecord, Live};
 use axum::{
     Json,
     extract::{Path, State},
@@ -42,24 +42,19 @@ pub struct AgentView {
     last_seen_at: Option<Timestamp>,
     /// How many jobs it holds.
     jobs_running: u64,
-    /// Its public keys, the newest first.
-    keys: Vec<AgentKey>,
     /// When it enrolled.
     #[schema(value_type = String, format = "date-time")]
     enrolled_at: Timestamp,
     /// When it was revoked.
     #[schema(value_type = Option<String>, format = "date-time")]
     revoked_at: Option<Timestamp>,
-}
-
-/// A public key of an agent, with which its receipts verify.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-pub struct AgentKey {
-    /// The Ed25519 public key: its 32 bytes as base64url, the `x` of its JWK.
-    key: String,
-    /// Since when it is the agent's.
-    #[schema(value_type = String, format = "date-time")]
-    since: Timestamp,
+    /// The agent that was enrolled in its place.
+    #[schema(value_type = Option<String>, format = "uuid")]
+    replaced_by: Option<AgentId>,
+    /// Its public keys, oldest first: its receipts verify with the one that they name.
+    keys: Vec<AgentKeyRecord>,
+    /// Set once another live process used its identity.
+    clones: Option<CloneRecord>,
 }
 
 impl AgentView {
@@ -76,9 +71,11 @@ impl AgentView {
             connected_at: live.map_or(agent.connected_at, |live| Some(live.connected_at)),
             last_seen_at: live.map_or(agent.last_seen_at, |live| Some(live.last_seen_at)),
             jobs_running: live.map_or(0, |live| live.jobs_running),
-            keys: vec![AgentKey { key: agent.public_key, since: agent.enrolled_at }],
             enrolled_at: agent.enrolled_at,
             revoked_at: agent.revoked_at,
+            replaced_by: agent.replaced_by,
+            keys: agent.keys,
+            clones: agent.clones,
         }
     }
 }
@@ -116,10 +113,11 @@ pub async fn list(
     Ok(Json(List { items: page.items.into_iter().map(view).collect(), next_cursor: page.next_cursor }))
 }
 
-/// Revokes an agent: not built yet.
+/// Ends an agent's identity at once: its tunnel is closed, what it had started ends `unknown`, what it had not accepted is
+/// queued again. Again is no error.
 #[utoipa::path(
     post, path = "/v1/agents/{id}/revoke", tag = "agents", params(("id" = String, Path)),
-    responses((status = 501, body = ProblemDocument, description = "`not_implemented`"))
+    responses((status = 200, body = AgentView), (status = "default", body = ProblemDocument))
 )]
 pub async fn revoke(
     caller: Allowed<AgentsWrite>,
@@ -127,8 +125,13 @@ pub async fn revoke(
     Path(agent): Path<String>,
 ) -> Result<Json<AgentView>, Problem> {
     let agent: AgentId = id("agent", &agent)?;
+    let unknown = || Problem::not_found(format!("there is no agent {agent}"));
     match app.store.agent(agent).await? {
-        Some(found) if found.tenant == caller.tenant => Err(Problem::not_implemented("revoke over the API")),
-        _ => Err(Problem::not_found(format!("there is no agent {agent}"))),
+        Some(found) if found.tenant == caller.tenant => {}
+        _ => return Err(unknown()),
     }
+    app.store.revoke_agent(agent).await?;
+    let found = app.store.agent(agent).await?.ok_or_else(unknown)?;
+    let live = app.tunnel.online(agent);
+    Ok(Json(AgentView::new(found, live)))
 }

@@ -41,6 +41,7 @@ pub struct Metrics {
     repeated: Counter,
     enrolments: Counter,
     refused_agents: Counter,
+    agent_clones: Counter,
     agents_online: Gauge,
     event_streams: Gauge,
     store: StoreMetrics,
@@ -85,6 +86,7 @@ impl Default for Metrics {
             repeated: Counter::default(),
             enrolments: Counter::default(),
             refused_agents: Counter::default(),
+            agent_clones: Counter::default(),
             agents_online: Gauge::default(),
             event_streams: Gauge::default(),
             store: StoreMetrics::default(),
@@ -97,6 +99,11 @@ impl Default for Metrics {
         registry.register("jobs_repeated", "Submissions answered by an idempotency key", m.repeated.clone());
         registry.register("enrolments", "Agents enrolled", m.enrolments.clone());
         registry.register("agents_refused", "Refused enrolments and tunnels", m.refused_agents.clone());
+        registry.register(
+            "agent_clones",
+            "Times that a second live process with an agent's identity fenced the first",
+            m.agent_clones.clone(),
+        );
         registry.register("agents_online", "Agents with an open tunnel", m.agents_online.clone());
         registry.register("event_streams", "Clients following the events", m.event_streams.clone());
         m.store.register(&mut registry);
@@ -139,6 +146,7 @@ impl Metrics {
         let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         self.store.commits.inner().store(stats.commits, Ordering::Relaxed);
         self.store.writes.inner().store(stats.writes, Ordering::Relaxed);
+        self.agent_clones.inner().store(stats.clones, Ordering::Relaxed);
         self.store.queued.set(whole(stats.queued));
         self.store.database_bytes.set(whole(stats.database_bytes));
         self.store.blob_bytes.set(whole(stats.blob_bytes));
@@ -205,10 +213,18 @@ mod tests {
         assert!(text.contains(r#"method="other""#));
         assert!(text.contains("passerelle_hub_agents_online 2"));
         assert!(text.contains("passerelle_hub_event_streams 1"));
-        metrics.store(&Stats { commits: 3, writes: 9, queued: 2, database_bytes: 4096, blob_bytes: 77 });
+        metrics.store(&Stats {
+            commits: 3,
+            writes: 9,
+            queued: 2,
+            database_bytes: 4096,
+            blob_bytes: 77,
+            clones: 5,
+        });
         metrics.collected(&Collected { blobs: 4, bytes: 50, ..Collected::default() });
         let text = format!("{text}{}", metrics.render(2).unwrap());
         for figure in [
+            "agent_clones_total 5",
             "store_commits_total 3",
             "store_writes_total 9",
             "store_queued_writes 2",

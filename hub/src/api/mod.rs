@@ -134,6 +134,7 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(health::ready))
         .routes(routes!(health::figures))
         .routes(routes!(agent::enrol))
+        .routes(routes!(agent::keys))
         .routes(routes!(agent::tunnel))
         .routes(routes!(agent::payload))
         .routes(routes!(agent::output_open, agent::output_offset, agent::output_append))

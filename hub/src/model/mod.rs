@@ -1,7 +1,9 @@
 //! What the hub stores and shows: jobs, attempts, tenants, sites, agents, keys, tokens, blobs.
 
 use jiff::Timestamp;
-use passerelle_protocol::{AgentId, BlobId, CommitMode, Intent, JobId, Name, Repeat, Sha256};
+use passerelle_protocol::{
+    AgentId, BlobId, CommitMode, Intent, JobId, KeyId, Name, Repeat, Sha256, VerifyingKey,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::str::FromStr;
@@ -68,8 +70,8 @@ pub struct AgentRecord {
     pub application: String,
     /// Its name.
     pub name: Name,
-    /// Its public key, base64url.
-    pub public_key: String,
+    /// The keys that it ever had, oldest first.
+    pub keys: Vec<AgentKeyRecord>,
     /// Its software version.
     pub version: String,
     /// When it enrolled.
@@ -80,6 +82,70 @@ pub struct AgentRecord {
     pub connected_at: Option<Timestamp>,
     /// When it was last heard.
     pub last_seen_at: Option<Timestamp>,
+    /// The agent that was enrolled in its place.
+    pub replaced_by: Option<AgentId>,
+    /// What was seen of other processes with its identity.
+    pub clones: Option<CloneRecord>,
+    /// Whether its tenant's tier has a hybrid mode.
+    pub enterprise: bool,
+}
+
+impl AgentRecord {
+    /// The keys whose tokens are taken at `now`.
+    pub fn keys_at(&self, now: Timestamp) -> impl Iterator<Item = &VerifyingKey> {
+        let taken = move |key: &&AgentKeyRecord| key.ends_at.is_none_or(|end| end > now);
+        self.keys.iter().filter(taken).map(|key| &key.public_key)
+    }
+}
+
+/// A public key of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct AgentKeyRecord {
+    /// Its name: the thumbprint (RFC 7638), the `kid` of what is signed with it.
+    #[schema(value_type = String)]
+    pub id: KeyId,
+    /// The key: 32 bytes of Ed25519 in base64url.
+    #[schema(value_type = String)]
+    pub public_key: VerifyingKey,
+    /// When the hub learned of it.
+    #[schema(value_type = String, format = "date-time")]
+    pub added_at: Timestamp,
+    /// When it was first used; null: not yet.
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub used_at: Option<Timestamp>,
+    /// Until when it is, or was, taken; null: it is taken.
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub ends_at: Option<Timestamp>,
+}
+
+/// What was seen of two live processes with one agent's identity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct CloneRecord {
+    /// When first.
+    #[schema(value_type = String, format = "date-time")]
+    pub first_at: Timestamp,
+    /// When last.
+    #[schema(value_type = String, format = "date-time")]
+    pub last_at: Timestamp,
+    /// How often one fenced the other.
+    pub times: u64,
+}
+
+/// One of the hub's own signing keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SigningKeyRecord {
+    /// Its place in the chain, from 1.
+    pub seq: i64,
+    /// Its name: the thumbprint (RFC 7638), the `kid` of what it signs.
+    pub id: KeyId,
+    /// The public key.
+    pub public_key: VerifyingKey,
+    /// When it was made.
+    pub made_at: Timestamp,
+    /// Whether it is the one that signs.
+    pub signs: bool,
+    /// The statement of the key before.
+    pub statement: Option<String>,
 }
 
 /// An attempt to be offered: all that envelope, ticket and offer are made from.

@@ -29,13 +29,14 @@ impl Store {
         .await
     }
 
-    /// Changes a tenant's tier. Live sessions stay; the tier is judged at the next connection.
+    /// Changes a tenant's tier. Where the new one has no hybrid mode, its agents are disconnected; what they hold stays theirs.
     ///
     /// # Errors
     /// [`Error::NotFound`].
     pub async fn set_tier(&self, name: Name, tier: Tier) -> Result<(), Error> {
         self.write(move |tx| {
             tx.effects.forget = true;
+            tx.effects.dismiss = true;
             let found = tx.conn.execute(
                 "UPDATE tenants SET tier = ?2 WHERE name = ?1",
                 params![name.as_str(), tier.as_str()],

@@ -25,7 +25,7 @@ use passerelle_protocol::{
     AgentId, Code, Commit, CommitMode, Decline, Effect, Failure, Outcome, Progress, Repeat, Report, Sha256,
     Verdict, session::Attempt,
 };
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 /// All attempts that have not ended, with their agents and queues.
 pub(super) fn all_open(conn: &Connection) -> Result<Vec<(AgentId, Attempt, QueueKey)>, Error> {
@@ -48,11 +48,12 @@ pub(crate) struct CheckedReport {
     pub(crate) data: Option<Bytes>,
 }
 
-/// The job and its attempt, if the attempt is this agent's.
+/// The job and its attempt, if the attempt is this agent's, or of one that it was enrolled in the place of.
 fn own(tx: &Tx<'_>, agent: AgentId, attempt: Attempt) -> Result<Option<(JobRow, AttemptRow)>, Error> {
     let Some(job) = JobRow::by_id(tx.conn, attempt.job)? else { return Ok(None) };
     let Some(row) = AttemptRow::find(tx.conn, job.seq, attempt.number)? else { return Ok(None) };
-    Ok((row.agent == agent).then_some((job, row)))
+    let own = row.agent == agent || super::agents::stands_for(tx.conn, agent, row.agent)?;
+    Ok(own.then_some((job, row)))
 }
 
 /// The attempt is in the agent's journal.
@@ -126,13 +127,15 @@ pub(crate) fn commit_requested(tx: &mut Tx<'_>, agent: AgentId, commit: &Commit)
 
 /// Whether a grant of the attempt's effect is stored.
 pub(crate) fn was_granted(tx: &Tx<'_>, agent: AgentId, attempt: Attempt) -> Result<bool, Error> {
-    Ok(tx
+    let of: Option<AgentId> = tx
         .conn
         .prepare_cached(
-            "SELECT 1 FROM attempts WHERE job = (SELECT seq FROM jobs WHERE id = ?1) AND number = ?2 AND agent = ?3 \
+            "SELECT agent FROM attempts WHERE job = (SELECT seq FROM jobs WHERE id = ?1) AND number = ?2 \
              AND intent IS NOT NULL",
         )?
-        .exists(params![attempt.job.uuid().as_bytes(), attempt.number, agent.uuid().as_bytes()])?)
+        .query_row(params![attempt.job.uuid().as_bytes(), attempt.number], |row| from_uuid(row, 0))
+        .optional()?;
+    of.map_or(Ok(false), |of| super::agents::stands_for(tx.conn, agent, of))
 }
 
 /// The attempt was not taken.

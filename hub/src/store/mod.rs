@@ -6,13 +6,16 @@
 //! within 250 ms.
 
 mod admin;
+mod agent_keys;
 mod agents;
 pub(crate) mod attempts;
+mod clones;
 mod dispatch;
 mod events;
 mod facts;
 pub(crate) mod identity;
 mod jobs;
+pub(crate) mod keyring;
 mod leases;
 mod lines;
 mod memory;
@@ -41,7 +44,7 @@ use crate::{
 };
 use bytes::Bytes;
 use memory::{Caches, Waiters};
-use passerelle_protocol::{ApiCode, BlobId, Name, Sha256, SigningKey};
+use passerelle_protocol::{ApiCode, BlobId, Name, Sha256};
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _};
 use std::{
     fs::File,
@@ -233,6 +236,8 @@ pub struct Stats {
     pub database_bytes: u64,
     /// The size of all files of payloads and outputs.
     pub blob_bytes: u64,
+    /// How often one process of an agent fenced another that lives.
+    pub clones: u64,
 }
 
 /// What the writer shares with everybody else.
@@ -241,8 +246,10 @@ pub(crate) struct Shared {
     pub(crate) caches: Caches,
     pub(crate) waiters: Waiters,
     pub(crate) changes: broadcast::Sender<Change>,
+    pub(crate) keyring: keyring::Keyring,
     commits: AtomicU64,
     writes: AtomicU64,
+    clones: AtomicU64,
 }
 
 /// The store: a cheap handle. The writer ends with the last one, or with [`Store::close`].
@@ -255,7 +262,6 @@ struct Inner {
     data: PathBuf,
     files: Files,
     audience: String,
-    key: SigningKey,
     shared: Arc<Shared>,
     readers: reader::Readers,
     orders: Mutex<Option<mpsc::Sender<Order>>>,
@@ -287,14 +293,18 @@ impl Store {
         let serving = if serve { Some(Self::lock_to_serve(data)?) } else { None };
         let path = data.join(DATABASE);
         let told = |error: rusqlite::Error| OpenError::database(&path, &error);
-        let (conn, key, audience) = {
+        let (conn, keyring, audience) = {
             // Two processes may start at the same time on an empty folder.
             let _first = identity::lock(&data.join("setup.lock"), true)?;
             crate::admin::restore::refuse_unfinished(data)?;
             identity::make_private(&path)?;
             let conn = if serve { schema::open_to_serve(&path)? } else { schema::open_writer(&path)? };
             let audience = audience(&conn).map_err(told)?;
-            (conn, identity::signing_key(data)?, audience)
+            let keyring = keyring::Keyring::open(data, &conn)?;
+            // A crash may have come between a rotation and this.
+            keyring::destroy_old(data, &conn)
+                .map_err(|error| OpenError(format!("{}: an old signing key: {error}", data.display())))?;
+            (conn, keyring, audience)
         };
         let readers = reader::Readers::open(&path).map_err(told)?;
         let shared = Arc::new(Shared {
@@ -302,8 +312,10 @@ impl Store {
             caches: Caches::default(),
             waiters: Waiters::default(),
             changes: broadcast::Sender::new(CHANGES),
+            keyring,
             commits: AtomicU64::new(0),
             writes: AtomicU64::new(0),
+            clones: AtomicU64::new(0),
         });
         let (orders, queue) = mpsc::channel();
         let failed = |e: &dyn std::fmt::Display| OpenError(format!("{}: {e}", path.display()));
@@ -320,7 +332,6 @@ impl Store {
             data: data.to_owned(),
             files: Files::new(data),
             audience,
-            key,
             shared,
             readers,
             orders: Mutex::new(Some(orders)),
@@ -353,12 +364,6 @@ impl Store {
         &self.inner.audience
     }
 
-    /// The hub's job-signing key.
-    #[must_use]
-    pub fn signing_key(&self) -> &SigningKey {
-        &self.inner.key
-    }
-
     /// How long an agent may be silent before its attempts move to another one of the site.
     pub fn set_lease(&self, lease: std::time::Duration) {
         self.shared().registry.set_lease(lease);
@@ -375,6 +380,7 @@ impl Store {
             blob_bytes: self.files().bytes(),
             commits: shared.commits.load(Ordering::Relaxed),
             writes: shared.writes.load(Ordering::Relaxed),
+            clones: shared.clones.load(Ordering::Relaxed),
         }
     }
 

@@ -22,3 +22,43 @@ INSERT INTO files SELECT id, output_sha256, 1 FROM jobs
   WHERE output_sha256 IS NOT NULL AND seq NOT IN (SELECT job FROM outputs);
 INSERT OR IGNORE INTO files SELECT job, sha256, 1 FROM uploads WHERE complete = 1;
 INSERT INTO uses SELECT payload, id FROM jobs WHERE payload IS NOT NULL;
+
+-- The keys that agents ever had: tokens are taken of those that have not ended, receipts are verified with all.
+CREATE TABLE agent_keys (
+  public_key TEXT PRIMARY KEY,
+  agent BLOB NOT NULL REFERENCES agents (id),
+  added_at INTEGER NOT NULL,
+  used_at INTEGER,                     -- its first use; NULL: the key before is still the one in use
+  ends_at INTEGER                      -- not taken after; NULL: taken
+) STRICT, WITHOUT ROWID;
+CREATE INDEX agent_keys_by_agent ON agent_keys (agent, added_at);
+INSERT INTO agent_keys SELECT public_key, id, enrolled_at, enrolled_at, NULL FROM agents;
+
+-- The agents' tokens that were used, until they are out of date by themselves.
+CREATE TABLE seen_tokens (
+  agent BLOB NOT NULL,
+  jti TEXT NOT NULL,
+  until INTEGER NOT NULL,              -- seconds
+  PRIMARY KEY (agent, jti)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX seen_tokens_by_end ON seen_tokens (until);
+
+-- The hub's own signing keys, in their order; the last one signs. Private keys are in files.
+CREATE TABLE signing_keys (
+  seq INTEGER PRIMARY KEY,
+  public_key TEXT NOT NULL UNIQUE,
+  statement TEXT,                      -- compact JWS by the key before; NULL: the first
+  made_at INTEGER NOT NULL
+) STRICT;
+
+-- The agent that was enrolled in the place of this one.
+ALTER TABLE agents ADD COLUMN replaced_by BLOB;
+CREATE INDEX agents_by_successor ON agents (replaced_by) WHERE replaced_by IS NOT NULL;
+
+-- Agents of whose identity two live processes were seen.
+CREATE TABLE clones (
+  agent BLOB PRIMARY KEY REFERENCES agents (id),
+  first_at INTEGER NOT NULL,
+  last_at INTEGER NOT NULL,
+  times INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;

@@ -14,12 +14,13 @@ use super::{
     Error,
     agents::{self, open_attempts},
     attempts::{self, AttemptRow, JobRow},
+    clones,
     row::ms,
     writer::Tx,
 };
 use crate::{
     clock,
-    model::{ChangeKind, Tier},
+    model::ChangeKind,
     tunnel::registry::{Arrival, Command},
 };
 use passerelle_protocol::{
@@ -46,11 +47,13 @@ pub(crate) fn open(tx: &mut Tx<'_>, hello: &Hello, arrival: Arrival) -> Result<O
     let Some(agent) = agents::agent(tx.conn, id)?.filter(|agent| agent.revoked_at.is_none()) else {
         return Ok(Opened::Revoked);
     };
-    if super::admin::known_tenant(tx.conn, &agent.tenant)?.tier != Tier::Enterprise {
+    if !agent.enterprise {
         return Ok(Opened::TierRequired);
     }
     // From here on nothing is dispatched to the older session; what it still reports is taken by job and attempt.
-    tx.shared.registry.send(id, Command::Fenced);
+    let clone = tx.shared.registry.is_another(id, &arrival.instance);
+    let wait_s = clones::wait(tx.conn, id, tx.now)?;
+    tx.shared.registry.send(id, Command::Fenced { clone, wait_s });
     tx.shared.registry.forget(id);
     let epoch: i64 = tx
         .conn
@@ -134,8 +137,10 @@ fn take_up(tx: &mut Tx<'_>, job: &JobRow, row: &AttemptRow, holding: &HeldJob) -
 
 fn is_reported(tx: &Tx<'_>, agent: AgentId, attempt: Attempt) -> Result<bool, Error> {
     let Some(job) = JobRow::by_id(tx.conn, attempt.job)? else { return Ok(false) };
-    let row = AttemptRow::find(tx.conn, job.seq, attempt.number)?;
-    Ok(row.is_some_and(|row| row.agent == agent && row.reported))
+    match AttemptRow::find(tx.conn, job.seq, attempt.number)?.filter(|row| row.reported) {
+        Some(row) => agents::stands_for(tx.conn, agent, row.agent),
+        None => Ok(false),
+    }
 }
 
 /// Notes that a session has ended.

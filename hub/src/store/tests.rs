@@ -6,7 +6,7 @@ use crate::{
     model::{ChangeKind, JobFilter, JobState, NewJob, PayloadRef, Tier},
     testing::{Hub, job, name, request},
 };
-use passerelle_protocol::{BlobId, JobId};
+use passerelle_protocol::{BlobId, JobId, SigningKey};
 use std::{sync::mpsc::channel, time::Duration};
 
 /// The queries that run for every job or every page, in each form.

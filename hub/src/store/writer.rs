@@ -11,6 +11,7 @@
 
 use super::{
     Error,
+    agents::{self, Unwelcome},
     dispatch::{self, Assignment},
     events, leases, row, timers,
 };
@@ -75,6 +76,10 @@ pub(crate) struct Effects {
     pub(crate) due: Option<Timestamp>,
     /// Keys, tokens, agents or tenants changed: the caches forget them.
     pub(crate) forget: bool,
+    /// Agents may be welcome no more: their sessions end.
+    pub(crate) dismiss: bool,
+    /// The hub has a new signing key.
+    pub(crate) keys: bool,
 }
 
 impl Effects {
@@ -88,6 +93,8 @@ impl Effects {
         self.queues.extend(other.queues);
         self.commands.extend(other.commands);
         self.forget |= other.forget;
+        self.dismiss |= other.dismiss;
+        self.keys |= other.keys;
         if let Some(due) = other.due {
             self.due_at(due);
         }
@@ -252,6 +259,9 @@ impl Writer {
                 if effects.forget {
                     shared.caches.forget();
                 }
+                if effects.keys {
+                    self.take_up_keys();
+                }
                 // The answers first: an acknowledged report frees the place that an offer may take.
                 for order in batch {
                     order.work.finish(Ok(()));
@@ -261,6 +271,9 @@ impl Writer {
                 }
                 for Assignment { agent, session, offer } in assignments {
                     shared.registry.send_to(agent, session, Command::Offer(Box::new(offer)));
+                }
+                if effects.dismiss {
+                    self.dismiss_unwelcome();
                 }
                 for id in effects.settled {
                     self.wake(id);
@@ -367,17 +380,50 @@ impl Writer {
             Err(error) => tracing::error!(error = %error, "Could not read other processes' events"),
         }
         if self.serving {
-            match super::agents::revoked_among(&self.conn, &self.shared.registry.agents()) {
-                Ok(revoked) => {
-                    for agent in revoked {
-                        self.shared.registry.send(agent, Command::Revoked);
-                        self.shared.registry.forget(agent);
-                    }
-                }
-                Err(error) => tracing::error!(error = %error, "Could not look for revoked agents"),
-            }
+            self.dismiss_unwelcome();
+            self.take_up_keys();
             self.queues.extend(self.shared.registry.queues());
             self.due = Some(clock::now());
+        }
+    }
+}
+
+impl Writer {
+    /// Ends the sessions of agents that were revoked, or whose tenant's tier has no hybrid mode any more.
+    fn dismiss_unwelcome(&mut self) {
+        if !self.serving {
+            return;
+        }
+        let registry = &self.shared.registry;
+        match agents::unwelcome(&self.conn, &registry.known()) {
+            Ok(unwelcome) => {
+                for (agent, why) in unwelcome {
+                    match why {
+                        Unwelcome::Revoked => {
+                            registry.send(agent, Command::Revoked);
+                            self.queues.extend(registry.lost(agent));
+                        }
+                        Unwelcome::Tier => {
+                            registry.send(agent, Command::TierRequired);
+                            registry.forget(agent);
+                        }
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::error!(error = %error, "Could not look for agents that are not welcome any more")
+            }
+        }
+    }
+
+    /// Signs with the newest key from here on, and has every session tell of it.
+    fn take_up_keys(&self) {
+        match self.shared.keyring.reload(&self.conn) {
+            Ok(true) if self.serving => self.shared.registry.tell_keys(),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::error!(error = %error, "Could not take up the new signing key: the old one signs on")
+            }
         }
     }
 }

@@ -1,8 +1,7 @@
 //! Who calls: the agent's short-lived signed token, on the tunnel's upgrade and on every transfer beside it.
 //!
-//! Tokens seen are kept in memory until they expire, so one is good for one request. After a restart of the hub a token
-//! could be used once more within its life, at most two minutes: it then still needs the TLS connection of somebody who
-//! could read it.
+//! Tokens seen are kept until they expire, so one is good for one request. Memory bounds how many of an agent are alive;
+//! what counts is the store, which remembers them over a restart.
 
 use super::Refusal;
 use crate::{clock, model::AgentRecord, store::Store};
@@ -11,6 +10,7 @@ use passerelle_protocol::{
     AgentId, AgentToken, ApiCode, JwsError, VerifyingKey,
     limits::{CLOCK_SKEW, TOKEN_LIFE},
 };
+use serde::de::DeserializeOwned;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
@@ -70,16 +70,19 @@ pub(super) async fn authenticate(
         .map(|(_, token)| token.trim())
         .ok_or_else(|| refuse("an agent's token is needed in Authorization: Bearer"))?;
     // Only to find the key: nothing of it counts before the signature is checked with that key.
-    let claimed = subject(token).ok_or_else(|| refuse("the agent's token is malformed"))?;
+    let claimed = claims::<Claimed>(token)
+        .map(|claimed| claimed.sub)
+        .ok_or_else(|| refuse("the agent's token is malformed"))?;
     let agent = store
         .identity(claimed)
         .await
         .map_err(|e| Refusal::from_store(&e))?
         .ok_or_else(|| refuse("this hub does not know the agent: enrol it again"))?;
-    let key = VerifyingKey::try_from(agent.public_key.clone())
-        .map_err(|_| Refusal::new(500, ApiCode::Internal, "the agent's stored key is unusable"))?;
-    let claims: AgentToken = key.verify(AgentToken::TYP, token).map_err(|e| match e {
-        JwsError::UnknownKey => refuse("the agent's token is signed with another key than it enrolled with"),
+    let (key, claims) = verify(&agent, token).map_err(|e| match e {
+        JwsError::UnknownKey => refuse(
+            "the agent's token is signed with another key than those that it has now: an older copy of its state folder \
+             was put back; enrol it again",
+        ),
         other => refuse(&format!("the agent's token is not valid: {other}")),
     })?;
     let now = clock::unix();
@@ -91,24 +94,46 @@ pub(super) async fn authenticate(
         let detail = "revoked: this agent's identity was revoked; enrol it again with a new token";
         return Err(Refusal::new(403, ApiCode::Forbidden, detail));
     }
+    if !agent.enterprise {
+        let detail = "hybrid mode needs the Enterprise tier: have the tenant's tier changed";
+        return Err(Refusal::new(403, ApiCode::TierRequired, detail));
+    }
     // Past this the token is out of date by itself.
     let until = claims.exp.saturating_add((CLOCK_SKEW + TOKEN_LIFE).as_secs().cast_signed());
-    match seen.note(agent.id, claims.jti, until, now) {
-        Replay::New => Ok(agent),
-        Replay::Repeated => Err(refuse("the agent's token was used before: each request needs a new one")),
+    let repeated = || refuse("the agent's token was used before: each request needs a new one");
+    match seen.note(agent.id, claims.jti.clone(), until, now) {
+        Replay::New => match store.use_token(agent.id, claims.jti, until, key).await {
+            Ok(true) => Ok(agent),
+            Ok(false) => Err(repeated()),
+            Err(error) => Err(Refusal::from_store(&error)),
+        },
+        Replay::Repeated => Err(repeated()),
         Replay::TooMany => {
             Err(Refusal::new(429, ApiCode::RateLimited, "too many requests of this agent: slow down"))
         }
     }
 }
 
-/// Whom an unverified token claims to be of.
-fn subject(token: &str) -> Option<AgentId> {
-    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-    #[derive(serde::Deserialize)]
-    struct Claims {
-        sub: AgentId,
+/// Verifies a token with the keys that the agent has now; tells which one signed it.
+fn verify(agent: &AgentRecord, token: &str) -> Result<(VerifyingKey, AgentToken), JwsError> {
+    for key in agent.keys_at(clock::now()) {
+        match key.verify(AgentToken::TYP, token) {
+            Err(JwsError::UnknownKey) => {}
+            done => return done.map(|claims| (key.clone(), claims)),
+        }
     }
+    Err(JwsError::UnknownKey)
+}
+
+/// Whom a token claims to be of.
+#[derive(serde::Deserialize)]
+struct Claimed {
+    sub: AgentId,
+}
+
+/// What is in an unverified token: good for finding the key that verifies it, and for nothing else.
+pub(crate) fn claims<T: DeserializeOwned>(token: &str) -> Option<T> {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
     let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-    serde_json::from_slice::<Claims>(&payload).ok().map(|claims| claims.sub)
+    serde_json::from_slice(&payload).ok()
 }

@@ -11,6 +11,8 @@ mod transfer;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use auth::claims;
+
 use crate::{
     clock,
     model::{AgentRecord, Live, ResourceView},
@@ -32,6 +34,7 @@ use tracing::Instrument as _;
 /// |---|---|---|
 /// | 401 | `unauthorized` | no token, unknown agent, wrong signature, audience or clock, a token used before |
 /// | 403 | `forbidden` | the agent is revoked: the detail starts with `revoked` |
+/// | 403 | `tier_required` | the tenant's tier has no hybrid mode |
 /// | 426 | `bad_request` | not an upgrade to WebSocket version 13 |
 /// | 400 | `bad_request` | without the tunnel's subprotocol or a usable key |
 /// | 429 | `rate_limited` | too many requests of this agent |

@@ -7,13 +7,14 @@ use crate::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use passerelle_protocol::{
-    AgentId, Envelope, JwsError, Offer, PayloadDigest, PayloadSource, Sha256, Ticket,
+    AgentId, Envelope, JwsError, Offer, PayloadDigest, PayloadSource, Sha256, SigningKey, Ticket,
     limits::{ENVELOPE_LIFE, MAX_INLINE_PAYLOAD},
 };
 
-/// Signs the offer of an attempt to an agent, over its connection `epoch`.
+/// Signs, with the hub's key that the agent was told of, the offer of an attempt to an agent, over its connection `epoch`.
 pub(super) async fn make(
     store: &Store,
+    key: &SigningKey,
     agent: AgentId,
     epoch: u64,
     to_offer: AttemptToOffer,
@@ -27,7 +28,7 @@ pub(super) async fn make(
     let iat = clock::unix();
     let exp = iat.saturating_add(ENVELOPE_LIFE.as_secs().cast_signed());
     let unsigned = |e: JwsError| Error::Internal(format!("cannot sign: {e}"));
-    let envelope = envelope(job, iat, exp).sign(store.signing_key()).map_err(unsigned)?;
+    let envelope = envelope(job, iat, exp).sign(key).map_err(unsigned)?;
     let ticket = Ticket {
         job: id,
         attempt,
@@ -39,7 +40,7 @@ pub(super) async fn make(
         iat,
         exp,
     };
-    let ticket = ticket.sign(store.signing_key()).map_err(unsigned)?;
+    let ticket = ticket.sign(key).map_err(unsigned)?;
     Ok(Offer { job: id, attempt, envelope, ticket, payload, traceparent })
 }
 

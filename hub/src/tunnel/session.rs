@@ -4,6 +4,9 @@
 //! that it is dead. What the agent tells goes to the store in order; while the store's queue is full the session stops
 //! reading, which holds the agent back through TCP.
 
+mod keys;
+mod socket;
+
 use super::{
     offer,
     registry::{Arrival, COMMANDS, Command, Heard},
@@ -17,11 +20,10 @@ use crate::{
         sessions::{self, Opened},
     },
 };
-use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
+use futures_util::StreamExt as _;
 use passerelle_protocol::{
-    Decline, Hello, PROTOCOL_VERSION, Progress, Refuse, SessionId, VersionRange,
-    limits::MAX_FRAME,
-    session::{Attempt, CloseReason, Frame, HubEvent, HubSession},
+    Decline, Hello, KeyId, PROTOCOL_VERSION, Progress, Refuse, SessionId, VersionRange,
+    session::{Attempt, Frame, HubEvent, HubSession},
 };
 use std::{
     collections::{HashMap, VecDeque},
@@ -35,10 +37,7 @@ use tokio::{
 };
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{
-        Message, Utf8Bytes,
-        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
-    },
+    tungstenite::{Message, protocol::Role},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -52,55 +51,38 @@ const PROGRESS: Duration = Duration::from_millis(250);
 const GOODBYE: Duration = Duration::from_secs(5);
 /// When an agent may come back after a fault of the hub.
 const COME_BACK_S: u32 = 5;
-/// The same for one that another process with its identity has fenced: not at once, or the two would fight.
-const FENCED_S: u32 = 30;
+/// The same for one that trusts none of the hub's keys: an operator has to act first.
+const UNTRUSTED_S: u32 = 60;
 
 /// What the hub speaks.
 pub(super) const VERSIONS: VersionRange = VersionRange { min: PROTOCOL_VERSION, max: PROTOCOL_VERSION };
-
-/// Limits of the WebSocket layer.
-fn config() -> WebSocketConfig {
-    // One byte more than allowed still arrives, so that the session can say what is wrong with it.
-    WebSocketConfig::default()
-        .max_message_size(Some(MAX_FRAME + 1024))
-        .max_frame_size(Some(MAX_FRAME + 1024))
-        .read_buffer_size(16 * 1024)
-        .write_buffer_size(32 * 1024)
-        .max_write_buffer_size(4 * MAX_FRAME)
-}
 
 /// Runs a session over an upgraded connection until it ends.
 pub(super) async fn run<S>(store: Store, agent: Arc<AgentRecord>, socket: S, closing: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let socket = WebSocketStream::from_raw_socket(socket, Role::Server, Some(config())).await;
-    let (sink, mut stream) = socket.split();
+    let stream = WebSocketStream::from_raw_socket(socket, Role::Server, Some(socket::config())).await;
+    let (sink, mut stream) = stream.split();
     let (frames, out) = mpsc::channel(OUT);
-    let writer = tokio::spawn(write(sink, out));
+    let writer = tokio::spawn(socket::write(sink, out));
     let mut session = Session::new(store, agent, frames, closing.child_token());
     session.serve(&mut stream).await;
-    session.end(writer).await;
-}
-
-/// Writes frames as they come; many that wait go out together.
-async fn write<S>(mut sink: SplitSink<WebSocketStream<S>, Message>, mut out: mpsc::Receiver<Message>)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let mut waiting = Vec::with_capacity(OUT);
-    while out.recv_many(&mut waiting, OUT).await > 0 {
-        for message in waiting.drain(..) {
-            if sink.feed(message).await.is_err() {
-                return;
-            }
-        }
-        if sink.flush().await.is_err() {
-            return;
+    let (store, agent, clone) = (session.store.clone(), session.agent.id, session.clone);
+    let answers = async {
+        let closed = stream.any(async |message| matches!(message, Ok(Message::Close(_))));
+        clone && timeout(GOODBYE, closed).await.unwrap_or(false)
+    };
+    let ((), lives) = tokio::join!(session.end(writer), answers);
+    if lives {
+        tracing::warn!(
+            "Two live processes use this agent's identity: a copy of its state folder runs elsewhere; enrol one of them \
+             anew (`passerelle-agent re-enrol`), or revoke the agent if nobody of yours copied it"
+        );
+        if let Err(error) = store.clone_seen(agent).await {
+            tracing::error!(%error, "Could not note that an agent has a clone");
         }
     }
-    // Errors here mean that the peer is gone, which is what we want.
-    drop(sink.close().await);
 }
 
 /// What a select arm woke up for.
@@ -132,6 +114,12 @@ struct Session {
     closing: CancellationToken,
     /// Why the connection ended without a word of the session.
     lost: Option<String>,
+    /// The hub's keys that the agent trusts, by its hello.
+    trusted: Vec<KeyId>,
+    /// The newest of them that it was told of since.
+    known: Option<KeyId>,
+    /// Another process with the agent's identity has fenced this one.
+    clone: bool,
 }
 
 impl Session {
@@ -160,6 +148,9 @@ impl Session {
             progress: HashMap::new(),
             closing,
             lost: None,
+            trusted: Vec::new(),
+            known: None,
+            clone: false,
         }
     }
 
@@ -252,6 +243,11 @@ impl Session {
             }
             HubEvent::Unsupported(of) => tracing::warn!(of, "Message of an unknown type"),
             HubEvent::Hello(hello) => match self.check(&hello) {
+                Ok(()) if self.store.shared().keyring.keys().after(&hello.hub_keys).is_none() => {
+                    let message = "this agent trusts none of the hub's signing keys: the hub was restored from a backup \
+                                   older than its key; re-enrol the agent, or restore a newer backup";
+                    self.refuse("hub_key", message, false, Some(UNTRUSTED_S));
+                }
                 Ok(()) => self.unstored.push_back(HubEvent::Hello(hello)),
                 Err((code, message)) => self.refuse(code, &message, true, None),
             },
@@ -302,11 +298,13 @@ impl Session {
         let ordered = match event {
             HubEvent::Hello(hello) => {
                 self.arrived = true;
+                self.trusted.clone_from(&hello.hub_keys);
                 let arrival = Arrival {
                     agent,
                     session: self.id,
                     tenant: self.agent.tenant.clone(),
                     site: self.agent.site.clone(),
+                    instance: hello.instance.clone(),
                     commands: own.clone(),
                     heard: Arc::clone(&self.heard),
                     stop: self.closing.clone(),
@@ -387,6 +385,7 @@ impl Session {
                 self.epoch = welcome.epoch;
                 tracing::info!(session_id = %self.id, epoch = welcome.epoch, held = welcome.held.len(), "Session open");
                 self.machine.welcome(*welcome);
+                self.tell_keys();
                 for attempt in cancel {
                     self.machine.cancel(attempt, now);
                 }
@@ -394,7 +393,8 @@ impl Session {
             Command::Opened(Ok(Opened::Revoked)) | Command::Revoked => {
                 self.refuse("revoked", "this agent's identity was revoked: enrol it again", true, None);
             }
-            Command::Opened(Ok(Opened::TierRequired)) => {
+            Command::Keys => drop(self.tell_keys()),
+            Command::Opened(Ok(Opened::TierRequired)) | Command::TierRequired => {
                 let message = "hybrid mode needs the Enterprise tier: have the tenant's tier changed";
                 self.refuse("tier_required", message, true, None);
             }
@@ -403,10 +403,16 @@ impl Session {
             Command::Ack(attempt) => self.machine.ack_report(attempt),
             Command::Cancel(attempt) => self.machine.cancel(attempt, now),
             Command::Grant(attempt) => self.machine.grant_commit(attempt),
-            Command::Fenced => {
-                tracing::warn!(session_id = %self.id, "A newer connection of the same agent fences this one");
-                let message = "a newer connection with this agent's identity is open";
-                self.refuse("fenced", message, false, Some(FENCED_S));
+            Command::Fenced { clone, wait_s } => {
+                self.clone = clone;
+                tracing::warn!(session_id = %self.id, clone, "A newer connection of the same agent fences this one");
+                let message = if clone {
+                    "another process uses this agent's identity, and is connected: a copy of the state folder runs \
+                     elsewhere"
+                } else {
+                    "a newer connection with this agent's identity is open"
+                };
+                self.refuse("fenced", message, false, Some(wait_s));
             }
         }
     }
@@ -415,7 +421,9 @@ impl Session {
     async fn offer(&mut self, to_offer: crate::model::AttemptToOffer) {
         let attempt = Attempt::new(to_offer.job.id, to_offer.attempt);
         let resource = to_offer.job.resource.clone();
-        let made = offer::make(&self.store, self.agent.id, self.epoch, to_offer).await;
+        // The agent hears of a key before it gets what that key signed.
+        let key = self.tell_keys();
+        let made = offer::make(&self.store, &key, self.agent.id, self.epoch, to_offer).await;
         let code = match made.map(|offer| self.machine.offer(offer, resource, Instant::now())) {
             Ok(Ok(())) => return,
             Ok(Err(no_credit)) => {
@@ -467,7 +475,7 @@ impl Session {
                 }
             }
             if let Some(reason) = self.machine.closed() {
-                last.push(Message::Close(Some(close_frame(reason))));
+                last.push(Message::Close(Some(socket::close_frame(reason))));
             }
             for message in last {
                 if self.frames.send(message).await.is_err() {
@@ -489,11 +497,4 @@ impl Session {
             drop(self.store.order(place, true, move |tx| sessions::closed(tx, agent, id), drop));
         }
     }
-}
-
-fn close_frame(reason: &CloseReason) -> CloseFrame {
-    let mut text = reason.to_string();
-    // A control frame carries at most 125 bytes, two of them the code (RFC 6455 §5.5).
-    text.truncate(text.floor_char_boundary(123));
-    CloseFrame { code: CloseCode::from(reason.close_code()), reason: Utf8Bytes::from(text) }
 }

@@ -40,6 +40,7 @@ pub fn enrol_request(token: &str, key: &SigningKey) -> EnrolRequest {
         public_key: key.public().clone(),
         name: name("paris-1"),
         agent_version: "0.1.0".to_owned(),
+        replaces: None,
     }
 }
 
@@ -101,6 +102,7 @@ impl Agent {
             name: name("paris-1"),
             agent_version: "0.1.0".to_owned(),
             instance: "test".to_owned(),
+            hub_keys: Vec::new(),
             max_jobs: 8,
             connectors: BTreeMap::from([(name("file"), ConnectorAnnouncement { operations })]),
             resources: vec![ResourceAnnouncement {

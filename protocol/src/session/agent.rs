@@ -5,8 +5,8 @@ use super::{
     link::{CloseReason, Frame, Link, Recent, Resend, Undecoded, check_events},
 };
 use crate::{
-    Accept, Commit, Decline, Draining, Hello, Intent, Offer, Progress, Refuse, Report, Sha256, ToAgent,
-    ToHub, Unsupported, VersionRange, Welcome, decode_to_agent,
+    Accept, Commit, Decline, Draining, Hello, HubKeys, Intent, Offer, Progress, Refuse, Report, Sha256,
+    ToAgent, ToHub, Unsupported, VersionRange, Welcome, decode_to_agent,
     limits::{HANDSHAKE, MAX_JOBS, MAX_UNACKED_REPORT_BYTES, MAX_UNACKED_REPORTS, RESEND},
     outcome::cut_message,
 };
@@ -22,6 +22,8 @@ pub enum AgentEvent {
     Welcomed(Welcome),
     /// The hub refused the session; it is closed.
     Refused(Refuse),
+    /// The hub has newer signing keys: verify and keep them before the offers that follow are looked at.
+    HubKeys(HubKeys),
     /// An attempt is offered: answer with [`AgentSession::accept`] or [`AgentSession::decline`].
     Offered(Offer),
     /// The hub wants the attempt stopped. May come more than once.
@@ -299,6 +301,10 @@ impl AgentSession {
             }
             // Reordered before the welcome: the hub sends it again.
             (State::AwaitWelcome { .. } | State::Closed(_), _) | (State::Open, ToAgent::Welcome(_)) => Ok(()),
+            (State::Open, ToAgent::HubKeys(keys)) => {
+                self.events.push_back(AgentEvent::HubKeys(keys));
+                Ok(())
+            }
             (State::Open, ToAgent::Offer(offer)) => self.handle_offer(offer),
             (State::Open, ToAgent::CommitGranted(granted)) => {
                 let attempt = Attempt::new(granted.job, granted.attempt);

@@ -5,8 +5,8 @@ use super::{
     link::{CloseReason, Frame, Link, Recent, Resend, Undecoded, check_events},
 };
 use crate::{
-    Cancel, Commit, CommitGranted, Decline, HeldAction, Hello, Name, Offer, Progress, Refuse, Report,
-    ReportAck, ToAgent, ToHub, Unsupported, Welcome, decode_to_hub,
+    Cancel, Commit, CommitGranted, Decline, HeldAction, Hello, HubKeys, Name, Offer, Progress, Refuse,
+    Report, ReportAck, ToAgent, ToHub, Unsupported, Welcome, decode_to_hub,
     limits::{HANDSHAKE, MAX_JOBS, MAX_UNANSWERED_OFFER_BYTES, RESEND},
 };
 use std::{
@@ -293,6 +293,11 @@ impl HubSession {
     /// Grants an attempt its final effect. Call it only when the grant is stored.
     pub fn grant_commit(&mut self, attempt: Attempt) {
         self.send(CommitGranted { job: attempt.job, attempt: attempt.number });
+    }
+
+    /// Tells the signing keys that the agent does not know yet. Call it before the first offer that needs them.
+    pub fn tell_keys(&mut self, statements: Vec<String>) {
+        self.send(HubKeys { statements });
     }
 
     /// Says that a report is stored, and frees the attempt's credit.

@@ -36,6 +36,7 @@ fn hello(max_jobs: u32, resources: &[(&str, u32)]) -> Hello {
         name: name("paris-1"),
         agent_version: "0.1.0".to_owned(),
         instance: "i".to_owned(),
+        hub_keys: Vec::new(),
         max_jobs,
         connectors: [connector].into(),
         resources: resources

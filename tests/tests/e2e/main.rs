@@ -16,6 +16,7 @@ mod frozen;
 mod hostile_agent;
 mod hostile_hub;
 mod http;
+mod identity;
 mod jobs;
 mod large;
 mod leftovers;

@@ -6,6 +6,7 @@
 //! Limits of a resource hold across the site: its agents share one private system. Attempts of agents that are away count
 //! until their lease is over or they come back.
 
+mod identity;
 mod rate;
 mod session;
 mod silence;
@@ -16,9 +17,8 @@ pub(crate) use silence::Heard;
 use super::breaker::{Breaker, Health};
 use crate::{
     clock,
-    model::{AttemptToOffer, Live, NewJob, OperationView},
+    model::{AttemptToOffer, NewJob, OperationView},
 };
-use jiff::Timestamp;
 use passerelle_protocol::{AgentId, Hello, Name, Repeat, SessionId, limits::MAX_JOBS, session::Attempt};
 use rate::Rate;
 use session::{Resource, Session};
@@ -68,10 +68,14 @@ pub(crate) enum Command {
     Cancel(Attempt),
     /// The grant is stored.
     Grant(Attempt),
-    /// A newer connection of the same agent is here.
-    Fenced,
+    /// A newer connection of the same agent is here: of the same process, or of another one.
+    Fenced { clone: bool, wait_s: u32 },
     /// The agent was revoked.
     Revoked,
+    /// The tenant's tier has no hybrid mode any more.
+    TierRequired,
+    /// The hub signs with another key from now on.
+    Keys,
     /// What the agent told could not be stored.
     StoreFailed(crate::store::Error),
 }
@@ -83,6 +87,8 @@ pub(crate) struct Arrival {
     pub(crate) session: SessionId,
     pub(crate) tenant: Name,
     pub(crate) site: Name,
+    /// The process, as its hello names it.
+    pub(crate) instance: String,
     pub(crate) commands: mpsc::Sender<Command>,
     /// When the agent was last heard.
     pub(crate) heard: Arc<Heard>,
@@ -478,20 +484,5 @@ impl Registry {
     /// The agents with a live session.
     pub(crate) fn agents(&self) -> Vec<AgentId> {
         self.state().sessions.keys().copied().collect()
-    }
-
-    pub(crate) fn online_at(&self, tenant: &Name, site: &Name) -> u64 {
-        self.state().at(tenant, site).count() as u64
-    }
-
-    pub(crate) fn online(&self, agent: AgentId) -> Option<Live> {
-        let state = self.state();
-        let session = state.sessions.get(&agent)?;
-        let seen = Timestamp::from_millisecond(session.arrival.heard.unix_ms.load(Ordering::Relaxed));
-        Some(Live {
-            connected_at: session.connected_at,
-            last_seen_at: seen.unwrap_or(session.connected_at),
-            jobs_running: session.attempts.len() as u64,
-        })
     }
 }

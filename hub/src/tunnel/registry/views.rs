@@ -1,14 +1,31 @@
 //! What the live sessions announce, as the API shows it.
 
 use super::{QueueKey, Registry};
-use crate::model::{AgentPause, LimitsView, PauseView, ResourceView};
-use passerelle_protocol::{Name, Pause};
+use crate::model::{AgentPause, LimitsView, Live, PauseView, ResourceView};
+use jiff::Timestamp;
+use passerelle_protocol::{AgentId, Name, Pause};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering,
     time::Instant,
 };
 
 impl Registry {
+    pub(crate) fn online_at(&self, tenant: &Name, site: &Name) -> u64 {
+        self.state().at(tenant, site).count() as u64
+    }
+
+    pub(crate) fn online(&self, agent: AgentId) -> Option<Live> {
+        let state = self.state();
+        let session = state.sessions.get(&agent)?;
+        let seen = Timestamp::from_millisecond(session.arrival.heard.unix_ms.load(Ordering::Relaxed));
+        Some(Live {
+            connected_at: session.connected_at,
+            last_seen_at: seen.unwrap_or(session.connected_at),
+            jobs_running: session.attempts.len() as u64,
+        })
+    }
+
     /// What the agents of a site announce: operations joined, the strictest limits.
     pub(crate) fn resources(&self, tenant: &Name, site: &Name) -> Vec<ResourceView> {
         let state = self.state();

@@ -66,10 +66,28 @@ async fn a_hello_that_does_not_fit_is_refused_with_a_reason() {
         let AgentEvent::Refused(refuse) = agent.event().await else { panic!("{code}: not refused") };
         assert_eq!((refuse.code.as_str(), refuse.permanent), (code, true));
     }
+    let mut lost = hello(&identity);
+    lost.hub_keys = vec![identity.key.public().id().clone()];
+    let mut agent = Agent::dial(served.address, &identity, lost).await;
+    let AgentEvent::Refused(refuse) = agent.event().await else { panic!("not refused") };
+    assert_eq!((refuse.code.as_str(), refuse.permanent), ("hub_key", false));
+}
+
+#[tokio::test]
+async fn a_tenant_that_loses_its_tier_loses_its_live_sessions() {
+    let hub = Hub::new().await;
+    let identity = hub.agent().await;
+    let served = Served::start(&hub.store).await;
+    let (mut agent, _) = Agent::connect(served.address, &identity, hello(&identity)).await;
     hub.store.set_tier(name("acme"), Tier::Standard).await.unwrap();
-    let mut agent = Agent::dial(served.address, &identity, hello(&identity)).await;
     let AgentEvent::Refused(refuse) = agent.event().await else { panic!("not refused") };
     assert_eq!((refuse.code.as_str(), refuse.permanent), ("tier_required", true));
+    let Err((status, text)) = dial(served.address, &token(&identity, &claims(&identity))).await else {
+        panic!("not refused")
+    };
+    assert!(status == 403 && text.contains("Enterprise"), "{status} {text}");
+    hub.store.set_tier(name("acme"), Tier::Enterprise).await.unwrap();
+    Agent::connect(served.address, &identity, hello(&identity)).await;
 }
 
 #[tokio::test]

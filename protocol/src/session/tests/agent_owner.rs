@@ -157,7 +157,9 @@ impl AgentOwner {
                 assert!(matches!(entry.stage, Stage::Finished(_)));
                 *self.acked.entry(attempt).or_default() += 1;
             }
-            AgentEvent::Refused(_) | AgentEvent::Unsupported(_) => panic!("{event:?}"),
+            AgentEvent::HubKeys(_) | AgentEvent::Refused(_) | AgentEvent::Unsupported(_) => {
+                panic!("{event:?}")
+            }
         }
         self.flush(now);
     }
