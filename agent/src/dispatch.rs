@@ -38,6 +38,8 @@ pub const STOPPING: &str = "the agent is being stopped";
 pub struct Trust<'a> {
     /// The keys that may sign envelopes.
     pub job_keys: &'a [VerifyingKey],
+    /// Whether the operator chose them (`[trust] job_keys`): then the hub's own are not among them.
+    pub pinned: bool,
     /// The hub's keys, which sign tickets.
     pub ticket_keys: &'a [VerifyingKey],
     /// The agent.
@@ -69,8 +71,14 @@ fn rejected(code: Code, message: impl Into<String>) -> Rejected {
 /// `signature_invalid`, `envelope_expired` or `replayed`.
 pub fn verify(offer: &Offer, trust: &Trust<'_>, now: i64) -> Result<(Envelope, Ticket), Rejected> {
     let signature = |what: &str, e: &JwsError| rejected(Code::SignatureInvalid, format!("the {what}: {e}"));
-    let envelope =
-        Envelope::verify(trust.job_keys, &offer.envelope).map_err(|e| signature("envelope", &e))?;
+    let envelope = Envelope::verify(trust.job_keys, &offer.envelope).map_err(|e| match e {
+        JwsError::UnknownKey if trust.pinned => rejected(
+            Code::SignatureInvalid,
+            "the envelope: signed with an unknown key: this agent takes only jobs signed with the keys that its operator \
+             pinned (trust.job_keys)",
+        ),
+        e => signature("envelope", &e),
+    })?;
     let ticket = Ticket::verify(trust.ticket_keys, &offer.ticket).map_err(|e| signature("ticket", &e))?;
     let wrong = |message: &str| Err(rejected(Code::SignatureInvalid, message));
     if envelope.job != offer.job || ticket.job != offer.job || ticket.attempt != offer.attempt {
@@ -165,6 +173,7 @@ impl Agent {
         let pinned = &settings.trusted_job_keys;
         let trust = Trust {
             job_keys: if pinned.is_empty() { &enrolled.job_keys } else { pinned },
+            pinned: !pinned.is_empty(),
             ticket_keys: &enrolled.job_keys,
             agent: enrolled.agent,
             tenant: &enrolled.tenant,
@@ -308,6 +317,12 @@ impl Agent {
                 let message =
                     format!("attempt {} is not higher than {highest}, the highest seen", attempt.number);
                 Err((Code::Replayed, message, None))
+            }
+            (Accepted::Spent { allowed }, _) => {
+                let message = format!(
+                    "the envelope allows {allowed} attempts, and this agent has accepted as many: sign a new one"
+                );
+                Err((Code::EnvelopeExpired, message, None))
             }
         }
     }

@@ -8,6 +8,7 @@ mod agents;
 pub mod auth;
 mod blobs;
 mod body;
+mod envelope;
 mod events;
 mod health;
 mod jobs;

@@ -21,6 +21,7 @@ pub mod retention;
 pub(crate) mod row;
 pub(crate) mod schema;
 pub(crate) mod sessions;
+mod signed;
 mod timers;
 pub(crate) mod transition;
 mod wait;
@@ -108,6 +109,12 @@ pub enum Error {
     /// The hub's disk is full.
     #[error("the hub's disk is full: free some space or raise the volume's size")]
     Full,
+    /// The envelope that the client signed allows no more.
+    #[error("{0}")]
+    EnvelopeExpired(String),
+    /// The tenant has as much as it may have.
+    #[error("{0}")]
+    Quota(String),
     /// A fault of the hub.
     #[error("internal fault: {0}")]
     Internal(String),
@@ -134,7 +141,8 @@ impl Error {
             Self::TierRequired(_) => ApiCode::TierRequired,
             Self::ApplicationIncompatible(_) => ApiCode::ApplicationIncompatible,
             Self::DigestMismatch { .. } => ApiCode::DigestMismatch,
-            Self::Full => ApiCode::Quota,
+            Self::EnvelopeExpired(_) => ApiCode::EnvelopeExpired,
+            Self::Full | Self::Quota(_) => ApiCode::Quota,
             Self::Internal(_) => ApiCode::Internal,
         }
     }

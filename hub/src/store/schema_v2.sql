@@ -22,3 +22,7 @@ INSERT INTO files SELECT id, output_sha256, 1 FROM jobs
   WHERE output_sha256 IS NOT NULL AND seq NOT IN (SELECT job FROM outputs);
 INSERT OR IGNORE INTO files SELECT job, sha256, 1 FROM uploads WHERE complete = 1;
 INSERT INTO uses SELECT payload, id FROM jobs WHERE payload IS NOT NULL;
+
+-- The envelope that the client signed, a compact JWS; NULL: the hub signs at each offer. With it, `idempotency_body` is the
+-- digest of the submission also without an idempotency key.
+ALTER TABLE jobs ADD COLUMN envelope TEXT;

@@ -12,5 +12,6 @@ mod jobs;
 mod openapi;
 mod output;
 mod refusals;
+mod signed;
 mod sites;
 mod support;
