@@ -4,8 +4,10 @@
 //! tenant, the times and the payload are looked at, so that what no agent would take is refused at once, with a reason.
 
 use super::{
-    App, body,
-    problem::Problem,
+    App,
+    auth::{Allowed, JobsRead},
+    body, id,
+    problem::{Problem, ProblemDocument},
     submission::{
         Checked, MAX_DEADLINE_S, MAX_TIMEOUT_S, OnFailure, Submission, check_labels, check_order_key,
         check_params, check_priority, is_media_type, on_failure,
@@ -15,6 +17,10 @@ use crate::{
     clock,
     model::{ClientEnvelope, NewJob, PayloadRef},
     store::Error,
+};
+use axum::{
+    Json,
+    extract::{Path, State},
 };
 use jiff::{SignedDuration, Timestamp};
 use passerelle_protocol::{ApiCode, Envelope, Name, Sha256, limits::CLOCK_SKEW};
@@ -81,6 +87,31 @@ pub fn read(bytes: &[u8]) -> Result<Read, Problem> {
         Err(_) if serde_json::from_slice::<Signed>(bytes).is_ok() => body::parse(bytes).map(Read::Signed),
         Err(refused) => Err(refused),
     }
+}
+
+/// An envelope, as its client signed it.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+pub struct EnvelopeView {
+    /// The compact JWS.
+    envelope: String,
+}
+
+/// The envelope that the job's client signed: what a retry past its end has to be signed anew from.
+#[utoipa::path(
+    get, path = "/v1/jobs/{id}/envelope", tag = "jobs", params(("id" = String, Path)),
+    responses(
+        (status = 200, body = EnvelopeView),
+        (status = 404, body = ProblemDocument, description = "`not_found`: also for a job that the hub signs"),
+        (status = "default", body = ProblemDocument),
+    )
+)]
+pub async fn show(
+    caller: Allowed<JobsRead>,
+    State(app): State<App>,
+    Path(job): Path<String>,
+) -> Result<Json<EnvelopeView>, Problem> {
+    let envelope = app.store.envelope(caller.tenant, id("job", &job)?).await?;
+    Ok(Json(EnvelopeView { envelope }))
 }
 
 /// The claims of a well-formed envelope.
@@ -165,12 +196,12 @@ fn check(app: &App, tenant: &Name, claims: &Envelope) -> Result<(), Problem> {
         let detail = format!("envelope.tenant: {} is not the tenant of this API key", claims.tenant);
         return Err(Problem::new(ApiCode::Forbidden, detail));
     }
-    let id = claims.job.uuid();
-    if id.get_version_num() != 7 {
+    let uuid = claims.job.uuid();
+    if uuid.get_version_num() != 7 {
         return bad("job: expected a UUID of version 7 (RFC 9562)".to_owned());
     }
     let now = clock::now();
-    let made = i64::try_from(id.as_u128() >> 80).unwrap_or(i64::MAX);
+    let made = i64::try_from(uuid.as_u128() >> 80).unwrap_or(i64::MAX);
     if made > now.as_millisecond().saturating_add(MAX_AHEAD_MS) {
         return bad("job: the time in this UUID lies more than a day ahead".to_owned());
     }

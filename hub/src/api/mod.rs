@@ -119,6 +119,7 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(jobs::submit, jobs::list))
         .routes(routes!(jobs::show))
         .routes(routes!(jobs::cancel))
+        .routes(routes!(envelope::show))
         .routes(routes!(jobs::retry))
         .routes(routes!(jobs::resolve))
         .routes(routes!(jobs::output))

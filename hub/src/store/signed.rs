@@ -11,10 +11,29 @@ use super::{
 };
 use crate::model::{BlobInfo, NewJob};
 use jiff::Timestamp;
-use passerelle_protocol::{Envelope, Name, Sha256};
+use passerelle_protocol::{Envelope, JobId, Name, Sha256};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 impl Store {
+    /// The envelope that a job's client signed.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such job, or the hub signs it.
+    pub async fn envelope(&self, tenant: Name, id: JobId) -> Result<String, Error> {
+        self.read(move |conn| {
+            let found: Option<Option<String>> = conn
+                .prepare_cached("SELECT envelope FROM jobs WHERE id = ?1 AND tenant = ?2")?
+                .query_row(params![id.uuid().as_bytes(), tenant.as_str()], |row| row.get(0))
+                .optional()?;
+            match found {
+                Some(Some(envelope)) => Ok(envelope),
+                Some(None) => Err(Error::NotFound(format!("job {id} is signed by the hub at each offer"))),
+                None => Err(Error::NotFound(format!("no job {id}"))),
+            }
+        })
+        .await
+    }
+
     /// The tenant's uploaded blob of this size and digest, the newest if there are several.
     ///
     /// # Errors

@@ -36,6 +36,7 @@ async fn every_route_is_in_the_document_and_the_other_way_round() {
         "/v1/jobs/{id}/retry",
         "/v1/jobs/{id}/resolve",
         "/v1/jobs/{id}/output",
+        "/v1/jobs/{id}/envelope",
         "/v1/calls",
         "/v1/blobs",
         "/v1/blobs/{id}",

@@ -88,6 +88,7 @@ async fn a_key_without_the_scope_is_told_which_one_it_lacks() {
         (Method::GET, "/v1/jobs".to_owned(), "jobs:read"),
         (Method::GET, format!("/v1/jobs/{id}"), "jobs:read"),
         (Method::GET, format!("/v1/jobs/{id}/output"), "jobs:read"),
+        (Method::GET, format!("/v1/jobs/{id}/envelope"), "jobs:read"),
         (Method::POST, format!("/v1/jobs/{id}/cancel"), "jobs:write"),
         (Method::POST, format!("/v1/jobs/{id}/retry"), "jobs:write"),
         (Method::POST, format!("/v1/jobs/{id}/resolve"), "jobs:write"),

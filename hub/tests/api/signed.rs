@@ -90,6 +90,8 @@ async fn an_envelope_is_stored_once_and_offered_to_the_letter() {
     let keys = [hub.store.signing_key().public().clone()];
     let ticket = passerelle_protocol::Ticket::verify(&keys, &offer.ticket).unwrap();
     assert_eq!(ticket.envelope, Sha256::of(text.as_bytes()));
+    let path = format!("/v1/jobs/{}/envelope", claims.job);
+    assert_eq!(hub.get(&path).await.expect(200).json(), json!({"envelope": text}));
     let again = hub.post("/v1/jobs", &body).await.expect(200).json();
     assert_eq!(again["state"], "offered");
     assert_eq!(hub.get("/v1/jobs").await.json()["items"].as_array().unwrap().len(), 1);

@@ -21,6 +21,7 @@ mod pressure;
 mod reload;
 mod restored;
 mod shutdown;
+mod signed;
 mod startup;
 mod steps;
 mod tunnel;
