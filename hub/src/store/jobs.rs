@@ -224,6 +224,7 @@ impl Store {
             if decision == Decision::Forbidden {
                 return Err(forbidden(&job, "retried"));
             }
+            tx.shared.shares.open_job(tx.conn, &tenant)?;
             if signed::retry(tx, &mut job, renewed)? {
                 attempts::apply(tx, &job, decision)?;
                 return whole_job(tx.conn, &tenant, id);
@@ -338,6 +339,7 @@ fn submit(tx: &mut Tx<'_>, job: NewJob) -> Result<Submitted, Error> {
     if !site {
         return Err(Error::SiteUnknown(job.site));
     }
+    tx.shared.shares.open_job(tx.conn, &job.tenant)?;
     store_payload(tx, &job)?;
     let (blocks, ready) = lines::on_submission(tx, &job)?;
     let first = if ready { dispatch::at_once(tx, &job)? } else { None };

@@ -16,6 +16,7 @@ mod jobs;
 mod leases;
 mod lines;
 mod memory;
+pub mod quota;
 mod reader;
 pub mod retention;
 pub(crate) mod row;
@@ -248,6 +249,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) caches: Caches,
     pub(crate) waiters: Waiters,
+    pub(crate) shares: quota::Shares,
     pub(crate) changes: broadcast::Sender<Change>,
     commits: AtomicU64,
     writes: AtomicU64,
@@ -309,6 +311,7 @@ impl Store {
             registry: Registry::default(),
             caches: Caches::default(),
             waiters: Waiters::default(),
+            shares: quota::Shares::default(),
             changes: broadcast::Sender::new(CHANGES),
             commits: AtomicU64::new(0),
             writes: AtomicU64::new(0),
@@ -416,6 +419,11 @@ impl Store {
 
     pub(crate) fn shared(&self) -> &Shared {
         &self.inner.shared
+    }
+
+    /// The same, for a task of its own.
+    pub(crate) fn shared_handle(&self) -> Arc<Shared> {
+        Arc::clone(&self.inner.shared)
     }
 
     pub(crate) fn files(&self) -> &Files {

@@ -8,6 +8,8 @@ mod blobs;
 mod commands;
 mod ending;
 mod events;
+mod hardening;
+mod isolation;
 mod jobs;
 mod openapi;
 mod output;

@@ -16,7 +16,7 @@ pub fn new_id() -> JobId {
 }
 
 /// An envelope as a client makes it: an hour to start, a day to retry.
-fn envelope() -> Envelope {
+pub fn envelope() -> Envelope {
     let now = Timestamp::now().as_second();
     Envelope {
         job: new_id(),

@@ -11,6 +11,7 @@ mod enrolment;
 mod files;
 mod frozen;
 mod hostile_agent;
+mod hostile_agent_cases;
 mod hostile_hub;
 mod http;
 mod jobs;
