@@ -38,6 +38,7 @@ fn large(resource: &str) -> Value {
 impl World {
     /// What must not change.
     async fn theirs(&self) -> Vec<Value> {
+        self.stored().await;
         let agents = self.hub.api.get("/v1/agents?site=paris").await.body;
         let agents = agents["items"].as_array().cloned().unwrap_or_default();
         let mut theirs = vec![self.hub.api.job(&self.running).await, self.hub.api.job(&self.queued).await];
@@ -46,6 +47,11 @@ impl World {
             agent
         }));
         theirs
+    }
+
+    /// Returns when what the hub has read before is stored: writes are done in their order, refused ones too.
+    async fn stored(&self) {
+        assert_eq!(self.hub.api.post(&format!("/v1/jobs/{NOBODY}/cancel"), &json!({})).await.status, 404);
     }
 
     /// A session of the bad agent, and what it says; whatever comes of it, the hub has dealt with it at the end.
@@ -382,6 +388,7 @@ cases! {
         lie["outcome"]["output"] = json!({"size": 300_000, "sha256": NOTHING, "media_type": "text/csv"});
         tunnel.send(&lie).await;
         dealt_with(&mut tunnel).await;
+        w.stored().await;
         assert_ne!(w.hub.api.job(&id).await["state"], "succeeded");
     },
     "an output in the report that is not what it says" => |w| {
@@ -391,6 +398,7 @@ cases! {
             json!({"size": 1, "sha256": NOTHING, "media_type": "text/csv", "data": "eA=="});
         let _closed = tunnel.send_raw(Message::text(lie.to_string())).await;
         dealt_with(&mut tunnel).await;
+        w.stored().await;
         assert_ne!(w.hub.api.job(&id).await["state"], "succeeded");
     },
     "accepted twice, reported twice, and otherwise the second time" => |w| {
@@ -400,7 +408,7 @@ cases! {
             tunnel.send(&message).await;
         }
         dealt_with(&mut tunnel).await;
-        assert_eq!(w.hub.api.job(&id).await["state"], "failed");
+        assert_eq!(w.hub.api.end_of(&id, PATIENCE).await["state"], "failed");
     },
     "a public sentence and a result beyond all bounds" => |w| {
         let (mut tunnel, id) = w.own().await;
