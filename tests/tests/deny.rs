@@ -8,7 +8,11 @@ use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 fn metadata() -> Metadata {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
-    MetadataCommand::new().current_dir(root).other_options(["--locked".to_owned()]).exec().unwrap()
+    MetadataCommand::new()
+        .current_dir(root)
+        .other_options(["--locked".to_owned()])
+        .exec()
+        .expect("cargo metadata")
 }
 
 /// The names that `cargo tree` lists: what some feature of ours asks for, on any platform. The lock file names more.
@@ -27,7 +31,7 @@ fn tree(arguments: &[&str]) -> BTreeSet<String> {
 
 fn rules() -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deny.toml");
-    toml::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+    toml::from_str(&fs::read_to_string(path).expect("deny.toml")).expect("deny.toml in TOML")
 }
 
 fn texts(value: &Value) -> Vec<&str> {

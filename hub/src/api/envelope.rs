@@ -52,12 +52,13 @@ pub struct SignedSubmission {
 }
 
 /// The body of `POST /v1/jobs`, either way: only for the OpenAPI document.
-#[derive(utoipa::ToSchema)]
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(untagged)]
 #[expect(dead_code, reason = "its schema is all that is used of it")]
 pub enum AnySubmission {
     /// The hub signs.
     #[schema(title = "Signed by the hub")]
-    Hub(Submission),
+    Hub(Box<Submission>),
     /// The client has signed.
     #[schema(title = "Signed by the client")]
     Client(SignedSubmission),

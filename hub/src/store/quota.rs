@@ -64,15 +64,22 @@ impl Bound {
 /// Quotas and bounds, of all tenants.
 #[derive(Debug, Default)]
 pub(crate) struct Shares {
-    state: Mutex<(Quotas, HashMap<Name, (Bound, Bound)>)>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    quotas: Quotas,
+    open_jobs: HashMap<Name, Bound>,
+    blob_bytes: HashMap<Name, Bound>,
 }
 
 impl Shares {
     /// Takes a place for a job that is about to be open.
     pub(super) fn open_job(&self, conn: &Connection, tenant: &Name) -> Result<(), Error> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (quotas, tenants) = &mut *state;
-        let (jobs, _) = tenants.entry(tenant.clone()).or_default();
+        let State { quotas, open_jobs, .. } = &mut *state;
+        let jobs = open_jobs.entry(tenant.clone()).or_default();
         let sql = "SELECT count(*) FROM jobs INDEXED BY jobs_open WHERE tenant = ?1 AND finished_at IS NULL";
         if jobs.add(1, quotas.open_jobs, || number(conn, sql, tenant))? {
             return Ok(());
@@ -86,8 +93,8 @@ impl Shares {
     /// Takes room for content.
     fn bytes(&self, conn: &Connection, tenant: &Name, more: u64) -> Result<(), Error> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (quotas, tenants) = &mut *state;
-        let (_, bytes) = tenants.entry(tenant.clone()).or_default();
+        let State { quotas, blob_bytes, .. } = &mut *state;
+        let bytes = blob_bytes.entry(tenant.clone()).or_default();
         let count = || {
             let blobs = number(conn, "SELECT coalesce(sum(size), 0) FROM blobs WHERE tenant = ?1", tenant)?;
             let open = "SELECT coalesce(sum(length), 0) FROM uploads WHERE tenant = ?1 AND job IS NULL";
@@ -105,7 +112,7 @@ impl Shares {
 
     /// Refuses an agent too many.
     pub(super) fn agent(&self, conn: &Connection, tenant: &Name) -> Result<(), Error> {
-        let most = self.state.lock().unwrap_or_else(PoisonError::into_inner).0.agents;
+        let most = self.state.lock().unwrap_or_else(PoisonError::into_inner).quotas.agents;
         let sql = "SELECT count(*) FROM agents WHERE tenant = ?1 AND revoked_at IS NULL";
         if number(conn, sql, tenant)? < most {
             return Ok(());
@@ -122,7 +129,7 @@ fn number(conn: &Connection, sql: &str, tenant: &Name) -> Result<u64, Error> {
 impl Store {
     /// What each tenant may have from now on.
     pub fn set_quotas(&self, quotas: Quotas) {
-        self.shared().shares.state.lock().unwrap_or_else(PoisonError::into_inner).0 = quotas;
+        self.shared().shares.state.lock().unwrap_or_else(PoisonError::into_inner).quotas = quotas;
     }
 
     /// Takes room for so many bytes of a tenant's content, before they come.
