@@ -74,7 +74,7 @@ impl World {
     }
 
     async fn hello(&self, spoil: Value) {
-        let mut tunnel = self.bad.tunnel(&self.bad.token(0)).await.ok().expect("a tunnel");
+        let mut tunnel = self.bad.tunnel(&self.bad.token(0)).await.expect("a tunnel");
         let hello = with(tunnel.hello(json!([])), spoil);
         let _closed = tunnel.send_raw(Message::text(hello.to_string())).await;
         dealt_with(&mut tunnel).await;
@@ -175,7 +175,7 @@ cases! {
     "a token from the future" => |w| w.refused(&w.bad.token(900)).await,
     "a token used before" => |w| {
         let token = w.bad.token(0);
-        drop(w.bad.tunnel(&token).await.ok().expect("a tunnel"));
+        drop(w.bad.tunnel(&token).await.expect("a tunnel"));
         w.refused(&token).await;
     },
     "a token for another hub" => |w| w.refused(&w.forged(|t| t.aud = "urn:other".to_owned(), None)).await,
@@ -286,7 +286,7 @@ cases! {
         dealt_with(&mut tunnel).await;
     },
     "a message before its hello" => |w| {
-        let mut tunnel = w.bad.tunnel(&w.bad.token(0)).await.ok().expect("a tunnel");
+        let mut tunnel = w.bad.tunnel(&w.bad.token(0)).await.expect("a tunnel");
         tunnel.send(&report(&w.running, 1)).await;
         tunnel.closed().await;
     },
