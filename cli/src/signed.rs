@@ -50,7 +50,7 @@ pub(crate) async fn body(
 ) -> Result<Map<String, Value>, Failure> {
     let tenant = match &submit.tenant {
         Some(tenant) => read("tenant", tenant)?,
-        None => tenant(client, &submit.site).await?,
+        None => tenant(client).await?,
     };
     let now = now()?;
     let mut random = [0; 10];
@@ -86,16 +86,13 @@ pub(crate) async fn body(
     Ok(signed)
 }
 
-/// Whose site it is, as the hub says. An agent refuses what was signed for another tenant than its own.
-async fn tenant(client: &Client, site: &str) -> Result<Name, Failure> {
-    let sites = client.get("v1/sites", &[]).await.map_err(|failure| {
+/// The tenant of the API key, as the hub says. An agent refuses what was signed for another tenant than its own.
+async fn tenant(client: &Client) -> Result<Name, Failure> {
+    let told = client.header("v1/sites", "passerelle-tenant").await.map_err(|failure| {
         Failure::hub(format!("the tenant cannot be asked for ({}): give --tenant", failure.message))
     })?;
-    let items = sites.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let found = items.iter().find(|item| item.get("name").and_then(Value::as_str) == Some(site));
-    let found = found.ok_or_else(|| Failure::hub(format!("site_unknown: this tenant has no site {site}")))?;
-    let told = found.get("tenant").and_then(Value::as_str).and_then(|name| name.parse().ok());
-    told.ok_or_else(|| Failure::hub("the hub does not tell the tenant of this site: give --tenant"))
+    let told = told.and_then(|name| name.parse().ok());
+    told.ok_or_else(|| Failure::hub("the hub does not tell the tenant of this API key: give --tenant"))
 }
 
 /// The body of a retry; with a key it is signed anew: the same effect, new times. What the job does is taken from the

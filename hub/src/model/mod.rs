@@ -145,9 +145,6 @@ pub struct EnrolmentTokenRecord {
 /// A site, as the API shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct SiteSummary {
-    /// The tenant it belongs to: what a client has to sign.
-    #[schema(value_type = String)]
-    pub tenant: Name,
     /// Its name.
     #[schema(value_type = String)]
     pub name: Name,

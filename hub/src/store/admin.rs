@@ -264,7 +264,6 @@ impl Store {
                 )?;
                 let rows = statement.query_map([wanted.as_str()], |row| {
                     Ok(SiteSummary {
-                        tenant: wanted.clone(),
                         name: name(row, 0)?,
                         agents: super::row::size(row, 1)?,
                         agents_online: 0,

@@ -340,7 +340,6 @@ async fn what_comes_later_says_so() {
     for answer in [
         api.post("/v1/calls", &job("compta", "list", json!({}))).await,
         api.post(&format!("/v1/agents/{agent}/revoke"), &json!({})).await,
-        api.post("/v1/jobs", &json!({"envelope": "a.b.c"})).await,
     ] {
         assert_eq!((answer.status, code(&answer.body)), (501, "not_implemented"), "{answer:?}");
     }
