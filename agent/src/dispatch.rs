@@ -40,6 +40,8 @@ pub const STOPPING: &str = "the agent is being stopped";
 pub struct Trust<'a> {
     /// The keys that may sign envelopes.
     pub job_keys: &'a [VerifyingKey],
+    /// Whether the operator chose them (`[trust] job_keys`): then the hub's own are not among them.
+    pub pinned: bool,
     /// The hub's keys, which sign tickets.
     pub ticket_keys: &'a [VerifyingKey],
     /// The agent.
@@ -71,8 +73,14 @@ fn rejected(code: Code, message: impl Into<String>) -> Rejected {
 /// `signature_invalid`, `envelope_expired` or `replayed`.
 pub fn verify(offer: &Offer, trust: &Trust<'_>, now: i64) -> Result<(Envelope, Ticket), Rejected> {
     let signature = |what: &str, e: &JwsError| rejected(Code::SignatureInvalid, format!("the {what}: {e}"));
-    let envelope =
-        Envelope::verify(trust.job_keys, &offer.envelope).map_err(|e| signature("envelope", &e))?;
+    let envelope = Envelope::verify(trust.job_keys, &offer.envelope).map_err(|e| match e {
+        JwsError::UnknownKey if trust.pinned => rejected(
+            Code::SignatureInvalid,
+            "the envelope: signed with an unknown key: this agent takes only jobs signed with the keys that its operator \
+             pinned (trust.job_keys)",
+        ),
+        e => signature("envelope", &e),
+    })?;
     let ticket = Ticket::verify(trust.ticket_keys, &offer.ticket).map_err(|e| signature("ticket", &e))?;
     let wrong = |message: &str| Err(rejected(Code::SignatureInvalid, message));
     if envelope.job != offer.job || ticket.job != offer.job || ticket.attempt != offer.attempt {
@@ -172,6 +180,7 @@ impl Agent {
         let hub_keys = self.identity.hub_keys();
         let trust = Trust {
             job_keys: if pinned.is_empty() { &hub_keys } else { pinned },
+            pinned: !pinned.is_empty(),
             ticket_keys: &hub_keys,
             agent: enrolled.agent,
             tenant: &enrolled.tenant,
@@ -334,6 +343,14 @@ impl Agent {
                 let entry = Entry::of(Kind::OfferRefused, attempt).code(Code::Replayed);
                 self.journal.refused(entry.detail(&message));
                 Err((Code::Replayed, message, None))
+            }
+            (Accepted::Spent { allowed }, _) => {
+                let message = format!(
+                    "the envelope allows {allowed} attempts, and this agent has accepted as many: sign a new one"
+                );
+                let entry = Entry::of(Kind::OfferRefused, attempt).code(Code::EnvelopeExpired);
+                self.journal.refused(entry.detail(&message));
+                Err((Code::EnvelopeExpired, message, None))
             }
         }
     }

@@ -30,6 +30,9 @@ pub(crate) enum Command {
     /// Submit, show, list, cancel, retry and resolve jobs
     #[command(subcommand)]
     Jobs(Jobs),
+    /// Make keys that sign jobs
+    #[command(subcommand)]
+    Keys(Keys),
     /// List the sites
     Sites(Sites),
     /// List the agents, or revoke one
@@ -111,6 +114,8 @@ Examples:
   passerelle jobs submit --site paris --resource orders-app --operation notify \\
       --param path=orders/42/validated --payload event.json --media-type application/json --wait 30
   passerelle jobs submit --site paris --resource crm --operation find --params @query.json --json
+  passerelle jobs submit --site paris --resource compta --operation drop --param path=FEC.txt --payload FEC.txt \\
+      --sign-key orchestrator.pem
 
 A --param value that is JSON is taken as JSON: n=5 is a number, n='\"5\"' a text. Payloads over 256 KiB are uploaded
 first, and go on where they were after a cut.")]
@@ -157,6 +162,15 @@ pub(crate) struct Submit {
     /// Makes submitting twice the same as once; default: a new one
     #[arg(long, value_name = "KEY")]
     pub(crate) idempotency_key: Option<String>,
+    /// Sign the job with this Ed25519 key (PEM, PKCS#8), for agents that pinned its public half
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sign_key: Option<PathBuf>,
+    /// The tenant to sign for; default: what the hub says
+    #[arg(long, value_name = "NAME", requires = "sign_key")]
+    pub(crate) tenant: Option<String>,
+    /// Sign for this agent alone, by its id; may be repeated. Default: every agent of the site
+    #[arg(long = "agent", value_name = "ID", requires = "sign_key")]
+    pub(crate) agents: Vec<String>,
     /// Wait for the job's end, at most so many seconds
     #[arg(long, value_name = "SECONDS")]
     pub(crate) wait: Option<u64>,
@@ -214,9 +228,24 @@ pub(crate) struct Cancel {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  passerelle jobs retry 0193a5c2-…
+  passerelle jobs retry 0193a5c2-… --sign-key orchestrator.pem --deadline 2h
+
+A job that was submitted with --sign-key keeps the deadline and attempts that were signed: past them it is signed anew.")]
 pub(crate) struct Retry {
     /// The job's id
     pub(crate) id: String,
+    /// Sign anew with the key that signed the job, for the same effect
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sign_key: Option<PathBuf>,
+    /// The job starts by then, counted from now; default: as long as it had at first
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "sign_key")]
+    pub(crate) deadline: Option<Duration>,
+    /// How many more attempts it may have [default: 5]
+    #[arg(long, value_name = "N", requires = "sign_key")]
+    pub(crate) max_attempts: Option<u32>,
     #[command(flatten)]
     pub(crate) connection: Connection,
 }
@@ -233,6 +262,34 @@ pub(crate) struct Resolve {
     pub(crate) note: Option<String>,
     #[command(flatten)]
     pub(crate) connection: Connection,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Keys {
+    /// Make an Ed25519 key pair that signs jobs
+    Create(CreateKey),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  passerelle keys create orchestrator.pem     also writes orchestrator.pub.pem
+  passerelle jobs submit … --sign-key orchestrator.pem
+
+The agent's operator copies orchestrator.pub.pem into the configuration folder and names it:
+  [trust]
+  job_keys = [\"orchestrator.pub.pem\"]
+
+The same with OpenSSL:
+  openssl genpkey -algorithm ed25519 -out orchestrator.pem
+  openssl pkey -in orchestrator.pem -pubout -out orchestrator.pub.pem")]
+pub(crate) struct CreateKey {
+    /// Where the private key goes; the public one goes beside it, as .pub.pem. Nothing is overwritten
+    #[arg(value_name = "FILE", default_value = "job-key.pem")]
+    pub(crate) file: PathBuf,
+    /// Print as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -4,12 +4,13 @@ use crate::{
     Failure,
     args::{Jobs, List, Show, Submit},
     client::{self, Client},
+    keys,
     out::Out,
     render::{self, Job},
-    submission,
+    signed, submission,
 };
 use aws_lc_rs::digest::{Context, SHA256};
-use passerelle_protocol::limits::MAX_INLINE_PAYLOAD;
+use passerelle_protocol::{PayloadDigest, limits::MAX_INLINE_PAYLOAD};
 use serde::Deserialize as _;
 use serde_json::{Map, Value, json};
 use std::{
@@ -34,7 +35,8 @@ pub(crate) async fn run(command: Jobs, out: &Out) -> Result<(), Failure> {
         }
         Jobs::Retry(command) => {
             let client = Client::new(&command.connection)?;
-            let job = client.act(&command.id, "retry", &json!({})).await?;
+            let body = signed::renewed(&client, &command).await?;
+            let job = client.act(&command.id, "retry", &body).await?;
             print(&job, command.connection.json, out).map(|_| ())
         }
         Jobs::Resolve(command) => {
@@ -52,7 +54,15 @@ pub(crate) async fn run(command: Jobs, out: &Out) -> Result<(), Failure> {
 async fn submit(command: &Submit, out: &Out) -> Result<(), Failure> {
     let client = Client::new(&command.connection)?;
     let mut body = submission::body(command)?;
-    if let Some(file) = &command.payload {
+    if let Some(key) = &command.sign_key {
+        // Before anything is uploaded.
+        let key = keys::read(key)?;
+        let payload = match &command.payload {
+            Some(file) => Some(uploaded(&client, file, command.media_type.as_deref()).await?),
+            None => None,
+        };
+        body = signed::body(&client, command, body, payload, &key).await?;
+    } else if let Some(file) = &command.payload {
         let payload = payload(&client, file, command.media_type.as_deref()).await?;
         body.insert("payload".to_owned(), Value::Object(payload));
     }
@@ -92,25 +102,42 @@ async fn payload(
     file: &Path,
     media_type: Option<&str>,
 ) -> Result<Map<String, Value>, Failure> {
-    let unreadable =
-        |e: std::io::Error| Failure::usage(format!("--payload: cannot read {}: {e}", file.display()));
-    let metadata = fs::metadata(file).await.map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err(Failure::usage(format!("--payload: {} is not a regular file", file.display())));
-    }
+    let size = size(file).await?;
     let media_type = media_type.or_else(|| submission::media_type(file));
     let mut payload = Map::new();
-    if metadata.len() <= MAX_INLINE_PAYLOAD as u64 {
-        let (key, value) = submission::inline(fs::read(file).await.map_err(unreadable)?);
+    if size <= MAX_INLINE_PAYLOAD as u64 {
+        let content = fs::read(file).await.map_err(|e| unreadable(file, &e))?;
+        let (key, value) = submission::inline(content);
         payload.insert(key.to_owned(), value);
     } else {
-        let id = client::blob(client, file, metadata.len(), media_type).await?;
+        let (id, _) = client::blob(client, file, size, media_type).await?;
         payload.insert("blob".to_owned(), json!(id));
     }
     if let Some(media_type) = media_type {
         payload.insert("media_type".to_owned(), json!(media_type));
     }
     Ok(payload)
+}
+
+fn unreadable(file: &Path, error: &std::io::Error) -> Failure {
+    Failure::usage(format!("--payload: cannot read {}: {error}", file.display()))
+}
+
+async fn size(file: &Path) -> Result<u64, Failure> {
+    let metadata = fs::metadata(file).await.map_err(|e| unreadable(file, &e))?;
+    if !metadata.is_file() {
+        return Err(Failure::usage(format!("--payload: {} is not a regular file", file.display())));
+    }
+    Ok(metadata.len())
+}
+
+/// Uploads a file whatever its size: a signed job finds its payload by the digest.
+async fn uploaded(client: &Client, file: &Path, media_type: Option<&str>) -> Result<PayloadDigest, Failure> {
+    let size = size(file).await?;
+    let media_type =
+        media_type.or_else(|| submission::media_type(file)).unwrap_or("application/octet-stream");
+    let (_, sha256) = client::blob(client, file, size, Some(media_type)).await?;
+    Ok(PayloadDigest { size, sha256, media_type: media_type.to_owned() })
 }
 
 async fn show(command: &Show, out: &Out) -> Result<(), Failure> {

@@ -5,10 +5,12 @@ mod args;
 mod client;
 mod dev;
 mod jobs;
+mod keys;
 mod lists;
 mod out;
 mod receipts;
 mod render;
+mod signed;
 mod submission;
 
 pub use args::Cli;
@@ -79,6 +81,7 @@ async fn perform(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Dev(dev) => dev::run(dev, &out).await,
         Command::Jobs(command) => jobs::run(command, &out).await,
+        Command::Keys(command) => keys::run(&command, &out),
         Command::Sites(command) => lists::sites(&command, &out).await,
         Command::Agents(command) => lists::agents(&command, &out).await,
         Command::Receipts(Receipts::Verify(command)) => receipts::verify(&command, &out).await,

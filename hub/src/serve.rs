@@ -106,6 +106,7 @@ async fn run(args: Args, file: File) -> Result<(), Failure> {
 
     let data = args.place.data.or(file.data).unwrap_or_else(|| DEFAULT_DATA.into());
     let store = Store::open_to_serve(&data).map_err(|error| Failure::Configuration(error.to_string()))?;
+    store.set_quotas(file.quotas.checked());
     store.set_lease(args.lease.unwrap_or(file.limits.lease).0);
     let wishes = args.bootstrap.map(|dir| bootstrap::Wishes {
         dir,
@@ -137,9 +138,13 @@ async fn run(args: Args, file: File) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     // Behind a proxy, a request from this machine may come from anywhere.
     let open_metrics = bound.ip().is_loopback() && !behind_proxy;
-    let app = App::new(store.clone(), file.limits.max_blob.0, open_metrics, stop.clone());
+    let mut app = App::new(store.clone(), file.limits.max_blob.0, open_metrics, stop.clone());
+    app.behind_proxy = behind_proxy;
     app.tasks.spawn(retention::run(app.clone(), file.retention.checked()));
-    let server = Server { listener, tls, max_connections: file.limits.max_connections };
+    let max_connections = file.limits.max_connections;
+    // All that a proxy hands on comes from its address.
+    let per_address = if behind_proxy { max_connections } else { file.limits.max_connections_per_address };
+    let server = Server { listener, tls, max_connections, per_address };
     tracing::info!(data = %Absolute(&data), "listening on {url}");
     let ending = async {
         tokio::select! {

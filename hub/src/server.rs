@@ -12,12 +12,14 @@ use hyper_util::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use std::{
+    collections::HashMap,
     future::Future as _,
     io,
+    net::IpAddr,
     path::{Path, PathBuf},
     pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
@@ -35,6 +37,8 @@ use tower::util::MapRequest;
 
 /// How many connections may be open, unless configured.
 pub const MAX_CONNECTIONS: usize = 4096;
+/// How many of them may come from one address, unless configured: a whole company may be behind it.
+pub const MAX_PER_ADDRESS: usize = 2048;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Also how long an idle connection is kept for its next request.
 const REQUEST_HEAD: Duration = Duration::from_secs(10);
@@ -95,6 +99,10 @@ pub fn tls(certificate: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
+/// The address that a request's connection comes from, among the request's extensions.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub IpAddr);
+
 /// A bound listener.
 pub struct Server {
     /// Where connections come in.
@@ -103,6 +111,8 @@ pub struct Server {
     pub tls: Option<TlsAcceptor>,
     /// How many connections may be open.
     pub max_connections: usize,
+    /// How many of them may come from one address.
+    pub per_address: usize,
 }
 
 impl Server {
@@ -110,16 +120,17 @@ impl Server {
     /// still, so that whoever asks hears from the router that the hub is ending.
     pub async fn run(self, router: Router, stop: CancellationToken) {
         let permits = Arc::new(Semaphore::new(self.max_connections));
+        let addresses = Arc::default();
         let connections = TaskTracker::new();
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.accept_into(&connections, &permits, &router, &stop) => {}
+            () = self.accept_into(&connections, &permits, &addresses, &router, &stop) => {}
         }
         connections.close();
         let (late, end) = (TaskTracker::new(), CancellationToken::new());
         let finished = tokio::select! {
             finished = timeout(SHUTDOWN_GRACE, connections.wait()) => finished.is_ok(),
-            () = self.accept_into(&late, &permits, &router, &end) => false,
+            () = self.accept_into(&late, &permits, &addresses, &router, &end) => false,
         };
         if !finished {
             tracing::warn!(connections = connections.len(), "Ended with requests still running");
@@ -136,15 +147,18 @@ impl Server {
         &self,
         connections: &TaskTracker,
         permits: &Arc<Semaphore>,
+        addresses: &Arc<Addresses>,
         router: &Router,
         stop: &CancellationToken,
     ) {
         loop {
-            match self.accept(permits).await {
-                Ok(socket) => {
+            match self.accept(permits, addresses).await {
+                Ok(Some((socket, peer))) => {
                     let (tls, router, stop) = (self.tls.clone(), router.clone(), stop.clone());
-                    connections.spawn(connection(socket, tls, router, stop));
+                    connections.spawn(connection(socket, peer, tls, router, stop));
                 }
+                // Closed at once: whoever opens so many keeps the others out.
+                Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(%error, "Could not accept a connection");
                     sleep(ACCEPT_PAUSE).await;
@@ -153,33 +167,80 @@ impl Server {
         }
     }
 
-    async fn accept(&self, permits: &Arc<Semaphore>) -> io::Result<Bounded<TcpStream>> {
+    async fn accept(
+        &self,
+        permits: &Arc<Semaphore>,
+        addresses: &Arc<Addresses>,
+    ) -> io::Result<Option<(Bounded<TcpStream>, Peer)>> {
         let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
-        let (socket, _) = self.listener.accept().await?;
+        let (socket, peer) = self.listener.accept().await?;
+        let peer = peer.ip().to_canonical();
+        let Some(place) = Addresses::take(addresses, peer, self.per_address) else {
+            tracing::debug!(%peer, "Too many connections from one address");
+            return Ok(None);
+        };
         socket.set_nodelay(true)?;
-        Ok(Bounded { socket, stalled: None, within: WRITE_STALLED, _permit: permit })
+        let places = (permit, Some(place));
+        Ok(Some((Bounded { socket, stalled: None, within: WRITE_STALLED, _places: places }, Peer(peer))))
+    }
+}
+
+/// How many connections are open, by address.
+#[derive(Debug, Default)]
+struct Addresses {
+    open: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Addresses {
+    fn take(this: &Arc<Self>, address: IpAddr, most: usize) -> Option<AddressPlace> {
+        let mut open = this.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(address).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(AddressPlace { addresses: Arc::clone(this), address })
+    }
+}
+
+/// One of an address's connections, until it is dropped.
+struct AddressPlace {
+    addresses: Arc<Addresses>,
+    address: IpAddr,
+}
+
+impl Drop for AddressPlace {
+    fn drop(&mut self) {
+        let mut open = self.addresses.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.address);
+            }
+        }
     }
 }
 
 async fn connection(
     socket: Bounded<TcpStream>,
+    peer: Peer,
     tls: Option<TlsAcceptor>,
     router: Router,
     stop: CancellationToken,
 ) {
-    let Some(tls) = tls else { return serve(socket, router, stop).await };
+    let Some(tls) = tls else { return serve(socket, peer, router, stop).await };
     let shaken = tokio::select! {
         () = stop.cancelled() => return,
         shaken = timeout(HANDSHAKE, tls.accept(socket)) => shaken,
     };
     match shaken {
-        Ok(Ok(stream)) => serve(stream, router, stop).await,
+        Ok(Ok(stream)) => serve(stream, peer, router, stop).await,
         Ok(Err(error)) => tracing::debug!(%error, "A TLS handshake failed"),
         Err(_) => tracing::debug!("A TLS handshake did not end in time"),
     }
 }
 
-async fn serve<S>(stream: S, router: Router, stop: CancellationToken)
+async fn serve<S>(stream: S, peer: Peer, router: Router, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -191,8 +252,9 @@ where
         .max_buf_size(HEAD_BUFFER);
     let used = Arc::new(AtomicBool::new(false));
     let noted = Arc::clone(&used);
-    let service = TowerToHyperService::new(MapRequest::new(router, move |request: Request<Incoming>| {
+    let service = TowerToHyperService::new(MapRequest::new(router, move |mut request: Request<Incoming>| {
         noted.store(true, Ordering::Relaxed);
+        request.extensions_mut().insert(peer);
         request
     }));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
@@ -216,7 +278,7 @@ struct Bounded<S> {
     socket: S,
     stalled: Option<Pin<Box<Sleep>>>,
     within: Duration,
-    _permit: OwnedSemaphorePermit,
+    _places: (OwnedSemaphorePermit, Option<AddressPlace>),
 }
 
 impl<S> Bounded<S> {
@@ -283,7 +345,7 @@ mod tests {
         let permits = Arc::new(Semaphore::new(1));
         let permit = Arc::clone(&permits).acquire_owned().await.unwrap();
         let within = Duration::from_millis(20);
-        let mut socket = Bounded { socket: near, stalled: None, within, _permit: permit };
+        let mut socket = Bounded { socket: near, stalled: None, within, _places: (permit, None) };
         let error = socket.write_all(&[0; 64]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(socket);

@@ -1,6 +1,11 @@
 //! What the hub's operator says: an optional TOML file, overridden by the command line.
 
-use crate::{api::MAX_BLOB, server::MAX_CONNECTIONS, store::retention, tunnel::registry::LEASE};
+use crate::{
+    api::MAX_BLOB,
+    server::{MAX_CONNECTIONS, MAX_PER_ADDRESS},
+    store::{quota, retention},
+    tunnel::registry::LEASE,
+};
 use passerelle_config::{ByteSize, HumanDuration, LogFormat};
 use serde::Deserialize;
 use std::{
@@ -45,6 +50,36 @@ pub struct File {
     /// How long things are kept.
     #[serde(default)]
     pub retention: Retention,
+    /// What one tenant may have.
+    #[serde(default)]
+    pub quotas: Quotas,
+}
+
+/// `[quotas]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quotas {
+    /// Jobs that have not ended.
+    pub open_jobs: u64,
+    /// Its blobs and uploads together.
+    pub blob_bytes: ByteSize,
+    /// Its agents.
+    pub agents: u64,
+}
+
+impl Default for Quotas {
+    fn default() -> Self {
+        let quota::Quotas { open_jobs, blob_bytes, agents } = quota::Quotas::default();
+        Self { open_jobs, blob_bytes: ByteSize(blob_bytes), agents }
+    }
+}
+
+impl Quotas {
+    /// The same as the store takes it.
+    #[must_use]
+    pub fn checked(&self) -> quota::Quotas {
+        quota::Quotas { open_jobs: self.open_jobs, blob_bytes: self.blob_bytes.0, agents: self.agents }
+    }
 }
 
 /// `[retention]`
@@ -122,13 +157,20 @@ pub struct Limits {
     pub max_blob: ByteSize,
     /// How many connections may be open.
     pub max_connections: usize,
+    /// How many of them may come from one address; without effect behind a proxy.
+    pub max_connections_per_address: usize,
     /// How long an agent may be silent before its attempts move to another agent of the site.
     pub lease: HumanDuration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_blob: ByteSize(MAX_BLOB), max_connections: MAX_CONNECTIONS, lease: HumanDuration(LEASE) }
+        Self {
+            max_blob: ByteSize(MAX_BLOB),
+            max_connections: MAX_CONNECTIONS,
+            max_connections_per_address: MAX_PER_ADDRESS,
+            lease: HumanDuration(LEASE),
+        }
     }
 }
 
@@ -161,6 +203,9 @@ impl File {
             .map_err(|error| place(&error.path().to_string(), error.inner()))?;
         if file.limits.max_connections == 0 {
             return Err("limits.max_connections: must be at least 1".to_owned());
+        }
+        if file.limits.max_connections_per_address == 0 {
+            return Err("limits.max_connections_per_address: must be at least 1".to_owned());
         }
         check_lease(file.limits.lease).map_err(|wrong| format!("limits.lease: {wrong}"))?;
         match file.retention.finding() {
@@ -245,6 +290,9 @@ mod tests {
             ("listen = \n", "1:"),
             ("[limits]\nlease = \"1s\"\n", "limits.lease: must be 2 s to 86400 s"),
             ("[limits]\nmax_connections = 0\n", "limits.max_connections: must be at least 1"),
+            ("[limits]\nmax_connections_per_address = 0\n", "limits.max_connections_per_address: must be"),
+            ("[quotas]\nblob_bytes = 7.5\n", "2:14: quotas.blob_bytes: "),
+            ("[quotas]\njobs = 7\n", "2:1: quotas.jobs: unknown field"),
             ("[retention]\njobs = \"0s\"\n", "retention.jobs: must be at least 1s"),
             ("[retention]\nblobs = 7\n", "2:9: retention.blobs: "),
             ("[retention]\nbackups = \"7d\"\n", "2:1: retention.backups: unknown field"),
@@ -255,6 +303,9 @@ mod tests {
         let file = File::parse("listen = \"[::1]:0\"\n[limits]\nmax_blob = \"2GiB\"\n").unwrap();
         assert_eq!(file.limits.max_blob, ByteSize(2 << 30));
         assert_eq!(file.retention.checked(), retention::Retention::default());
+        assert_eq!(file.quotas.checked(), quota::Quotas::default());
+        let file = File::parse("[quotas]\nopen_jobs = 5\nblob_bytes = \"1MiB\"\nagents = 2\n").unwrap();
+        assert_eq!(file.quotas.checked(), quota::Quotas { open_jobs: 5, blob_bytes: 1 << 20, agents: 2 });
         let kept =
             File::parse("[retention]\nblobs = \"2d\"\njobs = \"26w1h\"\n").unwrap().retention.checked();
         let hours = |hours: u64| Duration::from_secs(hours * 3600);

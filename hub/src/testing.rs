@@ -103,5 +103,6 @@ pub(crate) fn job() -> NewJob {
         idempotency: None,
         traceparent: None,
         created_at,
+        envelope: None,
     }
 }

@@ -17,6 +17,7 @@ mod name;
 mod outcome;
 pub mod session;
 mod signed;
+mod unverified;
 
 pub use code::{ApiCode, Code};
 pub use codec::{DecodeError, EncodeError, ToAgent, ToHub, decode_to_agent, decode_to_hub};

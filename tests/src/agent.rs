@@ -90,6 +90,12 @@ impl Agent {
         self
     }
 
+    /// Puts a line into `[hub]` in the place of all that were added there; a section may follow in it.
+    pub fn hub_key_in_place(&mut self, line: &str) -> &mut Self {
+        self.hub_keys.clear();
+        self.hub_key(line)
+    }
+
     /// Sets a variable of the process's environment.
     pub fn env(&mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
         self.environment.push((name.as_ref().to_owned(), value.as_ref().to_owned()));

@@ -37,7 +37,15 @@ impl FakeIdentity {
     /// # Panics
     /// If the hub refuses.
     pub async fn enrol(hub: &Hub, site: &str) -> Self {
-        let (answer, key) = Self::try_enrol(hub, &hub.enrolment_token(site, &[])).await;
+        Self::enrol_with(hub, &hub.enrolment_token(site, &[])).await
+    }
+
+    /// Enrols with a token.
+    ///
+    /// # Panics
+    /// If the hub refuses.
+    pub async fn enrol_with(hub: &Hub, token: &str) -> Self {
+        let (answer, key) = Self::try_enrol(hub, token).await;
         assert_eq!(answer.status, 201, "{}", answer.body);
         Self {
             agent: answer.body["agent"].as_str().and_then(|id| id.parse().ok()).expect("an agent's id"),
@@ -53,17 +61,27 @@ impl FakeIdentity {
     /// If it cannot be signed.
     #[must_use]
     pub fn token(&self, offset_s: i64) -> String {
-        let iat = Timestamp::now().as_second() + offset_s;
+        self.forged(|claims| (claims.iat, claims.exp) = (claims.iat + offset_s, claims.exp + offset_s), None)
+    }
+
+    /// A token with changed claims, signed with another key if one is given.
+    ///
+    /// # Panics
+    /// If it cannot be signed.
+    #[must_use]
+    pub fn forged(&self, change: impl FnOnce(&mut AgentToken), key: Option<&SigningKey>) -> String {
+        let iat = Timestamp::now().as_second();
         let mut random = [0; 16];
         aws_lc_rs::rand::fill(&mut random).expect("random bytes");
-        let claims = AgentToken {
+        let mut claims = AgentToken {
             sub: self.agent,
             aud: self.audience.clone(),
             iat,
             exp: iat + 60,
             jti: crate::hex(&random),
         };
-        self.key.sign(AgentToken::TYP, &claims).expect("a signed token")
+        change(&mut claims);
+        key.unwrap_or(&self.key).sign(AgentToken::TYP, &claims).expect("a signed token")
     }
 
     /// Asks for the tunnel with a token; a refusal before the upgrade gives its status and problem document.
@@ -157,6 +175,38 @@ impl FakeAgent {
             }
         };
         timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("no {wanted:?} came from the hub"))
+    }
+
+    /// Waits until a message of this type comes, or the hub closes the tunnel.
+    ///
+    /// # Panics
+    /// If neither happens.
+    pub async fn answered_or_closed(&mut self, wanted: &str) {
+        let wait = async {
+            while let Some(Ok(frame)) = self.socket.next().await {
+                let Message::Text(text) = frame else { continue };
+                let message: Value = serde_json::from_str(&text).expect("a message");
+                if message["type"] == wanted {
+                    return;
+                }
+            }
+        };
+        timeout(PATIENCE, wait).await.expect("the hub to answer or to close the tunnel");
+    }
+
+    /// Answers pings, and nothing else, until `stop` ends.
+    ///
+    /// # Panics
+    /// If the hub closes the tunnel before.
+    pub async fn idle_until(&mut self, stop: &mut tokio::sync::oneshot::Receiver<()>) {
+        loop {
+            tokio::select! {
+                _ = &mut *stop => return,
+                frame = self.socket.next() => {
+                    frame.expect("an open tunnel").expect("a readable tunnel");
+                }
+            }
+        }
     }
 
     /// Waits until the hub has closed the tunnel; gives the close code if it said one.

@@ -12,7 +12,11 @@ use rustix::{
     fs::{Access, access},
     process::geteuid,
 };
-use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 /// Less free space than this is worth a word.
 const LITTLE: u64 = 512 * 1024 * 1024;

@@ -80,6 +80,7 @@ impl Case {
         let (tenant, site) = (name("acme"), name("paris"));
         let trust = Trust {
             job_keys: &keys,
+            pinned: false,
             ticket_keys: &keys,
             agent: agent(1),
             tenant: &tenant,

@@ -126,6 +126,11 @@ pub enum Accepted {
         /// The highest attempt seen.
         highest: u32,
     },
+    /// This agent has accepted as many attempts of the job as its envelope allows.
+    Spent {
+        /// How many those are.
+        allowed: u32,
+    },
 }
 
 /// An attempt that the journal held at the start.
@@ -184,9 +189,9 @@ impl Journal {
         Ok(Opened { journal, found, set_aside })
     }
 
-    /// Writes an accepted attempt, unless it or a higher one is known. With `looks_back` its connector can tell from an
-    /// earlier attempt's intent whether that one's effect happened. `leftover` is what it may leave at its target, `rule`
-    /// what allows it.
+    /// Writes an accepted attempt, unless it or a higher one is known, or the envelope allows no more of them. With
+    /// `looks_back` its connector can tell from an earlier attempt's intent whether that one's effect happened. `leftover` is
+    /// what it may leave at its target, `rule` what allows it.
     ///
     /// # Errors
     /// If it could not be written; then it is not accepted.
@@ -227,6 +232,9 @@ impl Journal {
             .write(move |c| {
                 if let Some(known) = known(c, row.key, &seq)? {
                     return Ok(known);
+                }
+                if row.key.1 > row.max_attempts && accepted_so_far(c, row.key)? >= row.max_attempts {
+                    return Ok(Accepted::Spent { allowed: row.max_attempts });
                 }
                 let (state, seq, finished_at) = match &report {
                     None => (ACCEPTED, None, None),
@@ -445,6 +453,12 @@ fn known(c: &Connection, key: Key, seq: &AtomicI64) -> rusqlite::Result<Option<A
         }
         Some(_) => Ok(Some(Accepted::Held)),
     }
+}
+
+/// How many attempts of the job were accepted here. Numbers alone do not tell: a declined offer uses one up.
+fn accepted_so_far(c: &Connection, key: Key) -> rusqlite::Result<u32> {
+    c.prepare_cached("SELECT count(*) FROM attempts WHERE job = ?1")?
+        .query_row(params![key.0], |row| row.get(0))
 }
 
 /// The intent that an attempt before this one of the same job left behind.

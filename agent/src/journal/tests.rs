@@ -166,6 +166,27 @@ async fn an_output_is_uploaded_before_it_is_reported() {
 }
 
 #[tokio::test]
+async fn no_more_attempts_are_accepted_than_the_envelope_allows_whatever_their_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let allowed = |attempt, max_attempts| {
+        let mut job = job(1, attempt);
+        job.envelope.max_attempts = max_attempts;
+        job
+    };
+    {
+        let journal = Journal::open(dir.path()).unwrap().journal;
+        assert_eq!(journal.accept(&allowed(3, 2), true, None, 1).await.unwrap(), Accepted::New);
+        assert_eq!(journal.accept(&allowed(9, 2), true, None, 1).await.unwrap(), Accepted::New);
+        journal.close().await;
+    }
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    let spent = Accepted::Spent { allowed: 2 };
+    assert_eq!(journal.accept(&allowed(10, 2), true, None, 1).await.unwrap(), spent);
+    assert_eq!(journal.accept(&allowed(9, 2), true, None, 1).await.unwrap(), Accepted::Held);
+    assert_eq!(journal.accept(&allowed(10, 3), true, None, 1).await.unwrap(), Accepted::New);
+}
+
+#[tokio::test]
 async fn a_replayed_attempt_is_refused_and_a_known_outcome_is_told_again() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;

@@ -93,6 +93,17 @@ impl Client {
         self.ask(self.request(Method::GET, path)?.query(query)).await
     }
 
+    /// Reads a header of a successful answer.
+    pub(crate) async fn header(&self, path: &str, name: &str) -> Result<Option<String>, Failure> {
+        let response =
+            self.request(Method::GET, path)?.send().await.map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(refusal(status, &response.text().await.unwrap_or_default()));
+        }
+        Ok(response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned))
+    }
+
     /// Reads a job.
     pub(crate) async fn job(&self, id: &str) -> Result<Value, Failure> {
         self.ask(self.job_request(Method::GET, id, "")?).await

@@ -5,6 +5,7 @@ use crate::Failure;
 use aws_lc_rs::digest::{Context, SHA256};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use passerelle_protocol::Sha256;
 use reqwest::{Method, Response, StatusCode};
 use serde_json::Value;
 use std::{io::SeekFrom, path::Path, time::Duration};
@@ -20,7 +21,7 @@ const PIECE_TIMEOUT: Duration = Duration::from_secs(600);
 const TRIES: u32 = 8;
 const OFFSET: &str = "upload-offset";
 
-/// Uploads a file and gives the blob's id. A progress bar shows on a terminal.
+/// Uploads a file and gives the blob's id and digest. A progress bar shows on a terminal.
 ///
 /// # Errors
 /// A usage failure if the file cannot be read, a hub failure if it cannot be stored.
@@ -29,7 +30,7 @@ pub(crate) async fn blob(
     file: &Path,
     size: u64,
     media_type: Option<&str>,
-) -> Result<String, Failure> {
+) -> Result<(String, Sha256), Failure> {
     let unreadable = |e: std::io::Error| Failure::usage(format!("cannot read {}: {e}", file.display()));
     let mut content = File::open(file).await.map_err(unreadable)?;
     let bar = bar(size);
@@ -39,7 +40,7 @@ pub(crate) async fn blob(
     let mut request = client
         .request(Method::POST, "v1/blobs")?
         .header("upload-length", size)
-        .header("repr-digest", format!("sha-256=:{}:", STANDARD.encode(digest)));
+        .header("repr-digest", format!("sha-256=:{}:", STANDARD.encode(digest.bytes())));
     if let Some(media_type) = media_type {
         request = request.header("content-type", media_type);
     }
@@ -55,7 +56,7 @@ pub(crate) async fn blob(
         Trouble::Failure(failure) => failure,
     })?;
     bar.finish_and_clear();
-    Ok(id.to_owned())
+    Ok((id.to_owned(), digest))
 }
 
 fn bar(size: u64) -> ProgressBar {
@@ -68,7 +69,7 @@ fn bar(size: u64) -> ProgressBar {
     }
 }
 
-async fn digest(content: &mut File, bar: &ProgressBar) -> std::io::Result<Vec<u8>> {
+async fn digest(content: &mut File, bar: &ProgressBar) -> std::io::Result<Sha256> {
     let mut context = Context::new(&SHA256);
     let mut buffer = vec![0; 1024 * 1024];
     loop {
@@ -77,7 +78,9 @@ async fn digest(content: &mut File, bar: &ProgressBar) -> std::io::Result<Vec<u8
         context.update(read);
         bar.inc(n as u64);
     }
-    Ok(context.finish().as_ref().to_vec())
+    let mut digest = [0; 32];
+    digest.copy_from_slice(context.finish().as_ref());
+    Ok(Sha256::from(digest))
 }
 
 enum Trouble {

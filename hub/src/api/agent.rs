@@ -2,8 +2,10 @@
 
 use super::{
     App,
+    auth::secret_name,
     blobs::standing,
     body::{self, JsonBytes},
+    guard::Source,
     id,
     problem::{Problem, ProblemDocument},
     range::Download,
@@ -48,8 +50,14 @@ impl From<Refusal> for Problem {
         (status = "default", body = ProblemDocument),
     )
 )]
-pub async fn enrol(State(app): State<App>, JsonBytes(body): JsonBytes) -> Result<Response, Problem> {
+pub async fn enrol(
+    State(app): State<App>,
+    source: Source,
+    JsonBytes(body): JsonBytes,
+) -> Result<Response, Problem> {
     let request: EnrolRequest = body::parse(&body)?;
+    let name = secret_name(&request.token).to_owned();
+    app.guard.admit(source, &name).map_err(Problem::with_server_time)?;
     match app.store.enrol(request).await {
         Ok(answer) => {
             app.metrics.enrolment();
@@ -57,7 +65,10 @@ pub async fn enrol(State(app): State<App>, JsonBytes(body): JsonBytes) -> Result
         }
         Err(error) => {
             app.metrics.agent_refused();
-            Err(Problem::from(error).with_server_time())
+            let wrong = matches!(error, store::Error::Unauthorized(_));
+            let refusal = Problem::from(error);
+            let refusal = if wrong { app.guard.failed(source, Some(&name), refusal) } else { refusal };
+            Err(refusal.with_server_time())
         }
     }
 }
@@ -92,11 +103,22 @@ pub async fn keys(
         (status = "default", body = ProblemDocument, description = "`code` and `server_time` say why"),
     )
 )]
-pub async fn tunnel(State(app): State<App>, request: Request) -> Result<Response, Problem> {
+pub async fn tunnel(State(app): State<App>, source: Source, request: Request) -> Result<Response, Problem> {
     app.tunnel.upgrade(request).await.map_err(|refusal| {
         app.metrics.agent_refused();
-        refusal.into()
+        refused(&app, source, refusal)
     })
+}
+
+/// A refusal of an agent's credentials, which are counted.
+fn refused(app: &App, source: Source, refusal: Refusal) -> Problem {
+    let wrong = refusal.status == StatusCode::UNAUTHORIZED.as_u16();
+    let problem = Problem::from(refusal);
+    if wrong { app.guard.failed(source, None, problem).with_server_time() } else { problem }
+}
+
+async fn authenticate(app: &App, source: Source, headers: &HeaderMap) -> Result<Arc<AgentRecord>, Problem> {
+    app.tunnel.authenticate(headers).await.map_err(|refusal| refused(app, source, refusal))
 }
 
 /// The payload of a job that the agent holds.
@@ -111,10 +133,11 @@ pub async fn tunnel(State(app): State<App>, request: Request) -> Result<Response
 )]
 pub async fn payload(
     State(app): State<App>,
+    source: Source,
     headers: HeaderMap,
     Path(job): Path<String>,
 ) -> Result<Response, Problem> {
-    let agent = app.tunnel.authenticate(&headers).await?;
+    let agent = authenticate(&app, source, &headers).await?;
     let (info, content) = app.tunnel.payload(agent.id, id("job", &job)?).await?;
     let media_type = info.media_type.as_deref().unwrap_or("application/octet-stream");
     Download { content, size: info.size, sha256: info.sha256, media_type }.answer(&headers).await
@@ -135,10 +158,11 @@ pub async fn payload(
 )]
 pub async fn output_open(
     State(app): State<App>,
+    source: Source,
     headers: HeaderMap,
     Path(path): Path<(String, String)>,
 ) -> Result<Response, Problem> {
-    let (agent, job, attempt) = held(&app, &headers, &path).await?;
+    let (agent, job, attempt) = held(&app, source, &headers, &path).await?;
     upload::check_version(&headers)?;
     let length =
         upload::number(&headers, &LENGTH)?.ok_or_else(|| Problem::bad_request("upload-length: missing"))?;
@@ -164,10 +188,11 @@ pub async fn output_open(
 )]
 pub async fn output_offset(
     State(app): State<App>,
+    source: Source,
     headers: HeaderMap,
     Path(path): Path<(String, String)>,
 ) -> Result<Response, Problem> {
-    let (agent, job, attempt) = held(&app, &headers, &path).await?;
+    let (agent, job, attempt) = held(&app, source, &headers, &path).await?;
     let stands = app.tunnel.output_offset(agent.id, job, attempt).await?;
     Ok(standing(StatusCode::OK, stands.offset, stands.length))
 }
@@ -186,11 +211,12 @@ pub async fn output_offset(
 )]
 pub async fn output_append(
     State(app): State<App>,
+    source: Source,
     headers: HeaderMap,
     Path(path): Path<(String, String)>,
     body: Body,
 ) -> Result<Response, Problem> {
-    let (agent, job, attempt) = held(&app, &headers, &path).await?;
+    let (agent, job, attempt) = held(&app, source, &headers, &path).await?;
     let from = upload::patch_offset(&headers)?;
     let (stream, cause) = upload::stream(body, app.max_blob);
     let (tunnel, agent) = (app.tunnel.clone(), agent.id);
@@ -206,10 +232,11 @@ pub async fn output_append(
 /// Who calls, and for which attempt.
 async fn held(
     app: &App,
+    source: Source,
     headers: &HeaderMap,
     (job, attempt): &(String, String),
 ) -> Result<(Arc<AgentRecord>, JobId, u32), Problem> {
-    let agent = app.tunnel.authenticate(headers).await?;
+    let agent = authenticate(app, source, headers).await?;
     let attempt = attempt
         .parse()
         .map_err(|_| store::Error::NotFound(format!("there is no attempt {attempt} of the job {job}")))?;

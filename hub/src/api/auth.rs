@@ -1,6 +1,6 @@
 //! Who calls: an API key in `Authorization: Bearer KEY`, and the scope that a call needs.
 
-use super::{App, problem::Problem};
+use super::{App, guard::Source, problem::Problem};
 use crate::model::Caller;
 use axum::extract::FromRequestParts;
 use http::{HeaderMap, header, request::Parts};
@@ -58,7 +58,8 @@ impl<S: Scope> FromRequestParts<App> for Allowed<S> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let caller = authenticate(&parts.headers, app).await?;
+        let Ok(source) = Source::from_request_parts(parts, app).await;
+        let caller = authenticate(&parts.headers, source, app).await?;
         if !caller.scopes.iter().any(|scope| scope == S::NAME) {
             let detail = format!("this API key lacks the scope {}; make one that has it", S::NAME);
             return Err(Problem::new(ApiCode::Forbidden, detail));
@@ -67,14 +68,25 @@ impl<S: Scope> FromRequestParts<App> for Allowed<S> {
     }
 }
 
-async fn authenticate(headers: &HeaderMap, app: &App) -> Result<Arc<Caller>, Problem> {
+async fn authenticate(headers: &HeaderMap, source: Source, app: &App) -> Result<Arc<Caller>, Problem> {
     let key = bearer(headers)
         .ok_or_else(|| Problem::new(ApiCode::Unauthorized, "send an API key as Authorization: Bearer KEY"))?;
-    app.store
-        .authenticate(key)
-        .await
-        .map_err(Problem::from)?
-        .ok_or_else(|| Problem::new(ApiCode::Unauthorized, "the API key is unknown or revoked"))
+    let name = secret_name(key);
+    app.guard.admit(source, name)?;
+    app.store.authenticate(key).await.map_err(Problem::from)?.ok_or_else(|| {
+        let unknown = Problem::new(ApiCode::Unauthorized, "the API key is unknown or revoked");
+        app.guard.failed(source, Some(name), unknown)
+    })
+}
+
+/// The part of `pk_<id>_<secret>` or `et_<id>_<secret>` that is no secret; of anything else nothing.
+#[must_use]
+pub fn secret_name(text: &str) -> &str {
+    let mut parts = text.splitn(3, '_');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(_), Some(id), Some(_)) => id,
+        _ => "",
+    }
 }
 
 /// The credentials of `Authorization: Bearer …`; the scheme's case does not matter (RFC 9110 §11.1).

@@ -46,7 +46,7 @@ pub struct Blob {
         (status = 201, body = Blob),
         (status = 413, body = ProblemDocument, description = "`too_large`"),
         (status = 422, body = ProblemDocument, description = "`digest_mismatch`"),
-        (status = 507, body = ProblemDocument, description = "`quota`: the hub's disk is full"),
+        (status = 507, body = ProblemDocument, description = "`quota`: the disk is full, or the tenant's share used up"),
         (status = "default", body = ProblemDocument),
     )
 )]
@@ -68,10 +68,12 @@ pub async fn create(
                 "upload-length: opens an upload without a body; send the parts with PATCH",
             ));
         }
+        app.store.room_for(caller.tenant.clone(), length).await?;
         let id = app.blobs.create_upload(caller.tenant, media_type, length, expected).await?;
         let answer = created(&Blob { id, size: length, sha256: expected });
         return Ok(with_header(with_header(answer, OFFSET, "0"), RESUMABLE, VERSION));
     }
+    app.store.room_for(caller.tenant.clone(), announced.unwrap_or(0)).await?;
     let (stream, cause) = upload::stream(request.into_body(), app.max_blob);
     let (blobs, tenant) = (app.blobs.clone(), caller.tenant);
     let stored = app.tasks.spawn(async move { blobs.put_stream(tenant, media_type, expected, stream).await });

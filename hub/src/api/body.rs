@@ -17,6 +17,9 @@ pub const MAX_JSON_BODY: usize = 1024 * 1024;
 /// A body from which nothing came for this long is given up.
 pub const STALLED: Duration = Duration::from_secs(30);
 
+/// A JSON body has to be whole by then, however steadily it drips.
+const WHOLE: Duration = Duration::from_secs(60);
+
 /// The raw JSON body: the right content type, not longer than [`MAX_JSON_BODY`].
 pub struct JsonBytes(pub Bytes);
 
@@ -107,6 +110,10 @@ pub fn announced_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 async fn bounded(request: Request, limit: usize) -> Result<Bytes, Problem> {
+    bounded_within(request, limit, WHOLE).await
+}
+
+async fn bounded_within(request: Request, limit: usize, within: Duration) -> Result<Bytes, Problem> {
     let too_large = || {
         let detail = format!("body: at most {limit} bytes; send a larger payload as a blob (POST /v1/blobs)");
         Problem::new(ApiCode::TooLarge, detail)
@@ -114,16 +121,32 @@ async fn bounded(request: Request, limit: usize) -> Result<Bytes, Problem> {
     if announced_length(request.headers()).is_some_and(|length| length > limit as u64) {
         return Err(too_large());
     }
-    let mut stream = steady(request.into_body());
+    let stream = steady(request.into_body());
+    match tokio::time::timeout(within, collect(stream, limit)).await {
+        Ok(Ok(Some(whole))) => Ok(whole),
+        Ok(Ok(None)) => Err(too_large()),
+        Ok(Err(error)) => Err(cut(&error)),
+        Err(_) => {
+            let detail = format!("body: it was not here within {} s", within.as_secs());
+            Err(Problem::bad_request(detail).status(StatusCode::REQUEST_TIMEOUT))
+        }
+    }
+}
+
+/// The whole stream, unless it is longer than `limit`.
+async fn collect(
+    mut stream: impl Stream<Item = io::Result<Bytes>> + Unpin,
+    limit: usize,
+) -> io::Result<Option<Bytes>> {
     let mut whole = BytesMut::new();
     while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|error| cut(&error))?;
+        let chunk = chunk?;
         if whole.len() + chunk.len() > limit {
-            return Err(too_large());
+            return Ok(None);
         }
         whole.extend_from_slice(&chunk);
     }
-    Ok(whole.freeze())
+    Ok(Some(whole.freeze()))
 }
 
 /// The answer to a body that broke off.
@@ -180,6 +203,17 @@ mod tests {
             let problem = parse::<Sample>(body.as_bytes()).unwrap_err();
             assert!(problem.detail().starts_with(expected), "{body}: {}", problem.detail());
         }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_drips_for_ever_is_given_up() {
+        let drops = futures_util::stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            Some((Ok::<_, io::Error>(Bytes::from_static(b" ")), ()))
+        });
+        let request = Request::new(Body::from_stream(drops));
+        let problem = bounded_within(request, 1 << 20, Duration::from_millis(50)).await.unwrap_err();
+        assert_eq!(problem.status_code(), StatusCode::REQUEST_TIMEOUT);
     }
 
     #[tokio::test]

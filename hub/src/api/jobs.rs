@@ -4,10 +4,11 @@ use super::{
     App, List,
     auth::{Allowed, JobsRead, JobsWrite},
     body::{self, JsonBytes, OptionalJson, StrictQuery},
+    envelope::{self, AnySubmission},
     id, page_size,
     problem::{Problem, ProblemDocument},
     range::Download,
-    submission::{self, Checked, PayloadContent, Submission},
+    submission::{self, Checked, PayloadContent},
     with_header,
 };
 use crate::{
@@ -25,7 +26,6 @@ use http::{HeaderMap, StatusCode, header};
 use jiff::{SignedDuration, Timestamp};
 use passerelle_protocol::{BlobId, JobId, Name, Sha256};
 use serde::Deserialize;
-use serde_json::Value;
 use std::{convert::Infallible, time::Duration};
 
 /// The longest note of an operator, in characters.
@@ -43,17 +43,19 @@ pub struct SubmitQuery {
 
 /// Submits a job. With an `Idempotency-Key` the same job is stored once.
 #[utoipa::path(
-    post, path = "/v1/jobs", tag = "jobs", request_body = Submission,
+    post, path = "/v1/jobs", tag = "jobs", request_body = AnySubmission,
     params(SubmitQuery, ("Idempotency-Key" = Option<String>, Header, description = "At most 255 printable characters")),
     responses(
         (status = 201, body = Job, description = "Stored; with `wait`: it ended in time"),
-        (status = 200, body = Job, description = "The same job: its idempotency key was seen"),
+        (status = 200, body = Job, description = "The same job: its idempotency key or its envelope was seen"),
         (status = 202, body = Job, description = "The wait ended before the job did"),
         (status = 400, body = ProblemDocument, description = "`bad_request`, naming the field"),
+        (status = 403, body = ProblemDocument, description = "`forbidden`: the envelope is of another tenant"),
         (status = 404, body = ProblemDocument, description = "`site_unknown`, or `not_found` for the blob"),
+        (status = 409, body = ProblemDocument, description = "`envelope_expired`, or `conflict`: the id is taken"),
         (status = 413, body = ProblemDocument, description = "`too_large`"),
         (status = 422, body = ProblemDocument, description = "`idempotency_mismatch`"),
-        (status = 501, body = ProblemDocument, description = "`not_implemented`: client-signed envelopes"),
+        (status = 507, body = ProblemDocument, description = "`quota`: the disk is full, or the tenant's share used up"),
         (status = "default", body = ProblemDocument),
     )
 )]
@@ -74,35 +76,10 @@ pub async fn submit(
         }
     };
     let key = submission::idempotency_key(&headers)?;
-    let checked = Checked::read(&body)?;
-    // Where nothing is stored or looked up before the job, its own transaction tells.
-    if checked.payload.as_ref().is_some_and(|payload| !payload.is_small())
-        && !app.store.site_exists(caller.tenant.clone(), checked.site.clone()).await?
-    {
-        return Err(store::Error::SiteUnknown(checked.site).into());
-    }
-    let payload = payload(&app, &caller.tenant, &checked).await?;
-    let digest = checked.digest(payload.as_ref().map(|payload| &payload.sha256));
-    let created_at = clock::now();
-    let job = NewJob {
-        id: JobId::from(clock::new_uuid7()),
-        tenant: caller.tenant.clone(),
-        site: checked.site,
-        resource: checked.resource,
-        operation: checked.operation,
-        params: checked.params,
-        payload,
-        deadline: created_at + SignedDuration::from_secs(checked.deadline_s.into()),
-        deadline_s: checked.deadline_s,
-        timeout_s: checked.timeout_s,
-        max_attempts: checked.max_attempts,
-        order_key: checked.order_key,
-        on_failure: checked.on_failure,
-        priority: checked.priority,
-        labels: checked.labels,
-        idempotency: key.map(|key| (key, digest)),
-        traceparent: submission::traceparent(&headers),
-        created_at,
+    let traceparent = submission::traceparent(&headers);
+    let job = match envelope::read(&body)? {
+        envelope::Read::Plain(checked) => plain(&app, &caller.tenant, checked, key, traceparent).await?,
+        envelope::Read::Signed(signed) => signed.job(&app, &caller.tenant, key, traceparent).await?,
     };
     let waiting = wait.map(|wait| (tokio::time::Instant::now() + wait, app.store.settled(job.id)));
     let store::Submitted { mut job, created } = app.store.submit(job).await?;
@@ -126,6 +103,46 @@ pub async fn submit(
     }
     let location = format!("/v1/jobs/{}", job.id);
     Ok(with_header((status, Json(job)).into_response(), header::LOCATION, &location))
+}
+
+/// The job that a submission asks for which the hub is to sign.
+async fn plain(
+    app: &App,
+    tenant: &Name,
+    checked: Checked,
+    key: Option<String>,
+    traceparent: Option<String>,
+) -> Result<NewJob, Problem> {
+    // Where nothing is stored or looked up before the job, its own transaction tells.
+    if checked.payload.as_ref().is_some_and(|payload| !payload.is_small())
+        && !app.store.site_exists(tenant.clone(), checked.site.clone()).await?
+    {
+        return Err(store::Error::SiteUnknown(checked.site).into());
+    }
+    let payload = payload(app, tenant, &checked).await?;
+    let digest = checked.digest(payload.as_ref().map(|payload| &payload.sha256));
+    let created_at = clock::now();
+    Ok(NewJob {
+        id: JobId::from(clock::new_uuid7()),
+        tenant: tenant.clone(),
+        site: checked.site,
+        resource: checked.resource,
+        operation: checked.operation,
+        params: checked.params,
+        payload,
+        deadline: created_at + SignedDuration::from_secs(checked.deadline_s.into()),
+        deadline_s: checked.deadline_s,
+        timeout_s: checked.timeout_s,
+        max_attempts: checked.max_attempts,
+        order_key: checked.order_key,
+        on_failure: checked.on_failure,
+        priority: checked.priority,
+        labels: checked.labels,
+        idempotency: key.map(|key| (key, digest)),
+        traceparent,
+        created_at,
+        envelope: None,
+    })
 }
 
 /// Finds or stores a submission's payload.
@@ -256,19 +273,19 @@ pub async fn cancel(
 #[derive(Default, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Retry {
-    /// A new client-signed envelope: not built yet.
-    #[schema(value_type = Option<String>)]
-    envelope: Option<Value>,
+    /// For a job that its client signed: an envelope signed anew, of the same job and for the same effect.
+    envelope: Option<String>,
 }
 
-/// Gives a settled job a new deadline and new attempts.
+/// Gives a settled job a new deadline and new attempts. Of a job that its client signed these are the client's to give: as
+/// long as its envelope allows, or as the new one says.
 #[utoipa::path(
     post, path = "/v1/jobs/{id}/retry", tag = "jobs", params(("id" = String, Path)),
     request_body = Option<Retry>,
     responses(
         (status = 200, body = Job),
-        (status = 409, body = ProblemDocument, description = "`conflict`: its state forbids it"),
-        (status = 501, body = ProblemDocument, description = "`not_implemented`: client-signed envelopes"),
+        (status = 409, body = ProblemDocument, description = "`conflict`: its state forbids it, or the envelope is not of \
+          this job; `envelope_expired`: it needs a new envelope"),
         (status = "default", body = ProblemDocument),
     )
 )]
@@ -278,10 +295,8 @@ pub async fn retry(
     Path(job): Path<String>,
     OptionalJson(wish): OptionalJson<Retry>,
 ) -> Result<Json<Job>, Problem> {
-    if wish.envelope.is_some() {
-        return Err(Problem::not_implemented("a retry with a client-signed envelope"));
-    }
-    Ok(Json(app.store.retry(caller.tenant, id("job", &job)?).await?))
+    let renewed = wish.envelope.map(|text| envelope::renewed(&app, &caller.tenant, text)).transpose()?;
+    Ok(Json(app.store.retry_renewed(caller.tenant, id("job", &job)?, renewed).await?))
 }
 
 /// What an operator found out about a job.

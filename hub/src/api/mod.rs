@@ -8,7 +8,9 @@ mod agents;
 pub mod auth;
 mod blobs;
 mod body;
+mod envelope;
 mod events;
+mod guard;
 mod health;
 mod jobs;
 mod metrics;
@@ -19,6 +21,7 @@ mod sites;
 mod submission;
 mod upload;
 
+pub use guard::{Guard, PER_PAIR};
 pub use metrics::Metrics;
 pub use problem::{Problem, ProblemDocument};
 
@@ -52,6 +55,10 @@ pub struct App {
     pub max_blob: u64,
     /// Whether `/metrics` is answered without a key: only where nobody but this machine can ask.
     pub open_metrics: bool,
+    /// Whether a proxy stands before the hub, which tells where requests come from.
+    pub behind_proxy: bool,
+    /// Wrong credentials, counted.
+    pub guard: Arc<Guard>,
     /// Set when the hub ends: event streams and waits end early.
     pub stop: CancellationToken,
     /// Uploads go on here when their request is cut, until what arrived is stored.
@@ -72,6 +79,8 @@ impl App {
             metrics: Arc::default(),
             max_blob,
             open_metrics,
+            behind_proxy: false,
+            guard: Arc::default(),
             stop,
             tasks: TaskTracker::new(),
             document: Arc::default(),
@@ -118,6 +127,7 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(jobs::submit, jobs::list))
         .routes(routes!(jobs::show))
         .routes(routes!(jobs::cancel))
+        .routes(routes!(envelope::show))
         .routes(routes!(jobs::retry))
         .routes(routes!(jobs::resolve))
         .routes(routes!(jobs::output))

@@ -93,6 +93,13 @@ impl Problem {
         self
     }
 
+    /// Says that the field it names is inside of `outer`.
+    #[must_use]
+    pub fn within(mut self, outer: &str) -> Self {
+        self.detail = format!("{outer}.{}", self.detail);
+        self
+    }
+
     /// Adds a header.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {

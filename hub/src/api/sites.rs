@@ -4,6 +4,7 @@ use super::{
     App, List,
     auth::{Allowed, SitesRead},
     problem::{Problem, ProblemDocument},
+    with_header,
 };
 use crate::{
     model::{ResourceView, SiteSummary},
@@ -12,19 +13,24 @@ use crate::{
 use axum::{
     Json,
     extract::{Path, State},
+    response::{IntoResponse as _, Response},
 };
+use http::HeaderName;
 use passerelle_protocol::{ApiCode, Name};
 
-/// Lists the sites.
+/// Names the tenant of the key that asks.
+const TENANT: HeaderName = HeaderName::from_static("passerelle-tenant");
+
+/// Lists the sites; the header `Passerelle-Tenant` names the tenant they belong to.
 #[utoipa::path(
     get, path = "/v1/sites", tag = "sites",
     responses((status = 200, body = List<SiteSummary>), (status = "default", body = ProblemDocument))
 )]
-pub async fn list(
-    caller: Allowed<SitesRead>,
-    State(app): State<App>,
-) -> Result<Json<List<SiteSummary>>, Problem> {
-    Ok(Json(List { items: app.store.sites(caller.tenant).await?, next_cursor: None }))
+pub async fn list(caller: Allowed<SitesRead>, State(app): State<App>) -> Result<Response, Problem> {
+    let tenant = caller.tenant.clone();
+    let list = Json(List { items: app.store.sites(caller.tenant).await?, next_cursor: None });
+    // What a client that signs its own jobs has to put into them.
+    Ok(with_header(list.into_response(), TENANT, tenant.as_str()))
 }
 
 /// Lists the resources that the site's connected agents announce: never a host, path or secret.

@@ -144,20 +144,9 @@ impl Checked {
     /// Reads and checks a submission.
     ///
     /// # Errors
-    /// 400 `bad_request` naming the field, 413 `too_large`, 501 `not_implemented` for a client-signed envelope.
+    /// 400 `bad_request` naming the field, 413 `too_large`.
     pub fn read(bytes: &[u8]) -> Result<Self, Problem> {
-        let submission: Submission = body::parse(bytes).map_err(|refused| {
-            #[derive(Deserialize)]
-            struct Signed {
-                #[serde(rename = "envelope")]
-                _envelope: serde::de::IgnoredAny,
-            }
-            match serde_json::from_slice::<Signed>(bytes) {
-                Ok(_) => Problem::not_implemented("the submission of a client-signed envelope"),
-                Err(_) => refused,
-            }
-        })?;
-        submission.check()
+        body::parse::<Submission>(bytes)?.check()
     }
 
     /// The digest over all that the client asked for; the payload counts by content, not by the blob's id.
@@ -177,15 +166,8 @@ impl Checked {
 
 impl Submission {
     fn check(self) -> Result<Checked, Problem> {
-        let bad = |text: String| Err(Problem::bad_request(text));
         let params = Value::Object(self.params);
-        if depth(&params) > MAX_DEPTH {
-            return bad(format!("params: at most {MAX_DEPTH} levels deep"));
-        }
-        if params.to_string().len() > MAX_JSON {
-            let detail = format!("params: at most {MAX_JSON} bytes as JSON; send content as a payload");
-            return Err(Problem::new(ApiCode::TooLarge, detail));
-        }
+        check_params(&params)?;
         let within = |field: &str, value: Option<u32>, default: u32, most: u32| match value.unwrap_or(default)
         {
             value if (1..=most).contains(&value) => Ok(value),
@@ -194,26 +176,9 @@ impl Submission {
         let deadline_s = within("deadline_s", self.deadline_s, 86_400, MAX_DEADLINE_S)?;
         let timeout_s = within("timeout_s", self.timeout_s, 300, MAX_TIMEOUT_S)?;
         let max_attempts = within("max_attempts", self.max_attempts, 5, MAX_ATTEMPTS)?;
-        let priority = self.priority.unwrap_or(4);
-        if priority > 9 {
-            return bad(format!("priority: must be 0 to 9, found {priority}"));
-        }
-        if let Some(key) = &self.order_key
-            && !is_text(key, 1, MAX_ORDER_KEY)
-        {
-            return bad(format!("order_key: 1 to {MAX_ORDER_KEY} characters, no control characters"));
-        }
-        if self.labels.len() > MAX_LABELS {
-            return bad(format!("labels: at most {MAX_LABELS}, found {}", self.labels.len()));
-        }
-        for (key, value) in &self.labels {
-            if !is_text(key, 1, MAX_LABEL_KEY) || !is_text(value, 0, MAX_LABEL_VALUE) {
-                return bad(format!(
-                    "labels: a key has 1 to {MAX_LABEL_KEY} characters, a value at most {MAX_LABEL_VALUE}, \
-                     no control characters"
-                ));
-            }
-        }
+        let priority = check_priority(self.priority)?;
+        check_order_key(self.order_key.as_deref())?;
+        check_labels(&self.labels)?;
         Ok(Checked {
             site: self.site,
             resource: self.resource,
@@ -224,14 +189,61 @@ impl Submission {
             timeout_s,
             max_attempts,
             order_key: self.order_key,
-            on_failure: self.on_failure.map(|on| match on {
-                OnFailure::Hold => "hold".to_owned(),
-                OnFailure::Continue => "continue".to_owned(),
-            }),
+            on_failure: on_failure(self.on_failure),
             priority,
             labels: self.labels,
         })
     }
+}
+
+/// Judges depth and length of the parameters.
+pub(super) fn check_params(params: &Value) -> Result<(), Problem> {
+    if depth(params) > MAX_DEPTH {
+        return Err(Problem::bad_request(format!("params: at most {MAX_DEPTH} levels deep")));
+    }
+    if params.to_string().len() > MAX_JSON {
+        let detail = format!("params: at most {MAX_JSON} bytes as JSON; send content as a payload");
+        return Err(Problem::new(ApiCode::TooLarge, detail));
+    }
+    Ok(())
+}
+
+pub(super) fn check_priority(priority: Option<u8>) -> Result<u8, Problem> {
+    match priority.unwrap_or(4) {
+        priority @ 0..=9 => Ok(priority),
+        other => Err(Problem::bad_request(format!("priority: must be 0 to 9, found {other}"))),
+    }
+}
+
+pub(super) fn check_order_key(key: Option<&str>) -> Result<(), Problem> {
+    if key.is_none_or(|key| is_text(key, 1, MAX_ORDER_KEY)) {
+        return Ok(());
+    }
+    let detail = format!("order_key: 1 to {MAX_ORDER_KEY} characters, no control characters");
+    Err(Problem::bad_request(detail))
+}
+
+pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Problem> {
+    if labels.len() > MAX_LABELS {
+        let detail = format!("labels: at most {MAX_LABELS}, found {}", labels.len());
+        return Err(Problem::bad_request(detail));
+    }
+    if labels.iter().all(|(key, value)| is_text(key, 1, MAX_LABEL_KEY) && is_text(value, 0, MAX_LABEL_VALUE))
+    {
+        return Ok(());
+    }
+    Err(Problem::bad_request(format!(
+        "labels: a key has 1 to {MAX_LABEL_KEY} characters, a value at most {MAX_LABEL_VALUE}, no control \
+         characters"
+    )))
+}
+
+/// The word that is stored.
+pub(super) fn on_failure(wish: Option<OnFailure>) -> Option<String> {
+    wish.map(|on| match on {
+        OnFailure::Hold => "hold".to_owned(),
+        OnFailure::Continue => "continue".to_owned(),
+    })
 }
 
 impl SubmittedPayload {
@@ -386,7 +398,6 @@ mod tests {
             assert!(problem.detail().starts_with(expected), "{extra}: {}", problem.detail());
         }
         assert_eq!(with(json!({"params": {"x": "y".repeat(MAX_JSON)}})).unwrap_err().status_code(), 413);
-        assert_eq!(Checked::read(br#"{"envelope":"a.b.c"}"#).unwrap_err().status_code(), 501);
         assert_eq!(Checked::read(br#"{"site":"a"}"#).unwrap_err().status_code(), 400);
     }
 

@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use passerelle_protocol::{AgentId, BlobId, Code, Effect, JobId, Name, Sha256, Verdict};
+use passerelle_protocol::{
+    AgentId, BlobId, Code, Effect, Envelope, JobId, JwsError, Name, Repeat, Sha256, Verdict,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::{collections::BTreeMap, str::FromStr};
+use std::{collections::BTreeMap, str::FromStr, sync::Arc};
 
 /// The state of a job. `failed`, `cancelled`, `expired`, `unknown` are settled: only an explicit retry, an operator's
 /// resolve or a late report of success changes them. `succeeded` and `denied` are final.
@@ -133,6 +135,54 @@ pub struct NewJob {
     pub traceparent: Option<String>,
     /// When it was submitted.
     pub created_at: Timestamp,
+    /// What its client signed; without it the hub signs at each offer.
+    pub envelope: Option<ClientEnvelope>,
+}
+
+impl NewJob {
+    /// Whether the job may be offered to this agent, by what its client signed.
+    #[must_use]
+    pub fn may_go_to(&self, agent: AgentId) -> bool {
+        let listed = self.envelope.as_ref().and_then(|envelope| envelope.agents.as_ref());
+        listed.is_none_or(|agents| agents.contains(&agent))
+    }
+
+    /// How an operation repeats that an agent announced with `announced`: the envelope can only be stricter.
+    #[must_use]
+    pub fn repeat(&self, announced: Repeat) -> Repeat {
+        let signed = self.envelope.as_ref().and_then(|envelope| envelope.repeat);
+        signed.map_or(announced, |stricter| announced.max(stricter))
+    }
+}
+
+/// An envelope that the client signed. The hub hands it on as it is, and cannot verify it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientEnvelope {
+    /// The compact JWS.
+    pub text: Arc<str>,
+    /// Digest of the submission that brought it: the same one again is the same job.
+    pub submission: Sha256,
+    /// Only these agents may act.
+    pub agents: Option<Vec<AgentId>>,
+    /// Overrides how the operation repeats, towards stricter only.
+    pub repeat: Option<Repeat>,
+}
+
+impl ClientEnvelope {
+    /// What of `claims` decides whom `text` is offered to.
+    #[must_use]
+    pub fn new(text: &str, claims: &Envelope, submission: Sha256) -> Self {
+        let (agents, repeat) = (claims.agents.clone(), claims.repeat);
+        Self { text: text.into(), submission, agents, repeat }
+    }
+
+    /// Reads a stored one again.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn read(text: &str, submission: Sha256) -> Result<Self, JwsError> {
+        Envelope::read_unverified(text).map(|(_, claims)| Self::new(text, &claims, submission))
+    }
 }
 
 /// A payload: a stored blob.

@@ -297,6 +297,7 @@ fn enrol(tx: &mut Tx<'_>, request: &EnrolRequest, audience: &str) -> Result<Enro
         return Err(refused("is used up"));
     }
     enterprise(tx.conn, &tenant)?;
+    tx.shared.shares.agent(tx.conn, &tenant)?;
     let record = AgentRecord {
         id: AgentId::from(clock::new_uuid7()),
         tenant,

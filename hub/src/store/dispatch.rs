@@ -17,7 +17,7 @@ use crate::{
     model::{AttemptToOffer, ChangeKind, NewJob},
     tunnel::registry::{Place, QueueKey},
 };
-use passerelle_protocol::{AgentId, CommitMode, Intent, SessionId, session::Attempt};
+use passerelle_protocol::{AgentId, CommitMode, Intent, Repeat, SessionId, session::Attempt};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 /// How many offers one queue gets in one transaction.
@@ -39,9 +39,25 @@ pub(super) fn run(tx: &mut Tx<'_>, key: &QueueKey) -> Result<(), Error> {
         registry.set_backlog(key, true);
         return Ok(());
     }
-    let queued = queued(tx.conn, key, free)?;
-    registry.set_backlog(key, queued.len() == free);
-    let commit = if queued.is_empty() { CommitMode::Free } else { commit_mode(tx.conn, key)? };
+    // Those for agents that have no place stay; others behind them go.
+    let mut passed = 0;
+    loop {
+        let queued = queued(tx.conn, key, free, passed)?;
+        let (found, before) = (queued.len(), passed);
+        tx.shared.registry.set_backlog(key, found == free || passed > 0);
+        if found == 0 {
+            return Ok(());
+        }
+        let full = give(tx, key, queued, &mut passed)?;
+        if full || found < free || passed == before || passed >= AT_ONCE {
+            return Ok(());
+        }
+    }
+}
+
+/// Offers what it can of these, in their order; whether no place is left. Counts what it had to pass over.
+fn give(tx: &mut Tx<'_>, key: &QueueKey, queued: Vec<Queued>, passed: &mut usize) -> Result<bool, Error> {
+    let commit = commit_mode(tx.conn, key)?;
     for Queued { seq, mut job, last, granted } in queued {
         if granted == 0 && job.deadline <= tx.now {
             if let Some(row) = JobRow::by_seq(tx.conn, seq)? {
@@ -52,19 +68,22 @@ pub(super) fn run(tx: &mut Tx<'_>, key: &QueueKey) -> Result<(), Error> {
         let number = last + 1;
         let attempt = Attempt::new(job.id, number);
         let only = if last > 0 && granted == 0 { bound_to(tx.conn, seq, last)? } else { None };
-        let Some(place) = tx.shared.registry.reserve(key, &job.operation, attempt, only) else {
+        let may = |agent| only.is_none_or(|only| only == agent) && job.may_go_to(agent);
+        let Some(place) = tx.shared.registry.reserve(key, &job.operation, attempt, may) else {
             tx.shared.registry.set_backlog(key, true);
-            if only.is_some() {
+            let listed = job.envelope.as_ref().is_some_and(|envelope| envelope.agents.is_some());
+            if only.is_some() || listed {
+                *passed += 1;
                 continue;
             }
-            break;
+            return Ok(true);
         };
         let granted = if granted > 0 { granted_intent(tx.conn, seq, granted)? } else { None };
         // Withdrawn attempts do not count but have numbers: the signed bound holds for the numbers.
         job.max_attempts = job.max_attempts.max(number);
-        let (id, tenant) = (job.id, job.tenant.clone());
+        let (id, tenant, repeat) = (job.id, job.tenant.clone(), job.repeat(place.repeat));
         assign(tx, &place, AttemptToOffer { job, attempt: number, commit, granted });
-        store_attempt(tx, seq, number, &place, commit)?;
+        store_attempt(tx, seq, number, &place, repeat, commit)?;
         tx.conn
             .prepare_cached(
                 "UPDATE jobs SET state = 'offered', attempt = ?2, counted = counted + 1, next_attempt_at = NULL \
@@ -73,7 +92,7 @@ pub(super) fn run(tx: &mut Tx<'_>, key: &QueueKey) -> Result<(), Error> {
             .execute(params![seq, number])?;
         tx.effects.changes.push((tenant, ChangeKind::Job(id)));
     }
-    Ok(())
+    Ok(false)
 }
 
 /// The first attempt of a job that is just being submitted, if there is a place for it and nothing that waits has a better
@@ -86,23 +105,26 @@ pub(super) fn at_once(tx: &mut Tx<'_>, job: &NewJob) -> Result<Option<FirstAttem
         return Ok(None);
     }
     let commit = commit_mode(tx.conn, &key)?;
-    let Some(place) = registry.reserve(&key, &job.operation, Attempt::new(job.id, 1), None) else {
+    let may = |agent| job.may_go_to(agent);
+    let Some(place) = registry.reserve(&key, &job.operation, Attempt::new(job.id, 1), may) else {
         return Ok(None);
     };
     assign(tx, &place, AttemptToOffer { job: job.clone(), attempt: 1, commit, granted: None });
-    Ok(Some(FirstAttempt { place, commit }))
+    let repeat = job.repeat(place.repeat);
+    Ok(Some(FirstAttempt { place, repeat, commit }))
 }
 
 /// An attempt that is offered with the job's submission.
 pub(super) struct FirstAttempt {
     place: Place,
+    repeat: Repeat,
     commit: CommitMode,
 }
 
 impl FirstAttempt {
     /// Stores it, after its job.
     pub(super) fn store(&self, tx: &Tx<'_>, job: i64) -> Result<(), Error> {
-        store_attempt(tx, job, 1, &self.place, self.commit)
+        store_attempt(tx, job, 1, &self.place, self.repeat, self.commit)
     }
 }
 
@@ -111,7 +133,14 @@ fn assign(tx: &mut Tx<'_>, place: &Place, offer: AttemptToOffer) {
     tx.assignments.push(Assignment { agent: place.agent, session: place.session, offer });
 }
 
-fn store_attempt(tx: &Tx<'_>, job: i64, number: u32, place: &Place, commit: CommitMode) -> Result<(), Error> {
+fn store_attempt(
+    tx: &Tx<'_>,
+    job: i64,
+    number: u32,
+    place: &Place,
+    repeat: Repeat,
+    commit: CommitMode,
+) -> Result<(), Error> {
     tx.conn
         .prepare_cached(
             "INSERT INTO attempts (job, number, agent, epoch, commit_mode, repeat, offered_at) \
@@ -123,7 +152,7 @@ fn store_attempt(tx: &Tx<'_>, job: i64, number: u32, place: &Place, commit: Comm
             place.agent.uuid().as_bytes(),
             i64::try_from(place.epoch).unwrap_or(i64::MAX),
             as_word(&commit),
-            as_word(&place.repeat),
+            as_word(&repeat),
             ms(tx.now)
         ])?;
     Ok(())
@@ -134,7 +163,7 @@ pub(super) fn queue_sql() -> String {
         "SELECT {} FROM jobs j INDEXED BY jobs_queue LEFT JOIN blobs b ON b.id = j.payload \
          LEFT JOIN contents c ON c.blob = j.payload \
          WHERE j.tenant = ?1 AND j.site = ?2 AND j.resource = ?3 AND j.state = 'queued' AND j.ready = 1 \
-         ORDER BY j.priority DESC, j.seq LIMIT ?4",
+         ORDER BY j.priority DESC, j.seq LIMIT ?4 OFFSET ?5",
         row::TO_OFFER
     )
 }
@@ -149,11 +178,11 @@ struct Queued {
     granted: u32,
 }
 
-fn queued(conn: &Connection, key: &QueueKey, limit: usize) -> Result<Vec<Queued>, Error> {
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+fn queued(conn: &Connection, key: &QueueKey, limit: usize, offset: usize) -> Result<Vec<Queued>, Error> {
+    let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     let mut statement = conn.prepare_cached(&queue_sql())?;
     let rows = statement.query_map(
-        params![key.tenant.as_str(), key.site.as_str(), key.resource.as_str(), limit],
+        params![key.tenant.as_str(), key.site.as_str(), key.resource.as_str(), number(limit), number(offset)],
         |row| {
             let (seq, job, last, granted) = row::to_offer(row)?;
             Ok(Queued { seq, job, last, granted })

@@ -5,6 +5,7 @@ use super::{
     attempts::{self, AttemptRow, JobRow},
     dispatch, lines,
     row::{self, from_uuid, ms, to_json, whole_job},
+    signed,
     transition::{Decision, Event, Resolution, next},
     writer::Tx,
 };
@@ -15,7 +16,9 @@ use crate::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
-use passerelle_protocol::{BlobId, JobId, Name, Sha256, limits::MAX_INLINE_PAYLOAD, session::Attempt};
+use passerelle_protocol::{
+    BlobId, Envelope, JobId, Name, Sha256, limits::MAX_INLINE_PAYLOAD, session::Attempt,
+};
 use rusqlite::{OptionalExtension as _, named_params, params};
 use std::time::Duration;
 use tokio::sync::broadcast;
@@ -196,16 +199,35 @@ impl Store {
         .await
     }
 
-    /// Gives a settled job a new deadline and more attempts.
+    /// Gives a settled job a new deadline and more attempts, as far as whoever signs it allows.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Conflict`] unless it is failed, cancelled, expired or unknown.
+    /// As [`Self::retry_renewed`].
     pub async fn retry(&self, tenant: Name, id: JobId) -> Result<Job, Error> {
+        self.retry_renewed(tenant, id, None).await
+    }
+
+    /// The same; with `renewed` as far as the client's new envelope allows.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Conflict`] unless it is failed, cancelled, expired or unknown, and for an envelope that
+    /// is not of this job; [`Error::EnvelopeExpired`] where the one it has allows no more.
+    pub async fn retry_renewed(
+        &self,
+        tenant: Name,
+        id: JobId,
+        renewed: Option<(String, Envelope)>,
+    ) -> Result<Job, Error> {
         self.write(move |tx| {
             let mut job = find(tx, &tenant, id)?;
             let decision = next(&job.facts, &Event::Retry, tx.now, 0.0);
             if decision == Decision::Forbidden {
                 return Err(forbidden(&job, "retried"));
+            }
+            tx.shared.shares.open_job(tx.conn, &tenant)?;
+            if signed::retry(tx, &mut job, renewed)? {
+                attempts::apply(tx, &job, decision)?;
+                return whole_job(tx.conn, &tenant, id);
             }
             let round = TimestampRound::new().smallest(Unit::Second).mode(RoundMode::Ceil);
             let deadline_s: u32 = tx
@@ -307,6 +329,9 @@ fn submit(tx: &mut Tx<'_>, job: NewJob) -> Result<Submitted, Error> {
             None => {}
         }
     }
+    if let Some(known) = signed::known(tx, &job)? {
+        return Ok(known);
+    }
     let site = tx
         .conn
         .prepare_cached("SELECT 1 FROM sites WHERE tenant = ?1 AND name = ?2")?
@@ -314,20 +339,23 @@ fn submit(tx: &mut Tx<'_>, job: NewJob) -> Result<Submitted, Error> {
     if !site {
         return Err(Error::SiteUnknown(job.site));
     }
+    tx.shared.shares.open_job(tx.conn, &job.tenant)?;
     store_payload(tx, &job)?;
     let (blocks, ready) = lines::on_submission(tx, &job)?;
     let first = if ready { dispatch::at_once(tx, &job)? } else { None };
     let labels = if job.labels.is_empty() { None } else { Some(to_json(&job.labels)?) };
     let attempts = u32::from(first.is_some());
     let state = if first.is_some() { JobState::Offered } else { JobState::Queued };
+    let body = job.idempotency.as_ref().map(|(_, body)| body);
+    let body = body.or(job.envelope.as_ref().map(|envelope| &envelope.submission));
     let inserted = tx
         .conn
         .prepare_cached(
             "INSERT INTO jobs (id, tenant, site, resource, operation, priority, created_at, deadline, allowed, \
              deadline_s, timeout_s, max_attempts, payload, idempotency_key, idempotency_body, order_key, on_failure, \
-             traceparent, labels, params, payload_size, blocks, ready, state, attempt, counted) \
+             traceparent, labels, params, payload_size, blocks, ready, state, attempt, counted, envelope) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?9, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, \
-             ?21, ?22, ?23, ?24, ?24)",
+             ?21, ?22, ?23, ?24, ?24, ?25)",
         )?
         .execute(params![
             job.id.uuid().as_bytes(),
@@ -343,7 +371,7 @@ fn submit(tx: &mut Tx<'_>, job: NewJob) -> Result<Submitted, Error> {
             job.timeout_s,
             job.payload.as_ref().map(|p| *p.blob.uuid().as_bytes()),
             job.idempotency.as_ref().map(|(key, _)| key),
-            job.idempotency.as_ref().map(|(_, body)| *body.bytes()),
+            body.map(|body| *body.bytes()),
             job.order_key,
             job.on_failure,
             job.traceparent,
@@ -353,7 +381,8 @@ fn submit(tx: &mut Tx<'_>, job: NewJob) -> Result<Submitted, Error> {
             blocks,
             ready,
             state.as_str(),
-            attempts
+            attempts,
+            job.envelope.as_ref().map(|envelope| &*envelope.text)
         ]);
     match inserted {
         Err(rusqlite::Error::SqliteFailure(e, _)) if e.code == rusqlite::ErrorCode::ConstraintViolation => {

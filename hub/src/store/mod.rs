@@ -19,11 +19,13 @@ pub(crate) mod keyring;
 mod leases;
 mod lines;
 mod memory;
+pub mod quota;
 mod reader;
 pub mod retention;
 pub(crate) mod row;
 pub(crate) mod schema;
 pub(crate) mod sessions;
+mod signed;
 mod timers;
 pub(crate) mod transition;
 mod wait;
@@ -111,6 +113,12 @@ pub enum Error {
     /// The hub's disk is full.
     #[error("the hub's disk is full: free some space or raise the volume's size")]
     Full,
+    /// The envelope that the client signed allows no more.
+    #[error("{0}")]
+    EnvelopeExpired(String),
+    /// The tenant has as much as it may have.
+    #[error("{0}")]
+    Quota(String),
     /// A fault of the hub.
     #[error("internal fault: {0}")]
     Internal(String),
@@ -137,7 +145,8 @@ impl Error {
             Self::TierRequired(_) => ApiCode::TierRequired,
             Self::ApplicationIncompatible(_) => ApiCode::ApplicationIncompatible,
             Self::DigestMismatch { .. } => ApiCode::DigestMismatch,
-            Self::Full => ApiCode::Quota,
+            Self::EnvelopeExpired(_) => ApiCode::EnvelopeExpired,
+            Self::Full | Self::Quota(_) => ApiCode::Quota,
             Self::Internal(_) => ApiCode::Internal,
         }
     }
@@ -245,6 +254,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) caches: Caches,
     pub(crate) waiters: Waiters,
+    pub(crate) shares: quota::Shares,
     pub(crate) changes: broadcast::Sender<Change>,
     pub(crate) keyring: keyring::Keyring,
     commits: AtomicU64,
@@ -311,6 +321,7 @@ impl Store {
             registry: Registry::default(),
             caches: Caches::default(),
             waiters: Waiters::default(),
+            shares: quota::Shares::default(),
             changes: broadcast::Sender::new(CHANGES),
             keyring,
             commits: AtomicU64::new(0),
@@ -414,6 +425,11 @@ impl Store {
 
     pub(crate) fn shared(&self) -> &Shared {
         &self.inner.shared
+    }
+
+    /// The same, for a task of its own.
+    pub(crate) fn shared_handle(&self) -> Arc<Shared> {
+        Arc::clone(&self.inner.shared)
     }
 
     pub(crate) fn files(&self) -> &Files {

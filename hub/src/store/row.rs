@@ -3,7 +3,10 @@
 use super::Error;
 use crate::{
     clock,
-    model::{AttemptView, BlobInfo, ErrorView, Job, JobState, NewJob, OutputView, PayloadRef, ProgressView},
+    model::{
+        AttemptView, BlobInfo, ClientEnvelope, ErrorView, Job, JobState, NewJob, OutputView, PayloadRef,
+        ProgressView,
+    },
 };
 use jiff::Timestamp;
 use passerelle_protocol::{JobId, Name, Sha256};
@@ -222,7 +225,7 @@ pub(crate) fn submitted(new: &NewJob) -> Job {
 /// The columns that [`to_offer`] reads; `b` is the payload's blob, `c` its small content.
 pub(crate) const TO_OFFER: &str = "j.seq, j.id, j.tenant, j.site, j.resource, j.operation, j.params, j.deadline, \
     j.deadline_s, j.timeout_s, j.allowed, j.order_key, j.priority, j.traceparent, j.created_at, j.attempt, \
-    b.id, b.size, b.sha256, b.media_type, c.data, j.granted";
+    b.id, b.size, b.sha256, b.media_type, c.data, j.granted, j.envelope, j.idempotency_body";
 
 /// What a queued job is offered from: its row id, the job, its last attempt's number, and which one was granted.
 pub(crate) fn to_offer(row: &Row<'_>) -> rusqlite::Result<(i64, NewJob, u32, u32)> {
@@ -255,8 +258,16 @@ pub(crate) fn to_offer(row: &Row<'_>) -> rusqlite::Result<(i64, NewJob, u32, u32
         idempotency: None,
         traceparent: row.get(13)?,
         created_at: time(row, 14)?,
+        envelope: envelope(row, 22)?,
     };
     Ok((row.get(0)?, job, row.get(15)?, row.get(21)?))
+}
+
+/// The envelope that a client signed, and after it the digest of the submission that brought it.
+fn envelope(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<ClientEnvelope>> {
+    let Some(text) = row.get_ref(column)?.as_str_or_null()? else { return Ok(None) };
+    let submission = digest(row, column + 1)?;
+    ClientEnvelope::read(text, submission).map(Some).map_err(|e| corrupt(column, e))
 }
 
 /// The media type of content that nobody described (RFC 9110 §8.3).

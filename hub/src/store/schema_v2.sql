@@ -62,3 +62,6 @@ CREATE TABLE clones (
   last_at INTEGER NOT NULL,
   times INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+-- The envelope that the client signed, a compact JWS; NULL: the hub signs at each offer. With it, `idempotency_body` is the
+-- digest of the submission also without an idempotency key.
+ALTER TABLE jobs ADD COLUMN envelope TEXT;

@@ -248,12 +248,16 @@ fn after_decline(
     now: Timestamp,
 ) -> Next {
     let refused = job.refused.saturating_add(1);
+    // No agent takes it any more: what an earlier attempt may have done stays as unknown as it is.
+    let open = job.granted || job.last_effect == Some(Effect::Unknown);
+    let ended = |state| match open {
+        true => Next::ended(JobState::Unknown, code, message, Effect::Unknown),
+        false => Next::ended(state, code, message, Effect::NotApplied),
+    };
     match code {
-        Code::SignatureInvalid => Next::ended(JobState::Denied, code, message, Effect::NotApplied),
+        Code::SignatureInvalid => ended(JobState::Denied),
         Code::Deadline => expired(job).withdrawn(),
-        Code::EnvelopeExpired | Code::Replayed if refused >= MAX_REFUSED => {
-            Next::ended(JobState::Failed, code, message, Effect::NotApplied)
-        }
+        Code::EnvelopeExpired | Code::Replayed if refused >= MAX_REFUSED => ended(JobState::Failed),
         Code::EnvelopeExpired | Code::Replayed => {
             let hold = (code == Code::EnvelopeExpired).then(|| hint(retry_after_ms).unwrap_or(HOLD));
             Next { refused, hold, ..back_to_queue(job, now).withdrawn() }

@@ -173,6 +173,10 @@ fn a_decline_is_judged_by_its_code() {
     check(Code::Replayed, &|job| job.refused = 7, Failed, false, None);
     check(Code::EnvelopeExpired, &|job| job.refused = 7, Failed, false, None);
     check(Code::SignatureInvalid, same, Denied, false, None);
+    // What an earlier attempt may have done stays open.
+    check(Code::SignatureInvalid, &|job| job.granted = true, Unknown, false, None);
+    check(Code::SignatureInvalid, &|job| job.last_effect = Some(Effect::Unknown), Unknown, false, None);
+    check(Code::EnvelopeExpired, &|job| (job.refused, job.granted) = (7, true), Unknown, false, None);
     check(Code::Deadline, same, Expired, true, None);
     check(Code::Busy, &|job| job.cancel_requested = true, Cancelled, true, Some(1));
     check(Code::Busy, &|job| job.deadline = at(NOW), Expired, true, Some(1));

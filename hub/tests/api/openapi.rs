@@ -36,6 +36,7 @@ async fn every_route_is_in_the_document_and_the_other_way_round() {
         "/v1/jobs/{id}/retry",
         "/v1/jobs/{id}/resolve",
         "/v1/jobs/{id}/output",
+        "/v1/jobs/{id}/envelope",
         "/v1/calls",
         "/v1/blobs",
         "/v1/blobs/{id}",
@@ -70,6 +71,18 @@ fn no_route_is_registered_beside_the_document() {
             assert!(!source.contains(call), "{}: {call}", path.display());
         }
     }
+}
+
+#[test]
+fn a_job_can_be_submitted_in_two_forms() {
+    let document = serde_json::to_value(passerelle_hub::api::openapi()).unwrap();
+    let body = &document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"];
+    let name = body["$ref"].as_str().unwrap().rsplit('/').next().unwrap();
+    let forms = document["components"]["schemas"][name]["oneOf"].as_array().unwrap();
+    let text = serde_json::to_string(forms).unwrap();
+    assert_eq!(forms.len(), 2, "{text}");
+    assert!(text.contains("/Submission") && text.contains("/SignedSubmission"), "{text}");
+    assert!(!text.contains("\"properties\""), "the forms are wrapped: {text}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ async fn sites_agents_and_resources_show_what_is_connected() {
         hub.get("/v1/sites").await.expect(200).json(),
         json!({"items": [{"name": "paris", "agents": 0, "agents_online": 0, "jobs_queued": 0}], "next_cursor": null})
     );
+    assert_eq!(hub.get("/v1/sites").await.header("passerelle-tenant"), "acme");
     let agent = Agent::enrol(&hub).await;
     let listed = hub.get("/v1/agents").await.expect(200).json();
     let shown = &listed["items"][0];

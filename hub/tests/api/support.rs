@@ -3,7 +3,7 @@
 use passerelle_hub::{
     api::{App, auth::tenant_scopes},
     model::Tier,
-    server::{MAX_CONNECTIONS, Server},
+    server::{MAX_CONNECTIONS, MAX_PER_ADDRESS, Server},
     store::Store,
 };
 use passerelle_protocol::Name;
@@ -100,7 +100,8 @@ impl Hub {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
         let app = App::new(store.clone(), max_blob, open_metrics, stop.clone());
-        let server = Server { listener, tls: None, max_connections: MAX_CONNECTIONS };
+        let server =
+            Server { listener, tls: None, max_connections: MAX_CONNECTIONS, per_address: MAX_PER_ADDRESS };
         let server = tokio::spawn(server.run(app.router(), stop.clone()));
         Self { url, key, store, client: reqwest::Client::new(), app, stop, server, _data: data }
     }

@@ -361,7 +361,7 @@ impl Registry {
         key: &QueueKey,
         operation: &Name,
         attempt: Attempt,
-        only: Option<AgentId>,
+        may: impl Fn(AgentId) -> bool,
     ) -> Option<Place> {
         let mut state = self.state();
         let now = Instant::now();
@@ -371,7 +371,7 @@ impl Registry {
         let rate = state.limits(key).1;
         let best = state
             .at(&key.tenant, &key.site)
-            .filter(|session| only.is_none_or(|only| only == session.arrival.agent))
+            .filter(|session| may(session.arrival.agent))
             .filter(|session| session.free(&key.resource) > 0)
             .max_by_key(|session| {
                 let announced = session

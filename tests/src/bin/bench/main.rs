@@ -13,6 +13,7 @@ mod memory;
 mod rate;
 mod round_trip;
 mod sftp;
+mod signing;
 mod start;
 mod waiting;
 
@@ -24,7 +25,8 @@ Measures Passerelle on real processes and prints JSON lines.
 
 Usage: tests/bench [--quick | --long] [--check] [NAME…]
 
-  NAME      start, memory, notify, dispatch, rate, waiting, growth, celery, sftp, audit; all of them by default
+  NAME      start, memory, notify, dispatch, rate, waiting, growth, celery, sftp, audit, signing; all of them by
+            default
   --quick   fewer repetitions, 128 MiB in place of 1 GiB, 2000 finished jobs in place of 100,000
   --long    1,000,000 finished jobs too
   --check   exit with 1 if a target is not met
@@ -47,8 +49,10 @@ async fn main() -> ExitCode {
         print(HELP.trim_end());
         return ExitCode::SUCCESS;
     }
-    let known =
-        ["start", "memory", "notify", "dispatch", "rate", "waiting", "growth", "celery", "sftp", "audit"];
+    let known = [
+        "start", "memory", "notify", "dispatch", "rate", "waiting", "growth", "celery", "sftp", "audit",
+        "signing",
+    ];
     let (options, names): (Vec<&str>, Vec<&str>) =
         arguments.iter().map(String::as_str).partition(|a| a.starts_with('-'));
     if let Some(wrong) = options
@@ -102,6 +106,9 @@ async fn main() -> ExitCode {
     }
     if wanted("audit") {
         tell(audit::measure(effort).await);
+    }
+    if wanted("signing") {
+        tell(signing::measure(effort).await);
     }
     if missed > 0 && options.contains(&"--check") {
         eprintln!("{missed} targets not met");
