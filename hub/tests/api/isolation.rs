@@ -8,7 +8,7 @@ use crate::{
 };
 use futures_util::StreamExt as _;
 use passerelle_hub::model::Tier;
-use passerelle_protocol::SigningKey;
+use passerelle_protocol::{AgentKey, SigningKey, http::KeyRequest};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -117,6 +117,22 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                 ("POST", "/agent/v1/jobs/{job}/attempts/{attempt}/output") => request
                     .header("upload-length", "1")
                     .header("repr-digest", "sha-256=:LXEWQrcmsEQBYnyp+6wy9cuGMQaL7aiOCl1Q5LdT8ek=:"),
+                // Signed as it must be, but about the other tenant's agent.
+                ("POST", "/agent/v1/keys") => {
+                    let next = SigningKey::generate().unwrap().0;
+                    let (victim, now) = (theirs.agent.parse().unwrap(), jiff::Timestamp::now().as_second());
+                    let audience = agent.identity.audience.clone();
+                    let said = AgentKey::new(victim, audience, next.public().clone(), now);
+                    let body = KeyRequest {
+                        by_old: said.sign(&agent.key).unwrap(),
+                        by_new: said.sign(&next).unwrap(),
+                    };
+                    let refused = Answer::of(request.json(&body)).await;
+                    no_word_of(&theirs, &call, &refused.text());
+                    refused.expect_problem(400, "bad_request");
+                    calls += 1;
+                    continue;
+                }
                 _ => {
                     assert!(path.contains('{'), "{call} is new: say here what another tenant may see of it");
                     request
