@@ -1,15 +1,16 @@
 //! Dials the hub: TCP with `TCP_NODELAY` and happy eyeballs, through an HTTP CONNECT proxy if there is one, then TLS.
 
 use super::{CONNECT_TIMEOUT, Hub, chain, proxy::Proxy, words::Trouble};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use http::Uri;
 use hyper::service::Service as _;
 use hyper_util::{client::legacy::connect::HttpConnector, service::TowerToHyperService};
 use rustls_pki_types::ServerName;
-use std::{error::Error, io};
+use std::{error::Error, io, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -27,6 +28,8 @@ pub enum DialError {
         to: String,
         /// Why.
         cause: String,
+        /// Whether somebody answered, and said no; else packets are lost, or there is no way or no name.
+        refused: bool,
     },
     /// The proxy did not open the way.
     #[error("the proxy {proxy} does not connect to {to}: {cause}")]
@@ -46,6 +49,13 @@ pub enum DialError {
         /// Why, and what to do.
         cause: String,
     },
+}
+
+impl DialError {
+    /// Whether nobody answered at all: the network is away rather than the hub.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Tcp { refused: false, .. })
+    }
 }
 
 impl Hub {
@@ -144,22 +154,48 @@ impl Hub {
     }
 }
 
+/// How long a connection attempt may hang before another one is made beside it. The kernel asks again after 1, 3, 7, 15 s:
+/// without it a network that comes back in between is noticed late.
+const BESIDE: Duration = Duration::from_secs(2);
+
 /// TCP to an address that is written as host and port: all its addresses, the two families side by side.
 async fn tcp(scheme: &str, address: &str, named: &str) -> Result<TcpStream, DialError> {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    let failed = |cause: String| DialError::Tcp { to: named.to_owned(), cause };
-    let target: Uri = format!("{scheme}://{address}/").parse().map_err(|e| failed(format!("{e}")))?;
-    match timeout(CONNECT_TIMEOUT, TowerToHyperService::new(connector).call(target)).await {
+    let failed = |cause: String, refused: bool| DialError::Tcp { to: named.to_owned(), cause, refused };
+    let target: Uri = format!("{scheme}://{address}/").parse().map_err(|e| failed(format!("{e}"), true))?;
+    let mut attempts = FuturesUnordered::new();
+    let first = async {
+        loop {
+            attempts.push(TowerToHyperService::new(connector.clone()).call(target.clone()));
+            tokio::select! {
+                Some(ended) = attempts.next() => return ended,
+                () = sleep(BESIDE) => {}
+            }
+        }
+    };
+    match timeout(CONNECT_TIMEOUT, first).await {
         Ok(Ok(stream)) => Ok(stream.into_inner()),
         Ok(Err(e)) => {
             let error: &(dyn Error + 'static) = &e;
-            Err(failed(Trouble::of_tcp(error).map_or_else(|| chain(error), |trouble| trouble.to_string())))
+            let cause = Trouble::of_tcp(error).map_or_else(|| chain(error), |trouble| trouble.to_string());
+            Err(failed(cause, is_refused(error)))
         }
-        Err(_) => Err(failed(Trouble::Silence { seconds: CONNECT_TIMEOUT.as_secs() }.to_string())),
+        Err(_) => Err(failed(Trouble::Silence { seconds: CONNECT_TIMEOUT.as_secs() }.to_string(), false)),
     }
+}
+
+fn is_refused(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
 }
 
 fn tls_cause(error: &io::Error) -> String {

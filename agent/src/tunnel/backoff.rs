@@ -8,6 +8,8 @@ const MIN: Duration = Duration::from_secs(1);
 const MAX: Duration = Duration::from_secs(60);
 /// The longest wait that a hub may ask for.
 const MAX_HINT: Duration = Duration::from_secs(300);
+/// The ceiling while nobody answers at all: whoever dials then disturbs nobody, and is to be back soon after the network.
+const LOST: Duration = Duration::from_secs(3);
 /// A session that lasted this long was a good one.
 const STABLE: Duration = Duration::from_secs(60);
 
@@ -29,6 +31,11 @@ impl Backoff {
             Some(hint) => hint.clamp(MIN, MAX_HINT) + jittered.min(MIN),
             None => jittered,
         }
+    }
+
+    /// How long to wait after nobody answered at all, which says nothing of the hub.
+    pub fn lost(random: f64) -> Duration {
+        LOST.mul_f64(random.clamp(0.0, 1.0))
     }
 
     /// A session ended after this long.
@@ -63,6 +70,12 @@ mod tests {
             backoff.next(1.0, None);
         }
         assert_eq!(backoff.next(0.5, None), Duration::from_secs(30));
+    }
+
+    #[test]
+    fn where_nobody_answers_the_wait_stays_short() {
+        assert!((0..100).all(|_| Backoff::lost(random()) <= LOST));
+        assert_eq!((Backoff::lost(0.0), Backoff::lost(1.0)), (Duration::ZERO, LOST));
     }
 
     #[test]

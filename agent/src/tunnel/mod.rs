@@ -24,6 +24,8 @@ enum Ended {
     Renewed,
     /// It failed; dial again.
     Failed { why: String, hint: Option<Duration> },
+    /// Nobody answers at all: dial again soon, since the network may be back at any moment.
+    Lost { why: String },
     /// The hub does not want this agent until an operator acts.
     Refused(Refusal),
 }
@@ -34,13 +36,13 @@ pub async fn run(agent: Arc<Agent>) -> Option<Refusal> {
     while !agent.close.is_cancelled() {
         agent.status.set_link(Link::Connecting);
         let ended = attempt(&agent, &mut backoff).await;
-        let (why, hint) = match ended {
+        let (why, wait) = match ended {
             Ended::Closed => break,
             Ended::Renewed => continue,
             Ended::Refused(refusal) => return Some(refusal),
-            Ended::Failed { why, hint } => (why, hint),
+            Ended::Failed { why, hint } => (why, backoff.next(backoff::random(), hint)),
+            Ended::Lost { why } => (why, Backoff::lost(backoff::random())),
         };
-        let wait = backoff.next(backoff::random(), hint);
         agent.metrics.reconnects.inc();
         warn!(
             error = why,
@@ -73,7 +75,7 @@ async fn attempt(agent: &Arc<Agent>, backoff: &mut Backoff) -> Ended {
     let why = match &ended {
         Ended::Closed => "the agent closed it",
         Ended::Renewed => "the agent opens it anew, since it offers something else than before",
-        Ended::Failed { why, .. } => why,
+        Ended::Failed { why, .. } | Ended::Lost { why } => why,
         Ended::Refused(refusal) => &refusal.message,
     };
     agent.journal.refused(Entry::new(Kind::Disconnected).detail(why));

@@ -27,7 +27,10 @@ pub type Socket = WebSocketStream<Box<dyn Connection>>;
 /// Dials and upgrades.
 pub async fn open(agent: &Agent) -> Result<Socket, Ended> {
     let failed = |why: String| Ended::Failed { why, hint: None };
-    let stream = agent.hub.dial().await.map_err(|e| failed(e.to_string()))?;
+    let stream = agent.hub.dial().await.map_err(|e| match e.is_lost() {
+        true => Ended::Lost { why: e.to_string() },
+        false => failed(e.to_string()),
+    })?;
     let request = request(agent).map_err(failed)?;
     let config = WebSocketConfig::default()
         .read_buffer_size(32 * 1024)

@@ -13,6 +13,9 @@ const NOTICED: Duration = Duration::from_secs(30);
 /// How long the agent may take to be back.
 const BACK: Duration = Duration::from_secs(5);
 
+/// How often it dials in vain before the network returns.
+const DIALLED: f64 = 4.0;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_whose_packets_are_lost_is_noticed_by_both_sides_and_back_soon_after() {
     if let Some(why) = Network::missing() {
@@ -60,6 +63,15 @@ async fn a_peer_whose_packets_are_lost_is_noticed_by_both_sides_and_back_soon_af
         at_agent <= NOTICED && at_hub <= NOTICED,
         "noticed by the agent after {at_agent:?}, by the hub after {at_hub:?}"
     );
+
+    // Long enough for the agent to have dialled in vain several times: its patience must not have grown with it.
+    let dialled = async || {
+        let metrics = client.get(format!("http://{local}/metrics")).send().await.ok()?.text().await.ok()?;
+        let lost =
+            metrics.lines().find_map(|line| line.strip_prefix("passerelle_agent_tunnel_reconnects_total "));
+        lost?.parse::<f64>().ok().filter(|lost| *lost >= DIALLED)
+    };
+    until("the agent to dial in vain", 2 * passerelle_tests::PATIENCE, dialled).await;
 
     network.lose(hub.port(), false);
     let returned = Instant::now();
