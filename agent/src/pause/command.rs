@@ -143,14 +143,18 @@ fn alone(config: &Path, state: Arc<StateDir>, request: Request) -> Result<Value,
             let by = by.unwrap_or_else(|| control::who(geteuid().as_raw()));
             control::pause(&pauses, resource, until, reason, by)
         }
-        Request::Resume { resource } => control::resume(&pauses, &resource),
+        Request::Resume { resource } => {
+            // Not taken out: the agent finds at its start what ended without it, for its audit.
+            control::resumed(&resource, pauses.end(&resource, clock::now()))
+        }
     };
     let done = done.map_err(Stop::Failed)?;
     hand_over(state.path()).map_err(|e| Stop::Failed(format!("{}: {e}", state.path().display())))?;
     Ok(done)
 }
 
-/// What root wrote belongs to the folder's owner, or the agent could not read it.
+/// What root wrote belongs to the folder's owner, or the agent could not read it. A link is not followed: the folder is
+/// the agent's, who must not have root give away what lies elsewhere.
 fn hand_over(state: &Path) -> io::Result<()> {
     let owner = fs::metadata(state)?;
     if !geteuid().is_root() || owner.uid() == 0 {
