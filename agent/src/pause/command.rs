@@ -16,7 +16,7 @@ use rustix::process::geteuid;
 use serde_json::Value;
 use std::{
     fs, io,
-    os::unix::fs::{MetadataExt as _, chown},
+    os::unix::fs::{MetadataExt as _, lchown},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -161,10 +161,37 @@ fn hand_over(state: &Path) -> io::Result<()> {
         return Ok(());
     }
     for name in [FILE, "lock"] {
-        match chown(state.join(name), Some(owner.uid()), Some(owner.gid())) {
+        match lchown(state.join(name), Some(owner.uid()), Some(owner.gid())) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn root_gives_away_no_file_that_a_link_leads_to() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (state, outside) = (dir.path().join("state"), dir.path().join("shadow"));
+        fs::create_dir(&state).unwrap();
+        fs::write(&outside, "root's").unwrap();
+        symlink(&outside, state.join("lock")).unwrap();
+        fs::write(state.join(FILE), "{}").unwrap();
+        lchown(&state, Some(12_345), Some(12_345)).unwrap();
+        hand_over(&state).unwrap();
+        let uid = |path: &Path| fs::symlink_metadata(path).unwrap().uid();
+        assert_eq!((uid(&state.join(FILE)), uid(&state.join("lock")), uid(&outside)), (12_345, 12_345, 0));
+        // Nor does it write through one.
+        let error = StateDir::open(&state).unwrap_err().to_string();
+        assert!(error.contains("state"), "{error}");
+        assert_eq!(fs::read_to_string(&outside).unwrap(), "root's");
+    }
 }
