@@ -205,7 +205,7 @@ fn until_kind(kind: &str, mut receive: impl FnMut(&mut [u8]) -> std::io::Result<
 
 #[tokio::test(flavor = "multi_thread")]
 async fn datagrams_and_a_file_that_is_rotated_get_every_row() {
-    let mut site = Site::prepared(|_, _| passerelle_tests::Reply::status(200)).await;
+    let mut site = Site::prepared(|_, _| Reply::status(200)).await;
     let home = tempfile::tempdir().unwrap();
     let (socket, copy) = (home.path().join("log"), home.path().join("audit.jsonl"));
     let server = UnixDatagram::bind(&socket).unwrap();
@@ -276,7 +276,7 @@ fn read_frames(stream: &mut TcpStream, kind: &str, rows: &mut Vec<Value>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_syslog_server_that_was_away_gets_what_it_missed_at_least_once() {
-    let mut site = Site::prepared(|_, _| passerelle_tests::Reply::status(200)).await;
+    let mut site = Site::prepared(|_, _| Reply::status(200)).await;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     site.agent.log_key("[audit]").log_key(&format!("syslog = \"tcp://{address}\""));
@@ -313,7 +313,7 @@ async fn a_full_disk_under_a_copy_keeps_the_chain_and_is_caught_up_with() {
         eprintln!("skipped: a small disk can be mounted by root only");
         return;
     }
-    let mut site = Site::prepared(|_, _| passerelle_tests::Reply::status(200)).await;
+    let mut site = Site::prepared(|_, _| Reply::status(200)).await;
     let disk = SmallDisk::mount("1m");
     let copy = disk.path().join("audit.jsonl");
     site.agent.log_key("[audit]").log_key(&format!("file = \"{}\"", copy.display()));
@@ -330,7 +330,7 @@ async fn a_full_disk_under_a_copy_keeps_the_chain_and_is_caught_up_with() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn past_the_quota_the_oldest_rows_go_and_a_row_says_so_or_no_job_is_taken() {
-    let mut site = Site::prepared(|_, _| passerelle_tests::Reply::status(200)).await;
+    let mut site = Site::prepared(|_, _| Reply::status(200)).await;
     site.agent.agent_key("audit_quota = \"1MiB\"").log_key("[audit]").log_key("when_full = \"stop\"");
     site.agent.start().await;
     let path = "x".repeat(180);
