@@ -236,16 +236,14 @@ async fn identify(
         sleep(left).await;
     }
     if let Some(identity) = known {
+        tell(&identity, state, journal).await;
         return Ok(identity);
     }
     let mut backoff = Backoff::default();
     loop {
         let (message, after) = match enrol(settings, state, hub).await {
             Ok(identity) => {
-                let enrolled = &identity.enrolled;
-                let told =
-                    format!("agent {}, site {}, {}", enrolled.agent, enrolled.site, enrolled.application);
-                journal.note(Entry::new(Kind::Enrolled).detail(&told));
+                tell(&identity, state, journal).await;
                 return Ok(identity);
             }
             Err(EnrolError::Stop(stop)) => {
@@ -265,6 +263,19 @@ async fn identify(
         );
         status.set_link(Link::Starting { why: format!("not enrolled yet: {message}") });
         sleep(wait).await;
+    }
+}
+
+/// Writes a new identity into the audit, be it this process's or that of `enrol` or `re-enrol`.
+async fn tell(identity: &Identity, state: &StateDir, journal: &Journal) {
+    if !identity.is_untold() {
+        return;
+    }
+    let enrolled = &identity.enrolled;
+    let told = format!("agent {}, site {}, {}", enrolled.agent, enrolled.site, enrolled.application);
+    let written = journal.audit(Entry::new(Kind::Enrolled).detail(&told)).await.map_err(|e| e.to_string());
+    if let Err(error) = written.and_then(|()| identity.told(state).map_err(|e| e.to_string())) {
+        warn!(error, "That the agent has enrolled will be told in the audit again");
     }
 }
 

@@ -268,7 +268,10 @@ impl Agent {
         };
         if let (Err(failure), true) = (&mut judged, job.intent.is_some()) {
             // Nothing more happens here; but what was granted before may have happened.
-            (failure.effect, failure.verdict) = (Effect::Unknown, Verdict::Permanent);
+            failure.effect = Effect::Unknown;
+            if failure.verdict != Verdict::Retry {
+                failure.verdict = Verdict::Permanent;
+            }
         }
         let judged = match judged {
             Ok(judged) => self.make_room(&job, judged)?,
@@ -399,12 +402,12 @@ impl Agent {
         }
         let Envelope { resource, operation, payload, .. } = &job.envelope;
         let size = payload.as_ref().map_or(0, |payload| payload.size);
-        // What has begun is brought to its end, and counts all the same.
-        let limits = if job.intent.is_some() { Daily::default() } else { judged.daily };
-        if !self.volume.take(resource, judged.rule, size, limits) {
+        // Also what another agent is said to have begun: that is the hub's word, and a limit by the hub's leave is none.
+        if !self.volume.take(resource, judged.rule, size, judged.daily) {
             // Others took the rest since it was judged.
             let message = volume::used_up(operation.as_str());
-            let failure = Failure::new(Verdict::Retry, Effect::NotApplied, Code::Busy, message);
+            let effect = if job.intent.is_some() { Effect::Unknown } else { Effect::NotApplied };
+            let failure = Failure::new(Verdict::Retry, effect, Code::Busy, message);
             return Ok(Err(failure.retry_after(Some(volume::until_tomorrow()))));
         }
         if let Err(error) = self.volume.flush().await {

@@ -34,6 +34,8 @@ const KEY_FILE: &str = "agent-key.pk8";
 /// How the files of later keys begin, and how all of them end.
 const KEY_PREFIX: &str = "agent-key-";
 const KEY_SUFFIX: &str = ".pk8";
+/// Where the key of a `re-enrol` waits for the hub's answer.
+pub const PENDING_FILE: &str = "re-enrol-key.pk8";
 const IDENTITY_FILE: &str = "identity.json";
 
 /// What the hub said at enrolment.
@@ -69,6 +71,9 @@ pub struct Stored {
     /// The file of the key that is to follow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     next_key: Option<String>,
+    /// Whether the audit does not tell of it yet: it may have been made by a command.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    untold: bool,
 }
 
 fn first_key_file() -> String {
@@ -132,7 +137,8 @@ impl Identity {
         let EnrolResponse { agent, tenant, site, application, audience, job_keys, .. } = answer;
         let enrolled = Enrolled { agent, tenant, site, application, audience, hub };
         let trust = HubTrust::new(job_keys);
-        let stored = Stored { enrolled, trust, key_file, key_since: Some(clock::now()), next_key: None };
+        let stored =
+            Stored { enrolled, trust, key_file, key_since: Some(clock::now()), next_key: None, untold: true };
         write(state, &stored)?;
         sweep(state, &stored);
         Ok(Self::of(stored, Arc::new(key), None))
@@ -154,6 +160,20 @@ impl Identity {
     /// All that is stored, without private keys.
     pub fn stored(&self) -> Stored {
         self.read().stored.clone()
+    }
+
+    /// Whether the audit does not tell of it yet.
+    pub fn is_untold(&self) -> bool {
+        self.read().stored.untold
+    }
+
+    /// The audit tells of it.
+    pub fn told(&self, state: &StateDir) -> Result<(), Stop> {
+        let mut current = self.change();
+        let stored = Stored { untold: false, ..current.stored.clone() };
+        write(state, &stored)?;
+        current.stored = stored;
+        Ok(())
     }
 
     /// Since when the key is the key; `None` for one of before this was noted.
@@ -280,13 +300,20 @@ pub fn store_key(state: &StateDir, file: &str, document: &[u8]) -> Result<(), St
     state.write(file, document).map_err(|e| Stop::Configuration(state::unwritable(state.path(), &e)))
 }
 
-/// Removes key files that have no name (any more).
+/// Removes key files that have no name (any more), and what a `re-enrol` that was cut off left of the key that is ours now.
 fn sweep(state: &StateDir, stored: &Stored) {
     if !state.is_locked() {
         // A running agent may have just made one, and be about to name it.
         return;
     }
     let named = |file: &str| file == stored.key_file || stored.next_key.as_deref() == Some(file);
+    // Or it would be the key of the next `re-enrol` too, which no hub takes twice.
+    if let Ok(Some(key)) = read_key(state, PENDING_FILE)
+        && key_file(&key) == stored.key_file
+        && let Err(error) = state.remove(PENDING_FILE)
+    {
+        tracing::warn!(%error, file = PENDING_FILE, "An old key cannot be removed");
+    }
     let Ok(entries) = std::fs::read_dir(state.path()) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();

@@ -156,3 +156,27 @@ fn a_public_key_is_read_from_pem() {
         format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode([0x30, 0x00]));
     assert_eq!(public_key_from_pem(rsa.as_bytes()).unwrap_err(), "not an Ed25519 public key");
 }
+
+#[test]
+fn a_key_that_a_re_enrol_left_behind_goes_once_it_is_the_agents_own() {
+    let folder = Folder::enrolled();
+    let (waiting, _) = load_or_make(&folder.state, PENDING_FILE).unwrap();
+    folder.load();
+    assert!(folder.state.read(PENDING_FILE).unwrap().is_some(), "its answer may have been lost");
+    // Cut off between the new identity and the end of the command.
+    let document = folder.state.read(PENDING_FILE).unwrap().unwrap();
+    let file = key_file(&waiting);
+    store_key(&folder.state, &file, &document).unwrap();
+    Identity::create(&folder.state, answer(&folder.hub), "https://hub.example.com/".into(), (waiting, file))
+        .unwrap();
+    folder.load();
+    assert_eq!(folder.state.read(PENDING_FILE).unwrap(), None);
+}
+
+#[test]
+fn an_identity_is_told_in_the_audit_until_it_is_known_to_be() {
+    let folder = Folder::enrolled();
+    assert!(folder.load().is_untold() && folder.load().is_untold());
+    folder.load().told(&folder.state).unwrap();
+    assert!(!folder.load().is_untold());
+}

@@ -9,15 +9,13 @@ use crate::{
     enrol::{EnrolError, Request, ask, how_to_get_a_token, token},
     exit::Stop,
     hub::Hub,
-    identity::{Enrolled, Identity, key_file, load_or_make, store_key},
+    identity::{Enrolled, Identity, PENDING_FILE, key_file, load_or_make, store_key},
     settings::Settings,
     state::{Refusal, StateDir, unwritable},
 };
 use passerelle_protocol::{AgentId, AgentKey, http::EnrolResponse};
 use std::{fs, path::Path};
 
-/// Where the new key waits for the hub's answer.
-const PENDING: &str = "re-enrol-key.pk8";
 /// How the files of the journal begin.
 const JOURNAL: &str = "journal.db";
 
@@ -50,7 +48,7 @@ pub async fn re_enrol(
         tracing::warn!(error = %damaged, "The old identity cannot be used: the hub will not know that it is replaced");
         None
     });
-    let (key, _) = load_or_make(state, PENDING)?;
+    let (key, _) = load_or_make(state, PENDING_FILE)?;
     let replaces = before.as_ref().map(|old| {
         let Enrolled { agent, audience, .. } = &old.enrolled;
         let said = AgentKey::new(*agent, audience.clone(), key.public().clone(), clock::unix_seconds());
@@ -69,10 +67,10 @@ pub async fn re_enrol(
     }
     let file = key_file(&key);
     let unreadable = |e: std::io::Error| Stop::Configuration(unwritable(state.path(), &e));
-    let document = state.read(PENDING).map_err(unreadable)?.unwrap_or_default();
+    let document = state.read(PENDING_FILE).map_err(unreadable)?.unwrap_or_default();
     store_key(state, &file, &document)?;
     let identity = Identity::create(state, answer, hub.url.to_string(), (key, file))?;
-    state.remove(PENDING).map_err(unreadable)?;
+    state.remove(PENDING_FILE).map_err(unreadable)?;
     Refusal::forget(state);
     Ok(Done { identity, before: before.map(|old| old.enrolled.agent), replaced, set_aside })
 }

@@ -99,7 +99,9 @@ async fn change(agent: &Agent) -> Result<(), Failed> {
     register(agent, &request).await?;
     agent.identity.switch(&agent.state).map_err(|e| later(&e))?;
     info!(key = %next.public().id(), "The agent signs with a new key");
-    agent.journal.note(Entry::new(Kind::KeyRotated).detail(&next.public().id().0));
+    agent
+        .journal
+        .note(Entry::new(Kind::KeyRotated).detail(&format!("this agent's key, now {}", next.public().id())));
     // Its first use ends the time of the old one. If this is lost, the next connection does the same.
     if let Err(Failed::Later(why) | Failed::Refused(why)) = register(agent, &request).await {
         debug!(error = why, "The new key was not used yet");

@@ -15,6 +15,9 @@ const SKEW: i64 = CLOCK_SKEW.as_secs().cast_signed();
 /// rotation.
 const OVERLAP: i64 = ENVELOPE_LIFE.as_secs().cast_signed() + 3 * SKEW;
 
+/// How many retiring keys count. Whoever has the hub's key can name a next one as often as they like.
+const MAX_RETIRING: usize = 16;
+
 /// A key that signs no more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retiring {
@@ -73,6 +76,8 @@ impl HubTrust {
         self.current.retain(|key| *key != signer);
         self.current.insert(0, said.public_key);
         self.retiring.push(Retiring { key: signer, until });
+        let past = self.retiring.len().saturating_sub(MAX_RETIRING);
+        self.retiring.drain(..past);
         Ok(Some(id))
     }
 
@@ -105,6 +110,18 @@ mod tests {
 
     fn of(key: &SigningKey) -> KeyId {
         key.public().id().clone()
+    }
+
+    #[test]
+    fn a_hub_that_names_keys_without_end_fills_nothing() {
+        let mut last = key();
+        let mut trust = HubTrust::new(vec![last.public().clone()]);
+        for _ in 0..3 * MAX_RETIRING {
+            let next = key();
+            assert_eq!(trust.follow(&said(&last, &next, "hub", NOW), "hub", NOW), Ok(Some(of(&next))));
+            last = next;
+        }
+        assert_eq!((trust.names(), trust.keys(NOW).len()), (vec![of(&last)], 1 + MAX_RETIRING));
     }
 
     #[test]

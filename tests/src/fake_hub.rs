@@ -5,7 +5,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_util::{SinkExt as _, StreamExt as _};
 use jiff::Timestamp;
 use passerelle_protocol::{
-    AgentId, CommitMode, Envelope, JobId, PayloadDigest, SUBPROTOCOL, Sha256, SigningKey, Ticket,
+    AgentId, CommitMode, Envelope, Intent, JobId, PayloadDigest, SUBPROTOCOL, Sha256, SigningKey, Ticket,
 };
 use serde_json::{Value, json};
 use std::{
@@ -139,6 +139,7 @@ impl FakeHub {
             life: 600,
             commit: CommitMode::Free,
             inline: None,
+            granted: None,
             of_other_envelope: false,
             envelope_key: Arc::clone(&self.shared.key),
             ticket_key: Arc::clone(&self.shared.key),
@@ -163,6 +164,8 @@ pub struct Draft {
     pub commit: CommitMode,
     /// The payload inside the offer.
     pub inline: Option<Vec<u8>>,
+    /// What the ticket says that an earlier attempt was granted.
+    pub granted: Option<Intent>,
     /// Whether the ticket names the digest of another envelope.
     pub of_other_envelope: bool,
     /// Who signs the envelope.
@@ -207,7 +210,7 @@ impl Draft {
             epoch: self.epoch,
             commit: self.commit,
             envelope: digest,
-            granted: None,
+            granted: self.granted.clone(),
             iat: now.min(now + self.life),
             exp: now + self.life,
         };

@@ -76,6 +76,8 @@ pub enum Kind {
     Paused,
     /// The operator let a resource go on.
     Resumed,
+    /// A message of the hub was not believed, or is not known here.
+    MessageRefused,
     /// An offer was refused: signature, audience, time, replay.
     OfferRefused,
     /// A local rule does not allow the job.

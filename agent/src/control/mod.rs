@@ -196,7 +196,15 @@ pub fn pause(
 /// # Errors
 /// If it cannot be written.
 pub fn resume(pauses: &Pauses, resource: &Name) -> Result<Value, String> {
-    let was = pauses.resume(resource).map_err(|e| format!("the resumption cannot be written: {e}"))?;
+    resumed(resource, pauses.resume(resource))
+}
+
+/// What `resume` prints of a pause that was ended, if there was one.
+///
+/// # Errors
+/// If it could not be written.
+pub fn resumed(resource: &Name, was: io::Result<Option<Paused>>) -> Result<Value, String> {
+    let was = was.map_err(|e| format!("the resumption cannot be written: {e}"))?;
     if was.is_some() {
         info!(%resource, "Resumed by its operator");
     }

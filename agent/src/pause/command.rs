@@ -16,7 +16,7 @@ use rustix::process::geteuid;
 use serde_json::Value;
 use std::{
     fs, io,
-    os::unix::fs::{MetadataExt as _, chown},
+    os::unix::fs::{MetadataExt as _, lchown},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -143,24 +143,55 @@ fn alone(config: &Path, state: Arc<StateDir>, request: Request) -> Result<Value,
             let by = by.unwrap_or_else(|| control::who(geteuid().as_raw()));
             control::pause(&pauses, resource, until, reason, by)
         }
-        Request::Resume { resource } => control::resume(&pauses, &resource),
+        Request::Resume { resource } => {
+            // Not taken out: the agent finds at its start what ended without it, for its audit.
+            control::resumed(&resource, pauses.end(&resource, clock::now()))
+        }
     };
     let done = done.map_err(Stop::Failed)?;
     hand_over(state.path()).map_err(|e| Stop::Failed(format!("{}: {e}", state.path().display())))?;
     Ok(done)
 }
 
-/// What root wrote belongs to the folder's owner, or the agent could not read it.
+/// What root wrote belongs to the folder's owner, or the agent could not read it. A link is not followed: the folder is
+/// the agent's, who must not have root give away what lies elsewhere.
 fn hand_over(state: &Path) -> io::Result<()> {
     let owner = fs::metadata(state)?;
     if !geteuid().is_root() || owner.uid() == 0 {
         return Ok(());
     }
     for name in [FILE, "lock"] {
-        match chown(state.join(name), Some(owner.uid()), Some(owner.gid())) {
+        match lchown(state.join(name), Some(owner.uid()), Some(owner.gid())) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn root_gives_away_no_file_that_a_link_leads_to() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (state, outside) = (dir.path().join("state"), dir.path().join("shadow"));
+        fs::create_dir(&state).unwrap();
+        fs::write(&outside, "root's").unwrap();
+        symlink(&outside, state.join("lock")).unwrap();
+        fs::write(state.join(FILE), "{}").unwrap();
+        lchown(&state, Some(12_345), Some(12_345)).unwrap();
+        hand_over(&state).unwrap();
+        let uid = |path: &Path| fs::symlink_metadata(path).unwrap().uid();
+        assert_eq!((uid(&state.join(FILE)), uid(&state.join("lock")), uid(&outside)), (12_345, 12_345, 0));
+        // Nor does it write through one.
+        let error = StateDir::open(&state).unwrap_err().to_string();
+        assert!(error.contains("state"), "{error}");
+        assert_eq!(fs::read_to_string(&outside).unwrap(), "root's");
+    }
 }

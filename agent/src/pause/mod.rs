@@ -165,7 +165,10 @@ impl Pauses {
     pub fn pause(&self, resource: Name, paused: Paused) -> io::Result<()> {
         self.change(|known| {
             let now = paused.since;
-            known.retain(|_, other| other.lasts(now));
+            // Those that are over stay for [`keep`] to tell of, as long as there is room.
+            if known.len() >= MAX_RESOURCES {
+                known.retain(|_, other| other.lasts(now));
+            }
             if known.len() >= MAX_RESOURCES && !known.contains_key(&resource) {
                 return Err(io::Error::other(format!("{MAX_RESOURCES} resources are paused already")));
             }
@@ -185,6 +188,29 @@ impl Pauses {
             Ok(())
         })?;
         Ok(was.filter(|paused| paused.lasts(clock::now())))
+    }
+
+    /// Ends a pause, durably, and leaves it to be found by [`keep`]; what it was, if it counted still. Blocks on the disk.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn end(&self, resource: &Name, at: Timestamp) -> io::Result<Option<Paused>> {
+        let mut was = None;
+        self.change(|known| {
+            if let Some(paused) = known.get_mut(resource).filter(|paused| paused.lasts(at)) {
+                was = Some(paused.clone());
+                paused.until = Some(at);
+            }
+            Ok(())
+        })?;
+        Ok(was)
+    }
+
+    /// Those that are over, but not swept yet.
+    fn over(&self) -> BTreeMap<Name, Paused> {
+        let now = clock::now();
+        let known = self.known.borrow();
+        known.iter().filter(|(_, paused)| !paused.lasts(now)).map(|(n, p)| (n.clone(), p.clone())).collect()
     }
 
     /// Takes out those whose time has passed; whether there were any.
@@ -217,8 +243,9 @@ impl Pauses {
 pub async fn keep(agent: Arc<Agent>) {
     let mut changes = agent.pauses.known.subscribe();
     let mut told = agent.pauses.now();
-    // Also what was paused while no agent ran: the audit says from when on it counted.
-    note(&agent, &BTreeMap::new(), &told);
+    // Also what was paused or ended while no agent ran: the audit says from when on it counted.
+    note(&agent, &agent.pauses.over(), &told);
+    sweep(&agent).await;
     loop {
         let now = agent.pauses.now();
         if now != told {
@@ -233,21 +260,23 @@ pub async fn keep(agent: Arc<Agent>) {
         let next = told.values().filter_map(Paused::left).min().unwrap_or(LOOK).min(LOOK);
         tokio::select! {
             // A little later than the very moment: by then it has passed.
-            () = sleep(next + Duration::from_millis(2)) => {
-                let pauses = Arc::clone(&agent.pauses);
-                match tokio::task::spawn_blocking(move || pauses.sweep()).await {
-                    Ok(Ok(_)) => {}
-                    // They do not count any more all the same.
-                    Ok(Err(error)) => warn!(%error, "Pauses that are over cannot be taken from the file"),
-                    Err(error) => warn!(%error, "Pauses that are over cannot be swept"),
-                }
-            }
+            () = sleep(next + Duration::from_millis(2)) => sweep(&agent).await,
             changed = changes.changed() => {
                 if changed.is_err() {
                     return;
                 }
             }
         }
+    }
+}
+
+async fn sweep(agent: &Agent) {
+    let pauses = Arc::clone(&agent.pauses);
+    match tokio::task::spawn_blocking(move || pauses.sweep()).await {
+        Ok(Ok(_)) => {}
+        // They do not count any more all the same.
+        Ok(Err(error)) => warn!(%error, "Pauses that are over cannot be taken from the file"),
+        Err(error) => warn!(%error, "Pauses that are over cannot be swept"),
     }
 }
 
@@ -308,6 +337,23 @@ mod tests {
         assert!(pauses.sweep().unwrap());
         assert_eq!(pauses.known.borrow().len(), 0);
         assert!(!pauses.sweep().unwrap());
+    }
+
+    #[test]
+    fn a_pause_that_is_ended_without_an_agent_is_left_to_be_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let pauses = open(dir.path()).unwrap();
+        pauses.pause(name("a"), paused(None)).unwrap();
+        pauses.pause(name("c"), paused(None)).unwrap();
+        assert!(pauses.end(&name("a"), clock::now()).unwrap().is_some());
+        assert_eq!(pauses.end(&name("a"), clock::now()).unwrap(), None, "it has ended");
+        assert_eq!(pauses.end(&name("b"), clock::now()).unwrap(), None);
+        pauses.pause(name("b"), paused(None)).unwrap();
+        drop(pauses);
+        let pauses = open(dir.path()).unwrap();
+        assert_eq!((pauses.of(&name("a")), pauses.over().len()), (None, 1));
+        assert!(pauses.sweep().unwrap());
+        assert_eq!(pauses.over().len(), 0);
     }
 
     #[test]

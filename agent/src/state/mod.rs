@@ -18,7 +18,10 @@ mod refusal;
 pub use refusal::Refusal;
 
 use crate::exit::Stop;
-use rustix::process::{getgid, getuid};
+use rustix::{
+    fs::OFlags,
+    process::{getgid, getuid},
+};
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Write as _},
@@ -54,6 +57,8 @@ impl StateDir {
             .truncate(false)
             .write(true)
             .mode(0o600)
+            // Root runs commands here too, and the folder is another user's: no link of theirs is followed.
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(path.join("lock"))
             .map_err(|e| failed(&e))?;
         match lock.try_lock() {
@@ -115,8 +120,13 @@ impl StateDir {
     /// Writes a file of the folder whole or not at all, and durably: temporary file, sync, rename, sync of the folder.
     pub fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let temporary = self.path.join(format!(".{name}.tmp"));
-        let mut file =
-            OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, self.path.join(name))?;

@@ -70,7 +70,8 @@ async fn attempt(agent: &Arc<Agent>, backoff: &mut Backoff) -> Ended {
     };
     let since = Instant::now();
     let span = info_span!("session", session_id = tracing::field::Empty, hub = agent.hub.url.host_str());
-    let ended = session::drive(agent, socket).instrument(span).await;
+    let mut heard = 0;
+    let ended = session::drive(agent, socket, &mut heard).instrument(span).await;
     backoff.session_lasted(since.elapsed());
     let why = match &ended {
         Ended::Closed => "the agent closed it",
@@ -78,7 +79,9 @@ async fn attempt(agent: &Arc<Agent>, backoff: &mut Backoff) -> Ended {
         Ended::Failed { why, .. } | Ended::Lost { why } => why,
         Ended::Refused(refusal) => &refusal.message,
     };
-    agent.journal.refused(Entry::new(Kind::Disconnected).detail(why));
+    // With how much came: a flood that the protocol bears leaves no other trace.
+    let row = Entry::new(Kind::Disconnected).detail(&format!("after {heard} messages: {why}"));
+    agent.journal.refused(row);
     info!(lasted_s = since.elapsed().as_secs(), "The session ended");
     ended
 }

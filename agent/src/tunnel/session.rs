@@ -44,8 +44,8 @@ enum Write {
     Close(u16),
 }
 
-/// Runs one session until it ends.
-pub async fn drive(agent: &Arc<Agent>, socket: Socket) -> Ended {
+/// Runs one session until it ends. `heard` counts the messages that came, pings and all.
+pub async fn drive(agent: &Arc<Agent>, socket: Socket, heard: &mut u64) -> Ended {
     // Before the settings are read: a change in between is then not missed.
     let mut announced = agent.announced.subscribe();
     let session = match AgentSession::new(hello(agent), std::time::Instant::now()) {
@@ -65,7 +65,7 @@ pub async fn drive(agent: &Arc<Agent>, socket: Socket) -> Ended {
         }
         let due = tunnel.session.poll_timeout().map_or_else(far, Instant::from_std);
         tokio::select! {
-            message = stream.next() => match message {
+            message = stream.next() => { *heard += 1; match message {
                 Some(Ok(Message::Text(text))) => {
                     trace!(bytes = text.len(), "Received a frame");
                     tunnel.heard(Frame::Text(text.as_str().to_owned()));
@@ -78,7 +78,7 @@ pub async fn drive(agent: &Arc<Agent>, socket: Socket) -> Ended {
                 }
                 Some(Err(e)) => break Some(format!("the connection broke: {}", crate::hub::chain(&e))),
                 None => break Some("the hub ended the connection".to_owned()),
-            },
+            } },
             // Room in the writer's queue: flush again.
             permit = writes.reserve(), if blocked => drop(permit),
             report = reports.recv(), if tunnel.session.can_report() => {
@@ -196,6 +196,10 @@ impl Driver<'_> {
                 AgentEvent::Unsupported(of) => {
                     self.agent.metrics.unsupported.inc();
                     debug!(of, "A message type is not known on both sides");
+                    let row = Entry::new(Kind::MessageRefused).hub_code("unsupported");
+                    self.agent
+                        .journal
+                        .refused(row.detail(&format!("type {of:?} is not known on both sides")));
                 }
             }
         }
@@ -208,6 +212,9 @@ impl Driver<'_> {
         for key in &followed.taken {
             agent.metrics.hub_keys_followed.inc();
             info!(%key, "The hub signs with a new key, which its old one vouches for");
+            // Not simply noted: a breached hub may make itself any number of keys.
+            let row = Entry::new(Kind::KeyRotated).hub_code("hub_key");
+            agent.journal.refused(row.detail(&format!("the hub's key, now {key}")));
         }
         for why in &followed.refused {
             agent.metrics.hub_keys_refused.inc();
@@ -215,6 +222,8 @@ impl Driver<'_> {
                 reason = why,
                 "Refused a signing key of the hub: no key that this agent trusts vouches for it"
             );
+            let row = Entry::new(Kind::MessageRefused).hub_code("hub_key");
+            agent.journal.refused(row.detail(&format!("a signing key of the hub: {why}")));
         }
         if let Some(error) = &followed.unstored {
             warn!(error, "The hub's new key counts, but cannot be stored");

@@ -48,7 +48,7 @@ impl Place {
         Ok(Self(path.to_owned()))
     }
 
-    /// A place that this connector itself wrote into an intent.
+    /// A place that this connector itself made up or was told by the target: never by a job or an intent.
     pub(super) fn own(path: String) -> Self {
         Self(path)
     }
@@ -76,6 +76,18 @@ impl Place {
     /// Where an attempt writes before the file gets its name.
     pub(super) fn part(&self, job: Uuid, attempt: u32) -> Self {
         self.beside(&format!("{OWN_PREFIX}{job}-{attempt}{OWN_SUFFIX}"))
+    }
+
+    /// The part that an intent names, if an attempt of this job would have written it beside this place. An intent may
+    /// come with the hub's word: it must not lead to any other file.
+    pub(super) fn own_part(&self, job: Uuid, path: &str) -> Option<Self> {
+        let number = path.strip_suffix(OWN_SUFFIX)?.rsplit('-').next()?.parse().ok()?;
+        Some(self.part(job, number)).filter(|part| part.as_str() == path)
+    }
+
+    /// The name that an intent gives to what shall lie here, if it is one of the first `names` to try.
+    pub(super) fn own_name(&self, path: &str, names: u32) -> Option<Self> {
+        (1..=names).map(|n| self.nth(n)).find(|place| place.as_str() == path)
     }
 
     /// The `n`-th name to try for `on_conflict: "suffix"`: `report.csv`, `report (2).csv`, `report (3).csv`, …

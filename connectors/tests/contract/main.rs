@@ -55,6 +55,7 @@ contract! {
         a_rename_cut_in_two_is_completed,
         a_suffix_taken_meanwhile_is_replaced_by_the_next,
         an_intent_of_something_else_does_nothing,
+        an_intent_that_leads_elsewhere_does_nothing,
         leftovers_of_the_same_job_are_removed,
         what_an_attempt_left_is_named_and_cleaned_up,
         a_damaged_part_stays_until_its_intent_is_withdrawn,

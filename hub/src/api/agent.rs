@@ -85,10 +85,11 @@ pub async fn enrol(
 )]
 pub async fn keys(
     State(app): State<App>,
+    source: Source,
     headers: HeaderMap,
     JsonBytes(body): JsonBytes,
 ) -> Result<Json<KeyResponse>, Problem> {
-    let agent = app.tunnel.authenticate(&headers).await?;
+    let agent = authenticate(&app, source, &headers).await?;
     let request: KeyRequest = body::parse(&body)?;
     let key = app.store.register_key(&agent, request).await?;
     Ok(Json(KeyResponse { key, server_time: crate::clock::now() }))

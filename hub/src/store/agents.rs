@@ -254,7 +254,8 @@ fn replaces(
     let Some(statement) = &request.replaces else { return Ok(None) };
     let Some(claimed) = crate::tunnel::claims::<AgentKey>(statement) else { return Ok(None) };
     let Some(old) = agent(conn, claimed.agent)? else { return Ok(None) };
-    let said = AgentKey::verify(old.keys.iter().map(|key| &key.public_key), statement);
+    // Only those that count: an old copy of a key must not end the agent that has followed with another one.
+    let said = AgentKey::verify(old.keys_at(clock::now()), statement);
     let good = said.is_ok_and(|said| {
         said.agent == old.id && said.public_key == request.public_key && said.check(audience, now).is_ok()
     });

@@ -1,9 +1,9 @@
 //! The audit of a real agent: what it tells of a job's life and of refusals, that tampering shows, what copies get, and
 //! that neither a flood nor a quota breaks it.
 
-use crate::common::{Site, drop_job, job};
+use crate::common::{SITE, Site, drop_job, job};
 use passerelle_protocol::SigningKey;
-use passerelle_tests::{Agent, FakeHub, PATIENCE, SmallDisk, is_root, resources, run, until};
+use passerelle_tests::{Agent, FakeHub, PATIENCE, Reply, SmallDisk, is_root, resources, run, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::{
@@ -18,7 +18,7 @@ use std::{
 };
 
 /// The rows that `audit show --json` prints.
-fn rows(agent: &Agent) -> Vec<Value> {
+pub fn rows(agent: &Agent) -> Vec<Value> {
     let output = agent.output(&["audit", "show", "--json"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout)
@@ -36,7 +36,7 @@ async fn row(agent: &Agent, kind: &str) -> Value {
 }
 
 /// What `audit verify --json` says, and its exit code.
-fn verify(agent: &Agent, more: &[&str]) -> (Value, i32) {
+pub fn verify(agent: &Agent, more: &[&str]) -> (Value, i32) {
     let output = agent.output(&[&["audit", "verify", "--json"], more].concat());
     let said = String::from_utf8_lossy(&output.stdout);
     let verdict = serde_json::from_str(&said)
@@ -87,6 +87,66 @@ async fn a_jobs_life_and_the_agents_own_are_in_the_chain_whether_the_agent_runs_
     assert_eq!((code, &broken["broken"]["seq"]), (1, &of_job[0]["seq"]), "{broken:#}");
     let told = site.agent.output(&["audit", "verify"]);
     assert!(String::from_utf8_lossy(&told.stderr).contains("it was changed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_owner_and_the_keys_do_is_in_the_chain_also_what_is_done_while_the_agent_is_stopped() {
+    let mut site = Site::prepared(|_, _| Reply::status(200)).await;
+    site.agent.agent_key("key_rotation = \"1s\"");
+    site.agent.start().await;
+    let command = |agent: &Agent, arguments: &[&str]| {
+        let output = agent.output(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    };
+    let kinds = |agent: &Agent, of: &'static [&'static str]| -> Vec<String> {
+        let told = |row: Value| format!("{} {}", row["kind"].as_str().unwrap(), row["resource"]);
+        rows(agent).into_iter().filter(|row| of.iter().any(|kind| row["kind"] == *kind)).map(told).collect()
+    };
+    const PAUSES: &[&str] = &["paused", "resumed"];
+    command(&site.agent, &["pause", "compta", "--reason", "stock-taking", "--by", "anna"]);
+    let paused = row(&site.agent, "paused").await;
+    assert!(paused["detail"].as_str().unwrap().ends_with("by anna: stock-taking"), "{paused:#}");
+    command(&site.agent, &["resume", "compta"]);
+    row(&site.agent, "resumed").await;
+    let own = row(&site.agent, "key_rotated").await;
+    assert!(own["detail"].as_str().unwrap().starts_with("this agent's key, now "), "{own:#}");
+    site.hub.admin(&["signing-key", "rotate"]);
+    until("the row of the hub's key", PATIENCE, async || {
+        rows(&site.agent).into_iter().find(|row| row["kind"] == "key_rotated" && row["code"] == "hub_key")
+    })
+    .await;
+
+    // While it is stopped: ended what was begun, and begun anew; and another identity.
+    command(&site.agent, &["pause", "orders-app"]);
+    until("the second pause", PATIENCE, async || (kinds(&site.agent, PAUSES).len() == 3).then_some(())).await;
+    site.agent.process().signal(Signal::TERM);
+    assert_eq!(site.agent.process().exit_code(PATIENCE).await, Some(0));
+    command(&site.agent, &["resume", "orders-app"]);
+    command(&site.agent, &["pause", "compta"]);
+    site.agent.secret("enrolment-token", &site.hub.enrolment_token(SITE, &[]));
+    command(&site.agent, &["re-enrol"]);
+    site.agent.start().await;
+    let all = until("the rows of what was done meanwhile", PATIENCE, async || {
+        Some(kinds(&site.agent, PAUSES)).filter(|kinds| kinds.len() >= 5)
+    })
+    .await;
+    let expected = [
+        r#"paused "compta""#,
+        r#"resumed "compta""#,
+        r#"paused "orders-app""#,
+        r#"paused "compta""#,
+        r#"resumed "orders-app""#,
+    ];
+    assert_eq!(all, expected);
+    // Each identity once, however often the agent starts.
+    site.agent.restart().await;
+    until("the rows of the third start", PATIENCE, async || {
+        (kinds(&site.agent, &["agent_started"]).len() == 3).then_some(())
+    })
+    .await;
+    assert_eq!(kinds(&site.agent, &["enrolled"]).len(), 2);
+    let (verdict, code) = verify(&site.agent, &[]);
+    assert_eq!(code, 0, "{verdict:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,7 +205,7 @@ fn until_kind(kind: &str, mut receive: impl FnMut(&mut [u8]) -> std::io::Result<
 
 #[tokio::test(flavor = "multi_thread")]
 async fn datagrams_and_a_file_that_is_rotated_get_every_row() {
-    let mut site = Site::prepared(|_, _| passerelle_tests::Reply::status(200)).await;
+    let mut site = Site::prepared(|_, _| Reply::status(200)).await;
     let home = tempfile::tempdir().unwrap();
     let (socket, copy) = (home.path().join("log"), home.path().join("audit.jsonl"));
     let server = UnixDatagram::bind(&socket).unwrap();
@@ -216,7 +276,7 @@ fn read_frames(stream: &mut TcpStream, kind: &str, rows: &mut Vec<Value>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_syslog_server_that_was_away_gets_what_it_missed_at_least_once() {
-    let mut site = Site::prepared(|_, _| passerelle_tests::Reply::status(200)).await;
+    let mut site = Site::prepared(|_, _| Reply::status(200)).await;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     site.agent.log_key("[audit]").log_key(&format!("syslog = \"tcp://{address}\""));
@@ -253,7 +313,7 @@ async fn a_full_disk_under_a_copy_keeps_the_chain_and_is_caught_up_with() {
         eprintln!("skipped: a small disk can be mounted by root only");
         return;
     }
-    let mut site = Site::prepared(|_, _| passerelle_tests::Reply::status(200)).await;
+    let mut site = Site::prepared(|_, _| Reply::status(200)).await;
     let disk = SmallDisk::mount("1m");
     let copy = disk.path().join("audit.jsonl");
     site.agent.log_key("[audit]").log_key(&format!("file = \"{}\"", copy.display()));
@@ -270,7 +330,7 @@ async fn a_full_disk_under_a_copy_keeps_the_chain_and_is_caught_up_with() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn past_the_quota_the_oldest_rows_go_and_a_row_says_so_or_no_job_is_taken() {
-    let mut site = Site::prepared(|_, _| passerelle_tests::Reply::status(200)).await;
+    let mut site = Site::prepared(|_, _| Reply::status(200)).await;
     site.agent.agent_key("audit_quota = \"1MiB\"").log_key("[audit]").log_key("when_full = \"stop\"");
     site.agent.start().await;
     let path = "x".repeat(180);

@@ -2,7 +2,7 @@
 //! that was not signed for it and allowed here.
 
 use crate::common::files_below;
-use passerelle_protocol::{Repeat, Sha256, SigningKey};
+use passerelle_protocol::{Intent, Repeat, Sha256, SigningKey};
 use passerelle_tests::{Agent, App, FakeHub, Reply, Session, is_root, resources};
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
@@ -404,4 +404,35 @@ async fn a_full_disk_of_the_agent_takes_no_job_it_could_not_remember() {
     let reply = answer_any(&mut session, &all.drop("after.csv").message()).await;
     assert_eq!(reply["outcome"]["outcome"], "succeeded", "{reply:#}");
     assert_eq!(std::fs::read(all.files.path().join("after.csv")).unwrap(), b"x");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_per_day_holds_also_for_what_the_hub_says_was_begun_elsewhere() {
+    let mut hub = FakeHub::start().await;
+    let app = App::with(|_, _| Reply::status(200)).await;
+    let mut agent = Agent::at(&hub.url, "paris-1");
+    let rule = "operations = [\"notify\"]\nmethods = [\"POST\"]\npaths = [\"orders/*\"]\nmax_per_day = 1\n";
+    agent.resource(
+        "orders-app",
+        &format!(
+            "[resources.orders-app]\nconnector = \"http\"\nurl = \"{}\"\n[[resources.orders-app.allow]]\n{rule}",
+            app.url
+        ),
+    );
+    agent.spawn();
+    let mut session = hub.welcomed().await;
+    let draft = || hub.draft("orders-app", "notify", json!({"path": "orders/1"})).with_payload(b"{}");
+    let first = answer(&mut session, &draft().message()).await;
+    assert_eq!(first["outcome"]["outcome"], "succeeded", "{first:#}");
+    let mut more = draft();
+    more.granted = Some(Intent { part: None, target: None, size: None, sha256: None, state: None });
+    let second = answer(&mut session, &more.message()).await;
+    let end = &second["outcome"];
+    // Put off, and as open as it was: whoever is said to have begun it may have done it.
+    assert_eq!(
+        (&end["code"], &end["verdict"], &end["effect"]),
+        (&json!("busy"), &json!("retry"), &json!("unknown")),
+        "{second:#}"
+    );
+    assert_eq!(app.requests().iter().filter(|request| request.method == "POST").count(), 1);
 }

@@ -320,6 +320,12 @@ async fn a_forged_signing_key_of_the_hub_is_refused() {
         "{answer}"
     );
     agent.counted("passerelle_agent_hub_keys_refused_total", 3.0).await;
+    until("the refused keys in the audit", PATIENCE, async || {
+        let rows = crate::audit::rows(&agent);
+        let told = rows.iter().filter(|row| row["kind"] == "message_refused" && row["code"] == "hub_key");
+        (told.count() == 3).then_some(())
+    })
+    .await;
     assert_eq!(files_below(files.path()), Vec::<String>::new());
 
     // The same key by the word of the one before is taken, at once and over a restart.

@@ -1,15 +1,18 @@
 //! Secrets are planted wherever a secret can be, good and failing jobs are run at the most talkative log level, and then
 //! everything that hub and agent wrote, stored, showed or sent is searched for them in every form.
 
-use crate::common::{drop_job, files_below, job};
+use crate::common::{drop_job, files_below, job, with};
 use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
-use passerelle_tests::{Agent, App, Hub, PATIENCE, Reply, SshServer, http_client, resources, until};
+use passerelle_tests::{
+    Agent, App, Hub, PATIENCE, PROXY_PASSWORD, PROXY_USER, Reply, Squid, SshServer, http_client, resources,
+    run, until,
+};
 use rustix::process::Signal;
 use serde_json::json;
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 /// Every library too.
 const EVERYTHING: &str = "trace,passerelle_agent=trace,passerelle_hub=trace";
@@ -121,6 +124,19 @@ impl Places {
         );
     }
 
+    /// What a support bundle holds, packed and unpacked.
+    fn bundle(&mut self, agent: &Agent, name: &str) {
+        let home = tempfile::tempdir().expect("a temporary folder");
+        let path = home.path().join("bundle.tar.gz");
+        self.command(agent, &["check", "--support-bundle", path.to_str().expect("a path")]);
+        let mut unpack = Command::new("tar");
+        unpack.arg("-xzf").arg(&path).arg("-C").arg(home.path());
+        assert!(run(&mut unpack).status.success(), "{name}: no archive was written");
+        let unpacked = home.path().join("passerelle-support");
+        assert!(files_below(&unpacked).len() >= 5, "{name}: {:?}", files_below(&unpacked));
+        self.folder(name, &unpacked, &[]);
+    }
+
     fn search(&self, planted: &[Planted]) {
         let mut leaks = Vec::new();
         let search = Search::new(planted);
@@ -132,6 +148,65 @@ impl Places {
         }
         assert!(leaks.is_empty(), "{} leaks:\n{}", leaks.len(), leaks.join("\n"));
     }
+}
+
+/// An agent that gets out through a proxy with a password, once by its configuration and once by its environment, and
+/// once with a wrong one.
+async fn through_a_proxy(planted: &mut Vec<Planted>, places: &mut Places) {
+    const WRONG: &str = "Wr0ng-\"proxy'%-Xc4";
+    let (hub, squid) = (Hub::start_tls().await, Squid::start().await);
+    planted.push(Planted::new("the password of squid", PROXY_PASSWORD.as_bytes()));
+    let encoded = PROXY_PASSWORD.replace('@', "%40").replace(':', "%3A");
+    let drops = tempfile::tempdir().expect("a temporary folder");
+    for way in ["configuration", "environment", "wrong"] {
+        let mut agent = Agent::new(&hub, way, way);
+        planted.push(Planted::new(
+            "the token of an agent behind squid",
+            &fs::read(agent.folder().join("secrets/enrolment-token")).expect("the token"),
+        ));
+        agent
+            .file("ca.pem", hub.certificate().expect("a certificate"))
+            .resource("compta", &resources::folder("compta", drops.path()));
+        agent.hub_key("ca_file = \"ca.pem\"");
+        if way == "environment" {
+            agent.env("HTTPS_PROXY", squid.url().replace("://", &format!("://{PROXY_USER}:{encoded}@")));
+        } else {
+            let password = if way == "wrong" { WRONG } else { PROXY_PASSWORD };
+            plant(planted, &agent, "squid-password", password);
+            agent.hub_key(&format!(
+                "proxy = {{ url = \"{}\", username = \"{PROXY_USER}\", password = {{ file = \"secrets/squid-password\" }} }}",
+                squid.url()
+            ));
+        }
+        log_by(&agent, "text");
+        agent.spawn_as_it_is();
+        if way == "wrong" {
+            agent.process().logged("HTTP status 407", PATIENCE).await;
+        } else {
+            agent.ready().await;
+            hub.api.succeed(&with(drop_job("a.csv", way), json!({ "site": way }))).await;
+        }
+        for arguments in [&["check"][..], &["check", "--json"], &["status", "--json"]] {
+            places.command(&agent, arguments);
+        }
+        places.bundle(&agent, &format!("the bundle of the agent behind squid, {way}"));
+        for path in ["/", "/status.json", "/metrics", "/readyz"] {
+            places.add(&format!("{path} behind squid, {way}"), text_at(agent.url(path)).await);
+        }
+        agent.kill();
+        places.command(&agent, &["audit", "show", "--json"]);
+        places.add(&format!("the log of the agent behind squid, {way}"), agent.process().log());
+        places.folder(
+            &format!("the state behind squid, {way}"),
+            &agent.folder().join("state"),
+            &["agent-key.pk8"],
+        );
+    }
+    // It was squid that let them through, and with these credentials.
+    let passed = squid.log().lines().filter(|line| line.contains(PROXY_USER)).count();
+    assert!(passed >= 2, "{}", squid.log());
+    places.add("the log of the hub behind squid", hub.process.log());
+    places.folder("the data of the hub behind squid", hub.data(), &["signing-key.pk8"]);
 }
 
 /// Writes `agent.toml` with another log section.
@@ -302,6 +377,7 @@ async fn no_planted_secret_is_found_anywhere() {
     agent.process().signal(Signal::HUP);
     agent.process().logged("changed configuration is refused", PATIENCE).await;
     places.command(&agent, &["check"]);
+    places.bundle(&agent, "the bundle with findings");
     places.add("the status page with findings", text_at(agent.url("/")).await);
     fs::remove_file(agent.folder().join("resources.d/bad.toml")).unwrap();
     // An address with a password in it, towards the hub and its proxy.
@@ -330,6 +406,7 @@ async fn no_planted_secret_is_found_anywhere() {
     ] {
         places.command(&agent, arguments);
     }
+    places.bundle(&agent, "the bundle of the running agent");
     for path in ["/", "/status.json", "/metrics", "/readyz"] {
         places.add(&format!("the agent's {path}"), text_at(agent.url(path)).await);
     }
@@ -369,6 +446,7 @@ async fn no_planted_secret_is_found_anywhere() {
     places.add("the copy of the audit", copied);
     agent.process().signal(Signal::TERM);
     agent.process().exit_code(PATIENCE).await;
+    places.bundle(&agent, "the bundle of the stopped agent");
     let log = agent.process().log();
     assert!(log[before..].contains("\"level\":\"TRACE\""), "the log is not talkative");
     places.add("the agent's log", log);
@@ -377,6 +455,7 @@ async fn no_planted_secret_is_found_anywhere() {
     places.folder("state", &agent.folder().join("state"), &["agent-key.pk8"]);
     places.add("the hub's log", hub.process.log());
     places.folder("the hub's data", hub.data(), &["signing-key.pk8"]);
+    through_a_proxy(&mut planted, &mut places).await;
     places.search(&planted);
 
     // Payloads are at the hub and at their target, but in no log.

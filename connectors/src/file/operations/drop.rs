@@ -47,7 +47,8 @@ pub(super) async fn drop(
     input: Option<Input>,
 ) -> Result<Outcome, Failure> {
     if let Some(intent) = &call.prior_intent {
-        match finish(pool, call, params, intent).await? {
+        let content = input.as_ref().map(|input| (input.size(), input.sha256()));
+        match finish(pool, call, params, intent, content).await? {
             Finished::Done(outcome) => return Ok(outcome),
             Finished::Afresh => {}
         }
@@ -64,7 +65,7 @@ pub(super) async fn drop(
         Err(Stopped::InEffect(intent, failure)) => {
             // An effect that has begun is brought to its end: cancelling comes too late.
             let uncancelled = Call { cancel: CancellationToken::new(), ..call.clone() };
-            match finish(pool, &uncancelled, params, &intent).await {
+            match finish(pool, &uncancelled, params, &intent, None).await {
                 Ok(Finished::Done(outcome)) => Ok(outcome),
                 Ok(Finished::Afresh) => Err(Failure { effect: Effect::NotApplied, ..failure }),
                 Err(second) => {

@@ -16,7 +16,7 @@ use super::{
         worker::Hands,
     },
     drop::{DropState, free_name, identity, name, outcome},
-    effect_failure, look, state,
+    effect_failure, intended, look, of_another_job, state,
 };
 use crate::{Call, Code, Failure, Intent, Outcome};
 use aws_lc_rs::digest::{Context, SHA256};
@@ -46,7 +46,12 @@ pub(super) async fn finish(
     call: &Call,
     params: &Drop,
     intent: &Intent,
+    content: Option<(u64, [u8; 32])>,
 ) -> Result<Finished, Failure> {
+    // The payload is the one that was signed: an intent for another content is of another job.
+    if content.is_some_and(|(size, sha256)| (Some(size), Some(sha256)) != (intent.size, intent.sha256)) {
+        return Err(of_another_job());
+    }
     // Until it is known what the earlier attempt did, no failure may say that nothing was done.
     let mut lease = pool.lease_for(call).await.map_err(Failure::effect_unknown)?;
     let finished = decide(&mut lease, call, params, intent).await;
@@ -62,7 +67,8 @@ async fn decide(lease: &mut Lease, call: &Call, params: &Drop, intent: &Intent) 
         let message = "what an earlier attempt intended is incomplete, so nothing is done";
         return Err(Failure::permanent(Code::Internal, message).effect_unknown());
     };
-    let (part, target) = (Place::own(part.clone()), Place::own(target.clone()));
+    let part = params.place.own_part(call.job, part).ok_or_else(of_another_job)?;
+    let target = intended(&params.place, params.on_conflict, target)?;
     let found = lease.run(find(&part)).await.map_err(unknown)?;
     call.progress.beat();
     let Some(found_size) = found.part else {

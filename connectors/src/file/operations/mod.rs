@@ -12,7 +12,7 @@ mod moving;
 
 use super::{
     backend::{Backend, FsError, Links, Problem, Stat},
-    params::{Params, Then},
+    params::{OnConflict, Params, Then},
     place::Place,
     pool::Pool,
 };
@@ -90,6 +90,19 @@ fn state<T: DeserializeOwned>(intent: &Intent) -> Result<T, Failure> {
         .effect_unknown()
         .detail(error)
     })
+}
+
+/// The place that an intent names for what goes to `place`. The intent may be the hub's word for what another agent was
+/// granted: whatever this job could not have chosen by its own parameters, which the policy has allowed, is refused.
+fn intended(place: &Place, on_conflict: OnConflict, named: &str) -> Result<Place, Failure> {
+    let names = if on_conflict == OnConflict::Suffix { MAX_SUFFIX } else { 1 };
+    place.own_name(named, names).ok_or_else(of_another_job)
+}
+
+/// Of no attempt of this job.
+fn of_another_job() -> Failure {
+    let message = "what an earlier attempt is said to have intended is not of this job, so nothing is done";
+    Failure::permanent(Code::PathInvalid, message).effect_unknown()
 }
 
 /// A failed effect: lost on the way, it may have happened.

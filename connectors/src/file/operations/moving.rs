@@ -11,7 +11,7 @@ use super::{
     },
     Fingerprint,
     drop::free_name,
-    effect_failure, look, plain, state,
+    effect_failure, intended, look, plain, state,
 };
 use crate::{Call, Code, Failure, Intent, Outcome};
 use serde::{Deserialize, Serialize};
@@ -41,7 +41,7 @@ async fn resume(lease: &mut Lease, call: &Call, params: &Move, intent: &Intent) 
         let message = "what an earlier attempt intended is incomplete, so nothing is done";
         return Err(Failure::permanent(Code::Internal, message).effect_unknown());
     };
-    let (from, to) = (params.from.clone(), super::Place::own(target.clone()));
+    let (from, to) = (params.from.clone(), intended(&params.to, params.on_conflict, &target)?);
     let found = lease.run(move |hands| {
         let fs = hands.fs.as_mut();
         Ok((look(fs, &from, Links::Keep)?, look(fs, &to, Links::Keep)?))

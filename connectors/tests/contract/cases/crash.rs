@@ -158,6 +158,47 @@ pub async fn an_intent_of_something_else_does_nothing(place: &Place) {
     }
 }
 
+/// What another agent was granted comes by the hub's word, and a breached hub says what it likes.
+pub async fn an_intent_that_leads_elsewhere_does_nothing(place: &Place) {
+    let params = json!({"path": "a.csv"});
+    place.write("other.csv", b"content");
+    let (next, intent) = cut_off(place, &params, b"content").await;
+    let stranger = format!(".passerelle-{}-1.part", uuid::Uuid::now_v7());
+    place.write(&stranger, b"content");
+    let unsynced = json!({"operation": "drop", "synced": false, "folder": intent.state["folder"]});
+    for elsewhere in [
+        Intent { part: Some("other.csv".to_owned()), ..intent.clone() },
+        // Would be removed as damaged.
+        Intent { part: Some("other.csv".to_owned()), state: unsynced, size: Some(1), ..intent.clone() },
+        Intent { part: Some(stranger.clone()), ..intent.clone() },
+        Intent { part: Some("../outside.part".to_owned()), ..intent.clone() },
+        Intent { part: intent.part.as_ref().map(|part| format!("x/../{part}")), ..intent.clone() },
+        Intent { target: Some("b.csv".to_owned()), ..intent.clone() },
+        // Allowed only where the job asks for another name.
+        Intent { target: Some("a (2).csv".to_owned()), ..intent.clone() },
+        Intent { target: Some("../a.csv".to_owned()), ..intent.clone() },
+        Intent { sha256: Some([7; 32]), ..intent.clone() },
+        Intent { size: Some(8), ..intent.clone() },
+    ] {
+        let next = Call { prior_intent: Some(elsewhere.clone()), ..next.clone() };
+        let result = place.run(&next, "drop", &params, Some(payload(b"content"))).await;
+        failed(result, Verdict::Permanent, Code::PathInvalid, Effect::Unknown);
+        for name in ["other.csv", stranger.as_str(), intent.part.as_deref().unwrap()] {
+            assert_eq!(place.read(name), b"content", "{name} after {elsewhere:?}");
+        }
+        assert!(!place.has("a.csv") && !place.has("b.csv") && !place.has("a (2).csv"), "{elsewhere:?}");
+    }
+    let params = json!({"from": "other.csv", "to": "moved.csv"});
+    let next = intent_of(place, "move", &params).await;
+    for target in ["other.csv", "moved (2).csv", "../moved.csv"] {
+        let intent = next.prior_intent.clone().map(|i| Intent { target: Some(target.to_owned()), ..i });
+        let next = Call { prior_intent: intent, ..next.clone() };
+        let result = place.run(&next, "move", &params, None).await;
+        failed(result, Verdict::Permanent, Code::PathInvalid, Effect::Unknown);
+        assert!(place.has("other.csv") && !place.has("moved.csv"), "{target}");
+    }
+}
+
 pub async fn leftovers_of_the_same_job_are_removed(place: &Place) {
     let call = Call { attempt: 3, ..call() };
     let part = |job: &dyn std::fmt::Display, attempt| format!(".passerelle-{job}-{attempt}.part");

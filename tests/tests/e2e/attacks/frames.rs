@@ -3,6 +3,7 @@
 use super::world::World;
 use passerelle_protocol::JobId;
 use passerelle_tests::Session;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio_tungstenite::tungstenite::{
@@ -28,6 +29,11 @@ pub(super) enum Attack {
 }
 
 impl Attack {
+    /// How many rows of its audit tell for certain of the end of a connection.
+    pub(super) fn ends(&self) -> u64 {
+        u64::from(matches!(self, Self::Ends(_) | Self::Unfinished(..)))
+    }
+
     /// Plays it and gives a session that works.
     pub(super) async fn play(self, world: &mut World, mut session: Session) -> Session {
         match self {
@@ -73,9 +79,12 @@ impl Attack {
 }
 
 /// The next session. The agent lives, but after each short session it waits longer before it dials: a new start does not.
+/// It is stopped in good order, which has all rows of its audit written.
 async fn again(world: &mut World) -> Session {
     assert!(world.agent.process().is_running(), "the agent ended");
-    world.agent.restart_without_waiting();
+    world.agent.process().signal(Signal::TERM);
+    assert_eq!(world.agent.process().exit_code(SOON).await, Some(0), "{}", world.agent.process().log());
+    world.agent.spawn();
     world.hub.welcomed().await
 }
 

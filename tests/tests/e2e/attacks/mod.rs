@@ -10,9 +10,10 @@ mod requests;
 mod signatures;
 mod world;
 
-use passerelle_tests::Session;
+use crate::audit::{rows, verify};
+use passerelle_tests::{Agent, PATIENCE, Session, until};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use world::World;
 
 /// What must come of an attack.
@@ -22,6 +23,8 @@ enum Outcome {
     Declined(&'static str),
     /// Taken as a job, ended without any effect, with one of these codes.
     Refused(&'static [&'static str]),
+    /// Taken as a job that another agent had begun, by the hub's word; ended with this code, and nothing done.
+    Undecided(&'static str),
     /// The call may even be right by the owner's rules; but nothing happens outside of them.
     Contained,
 }
@@ -70,7 +73,49 @@ fn judge(name: &str, outcome: Outcome, answer: &Value) {
             assert!(codes.contains(&code), "{name}: one of {codes:?} was expected: {answer:#}");
             assert_eq!(end["effect"], "not_applied", "{name}: {answer:#}");
         }
+        Outcome::Undecided(code) => {
+            assert_eq!(answer["type"], "report", "{name}: {answer:#}");
+            let end = &answer["outcome"];
+            assert_eq!(
+                (&end["code"], &end["effect"]),
+                (&json!(code), &json!("unknown")),
+                "{name}: {answer:#}"
+            );
+        }
         Outcome::Contained => {}
+    }
+}
+
+/// How often rows of this kind and code tell of something, with what they only counted.
+fn told(rows: &[Value], kind: &str, code: &str) -> u64 {
+    rows.iter()
+        .filter(|row| row["kind"] == kind && row["code"].as_str().unwrap_or_default() == code)
+        .map(|row| row["count"].as_u64().unwrap_or(1))
+        .sum()
+}
+
+/// Waits until the audit tells of each offer: of a job with its id and code, of those that were not taken how many.
+async fn every_offer_is_told(agent: &Agent, jobs: &[(&str, Value)], declined: &BTreeMap<&str, u64>) {
+    let ends = ["denied", "failed", "unknown", "retry", "succeeded"];
+    let missing = |rows: &[Value]| -> Vec<String> {
+        let ended = |answer: &Value| {
+            rows.iter().any(|row| {
+                row["job"] == answer["job"]
+                    && ends.iter().any(|kind| row["kind"] == *kind)
+                    && row["code"] == answer["outcome"]["code"]
+            })
+        };
+        let untold = jobs.iter().filter(|(_, answer)| !ended(answer)).map(|(name, _)| (*name).to_owned());
+        let short = declined.iter().filter(|(code, count)| told(rows, "offer_refused", code) != **count);
+        untold.chain(short.map(|(code, count)| format!("{count} of {code}"))).collect()
+    };
+    let all = until("every attack to be told in the audit", PATIENCE, async || {
+        let rows = rows(agent);
+        missing(&rows).is_empty().then_some(())
+    });
+    if tokio::time::timeout(PATIENCE / 2, all).await.is_err() {
+        let rows = rows(agent);
+        panic!("the audit does not tell of {:?}:\n{rows:#?}", missing(&rows));
     }
 }
 
@@ -79,6 +124,7 @@ async fn no_attack_of_a_hostile_hub_reaches_past_the_owners_rules() {
     let (mut world, mut session) = World::start().await;
     let mut names = BTreeSet::new();
     let attacks = signatures::attacks(&world).into_iter().chain(requests::attacks(&world));
+    let (mut jobs, mut declined) = (Vec::new(), BTreeMap::<&str, u64>::new());
     for Attack { name, offer, outcome } in attacks {
         assert!(names.insert(name), "two attacks are called {name:?}");
         // Shown if the test fails: which attack was the last.
@@ -86,14 +132,30 @@ async fn no_attack_of_a_hostile_hub_reaches_past_the_owners_rules() {
         let answer = answer(&mut session, &offer).await;
         judge(name, outcome, &answer);
         world.check(name, outcome, &answer);
+        match outcome {
+            Outcome::Declined(code) => *declined.entry(code).or_default() += 1,
+            Outcome::Refused(_) | Outcome::Undecided(_) | Outcome::Contained => jobs.push((name, answer)),
+        }
     }
+    every_offer_is_told(&world.agent, &jobs, &declined).await;
+    let mut ended = 0;
     for (name, attack) in frames::attacks() {
         assert!(names.insert(name), "two attacks are called {name:?}");
         eprintln!("attack: {name}");
+        ended += attack.ends();
         session = attack.play(&mut world, session).await;
         world.check(name, Outcome::Refused(&[]), &Value::Null);
     }
     assert!(names.len() >= 60, "only {} attacks", names.len());
+
+    let rows = rows(&world.agent);
+    assert!(
+        ended >= 15 && told(&rows, "disconnected", "") >= ended,
+        "{ended} sessions were broken: {rows:#?}"
+    );
+    assert!(told(&rows, "message_refused", "unsupported") >= 1000, "{rows:#?}");
+    let (verdict, code) = verify(&world.agent, &[]);
+    assert_eq!((&verdict["ok"], code), (&json!(true), 0), "{verdict:#}");
 
     // And the agent goes on as if nothing had been.
     let honest = world.drop("in/honest.csv").message();

@@ -2,9 +2,10 @@
 
 use super::{
     Attack,
-    Outcome::{self, Contained, Refused},
+    Outcome::{self, Contained, Refused, Undecided},
     world::World,
 };
+use passerelle_protocol::{Intent, Sha256};
 use serde_json::{Value, json};
 
 /// A path of a form that no rule can allow.
@@ -14,6 +15,8 @@ const RULE: Outcome = Refused(&["policy_denied"]);
 /// Allowed by name, but it leads out of the root, or is no file.
 const JAIL: Outcome =
     Refused(&["path_invalid", "policy_denied", "target_refused", "target_not_found", "target_conflict"]);
+/// Nothing is done; what the earlier attempt did, nobody can tell.
+const UNDECIDED: Outcome = Undecided("path_invalid");
 const PARAMS: Outcome = Refused(&["invalid_params"]);
 /// Refused for its form or its words, whichever is looked at first.
 const FORM_OR_WORDS: Outcome = Refused(&["path_invalid", "invalid_params", "policy_denied"]);
@@ -119,7 +122,37 @@ pub(super) fn attacks(world: &World) -> Vec<Attack> {
     all.push(Attack::new("a drop larger than allowed", large.message(), Refused(&["too_large"])));
     let elsewhere = world.hub.draft("hub", "drop", json!({"path": "in/a.csv"})).with_payload(b"x");
     all.push(Attack::new("a resource that is not configured", elsewhere.message(), RULE));
+    all.extend(granted(world));
     all.extend(applications(world));
+    all
+}
+
+/// A ticket may say what an earlier attempt was granted, and a breached hub says there what it likes.
+fn granted(world: &World) -> Vec<Attack> {
+    let intent = |part: &str, target: &str, state: Value| Intent {
+        part: Some(part.to_owned()),
+        target: Some(target.to_owned()),
+        size: Some(1),
+        sha256: Some(Sha256::of(b"x")),
+        state: Some(state),
+    };
+    let synced = json!({"operation": "drop", "synced": true, "folder": "x"});
+    let damaged = json!({"operation": "drop", "synced": false, "folder": "x"});
+    let mut all = Vec::new();
+    for (name, intent) in [
+        ("a part that is another file", intent("private/secret.csv", "in/a.csv", synced.clone())),
+        ("a part that is to be removed as damaged", intent("in/there.csv", "in/a.csv", damaged)),
+        ("a part outside the root", intent("../outside/secret.csv", "in/a.csv", synced.clone())),
+        ("a part that goes to another name", intent("in/there.csv", "private/a.csv", synced)),
+    ] {
+        let mut draft = world.drop("in/a.csv");
+        draft.granted = Some(intent);
+        all.push(Attack::new(name, draft.message(), UNDECIDED));
+    }
+    let moved = json!({"operation": "move", "file": {"size": 5, "modified": null, "inode": null}});
+    let mut draft = world.hub.draft("compta", "move", json!({"from": "in/there.csv", "to": "in/b.csv"}));
+    draft.granted = Some(Intent { part: None, sha256: None, ..intent("", "../b.csv", moved) });
+    all.push(Attack::new("a move that was granted elsewhere", draft.message(), UNDECIDED));
     all
 }
 

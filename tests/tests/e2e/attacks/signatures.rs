@@ -200,7 +200,7 @@ fn ticket(draft: &Draft, envelope: &str) -> Ticket {
         epoch: draft.epoch,
         commit: draft.commit,
         envelope: Sha256::of(envelope.as_bytes()),
-        granted: None,
+        granted: draft.granted.clone(),
         iat: draft.envelope.iat,
         exp: draft.envelope.iat + draft.life,
     }

@@ -117,7 +117,7 @@ impl World {
             .map(|asked| asked.uri)
             .collect();
         match outcome {
-            Outcome::Declined(_) | Outcome::Refused(_) => {
+            Outcome::Declined(_) | Outcome::Refused(_) | Outcome::Undecided(_) => {
                 assert_eq!(now, self.before, "{name}: files changed");
                 assert_eq!(told.len(), self.told, "{name}: the application was asked: {told:?}");
             }
