@@ -530,6 +530,7 @@ fn the_example_folder_passes_its_connectors_and_the_policy() {
             "invoices: drop",
             "loyalty: request",
             "orders-app: notify",
+            "partner: fetch list stat",
             "stock: request"
         ]
     );

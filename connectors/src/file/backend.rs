@@ -11,7 +11,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::{Shutdown, TcpStream},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -203,15 +203,33 @@ pub(super) trait Connect: Send + Sync + 'static {
 
 /// Cuts a blocking call short from outside by shutting its socket down. Does nothing where there is no socket.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Interrupt(Arc<Mutex<Option<TcpStream>>>);
+pub(super) struct Interrupt(Arc<Mutex<Armed>>);
+
+/// The sockets of a connection.
+#[derive(Debug, Default)]
+struct Armed {
+    main: Option<TcpStream>,
+    /// The second socket of protocols that move content beside their commands.
+    data: Option<TcpStream>,
+}
 
 impl Interrupt {
+    fn armed(&self) -> MutexGuard<'_, Armed> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn arm(&self, socket: TcpStream) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket);
+        self.armed().main = Some(socket);
+    }
+
+    /// Takes a second socket, or lets it go: the handle kept here keeps it from being closed.
+    pub(super) fn arm_data(&self, socket: Option<TcpStream>) {
+        self.armed().data = socket;
     }
 
     pub(super) fn fire(&self) {
-        if let Some(socket) = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+        let armed = self.armed();
+        for socket in [&armed.main, &armed.data].into_iter().flatten() {
             // An error says that the socket is down already.
             drop(socket.shutdown(Shutdown::Both));
         }
@@ -232,6 +250,7 @@ pub(super) enum Problem {
     Quota,
     TooLarge,
     NameTooLong,
+    BadName,
     Escapes,
     CrossDevice,
     Unsupported,
@@ -283,6 +302,10 @@ impl From<FsError> for Failure {
             Problem::NameTooLong => {
                 denied(Code::PathInvalid, "the path or a name in it is too long for the target")
             }
+            Problem::BadName => denied(
+                Code::PathInvalid,
+                "the path has a line end or another character that the target's protocol cannot carry",
+            ),
             Problem::Escapes => denied(
                 Code::PathInvalid,
                 "the path leads out of the resource's folder through a symbolic link",
@@ -323,6 +346,7 @@ mod tests {
         check(Problem::Full, Verdict::Retry, Code::TargetFull);
         check(Problem::Quota, Verdict::Retry, Code::TargetFull);
         check(Problem::NameTooLong, Verdict::Denied, Code::PathInvalid);
+        check(Problem::BadName, Verdict::Denied, Code::PathInvalid);
         check(Problem::Escapes, Verdict::Denied, Code::PathInvalid);
         check(Problem::CrossDevice, Verdict::Permanent, Code::TargetUnsupported);
         check(Problem::Lost, Verdict::Retry, Code::TargetUnreachable);

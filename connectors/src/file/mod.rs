@@ -1,7 +1,7 @@
 //! The `file` connector: whole-file drops that appear atomically, and reading back, on folders and servers.
 //!
 //! - `settings`: what the operator writes; `params`: what a job says and what that demands of the policy
-//! - `backend`: the one small trait that each kind of place implements (`local`, `sftp`), blocking
+//! - `backend`: the one small trait that each kind of place implements (`local`, `sftp`, `ftp`), blocking; `dial`: the way to servers
 //! - `worker`, `pool`: the threads those places live on, kept warm between jobs
 //! - `examine`: each link on its own, for the operator
 //! - `operations`: drop, fetch, list, stat, move, delete, written once over any backend
@@ -10,7 +10,9 @@
 //! it ends with its own time limit, then the thread removes an unfinished part and goes away.
 
 mod backend;
+mod dial;
 mod examine;
+mod ftp;
 mod local;
 mod operations;
 mod params;

@@ -2,6 +2,7 @@
 
 use super::{
     backend::Connect,
+    ftp::{self, FtpSettings},
     local::LocalFolder,
     sftp::{Login, SftpServer},
 };
@@ -25,18 +26,23 @@ const MAX_SESSIONS: usize = 64;
 /// Local folders have no sessions to spare: as many threads as an agent runs jobs by default.
 const LOCAL_THREADS: usize = 32;
 
+/// What a url may begin with.
+const SCHEMES: &str = "file://, sftp://, ftp:// and ftps://";
+
 /// The keys as they are written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Raw {
+pub(super) struct Raw {
     url: Option<String>,
-    username: Option<String>,
-    password: Option<SecretRef>,
-    private_key: Option<SecretRef>,
-    passphrase: Option<SecretRef>,
-    known_hosts: Option<PathBuf>,
-    connect_timeout: Option<HumanDuration>,
-    max_sessions: Option<usize>,
+    pub(super) username: Option<String>,
+    pub(super) password: Option<SecretRef>,
+    pub(super) private_key: Option<SecretRef>,
+    pub(super) passphrase: Option<SecretRef>,
+    pub(super) known_hosts: Option<PathBuf>,
+    pub(super) tls: Option<String>,
+    pub(super) ca_file: Option<PathBuf>,
+    pub(super) connect_timeout: Option<HumanDuration>,
+    pub(super) max_sessions: Option<usize>,
 }
 
 /// Checked settings of a `file` resource.
@@ -49,6 +55,7 @@ pub struct Settings {
 enum PlaceSettings {
     Local { root: PathBuf },
     Sftp(SftpSettings),
+    Ftp(FtpSettings),
 }
 
 #[derive(Debug)]
@@ -75,14 +82,14 @@ pub(super) fn check(section: &Section, diagnostics: &mut Diagnostics) -> Option<
 }
 
 /// Collects findings.
-struct Checker<'a> {
+pub(super) struct Checker<'a> {
     section: &'a Section,
     diagnostics: &'a mut Diagnostics,
     good: bool,
 }
 
 impl Checker<'_> {
-    fn wrong(&mut self, key: &str, message: impl Into<String>) {
+    pub(super) fn wrong(&mut self, key: &str, message: impl Into<String>) {
         self.good = false;
         self.diagnostics.push(self.section.finding(key, message));
     }
@@ -108,19 +115,15 @@ impl Checker<'_> {
         match url.scheme() {
             "file" => self.local(&url, &raw),
             "sftp" => self.sftp(&url, raw),
-            "smb" | "ftp" | "ftps" | "webdav" | "webdavs" | "s3" => {
-                let message = format!(
-                    "{}:// is not built into this version yet; it has file:// and sftp://",
-                    url.scheme()
-                );
+            "ftp" | "ftps" => ftp::check(self, &url, raw).map(PlaceSettings::Ftp),
+            "smb" | "webdav" | "webdavs" | "s3" => {
+                let message =
+                    format!("{}:// is not built into this version yet; it has {SCHEMES}", url.scheme());
                 self.wrong("url", message);
                 None
             }
             other => {
-                self.wrong(
-                    "url",
-                    format!("{other}:// is not known to the file connector; it has file:// and sftp://"),
-                );
+                self.wrong("url", format!("{other}:// is not known to the file connector; it has {SCHEMES}"));
                 None
             }
         }
@@ -133,6 +136,8 @@ impl Checker<'_> {
             ("private_key", raw.private_key.is_some()),
             ("passphrase", raw.passphrase.is_some()),
             ("known_hosts", raw.known_hosts.is_some()),
+            ("tls", raw.tls.is_some()),
+            ("ca_file", raw.ca_file.is_some()),
             ("connect_timeout", raw.connect_timeout.is_some()),
             ("max_sessions", raw.max_sessions.is_some()),
         ];
@@ -153,13 +158,14 @@ impl Checker<'_> {
         }
     }
 
-    fn sftp(&mut self, url: &Url, raw: Raw) -> Option<PlaceSettings> {
+    /// The host of a server's url; the url holds no password.
+    pub(super) fn host(&mut self, url: &Url, scheme: &str) -> Option<String> {
         let host = url.host_str().filter(|host| !host.is_empty()).map(|host| {
             let host = host.trim_start_matches('[').trim_end_matches(']');
             percent_decode_str(host).decode_utf8_lossy().to_lowercase()
         });
         if host.is_none() {
-            self.wrong("url", "names no host; write sftp://host:port/folder");
+            self.wrong("url", format!("names no host; write {scheme}://host:port/folder"));
         }
         let blocked = match (url.host(), &host) {
             // Outside http the URL's parser leaves `2852039166` and the like as they are.
@@ -172,6 +178,32 @@ impl Checker<'_> {
         }
         if url.password().is_some() {
             self.wrong("url", "a password is never written here; use password = { file = \"secrets/…\" }");
+        }
+        host
+    }
+
+    pub(super) fn max_sessions(&mut self, wanted: Option<usize>) -> usize {
+        let max_sessions = wanted.unwrap_or(DEFAULT_SESSIONS);
+        if !(1..=MAX_SESSIONS).contains(&max_sessions) {
+            self.wrong("max_sessions", format!("is {max_sessions}; it must be from 1 to {MAX_SESSIONS}"));
+        }
+        max_sessions
+    }
+
+    pub(super) fn connect_timeout(&mut self, wanted: Option<HumanDuration>) -> Duration {
+        let connect_timeout = wanted.map_or(DEFAULT_CONNECT_TIMEOUT, |duration| duration.0);
+        if !(Duration::from_secs(1)..=Duration::from_secs(300)).contains(&connect_timeout) {
+            self.wrong("connect_timeout", "must be from \"1s\" to \"5m\"");
+        }
+        connect_timeout
+    }
+
+    fn sftp(&mut self, url: &Url, raw: Raw) -> Option<PlaceSettings> {
+        let host = self.host(url, "sftp");
+        for (key, set) in [("tls", raw.tls.is_some()), ("ca_file", raw.ca_file.is_some())] {
+            if set {
+                self.wrong(key, "has no meaning for sftp://; remove it");
+            }
         }
         let username = match (raw.username, url.username()) {
             (Some(name), "") if !name.is_empty() => Some(name),
@@ -206,14 +238,8 @@ impl Checker<'_> {
                 "missing; sftp:// needs a file with the server's host key: make one with ssh-keyscan and compare the fingerprint with the server's owner",
             );
         }
-        let max_sessions = raw.max_sessions.unwrap_or(DEFAULT_SESSIONS);
-        if !(1..=MAX_SESSIONS).contains(&max_sessions) {
-            self.wrong("max_sessions", format!("is {max_sessions}; it must be from 1 to {MAX_SESSIONS}"));
-        }
-        let connect_timeout = raw.connect_timeout.map_or(DEFAULT_CONNECT_TIMEOUT, |duration| duration.0);
-        if !(Duration::from_secs(1)..=Duration::from_secs(300)).contains(&connect_timeout) {
-            self.wrong("connect_timeout", "must be from \"1s\" to \"5m\"");
-        }
+        let max_sessions = self.max_sessions(raw.max_sessions);
+        let connect_timeout = self.connect_timeout(raw.connect_timeout);
         Some(PlaceSettings::Sftp(SftpSettings {
             host: host?,
             port: url.port().unwrap_or(22),
@@ -235,6 +261,7 @@ impl Settings {
         match &self.place {
             PlaceSettings::Local { .. } => LOCAL_THREADS,
             PlaceSettings::Sftp(sftp) => sftp.max_sessions,
+            PlaceSettings::Ftp(ftp) => ftp.max_sessions,
         }
     }
 
@@ -243,6 +270,7 @@ impl Settings {
         match &self.place {
             PlaceSettings::Local { root } => Ok(Arc::new(LocalFolder::new(root.clone()))),
             PlaceSettings::Sftp(sftp) => sftp.connect(base),
+            PlaceSettings::Ftp(ftp) => ftp.connect(base),
         }
     }
 }

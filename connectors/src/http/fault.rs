@@ -32,7 +32,7 @@ pub(super) fn failure(error: reqwest::Error, reading: bool) -> Failure {
 }
 
 /// What an operator should look at when no connection came about.
-pub(super) fn unreachable(error: &(dyn Error + 'static), timed_out: bool) -> String {
+pub(crate) fn unreachable(error: &(dyn Error + 'static), timed_out: bool) -> String {
     use rustls::{CertificateError as Bad, Error as Tls};
     if let Some(tls) = find::<Tls>(error) {
         let what = match tls {
@@ -92,7 +92,7 @@ fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a 
 }
 
 /// The causes on one line.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut texts: Vec<String> = causes(error).map(ToString::to_string).collect();
     texts.dedup();
     texts.join(": ")

@@ -8,7 +8,7 @@ mod answer;
 mod client;
 mod examine;
 mod exchange;
-mod fault;
+pub(crate) mod fault;
 mod params;
 mod path;
 mod settings;

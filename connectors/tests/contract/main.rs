@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
 mod cases;
+mod ftp;
 mod memory;
 mod race;
 mod settings;
@@ -15,6 +16,8 @@ mod support;
 macro_rules! contract {
     ($($module:ident: $($case:ident),+;)+) => {
         contract!(@place local, support::Place::local(); $($module: $($case),+;)+);
+        contract!(@place ftp_server, support::Place::ftp(support::vsftpd::Tls::None); $($module: $($case),+;)+);
+        contract!(@place ftps_server, support::Place::ftp(support::vsftpd::Tls::Explicit); $($module: $($case),+;)+);
         contract!(@place sftp_server, support::Place::sftp(); $($module: $($case),+;)+);
     };
     (@place $place:ident, $make:expr; $($module:ident: $($case:ident),+;)+) => {
@@ -51,6 +54,7 @@ contract! {
         an_intent_whose_part_is_gone_was_done,
         a_part_gone_from_another_folder_is_unknown,
         a_part_gone_that_was_never_synced_is_unknown,
+        an_unsynced_part_that_became_the_target_was_renamed,
         a_damaged_part_is_written_anew,
         a_rename_cut_in_two_is_completed,
         a_suffix_taken_meanwhile_is_replaced_by_the_next,

@@ -2,7 +2,7 @@
 
 use crate::{
     cases::failed,
-    support::{Place, call, hex, large_payload, sshd::Options},
+    support::{Place, call, hex, large_payload, sshd::Options, vsftpd::Tls},
 };
 use passerelle_connectors::{Code, Effect, Output, Verdict};
 use serde_json::json;
@@ -39,8 +39,13 @@ async fn large_files() {
         return;
     }
     let mib = std::env::var("PASSERELLE_TEST_MIB").ok().and_then(|mib| mib.parse().ok()).unwrap_or(256_u64);
-    for place in [Place::local(), Place::sftp()] {
-        let kind = if place.sshd.is_some() { "sftp" } else { "local" };
+    for place in [Place::local(), Place::sftp(), Place::ftp(Tls::None), Place::ftp(Tls::Explicit)] {
+        let kind = match (&place.sshd, &place.vsftpd) {
+            (Some(_), _) => "sftp",
+            (_, Some(server)) if server.tls == Tls::None => "ftp",
+            (_, Some(_)) => "ftps",
+            (None, None) => "local",
+        };
         let (input, digest) = large_payload(mib << 20);
         let since = Instant::now();
         let outcome = place.run(&call(), "drop", &json!({"path": "large.bin"}), Some(input)).await.unwrap();
@@ -87,17 +92,17 @@ impl Drop for Tmpfs<'_> {
     }
 }
 
-/// Both kinds of place on a file system with the given options.
+/// Each kind of place on a file system with the given options.
 async fn on_tmpfs(options: &str, case: impl AsyncFn(&Place)) {
-    for sftp in [false, true] {
+    for kind in ["local", "sftp", "ftp"] {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
         std::fs::create_dir(&root).unwrap();
         let Some(tmpfs) = Tmpfs::mount(&root, options) else { return };
-        let place = if sftp {
-            Place::sftp_at(dir, root.clone(), Options::default(), "")
-        } else {
-            Place::local_at(dir, root.clone())
+        let place = match kind {
+            "sftp" => Place::sftp_at(dir, root.clone(), Options::default(), ""),
+            "ftp" => Place::ftp_at(dir, root.clone(), Tls::None, "", ""),
+            _ => Place::local_at(dir, root.clone()),
         };
         case(&place).await;
         // Before the folder that it is mounted in is removed.
@@ -111,7 +116,9 @@ async fn a_full_disk_leaves_nothing_and_is_a_retry() {
         for size in [6_u64 << 20, 1200 << 10] {
             let (input, _) = large_payload(size);
             let result = place.run(&call(), "drop", &json!({"path": "a.csv"}), Some(input)).await;
-            failed(result, Verdict::Retry, Code::TargetFull, Effect::NotApplied);
+            // vsftpd says that writing failed, but not why.
+            let code = if place.vsftpd.is_some() { Code::TargetRefused } else { Code::TargetFull };
+            failed(result, Verdict::Retry, code, Effect::NotApplied);
             assert!(!place.has("a.csv"));
             assert_eq!(place.parts(), [""; 0]);
         }

@@ -25,6 +25,18 @@ fn wrong_settings_are_refused_with_what_is_right() {
         &["resources.test.username", "no meaning for file://"],
     );
     refused("url = \"file:///srv\"\nfolder = \"x\"", &["folder"]);
+    refused("url = \"ftp://h/x\"\ntls = \"explicit\"", &["resources.test.tls", "ftps://"]);
+    refused("url = \"ftp://h/x\"\nca_file = \"ca.pem\"", &["resources.test.ca_file", "ftps://"]);
+    refused("url = \"ftps://h/x\"\ntls = \"yes\"", &["resources.test.tls", "explicit", "implicit"]);
+    refused("url = \"ftps://joe@h/x\"", &["resources.test.password", "ftps:// needs one"]);
+    refused("url = \"ftps://joe:p@h/x\"", &["password is never written here"]);
+    refused("url = \"ftp://h/x%0D%0ADELE%20y\"", &["resources.test.url", "line end"]);
+    refused("url = \"ftp://h/x\"\nusername = \"a\\r\\nb\"", &["resources.test.username", "line end"]);
+    refused(
+        "url = \"ftp://h/x\"\nknown_hosts = \"k\"",
+        &["resources.test.known_hosts", "no meaning for ftp://"],
+    );
+    refused("url = \"ftps://169.254.169.254/x\"", &["resources.test.url", "always blocked"]);
     // All findings at once.
     refused(
         "url = \"sftp://files.intra/exports\"",

@@ -1,6 +1,7 @@
 //! What the tests share: resources built from a real configuration folder, calls, payloads and gates.
 
 pub mod sshd;
+pub mod vsftpd;
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
 use passerelle_config::Diagnostics;
@@ -23,6 +24,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+use vsftpd::{Tls, Vsftpd};
 
 /// Checks a resource's settings: `settings` is the body of `[resources.test]`.
 pub fn check(base: &Path, settings: &str) -> Result<Arc<dyn DynConnector>, String> {
@@ -46,6 +48,10 @@ pub struct Abilities {
     pub tells_folders_apart: bool,
     /// A file that was replaced by another one of the same size and second is told from the old one.
     pub tells_files_apart: bool,
+    /// Content is brought to the disk before it has its name.
+    pub syncs: bool,
+    /// Names may have line ends.
+    pub takes_line_ends: bool,
 }
 
 /// A resource and the folder that it is, as this machine sees it.
@@ -54,6 +60,7 @@ pub struct Place {
     pub root: PathBuf,
     pub abilities: Abilities,
     pub sshd: Option<Sshd>,
+    pub vsftpd: Option<Vsftpd>,
     /// The configuration folder; what else the test needs goes there.
     pub base: PathBuf,
     _dir: TempDir,
@@ -73,8 +80,13 @@ impl Place {
         let base = dir.path().join("config");
         let settings = format!("connector = \"file\"\nurl = \"file://{}\"", root.display());
         let connector = check(&base, &settings).unwrap();
-        let abilities = Abilities { tells_folders_apart: true, tells_files_apart: true };
-        Self { connector, root, abilities, sshd: None, base, _dir: dir }
+        let abilities = Abilities {
+            tells_folders_apart: true,
+            tells_files_apart: true,
+            syncs: true,
+            takes_line_ends: true,
+        };
+        Self { connector, root, abilities, sshd: None, vsftpd: None, base, _dir: dir }
     }
 
     /// A folder on an OpenSSH server.
@@ -97,8 +109,42 @@ impl Place {
         let sshd = Sshd::start_with(&dir.path().join("sshd"), options);
         std::fs::write(base.join("known_hosts"), sshd.known_hosts()).unwrap();
         let connector = check(&base, &sftp_settings(&sshd, &root, &sshd.client_key(), settings)).unwrap();
-        let abilities = Abilities { tells_folders_apart: false, tells_files_apart: false };
-        Self { connector, root, abilities, sshd: Some(sshd), base, _dir: dir }
+        let abilities = Abilities {
+            tells_folders_apart: false,
+            tells_files_apart: false,
+            syncs: true,
+            takes_line_ends: true,
+        };
+        Self { connector, root, abilities, sshd: Some(sshd), vsftpd: None, base, _dir: dir }
+    }
+
+    /// A folder on an FTP server.
+    pub fn ftp(tls: Tls) -> Self {
+        Self::ftp_with(tls, "", "")
+    }
+
+    /// A folder on an unusual FTP server, or with more settings.
+    pub fn ftp_with(tls: Tls, extra: &str, settings: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        Self::ftp_at(dir, root, tls, extra, settings)
+    }
+
+    /// A folder on an FTP server that is `root`.
+    pub fn ftp_at(dir: TempDir, root: PathBuf, tls: Tls, extra: &str, settings: &str) -> Self {
+        let base = dir.path().join("config");
+        std::fs::create_dir(&base).unwrap();
+        let vsftpd = Vsftpd::start(&dir.path().join("vsftpd"), tls, extra);
+        std::fs::write(base.join("ftp-password"), vsftpd::PASSWORD).unwrap();
+        let connector = check(&base, &vsftpd.settings(&root, settings)).unwrap();
+        let abilities = Abilities {
+            tells_folders_apart: false,
+            tells_files_apart: false,
+            syncs: false,
+            takes_line_ends: false,
+        };
+        Self { connector, root, abilities, sshd: None, vsftpd: Some(vsftpd), base, _dir: dir }
     }
 
     /// What is in the file.

@@ -193,7 +193,8 @@ impl Drop for Sshd {
     }
 }
 
-fn free_port() -> u16 {
+/// A port that is free at the moment.
+pub fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
@@ -210,7 +211,7 @@ pub fn keygen(path: &Path, kind: &str, arguments: &[&str]) {
 }
 
 /// A process and all that it started, from `/proc`.
-fn descendants(root: u32) -> Vec<u32> {
+pub fn descendants(root: u32) -> Vec<u32> {
     let mut all = vec![root];
     let mut next = 0;
     while let Some(&pid) = all.get(next) {

@@ -6,8 +6,11 @@ use super::{
     milliseconds,
 };
 use crate::{
-    Code, Failure, address,
-    file::backend::{Backend, Connect, Interrupt},
+    Code, Failure,
+    file::{
+        backend::{Backend, Connect, Interrupt},
+        dial::Dial,
+    },
 };
 use libssh2_sys as raw;
 use passerelle_config::Secret;
@@ -15,11 +18,9 @@ use ssh2::{Error, ErrorCode, KeyboardInteractivePrompt, MethodType, Prompt, Sess
 use std::{
     collections::HashMap,
     fmt::Display,
-    io,
-    net::{SocketAddr, TcpStream, ToSocketAddrs as _},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use zeroize::Zeroizing;
 
@@ -57,10 +58,10 @@ impl Connect for SftpServer {
         passed: &mut dyn FnMut(&'static str, String),
     ) -> Result<Box<dyn Backend>, Failure> {
         let limit = timeout.min(self.connect_timeout);
-        let addresses = self.resolve()?;
+        let addresses = self.address().resolve()?;
         let shown: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
         passed("name", format!("{} is {}", self.host, shown.join(", ")));
-        let stream = self.dial(&addresses, limit)?;
+        let stream = self.address().dial(&addresses, limit)?;
         let socket = stream.try_clone().map_err(|error| self.unreachable(error))?;
         interrupt.arm(stream.try_clone().map_err(|error| self.unreachable(error))?);
 
@@ -107,56 +108,16 @@ impl Connect for SftpServer {
 }
 
 impl SftpServer {
+    fn address(&self) -> Dial<'_> {
+        Dial { host: &self.host, port: self.port }
+    }
+
     fn with_address(&self, cause: impl Display) -> String {
-        format!("{}:{}: {cause}", self.host, self.port)
+        self.address().with_address(cause)
     }
 
     fn unreachable(&self, cause: impl Display) -> Failure {
-        Failure::retry(Code::TargetUnreachable, "the file server cannot be reached")
-            .detail(self.with_address(cause))
-    }
-
-    /// All addresses of the host.
-    fn resolve(&self) -> Result<Vec<SocketAddr>, Failure> {
-        let found = (self.host.as_str(), self.port).to_socket_addrs().map_err(|error| {
-            Failure::retry(Code::TargetUnreachable, "the file server's name cannot be resolved")
-                .detail(self.with_address(error))
-        })?;
-        // Checked once resolved, whatever notation the name is in; no second look-up follows.
-        address::allowed(&self.host, &found.collect::<Vec<_>>()).map_err(|error| {
-            match error.downcast_ref::<address::Blocked>() {
-                Some(_) => Failure::denied(Code::PolicyDenied, address::BLOCKED).detail(&error),
-                None => self.unreachable(error),
-            }
-        })
-    }
-
-    /// Tries the host's addresses in turn, all within `limit`.
-    fn dial(&self, addresses: &[SocketAddr], limit: Duration) -> Result<TcpStream, Failure> {
-        let deadline = Instant::now() + limit;
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in addresses {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                last = io::ErrorKind::TimedOut.into();
-                break;
-            }
-            match TcpStream::connect_timeout(address, left) {
-                Ok(stream) => {
-                    stream.set_nodelay(true).map_err(|error| self.unreachable(error))?;
-                    return Ok(stream);
-                }
-                Err(error) => last = error,
-            }
-        }
-        if last.kind() == io::ErrorKind::TimedOut {
-            return Err(Failure::retry(
-                Code::TargetTimeout,
-                "the file server did not accept a connection in time",
-            )
-            .detail(self.with_address(last)));
-        }
-        Err(self.unreachable(last))
+        self.address().unreachable(cause)
     }
 
     fn read_known_hosts(&self) -> Result<String, Failure> {

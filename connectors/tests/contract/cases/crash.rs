@@ -39,7 +39,7 @@ pub async fn an_intent_with_its_part_is_finished(place: &Place) {
         let outcome = place.run(&next, "drop", &params, input).await.unwrap();
         assert_eq!(outcome.result["path"], "a.csv");
         assert_eq!(outcome.result["size"], 7);
-        assert_eq!(outcome.synced, Some(true));
+        assert_eq!(outcome.synced, Some(place.abilities.syncs));
         assert_eq!(gate.last(), intent, "the effect asks the gate again");
         assert_eq!(place.read("a.csv"), b"content");
         assert_eq!(place.parts(), [""; 0]);
@@ -52,6 +52,12 @@ pub async fn an_intent_whose_part_is_gone_was_done(place: &Place) {
     let (next, intent) = cut_off(place, &params, b"content").await;
     // The rename happened and a consumer took the file at once.
     std::fs::remove_file(place.root.join(intent.part.unwrap())).unwrap();
+    if !place.abilities.syncs {
+        let result = place.run(&next, "drop", &params, Some(payload(b"content"))).await;
+        failed(result, Verdict::Permanent, Code::TargetConflict, Effect::Unknown);
+        assert!(!place.has("a.csv"), "what may have arrived is not delivered again");
+        return;
+    }
     let gate = Recorder::open();
     let next = Call { gate: Arc::clone(&gate) as Arc<dyn Gate>, ..next };
     let outcome = place.run(&next, "drop", &params, Some(payload(b"content"))).await.unwrap();
@@ -83,6 +89,26 @@ pub async fn a_part_gone_that_was_never_synced_is_unknown(place: &Place) {
     let result = place.run(&next, "drop", &params, Some(payload(b"content"))).await;
     failed(result, Verdict::Permanent, Code::TargetConflict, Effect::Unknown);
     assert!(!place.has("a.csv"));
+}
+
+pub async fn an_unsynced_part_that_became_the_target_was_renamed(place: &Place) {
+    let params = json!({"path": "a.csv"});
+    for (there, renamed) in [(&b"content"[..], true), (b"CONTENT", false), (b"", false)] {
+        let (next, mut intent) = cut_off(place, &params, b"content").await;
+        intent.state["synced"] = json!(false);
+        std::fs::remove_file(place.root.join(intent.part.as_ref().unwrap())).unwrap();
+        place.write("a.csv", there);
+        let gate = Recorder::open();
+        let next = Call { prior_intent: Some(intent), gate: Arc::clone(&gate) as Arc<dyn Gate>, ..next };
+        let result = place.run(&next, "drop", &params, Some(payload(b"content"))).await;
+        if renamed {
+            let outcome = result.unwrap();
+            assert_eq!((&outcome.result["path"], outcome.synced), (&json!("a.csv"), Some(false)));
+        } else {
+            failed(result, Verdict::Permanent, Code::TargetConflict, Effect::Unknown);
+        }
+        assert_eq!((place.read("a.csv"), gate.count()), (there.to_vec(), 0), "nothing is done");
+    }
 }
 
 pub async fn a_damaged_part_is_written_anew(place: &Place) {

@@ -1,0 +1,190 @@
+//! TLS for control and data connections, as `suppaftp` wants it: a connector and a stream over rustls.
+//!
+//! Many servers insist that a data connection resumes the TLS session of its control connection, so that nobody else
+//! can take it (vsftpd's `require_ssl_reuse`, ProFTPD by default). Each FTP session therefore keeps a store of sessions
+//! of its own, and a data connection is read to its end, where TLS 1.3 servers put the ticket for the next one.
+
+use super::Limits;
+use crate::BuildError;
+use rustls::{ClientConfig, ClientConnection, StreamOwned, client::Resumption, crypto::CryptoProvider};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+use std::{
+    fmt,
+    io::{self, Read, Write},
+    net::{Shutdown, TcpStream},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use suppaftp::{FtpError, FtpResult, TlsConnector, TlsStream};
+
+/// How long the end of a data connection may take once all is written or read.
+const ENDING: Duration = Duration::from_secs(5);
+/// How many tickets are kept for the data connections to come.
+const SESSIONS: usize = 8;
+
+/// What every session of a resource speaks TLS with.
+///
+/// # Errors
+/// If the CA file cannot be used.
+pub(super) fn config(ca_file: Option<&Path>) -> Result<ClientConfig, BuildError> {
+    let provider: Arc<CryptoProvider> = rustls::crypto::aws_lc_rs::default_provider().into();
+    let versions = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| BuildError(format!("url: {error}")))?;
+    let extra = match ca_file {
+        Some(file) => certificates(file)?,
+        None => Vec::new(),
+    };
+    let verifier =
+        rustls_platform_verifier::Verifier::new_with_extra_roots(extra, provider).map_err(|error| {
+            let key = if ca_file.is_some() { "ca_file" } else { "url" };
+            BuildError(format!(
+                "{key}: {error}; install the system's CA certificates or name the server's CA in ca_file"
+            ))
+        })?;
+    Ok(versions.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, BuildError> {
+    let wrong = |what: &dyn fmt::Display| {
+        BuildError(format!("ca_file: {}: {what}; expected a PEM file of certificates", file.display()))
+    };
+    let found = CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| wrong(&error))?;
+    if found.is_empty() { Err(wrong(&"no certificate in it")) } else { Ok(found) }
+}
+
+/// Where a failed handshake leaves its cause: the library turns errors into words.
+pub(super) type Fault = Arc<Mutex<Option<io::Error>>>;
+
+/// Makes the TLS connections of one FTP session.
+pub(super) struct Connector {
+    config: Arc<ClientConfig>,
+    limits: Limits,
+    fault: Fault,
+}
+
+impl Connector {
+    pub(super) fn new(config: &ClientConfig, limits: Limits, fault: Fault) -> Self {
+        let mut config = config.clone();
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        Self { config: Arc::new(config), limits, fault }
+    }
+
+    fn handshake(&self, host: &str, mut socket: TcpStream) -> io::Result<Tls> {
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        self.limits.apply(&socket)?;
+        let mut connection =
+            ClientConnection::new(Arc::clone(&self.config), name).map_err(io::Error::other)?;
+        // At once, not with the first byte: a server waits for it even where no byte follows.
+        while connection.is_handshaking() {
+            connection.complete_io(&mut socket)?;
+        }
+        Ok(Tls { stream: StreamOwned::new(connection, socket), ended: false, wrote: false })
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connector")
+    }
+}
+
+impl TlsConnector for Connector {
+    type Stream = Tls;
+
+    fn connect(&self, domain: &str, stream: TcpStream) -> FtpResult<Tls> {
+        self.handshake(domain, stream).map_err(|error| {
+            let told = FtpError::SecureError(error.to_string());
+            *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            told
+        })
+    }
+}
+
+/// One TLS connection.
+#[derive(Debug)]
+pub(super) struct Tls {
+    stream: StreamOwned<ClientConnection, TcpStream>,
+    ended: bool,
+    wrote: bool,
+}
+
+impl Tls {
+    /// Says that no more comes, and reads what the server says last: closing a socket with something unread would reset
+    /// the connection, which can cost the server the last bytes; and a ticket may be among it.
+    fn end(&mut self) -> io::Result<()> {
+        self.stream.flush()?;
+        self.stream.conn.send_close_notify();
+        while self.stream.conn.wants_write() {
+            self.stream.conn.write_tls(&mut self.stream.sock)?;
+        }
+        self.stream.sock.shutdown(Shutdown::Write)?;
+        let deadline = Instant::now() + ENDING;
+        while !self.ended {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.stream.conn.wants_read() {
+                break;
+            }
+            self.stream.sock.set_read_timeout(Some(left))?;
+            self.ended = self.stream.conn.read_tls(&mut self.stream.sock)? == 0;
+            self.stream.conn.process_new_packets().map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+}
+
+impl Read for Tls {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = match self.stream.read(buffer) {
+            // Servers often end a data connection without TLS's goodbye. The control connection says whether all was
+            // sent, and the size whether all arrived.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            other => other,
+        };
+        self.ended |= matches!(read, Ok(0)) && !buffer.is_empty();
+        read
+    }
+}
+
+impl Write for Tls {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.wrote = true;
+        self.stream.write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.wrote = true;
+        self.stream.flush()
+    }
+}
+
+impl TlsStream for Tls {
+    type InnerStream = Self;
+
+    fn tcp_stream(self) -> FtpResult<TcpStream> {
+        self.stream.sock.try_clone().map_err(FtpError::ConnectionError)
+    }
+
+    fn get_ref(&self) -> &TcpStream {
+        &self.stream.sock
+    }
+
+    fn mut_ref(&mut self) -> &mut Self {
+        self
+    }
+}
+
+impl Drop for Tls {
+    fn drop(&mut self) {
+        // A download given up half-way is not read to its end.
+        if (self.ended || self.wrote)
+            && let Err(error) = self.end()
+        {
+            tracing::debug!(%error, "a TLS connection to a file server did not end in order");
+        }
+    }
+}

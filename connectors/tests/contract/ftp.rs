@@ -1,0 +1,323 @@
+//! What only an FTP server can do wrong: TLS, log-in, lost connections, hostile answers.
+
+use crate::{
+    cases::failed,
+    support::{
+        Place, call, check, large_payload, payload, sink, stalling_payload,
+        vsftpd::{Tls, Vsftpd},
+    },
+};
+use passerelle_connectors::{Call, Code, DynConnector, Effect, Examine, Failure, Verdict};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    net::{Shutdown, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+fn server(place: &Place) -> &Vsftpd {
+    place.vsftpd.as_ref().unwrap()
+}
+
+/// A connector for the place's server with other settings, made from its ordinary ones.
+fn other(place: &Place, change: impl FnOnce(String) -> String) -> Arc<dyn DynConnector> {
+    check(&place.base, &change(server(place).settings(&place.root, ""))).unwrap()
+}
+
+async fn probe(connector: &Arc<dyn DynConnector>) -> Result<(), Failure> {
+    connector.probe(Duration::from_secs(20)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn implicit_tls_works_and_content_travels_on_resumed_sessions() {
+    for tls in [Tls::Implicit, Tls::Explicit] {
+        let place = Place::ftp_with(tls, "", "max_sessions = 1");
+        // More than a server gives tickets at first: each data connection brings the next one.
+        for n in 0..12 {
+            let path = format!("file {n}.csv");
+            place
+                .drop(json!({"path": path}), path.as_bytes())
+                .await
+                .unwrap_or_else(|e| panic!("{tls:?} {n}: {e}"));
+            assert_eq!(place.fetch(json!({"path": path})).await.unwrap().1, path.as_bytes(), "{tls:?}");
+        }
+        let log = server(&place).log();
+        assert_eq!(log.matches("OK LOGIN").count(), 1, "one session served them all: {log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_ca_or_another_name_is_refused_with_what_to_do() {
+    let place = Place::ftp(Tls::Explicit);
+    let stranger = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    fs::write(place.base.join("stranger.pem"), stranger.cert.pem()).unwrap();
+    let trusting = |settings: String| {
+        let kept: Vec<_> = settings.lines().filter(|line| !line.starts_with("ca_file")).collect();
+        kept.join("\n") + "\nca_file = \"stranger.pem\"\n"
+    };
+    let result = probe(&other(&place, trusting)).await;
+    let failure = failed(result, Verdict::Permanent, Code::TargetUnreachable, Effect::NotApplied);
+    assert!(failure.message.contains("ca_file"), "{failure}");
+    let renamed = other(&place, |settings| settings.replace("127.0.0.1", "localhost"));
+    let failure =
+        failed(probe(&renamed).await, Verdict::Permanent, Code::TargetUnreachable, Effect::NotApplied);
+    assert!(failure.message.contains("another name"), "{failure}");
+    assert!(!server(&place).log().contains("LOGIN"), "no password goes to a stranger");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_password_and_a_missing_tls_are_named() {
+    let place = Place::ftp(Tls::Explicit);
+    fs::write(place.base.join("wrong"), "battery").unwrap();
+    let wrong = other(&place, |settings| settings.replace("ftp-password", "wrong"));
+    let failure = failed(probe(&wrong).await, Verdict::Permanent, Code::TargetAuth, Effect::NotApplied);
+    assert!(!failure.to_string().contains("battery"), "{failure}");
+    let plain = other(&place, |settings| {
+        let kept: Vec<_> = settings.lines().filter(|line| !line.starts_with("ca_file")).collect();
+        kept.join("\n").replace("ftps://", "ftp://")
+    });
+    let failure = failed(probe(&plain).await, Verdict::Permanent, Code::TargetAuth, Effect::NotApplied);
+    assert!(failure.message.contains("ftps"), "{failure}");
+    // And the other way round.
+    let place = Place::ftp(Tls::None);
+    let tls = other(&place, |settings| settings.replace("ftp://", "ftps://"));
+    let failure = failed(probe(&tls).await, Verdict::Permanent, Code::TargetUnsupported, Effect::NotApplied);
+    assert!(failure.message.contains("offers no TLS"), "{failure}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_check_shows_each_link_and_writes() {
+    let place = Place::ftp(Tls::Explicit);
+    let what = Examine { timeout: Duration::from_secs(20), try_writing: vec![String::new()] };
+    let links = place.connector.examine(what).await;
+    let names: Vec<_> = links.iter().map(|link| link.name).collect();
+    assert_eq!(names, ["name", "connection", "certificate", "log-in", "folder", "writing"]);
+    assert!(
+        links.iter().all(|link| matches!(link.found, passerelle_connectors::Found::Passed(_))),
+        "{links:?}"
+    );
+    assert_eq!(place.parts(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_login_folder_is_reached_through_the_tilde() {
+    let place = Place::ftp_with(Tls::None, "local_root=/tmp\n", "");
+    let folder = tempfile::tempdir_in("/tmp").unwrap();
+    let below = folder.path().file_name().unwrap().to_str().unwrap();
+    let root = place.root.display().to_string();
+    for (tilde, path) in
+        [(format!("/~/{below}"), "a.csv".to_owned()), ("/~".to_owned(), format!("{below}/a.csv"))]
+    {
+        let home = other(&place, |settings| settings.replace(&root, &tilde));
+        let params = json!({"path": path});
+        home.execute(&call(), "drop", &params, Some(payload(tilde.as_bytes())), &mut sink().0).await.unwrap();
+        assert_eq!(fs::read(folder.path().join("a.csv")).unwrap(), tilde.as_bytes());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_dies_or_hangs_in_mid_drop_leaves_a_retry() {
+    for freezes in [false, true] {
+        for tls in [Tls::None, Tls::Explicit] {
+            let mut place = Place::ftp(tls);
+            place.drop(json!({"path": "warm.csv"}), b"warm").await.unwrap();
+            let call = Call { timeout: Duration::from_secs(2), ..call() };
+            let params = json!({"path": "a.csv"});
+            // It never ends by itself: the server goes away in the middle.
+            let (input, _) =
+                if freezes { large_payload(64 << 20) } else { (stalling_payload(vec![7; 4 << 20]), [0; 32]) };
+            let since = Instant::now();
+            if freezes {
+                server(&place).freeze();
+            }
+            let progress = call.progress.clone();
+            let running = place.run(&call, "drop", &params, Some(input));
+            let result = if freezes {
+                running.await
+            } else {
+                tokio::pin!(running);
+                loop {
+                    tokio::select! {
+                        ended = &mut running => break ended,
+                        () = tokio::time::sleep(Duration::from_millis(5)) => {}
+                    }
+                    if progress.done() > 1 << 20 {
+                        call.cancel.cancel();
+                    }
+                }
+            };
+            let failure = result.unwrap_err();
+            let expected = if freezes { Verdict::Retry } else { Verdict::Cancelled };
+            assert_eq!((failure.verdict, failure.effect), (expected, Effect::NotApplied), "{failure}");
+            assert!(since.elapsed() < Duration::from_secs(45), "{:?}", since.elapsed());
+            assert!(!place.has("a.csv"));
+            place.vsftpd.as_mut().unwrap().restart();
+            place.drop(params.clone(), b"again").await.unwrap();
+            assert_eq!(place.read("a.csv"), b"again");
+        }
+    }
+}
+
+/// A server of canned answers: `answer` gives the reply to a command.
+fn canned(answer: impl Fn(&str) -> String + Send + 'static) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        while let Ok((mut socket, _)) = listener.accept() {
+            drop(socket.write_all(b"220 ready\r\n"));
+            for line in BufReader::new(socket.try_clone().unwrap()).lines().map_while(Result::ok) {
+                if socket.write_all(answer(&line).as_bytes()).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    port
+}
+
+fn ordinary(command: &str) -> String {
+    match command.split(' ').next().unwrap_or_default() {
+        "USER" => "331 go on",
+        "PASS" => "230 in",
+        "FEAT" => "500 what",
+        "TYPE" | "NOOP" => "200 fine",
+        "CWD" => "250 there",
+        "PWD" => "257 \"/in\"",
+        _ => "502 not here",
+    }
+    .to_owned()
+        + "\r\n"
+}
+
+fn at(place: &Place, port: u16) -> Arc<dyn DynConnector> {
+    check(&place.base, &format!("connector = \"file\"\nurl = \"ftp://127.0.0.1:{port}/in\"")).unwrap()
+}
+
+async fn list(connector: &Arc<dyn DynConnector>) -> Result<Value, Failure> {
+    let call = Call { timeout: Duration::from_secs(5), ..call() };
+    let listed = connector.execute(&call, "list", &json!({}), None, &mut sink().0).await;
+    listed.map(|outcome| outcome.result)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_address_in_a_passive_answer_is_not_used() {
+    let place = Place::local();
+    let data = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = data.local_addr().unwrap().port();
+    thread::spawn(move || {
+        while let Ok((mut socket, _)) = data.accept() {
+            drop(socket.write_all(b"-rw-r--r-- 1 0 0 12 Oct 26 07:33 a.csv\r\n"));
+        }
+    });
+    // Somebody else's machine, as a hostile server or one behind NAT would say.
+    let server = canned(move |command| match command {
+        "PASV" => format!("227 Entering Passive Mode (192,0,2,1,{},{}).\r\n", port / 256, port % 256),
+        "LIST -a" => "150 here\r\n226 done\r\n".to_owned(),
+        other => ordinary(other),
+    });
+    let listed = list(&at(&place, server)).await.unwrap();
+    assert_eq!((&listed["items"][0]["path"], &listed["items"][0]["size"]), (&json!("a.csv"), &json!(12)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_make_no_sense_fail_in_bounded_time() {
+    let place = Place::local();
+    let not_ftp = canned(|_| "what?\r\n".to_owned());
+    let endless = canned(|command| match command {
+        "FEAT" => "211-".to_owned() + &"x".repeat(1 << 20),
+        other => ordinary(other),
+    });
+    let silent = canned(|command| match command {
+        "PWD" => String::new(),
+        other => ordinary(other),
+    });
+    for (name, port) in [("not ftp", not_ftp), ("endless", endless), ("silent", silent)] {
+        let since = Instant::now();
+        let failure = list(&at(&place, port)).await.unwrap_err();
+        assert_eq!(
+            (failure.verdict, failure.effect),
+            (Verdict::Retry, Effect::NotApplied),
+            "{name}: {failure}"
+        );
+        assert!(since.elapsed() < Duration::from_secs(30), "{name}: {:?}", since.elapsed());
+    }
+}
+
+/// Passes lines on between the agent and a server, and hangs up at the first `RNTO`: before the server hears it, or once
+/// the server has answered.
+fn hanging_up(server: u16, heard: bool) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let hung_up = Arc::new(AtomicBool::new(false));
+    thread::spawn(move || {
+        while let Ok((agent, _)) = listener.accept() {
+            let hung_up = Arc::clone(&hung_up);
+            thread::spawn(move || pass_on(&agent, server, heard, &hung_up));
+        }
+    });
+    port
+}
+
+fn pass_on(agent: &TcpStream, server: u16, heard: bool, hung_up: &AtomicBool) {
+    let server = TcpStream::connect(("127.0.0.1", server)).unwrap();
+    let mut lines = BufReader::new(server.try_clone().unwrap()).lines().map_while(Result::ok);
+    let mut answer = || {
+        let mut whole = String::new();
+        loop {
+            let line = lines.next()?;
+            whole += &format!("{line}\r\n");
+            if line.as_bytes().get(3) == Some(&b' ') && !line.starts_with(' ') {
+                return Some(whole);
+            }
+        }
+    };
+    let (mut to_agent, mut to_server) = (agent, &server);
+    let greeting = answer().unwrap();
+    to_agent.write_all(greeting.as_bytes()).unwrap();
+    for line in BufReader::new(agent.try_clone().unwrap()).lines().map_while(Result::ok) {
+        let hangs_up = line.starts_with("RNTO ") && !hung_up.swap(true, Ordering::SeqCst);
+        if hangs_up && !heard {
+            break;
+        }
+        to_server.write_all(format!("{line}\r\n").as_bytes()).unwrap();
+        let Some(said) = answer() else { break };
+        if hangs_up {
+            break;
+        }
+        // A transfer has two answers; the second comes when the data connection has ended.
+        let transfers = said.starts_with("150");
+        to_agent.write_all(said.as_bytes()).unwrap();
+        if transfers {
+            let Some(ended) = answer() else { break };
+            to_agent.write_all(ended.as_bytes()).unwrap();
+        }
+    }
+    drop((agent.shutdown(Shutdown::Both), server.shutdown(Shutdown::Both)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rename_whose_answer_is_lost_happens_once() {
+    for heard in [false, true] {
+        for on_conflict in ["replace", "fail", "suffix"] {
+            let place = Place::ftp(Tls::None);
+            let port = server(&place).port;
+            let proxy = hanging_up(port, heard);
+            let through = other(&place, |settings| settings.replace(&port.to_string(), &proxy.to_string()));
+            let params = json!({"path": "a.csv", "on_conflict": on_conflict});
+            let input = Some(payload(b"content"));
+            let outcome = through.execute(&call(), "drop", &params, input, &mut sink().0).await;
+            let outcome = outcome.unwrap_or_else(|e| panic!("{on_conflict}, heard: {heard}: {e}"));
+            assert_eq!((&outcome.result["path"], outcome.synced), (&json!("a.csv"), Some(false)));
+            assert_eq!(place.read("a.csv"), b"content");
+            assert_eq!(fs::read_dir(&place.root).unwrap().count(), 1, "{on_conflict}, heard: {heard}");
+            let renames = server(&place).log().matches("\"RNTO /").count();
+            assert_eq!(renames, 1, "{on_conflict}, heard: {heard}");
+        }
+    }
+}
