@@ -4,6 +4,7 @@ use super::{
     backend::Connect,
     local::LocalFolder,
     sftp::{Login, SftpServer},
+    webdav::{self, WebDavKeys, WebDavSettings},
 };
 use crate::{
     BuildError,
@@ -35,6 +36,7 @@ struct Raw {
     private_key: Option<SecretRef>,
     passphrase: Option<SecretRef>,
     known_hosts: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
     connect_timeout: Option<HumanDuration>,
     max_sessions: Option<usize>,
 }
@@ -49,6 +51,7 @@ pub struct Settings {
 enum PlaceSettings {
     Local { root: PathBuf },
     Sftp(SftpSettings),
+    WebDav(WebDavSettings),
 }
 
 #[derive(Debug)]
@@ -89,7 +92,10 @@ impl Checker<'_> {
 
     fn place(&mut self, raw: Raw) -> Option<PlaceSettings> {
         let Some(text) = &raw.url else {
-            self.wrong("url", "missing; write file:///folder or sftp://host:port/folder");
+            self.wrong(
+                "url",
+                "missing; write file:///folder, sftp://host:port/folder or webdavs://host/folder",
+            );
             return None;
         };
         let url = match Url::parse(text) {
@@ -97,7 +103,7 @@ impl Checker<'_> {
             Err(error) => {
                 self.wrong(
                     "url",
-                    format!("not a URL ({error}); write file:///folder or sftp://host:port/folder"),
+                    format!("not a URL ({error}); write file:///folder, sftp://host:port/folder or webdavs://host/folder"),
                 );
                 return None;
             }
@@ -108,9 +114,10 @@ impl Checker<'_> {
         match url.scheme() {
             "file" => self.local(&url, &raw),
             "sftp" => self.sftp(&url, raw),
-            "smb" | "ftp" | "ftps" | "webdav" | "webdavs" | "s3" => {
+            "webdav" | "webdavs" => self.webdav(&url, raw),
+            "smb" | "ftp" | "ftps" | "s3" => {
                 let message = format!(
-                    "{}:// is not built into this version yet; it has file:// and sftp://",
+                    "{}:// is not built into this version yet; it has file://, sftp:// and webdav(s)://",
                     url.scheme()
                 );
                 self.wrong("url", message);
@@ -119,7 +126,9 @@ impl Checker<'_> {
             other => {
                 self.wrong(
                     "url",
-                    format!("{other}:// is not known to the file connector; it has file:// and sftp://"),
+                    format!(
+                        "{other}:// is not known to the file connector; it has file://, sftp:// and webdav(s)://"
+                    ),
                 );
                 None
             }
@@ -133,6 +142,7 @@ impl Checker<'_> {
             ("private_key", raw.private_key.is_some()),
             ("passphrase", raw.passphrase.is_some()),
             ("known_hosts", raw.known_hosts.is_some()),
+            ("ca_file", raw.ca_file.is_some()),
             ("connect_timeout", raw.connect_timeout.is_some()),
             ("max_sessions", raw.max_sessions.is_some()),
         ];
@@ -154,6 +164,7 @@ impl Checker<'_> {
     }
 
     fn sftp(&mut self, url: &Url, raw: Raw) -> Option<PlaceSettings> {
+        let (max_sessions, connect_timeout) = self.limits(&raw);
         let host = url.host_str().filter(|host| !host.is_empty()).map(|host| {
             let host = host.trim_start_matches('[').trim_end_matches(']');
             percent_decode_str(host).decode_utf8_lossy().to_lowercase()
@@ -206,13 +217,8 @@ impl Checker<'_> {
                 "missing; sftp:// needs a file with the server's host key: make one with ssh-keyscan and compare the fingerprint with the server's owner",
             );
         }
-        let max_sessions = raw.max_sessions.unwrap_or(DEFAULT_SESSIONS);
-        if !(1..=MAX_SESSIONS).contains(&max_sessions) {
-            self.wrong("max_sessions", format!("is {max_sessions}; it must be from 1 to {MAX_SESSIONS}"));
-        }
-        let connect_timeout = raw.connect_timeout.map_or(DEFAULT_CONNECT_TIMEOUT, |duration| duration.0);
-        if !(Duration::from_secs(1)..=Duration::from_secs(300)).contains(&connect_timeout) {
-            self.wrong("connect_timeout", "must be from \"1s\" to \"5m\"");
+        if raw.ca_file.is_some() {
+            self.wrong("ca_file", "has no meaning for sftp://; its host keys are in known_hosts");
         }
         Some(PlaceSettings::Sftp(SftpSettings {
             host: host?,
@@ -227,6 +233,41 @@ impl Checker<'_> {
             max_sessions,
         }))
     }
+
+    /// How many sessions there may be, and how long connecting may take.
+    fn limits(&mut self, raw: &Raw) -> (usize, Duration) {
+        let max_sessions = raw.max_sessions.unwrap_or(DEFAULT_SESSIONS);
+        if !(1..=MAX_SESSIONS).contains(&max_sessions) {
+            self.wrong("max_sessions", format!("is {max_sessions}; it must be from 1 to {MAX_SESSIONS}"));
+        }
+        let connect_timeout = raw.connect_timeout.map_or(DEFAULT_CONNECT_TIMEOUT, |duration| duration.0);
+        if !(Duration::from_secs(1)..=Duration::from_secs(300)).contains(&connect_timeout) {
+            self.wrong("connect_timeout", "must be from \"1s\" to \"5m\"");
+        }
+        (max_sessions, connect_timeout)
+    }
+
+    fn webdav(&mut self, url: &Url, raw: Raw) -> Option<PlaceSettings> {
+        let (max_sessions, connect_timeout) = self.limits(&raw);
+        let senseless = [
+            ("private_key", raw.private_key.is_some()),
+            ("passphrase", raw.passphrase.is_some()),
+            ("known_hosts", raw.known_hosts.is_some()),
+        ];
+        for (key, set) in senseless {
+            if set {
+                self.wrong(key, format!("has no meaning for {}://; remove it", url.scheme()));
+            }
+        }
+        let keys = WebDavKeys {
+            username: raw.username,
+            password: raw.password,
+            ca_file: raw.ca_file,
+            connect_timeout,
+            max_sessions,
+        };
+        webdav::check(url, keys, &mut |key, message| self.wrong(key, message)).map(PlaceSettings::WebDav)
+    }
 }
 
 impl Settings {
@@ -235,6 +276,7 @@ impl Settings {
         match &self.place {
             PlaceSettings::Local { .. } => LOCAL_THREADS,
             PlaceSettings::Sftp(sftp) => sftp.max_sessions,
+            PlaceSettings::WebDav(webdav) => webdav.max_sessions(),
         }
     }
 
@@ -243,6 +285,7 @@ impl Settings {
         match &self.place {
             PlaceSettings::Local { root } => Ok(Arc::new(LocalFolder::new(root.clone()))),
             PlaceSettings::Sftp(sftp) => sftp.connect(base),
+            PlaceSettings::WebDav(webdav) => webdav.connect(base),
         }
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn failure(error: reqwest::Error, reading: bool) -> Failure {
 }
 
 /// What an operator should look at when no connection came about.
-pub(super) fn unreachable(error: &(dyn Error + 'static), timed_out: bool) -> String {
+pub(crate) fn unreachable(error: &(dyn Error + 'static), timed_out: bool) -> String {
     use rustls::{CertificateError as Bad, Error as Tls};
     if let Some(tls) = find::<Tls>(error) {
         let what = match tls {
@@ -87,12 +87,13 @@ fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stati
     }
 }
 
-fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+/// The first cause of this type.
+pub(crate) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     causes(error).find_map(|cause| cause.downcast_ref::<E>())
 }
 
 /// The causes on one line.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut texts: Vec<String> = causes(error).map(ToString::to_string).collect();
     texts.dedup();
     texts.join(": ")

@@ -4,11 +4,11 @@
 //! connector follows no redirect away from the resource, connects to no link-local or metadata address, and holds
 //! neither payload nor answer in memory.
 
-mod answer;
-mod client;
+pub(crate) mod answer;
+pub(crate) mod client;
 mod examine;
 mod exchange;
-mod fault;
+pub(crate) mod fault;
 mod params;
 mod path;
 mod settings;

@@ -11,11 +11,14 @@ mod settings;
 mod sftp;
 #[path = "../support/mod.rs"]
 mod support;
+mod webdav;
 
 macro_rules! contract {
     ($($module:ident: $($case:ident),+;)+) => {
         contract!(@place local, support::Place::local(); $($module: $($case),+;)+);
         contract!(@place sftp_server, support::Place::sftp(); $($module: $($case),+;)+);
+        contract!(@place webdav_apache, support::Place::webdav(support::dav::Kind::Apache); $($module: $($case),+;)+);
+        contract!(@place webdav_nginx, support::Place::webdav(support::dav::Kind::Nginx); $($module: $($case),+;)+);
     };
     (@place $place:ident, $make:expr; $($module:ident: $($case:ident),+;)+) => {
         mod $place {

@@ -5,11 +5,12 @@
 //! | there, whole | | it was not: ask the gate again and rename |
 //! | there, damaged | | it was not: withdraw the intent, remove the part and begin afresh |
 //! | gone | the intent's, part had been synced | it was, even if a consumer has taken the file away since |
+//! | gone | the intent's, part had not been synced, but the target has the content | it was |
 //! | gone | another one, or part not synced | nobody can tell: `unknown` |
 
 use super::{
     super::{
-        backend::{FsError, Links, Problem},
+        backend::{EntryKind, FsError, Links, Problem},
         params::{Drop, OnConflict},
         place::Place,
         pool::{Lease, Pool},
@@ -70,6 +71,12 @@ async fn decide(lease: &mut Lease, call: &Call, params: &Drop, intent: &Intent) 
             let folder = target.folder().to_owned();
             let synced = lease.run(move |hands| hands.fs.sync_folder(&folder)).await.unwrap_or(false);
             return Ok(Finished::Done(outcome(intent, synced, true)));
+        }
+        // Not synced, the part may have been lost with the target's power. Content that is there was not.
+        if found.folder.as_ref() == Some(&kept.folder)
+            && arrived(lease, call, &target, size, sha256).await.map_err(unknown)?
+        {
+            return Ok(Finished::Done(outcome(intent, false, true)));
         }
         let message = "the unfinished file of an earlier attempt is gone and the folder does not show why: whether the file arrived is not known";
         let detail = format!("synced: {}, folder was {}, is {:?}", kept.synced, kept.folder, found.folder);
@@ -145,6 +152,24 @@ fn find(part: &Place) -> impl FnOnce(&mut Hands) -> Result<Found, FsError> + Sen
 fn remove(place: &Place) -> impl FnOnce(&mut Hands) -> Result<(), FsError> + Send + 'static {
     let place = place.clone();
     move |hands| hands.fs.delete(&place)
+}
+
+/// Whether the target is a file with the intent's content.
+async fn arrived(
+    lease: &mut Lease,
+    call: &Call,
+    target: &Place,
+    size: u64,
+    sha256: [u8; 32],
+) -> Result<bool, FsError> {
+    let looked_at = target.clone();
+    let found = lease.run(move |hands| look(hands.fs.as_mut(), &looked_at, Links::Keep)).await?;
+    match found {
+        Some(stat) if stat.kind == EntryKind::File && stat.size == size => {
+            has_content(lease, call, target, sha256).await
+        }
+        Some(_) | None => Ok(false),
+    }
 }
 
 /// Reads a file and compares its digest.

@@ -23,9 +23,11 @@ pub async fn files_of_every_size_arrive_byte_for_byte(place: &Place) {
         let (input, digest) = large_payload(size);
         let call = call();
         let params = json!({"path": "export.bin"});
-        let outcome = place.run(&call, "drop", &params, Some(input)).await.unwrap();
+        let mut outcome = place.run(&call, "drop", &params, Some(input)).await.unwrap();
+        // Which servers replace in one step is not known to all backends.
+        outcome.result.as_object_mut().unwrap().remove("atomic");
         assert_eq!(outcome.result, json!({"path": "export.bin", "size": size, "sha256": hex(&digest)}));
-        assert_eq!(outcome.synced, Some(true), "{size} bytes");
+        assert_eq!(outcome.synced, Some(place.abilities.syncs), "{size} bytes");
         assert_eq!((call.progress.done(), call.progress.total()), (size, size));
         let arrived = place.read("export.bin");
         assert_eq!((arrived.len() as u64, sha256(&arrived)), (size, digest), "{size} bytes");
@@ -54,7 +56,12 @@ pub async fn odd_names_arrive(place: &Place) {
         "...",
         &longest,
     ] {
-        place.drop(json!({"path": name}), name.as_bytes()).await.unwrap_or_else(|e| panic!("{name:?}: {e}"));
+        let dropped = place.drop(json!({"path": name}), name.as_bytes()).await;
+        if name.contains('\n') && !place.abilities.takes_line_ends {
+            failed(dropped, Verdict::Denied, Code::PathInvalid, Effect::NotApplied);
+            continue;
+        }
+        dropped.unwrap_or_else(|e| panic!("{name:?}: {e}"));
         assert_eq!(place.read(name), name.as_bytes());
         assert_eq!(place.fetch(json!({"path": name})).await.unwrap().1, name.as_bytes());
         assert_eq!(place.ask("delete", json!({"path": name})).await.unwrap(), json!({"deleted": true}));
@@ -68,10 +75,14 @@ pub async fn replacing_is_never_seen_half_done(place: &Place) {
     let done = Arc::new(AtomicBool::new(false));
     let reader = thread::spawn({
         let (path, done) = (place.root.join("live.csv"), Arc::clone(&done));
+        let at_once = place.abilities.replaces_at_once;
         move || {
             let mut seen = 0;
             while !done.load(Ordering::Relaxed) || seen == 0 {
-                let content = std::fs::read(&path).expect("there is a file at all times");
+                let content = match std::fs::read(&path) {
+                    Err(_) if !at_once => continue,
+                    content => content.expect("there is a file at all times"),
+                };
                 let first = content[0];
                 assert!(content.len() == 300 * KIB as usize && content.iter().all(|byte| *byte == first));
                 seen += 1;
@@ -169,7 +180,7 @@ pub async fn cancelling_leaves_nothing(place: &Place) {
         while call.progress.done() == 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(place.parts().len(), 1);
+        assert_eq!(place.parts().len(), usize::from(place.abilities.shows_parts));
         call.cancel.cancel();
     };
     let (result, ()) = tokio::join!(dropping, cancelling);
