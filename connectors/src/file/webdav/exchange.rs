@@ -279,7 +279,7 @@ pub(super) fn problem(status: u16) -> Problem {
         507 => Problem::Full,
         // Of something between us and the server: what the server did is not known.
         502 | 504 => Problem::Lost,
-        400..500 | 500..600 => Problem::Other,
+        400..600 => Problem::Other,
         // Redirections among them: they are never followed.
         _ => Problem::Protocol,
     }
