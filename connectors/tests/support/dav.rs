@@ -102,6 +102,14 @@ impl Dav {
             self.signal(&child, "KILL");
             drop(child.kill());
             drop(child.wait());
+            // Its other processes go a moment later; until then they hold the port.
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while Instant::now() < deadline
+                && TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+            {
+                thread::sleep(Duration::from_millis(5));
+            }
         }
     }
 
