@@ -14,6 +14,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+use tokio_util::sync::CancellationToken;
 
 /// What a backend is like, as data.
 #[derive(Debug, Clone, Copy)]
@@ -167,6 +168,11 @@ pub(super) trait Backend: Send {
     fn keep_warm(&mut self) {}
     /// Creates a file for writing; `Exists` if there is one.
     fn create(&mut self, place: &Place) -> Result<Box<dyn PartFile>, FsError>;
+    /// The same for a file that will have `size` bytes, which some servers want to hear first.
+    fn create_sized(&mut self, place: &Place, size: u64) -> Result<Box<dyn PartFile>, FsError> {
+        let _ = size;
+        self.create(place)
+    }
     /// Opens a regular file for reading.
     fn open(&mut self, place: &Place) -> Result<Box<dyn SourceFile>, FsError>;
     fn stat(&mut self, path: &str, links: Links) -> Result<Stat, FsError>;
@@ -201,9 +207,13 @@ pub(super) trait Connect: Send + Sync + 'static {
     }
 }
 
-/// Cuts a blocking call short from outside by shutting its socket down. Does nothing where there is no socket.
+/// Cuts a blocking call short from outside by shutting its socket down, or by telling those who wait for [`Self::fired`].
+/// Does nothing where there is neither.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Interrupt(Arc<Mutex<Armed>>);
+pub(super) struct Interrupt {
+    sockets: Arc<Mutex<Armed>>,
+    fired: CancellationToken,
+}
 
 /// The sockets of a connection.
 #[derive(Debug, Default)]
@@ -215,7 +225,7 @@ struct Armed {
 
 impl Interrupt {
     fn armed(&self) -> MutexGuard<'_, Armed> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn arm(&self, socket: TcpStream) {
@@ -227,7 +237,13 @@ impl Interrupt {
         self.armed().data = socket;
     }
 
+    /// Cancelled when it fires.
+    pub(super) fn fired(&self) -> CancellationToken {
+        self.fired.clone()
+    }
+
     pub(super) fn fire(&self) {
+        self.fired.cancel();
         let armed = self.armed();
         for socket in [&armed.main, &armed.data].into_iter().flatten() {
             // An error says that the socket is down already.
@@ -250,10 +266,21 @@ pub(super) enum Problem {
     Quota,
     TooLarge,
     NameTooLong,
+    /// A name that this kind of target does not take.
     BadName,
     Escapes,
     CrossDevice,
     Unsupported,
+    /// The log-in is no longer taken.
+    Auth,
+    /// Someone holds a lock on it.
+    Locked,
+    /// It asks to come back later.
+    Busy,
+    /// It changed while it was being read.
+    Changed,
+    /// What the target answered makes no sense.
+    Protocol,
     Lost,
     TimedOut,
     Cancelled,
@@ -265,11 +292,21 @@ pub(super) enum Problem {
 pub(super) struct FsError {
     pub(super) problem: Problem,
     pub(super) detail: String,
+    /// The target's own hint when to come back.
+    pub(super) retry_after: Option<Duration>,
 }
+
+impl fmt::Display for FsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.problem, self.detail)
+    }
+}
+
+impl std::error::Error for FsError {}
 
 impl FsError {
     pub(super) fn new(problem: Problem, detail: impl fmt::Display) -> Self {
-        Self { problem, detail: detail.to_string() }
+        Self { problem, detail: detail.to_string(), retry_after: None }
     }
 
     /// Whether the connection is no longer fit for use, and an effect in progress may or may not have happened.
@@ -317,11 +354,21 @@ impl From<FsError> for Failure {
             Problem::Unsupported => {
                 permanent(Code::TargetUnsupported, "the target does not offer this operation")
             }
+            Problem::Auth => permanent(Code::TargetAuth, "the target refused the agent's log-in"),
+            Problem::Locked => {
+                retry(Code::TargetConflict, "somebody else has locked that file or folder at the target")
+            }
+            Problem::Busy => retry(Code::TargetThrottled, "the target is busy and asks to come back later"),
+            Problem::Changed => retry(Code::TargetConflict, "the file changed while it was read"),
+            Problem::Protocol => {
+                retry(Code::TargetProtocol, "the target's answer makes no sense; see the agent's log")
+            }
             Problem::Lost => retry(Code::TargetUnreachable, "the connection to the target was lost"),
             Problem::TimedOut => retry(Code::TargetTimeout, "the target did not answer in time"),
             Problem::Cancelled => Self::cancelled(),
             Problem::Other => retry(Code::TargetRefused, "the target refused without saying why"),
         };
+        let failure = failure.retry_after(error.retry_after);
         if error.detail.is_empty() { failure } else { failure.detail(error.detail) }
     }
 }
@@ -349,6 +396,12 @@ mod tests {
         check(Problem::BadName, Verdict::Denied, Code::PathInvalid);
         check(Problem::Escapes, Verdict::Denied, Code::PathInvalid);
         check(Problem::CrossDevice, Verdict::Permanent, Code::TargetUnsupported);
+        check(Problem::BadName, Verdict::Denied, Code::PathInvalid);
+        check(Problem::Auth, Verdict::Permanent, Code::TargetAuth);
+        check(Problem::Locked, Verdict::Retry, Code::TargetConflict);
+        check(Problem::Busy, Verdict::Retry, Code::TargetThrottled);
+        check(Problem::Changed, Verdict::Retry, Code::TargetConflict);
+        check(Problem::Protocol, Verdict::Retry, Code::TargetProtocol);
         check(Problem::Lost, Verdict::Retry, Code::TargetUnreachable);
         check(Problem::TimedOut, Verdict::Retry, Code::TargetTimeout);
         check(Problem::Cancelled, Verdict::Cancelled, Code::Cancelled);

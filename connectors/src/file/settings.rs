@@ -5,6 +5,7 @@ use super::{
     ftp::{self, FtpSettings},
     local::LocalFolder,
     sftp::{Login, SftpServer},
+    webdav::{self, WebDavKeys, WebDavSettings},
 };
 use crate::{
     BuildError,
@@ -27,7 +28,7 @@ const MAX_SESSIONS: usize = 64;
 const LOCAL_THREADS: usize = 32;
 
 /// What a url may begin with.
-const SCHEMES: &str = "file://, sftp://, ftp:// and ftps://";
+const SCHEMES: &str = "file://, sftp://, ftp://, ftps://, webdav:// and webdavs://";
 
 /// The keys as they are written.
 #[derive(Debug, Deserialize)]
@@ -56,6 +57,7 @@ enum PlaceSettings {
     Local { root: PathBuf },
     Sftp(SftpSettings),
     Ftp(FtpSettings),
+    WebDav(WebDavSettings),
 }
 
 #[derive(Debug)]
@@ -96,7 +98,10 @@ impl Checker<'_> {
 
     fn place(&mut self, raw: Raw) -> Option<PlaceSettings> {
         let Some(text) = &raw.url else {
-            self.wrong("url", "missing; write file:///folder or sftp://host:port/folder");
+            self.wrong(
+                "url",
+                "missing; write file:///folder, sftp://host:port/folder or webdavs://host/folder",
+            );
             return None;
         };
         let url = match Url::parse(text) {
@@ -104,7 +109,7 @@ impl Checker<'_> {
             Err(error) => {
                 self.wrong(
                     "url",
-                    format!("not a URL ({error}); write file:///folder or sftp://host:port/folder"),
+                    format!("not a URL ({error}); write file:///folder, sftp://host:port/folder or webdavs://host/folder"),
                 );
                 return None;
             }
@@ -116,7 +121,8 @@ impl Checker<'_> {
             "file" => self.local(&url, &raw),
             "sftp" => self.sftp(&url, raw),
             "ftp" | "ftps" => ftp::check(self, &url, raw).map(PlaceSettings::Ftp),
-            "smb" | "webdav" | "webdavs" | "s3" => {
+            "webdav" | "webdavs" => self.webdav(&url, raw),
+            "smb" | "s3" => {
                 let message =
                     format!("{}:// is not built into this version yet; it has {SCHEMES}", url.scheme());
                 self.wrong("url", message);
@@ -253,6 +259,30 @@ impl Checker<'_> {
             max_sessions,
         }))
     }
+
+    fn webdav(&mut self, url: &Url, raw: Raw) -> Option<PlaceSettings> {
+        let max_sessions = self.max_sessions(raw.max_sessions);
+        let connect_timeout = self.connect_timeout(raw.connect_timeout);
+        let senseless = [
+            ("tls", raw.tls.is_some()),
+            ("private_key", raw.private_key.is_some()),
+            ("passphrase", raw.passphrase.is_some()),
+            ("known_hosts", raw.known_hosts.is_some()),
+        ];
+        for (key, set) in senseless {
+            if set {
+                self.wrong(key, format!("has no meaning for {}://; remove it", url.scheme()));
+            }
+        }
+        let keys = WebDavKeys {
+            username: raw.username,
+            password: raw.password,
+            ca_file: raw.ca_file,
+            connect_timeout,
+            max_sessions,
+        };
+        webdav::check(url, keys, &mut |key, message| self.wrong(key, message)).map(PlaceSettings::WebDav)
+    }
 }
 
 impl Settings {
@@ -262,6 +292,7 @@ impl Settings {
             PlaceSettings::Local { .. } => LOCAL_THREADS,
             PlaceSettings::Sftp(sftp) => sftp.max_sessions,
             PlaceSettings::Ftp(ftp) => ftp.max_sessions,
+            PlaceSettings::WebDav(webdav) => webdav.max_sessions(),
         }
     }
 
@@ -271,6 +302,7 @@ impl Settings {
             PlaceSettings::Local { root } => Ok(Arc::new(LocalFolder::new(root.clone()))),
             PlaceSettings::Sftp(sftp) => sftp.connect(base),
             PlaceSettings::Ftp(ftp) => ftp.connect(base),
+            PlaceSettings::WebDav(webdav) => webdav.connect(base),
         }
     }
 }

@@ -51,7 +51,7 @@ pub(super) fn refusal(status: StatusCode, headers: &HeaderMap, reading: bool, no
 }
 
 /// `Retry-After` as seconds or as one of the three forms of an HTTP date (RFC 9110 §10.2.3, §5.6.7).
-fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         // Too long for a u64 is surely past the limit.
@@ -62,7 +62,8 @@ fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     Some(wait.min(MAX_RETRY_AFTER))
 }
 
-fn http_date(text: &str) -> Option<Timestamp> {
+/// One of the three forms of an HTTP date.
+pub(crate) fn http_date(text: &str) -> Option<Timestamp> {
     const FORMS: &[&str] =
         &["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"];
     FORMS.iter().find_map(|form| {

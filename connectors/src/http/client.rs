@@ -55,40 +55,47 @@ pub(super) fn client(
 /// # Errors
 /// If the CA file cannot be used.
 pub(super) fn tls(settings: &Settings, base: &Path) -> Result<ClientConfig, BuildError> {
+    let speaks_tls = settings.url.scheme() == "https"
+        || settings.proxy.as_ref().is_some_and(|proxy| proxy.url.scheme() == "https");
+    let ca_file = settings.ca_file.as_ref().map(|file| base.join(file));
+    tls_of(speaks_tls, ca_file.as_deref(), &[b"h2", b"http/1.1"])
+        .map_err(|(key, cause)| failed(settings, key, &cause))
+}
+
+/// TLS by the system's roots and those of `ca_file`, offering these protocols.
+///
+/// # Errors
+/// The key that is to blame, and why.
+pub(crate) fn tls_of(
+    speaks_tls: bool,
+    ca_file: Option<&Path>,
+    protocols: &[&[u8]],
+) -> Result<ClientConfig, (&'static str, String)> {
     let provider: Arc<CryptoProvider> = rustls::crypto::aws_lc_rs::default_provider().into();
     let versions = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(|e| failed(settings, "url", &e))?;
-    let speaks_tls = settings.url.scheme() == "https"
-        || settings.proxy.as_ref().is_some_and(|proxy| proxy.url.scheme() == "https");
+        .map_err(|e| ("url", e.to_string()))?;
     if !speaks_tls {
         // Never used: the client wants a configuration, and the system's roots need not be there.
         return Ok(versions.with_root_certificates(RootCertStore::empty()).with_no_client_auth());
     }
-    let extra = match &settings.ca_file {
-        Some(file) => certificates(settings, &base.join(file))?,
-        None => Vec::new(),
-    };
+    let extra = ca_file.map(certificates).transpose().map_err(|cause| ("ca_file", cause))?;
     let verifier =
-        rustls_platform_verifier::Verifier::new_with_extra_roots(extra, provider).map_err(|e| {
-            let key = if settings.ca_file.is_some() { "ca_file" } else { "url" };
-            let hint =
-                format!("{e}; install the system's CA certificates or name the target's CA in ca_file");
-            failed(settings, key, &hint)
-        })?;
+        rustls_platform_verifier::Verifier::new_with_extra_roots(extra.unwrap_or_default(), provider)
+            .map_err(|e| {
+                let key = if ca_file.is_some() { "ca_file" } else { "url" };
+                let hint = "install the system's CA certificates or name the target's CA in ca_file";
+                (key, format!("{e}; {hint}"))
+            })?;
     let mut config =
         versions.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)
 }
 
-fn certificates(settings: &Settings, file: &Path) -> Result<Vec<CertificateDer<'static>>, BuildError> {
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let wrong = |what: &dyn std::fmt::Display| {
-        failed(
-            settings,
-            "ca_file",
-            &format!("{}: {what}; expected a PEM file of certificates", file.display()),
-        )
+        format!("{}: {what}; expected a PEM file of certificates", file.display())
     };
     let certificates = CertificateDer::pem_file_iter(file)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)

@@ -4,8 +4,8 @@
 //! connector follows no redirect away from the resource, connects to no link-local or metadata address, and holds
 //! neither payload nor answer in memory.
 
-mod answer;
-mod client;
+pub(crate) mod answer;
+pub(crate) mod client;
 mod examine;
 mod exchange;
 pub(crate) mod fault;

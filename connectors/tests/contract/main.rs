@@ -12,6 +12,7 @@ mod settings;
 mod sftp;
 #[path = "../support/mod.rs"]
 mod support;
+mod webdav;
 
 macro_rules! contract {
     ($($module:ident: $($case:ident),+;)+) => {
@@ -19,6 +20,8 @@ macro_rules! contract {
         contract!(@place ftp_server, support::Place::ftp(support::vsftpd::Tls::None); $($module: $($case),+;)+);
         contract!(@place ftps_server, support::Place::ftp(support::vsftpd::Tls::Explicit); $($module: $($case),+;)+);
         contract!(@place sftp_server, support::Place::sftp(); $($module: $($case),+;)+);
+        contract!(@place webdav_apache, support::Place::webdav(support::dav::Kind::Apache); $($module: $($case),+;)+);
+        contract!(@place webdav_nginx, support::Place::webdav(support::dav::Kind::Nginx); $($module: $($case),+;)+);
     };
     (@place $place:ident, $make:expr; $($module:ident: $($case:ident),+;)+) => {
         mod $place {

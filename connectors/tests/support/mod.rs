@@ -1,9 +1,11 @@
 //! What the tests share: resources built from a real configuration folder, calls, payloads and gates.
 
+pub mod dav;
 pub mod sshd;
 pub mod vsftpd;
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
+use dav::Dav;
 use passerelle_config::Diagnostics;
 use passerelle_connectors::{
     BuildError, Call, Demands, DynConnector, Failure, Gate, Input, Intent, Outcome, Output, Produced,
@@ -14,6 +16,7 @@ use sshd::{Options, Sshd};
 use std::{
     future::Future,
     io::{self, Cursor},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     pin::Pin,
     sync::{Arc, Mutex},
@@ -48,10 +51,31 @@ pub struct Abilities {
     pub tells_folders_apart: bool,
     /// A file that was replaced by another one of the same size and second is told from the old one.
     pub tells_files_apart: bool,
-    /// Content is brought to the disk before it has its name.
+    /// What is confirmed is on the target's disk.
     pub syncs: bool,
-    /// Names may have line ends.
+    /// Symbolic links show, and are held to the root.
+    pub sees_links: bool,
+    /// Pipes and the like are told from files.
+    pub sees_pipes: bool,
+    /// A name may hold a line end.
     pub takes_line_ends: bool,
+    /// A part can be seen while it is being written.
+    pub shows_parts: bool,
+    /// Replacing is one step.
+    pub replaces_at_once: bool,
+}
+
+impl Abilities {
+    const ALL: Self = Self {
+        tells_folders_apart: true,
+        tells_files_apart: true,
+        syncs: true,
+        sees_links: true,
+        sees_pipes: true,
+        takes_line_ends: true,
+        shows_parts: true,
+        replaces_at_once: true,
+    };
 }
 
 /// A resource and the folder that it is, as this machine sees it.
@@ -61,6 +85,7 @@ pub struct Place {
     pub abilities: Abilities,
     pub sshd: Option<Sshd>,
     pub vsftpd: Option<Vsftpd>,
+    pub dav: Option<Dav>,
     /// The configuration folder; what else the test needs goes there.
     pub base: PathBuf,
     _dir: TempDir,
@@ -80,13 +105,8 @@ impl Place {
         let base = dir.path().join("config");
         let settings = format!("connector = \"file\"\nurl = \"file://{}\"", root.display());
         let connector = check(&base, &settings).unwrap();
-        let abilities = Abilities {
-            tells_folders_apart: true,
-            tells_files_apart: true,
-            syncs: true,
-            takes_line_ends: true,
-        };
-        Self { connector, root, abilities, sshd: None, vsftpd: None, base, _dir: dir }
+        let abilities = Abilities::ALL;
+        Self { connector, root, abilities, sshd: None, vsftpd: None, dav: None, base, _dir: dir }
     }
 
     /// A folder on an OpenSSH server.
@@ -109,13 +129,8 @@ impl Place {
         let sshd = Sshd::start_with(&dir.path().join("sshd"), options);
         std::fs::write(base.join("known_hosts"), sshd.known_hosts()).unwrap();
         let connector = check(&base, &sftp_settings(&sshd, &root, &sshd.client_key(), settings)).unwrap();
-        let abilities = Abilities {
-            tells_folders_apart: false,
-            tells_files_apart: false,
-            syncs: true,
-            takes_line_ends: true,
-        };
-        Self { connector, root, abilities, sshd: Some(sshd), vsftpd: None, base, _dir: dir }
+        let abilities = Abilities { tells_folders_apart: false, tells_files_apart: false, ..Abilities::ALL };
+        Self { connector, root, abilities, sshd: Some(sshd), vsftpd: None, dav: None, base, _dir: dir }
     }
 
     /// A folder on an FTP server.
@@ -143,8 +158,52 @@ impl Place {
             tells_files_apart: false,
             syncs: false,
             takes_line_ends: false,
+            ..Abilities::ALL
         };
-        Self { connector, root, abilities, sshd: None, vsftpd: Some(vsftpd), base, _dir: dir }
+        Self { connector, root, abilities, sshd: None, vsftpd: Some(vsftpd), dav: None, base, _dir: dir }
+    }
+
+    /// A folder on a WebDAV server.
+    pub fn webdav(kind: dav::Kind) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("served/root");
+        std::fs::create_dir_all(&root).unwrap();
+        Self::webdav_at(dir, root, kind, None, "")
+    }
+
+    /// A folder on a WebDAV server that is `root`, in a folder that can be served.
+    pub fn webdav_at(
+        dir: TempDir,
+        root: PathBuf,
+        kind: dav::Kind,
+        identity: Option<dav::Identity>,
+        settings: &str,
+    ) -> Self {
+        let base = dir.path().join("config");
+        std::fs::create_dir(&base).unwrap();
+        // So that the server, which is another user, gets there.
+        for folder in [dir.path(), root.parent().unwrap(), &root] {
+            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let server = Dav::start(kind, &dir.path().join("dav"), root.parent().unwrap(), identity, "");
+        std::fs::write(base.join("password"), dav::PASSWORD).unwrap();
+        let connector = check(&base, &dav_settings(&server, settings)).unwrap();
+        let abilities = Abilities {
+            tells_folders_apart: false,
+            tells_files_apart: false,
+            syncs: false,
+            sees_links: false,
+            sees_pipes: false,
+            takes_line_ends: false,
+            shows_parts: false,
+            replaces_at_once: kind == dav::Kind::Nginx,
+        };
+        Self { connector, root, abilities, sshd: None, vsftpd: None, dav: Some(server), base, _dir: dir }
+    }
+
+    /// The same place by another connector.
+    pub fn with(self, connector: Arc<dyn DynConnector>) -> Self {
+        Self { connector, ..self }
     }
 
     /// What is in the file.
@@ -222,6 +281,15 @@ pub fn sftp_settings(sshd: &Sshd, root: &Path, key: &Path, more: &str) -> String
         root.display(),
         sshd.user,
         key.display(),
+    )
+}
+
+/// The settings of a WebDAV resource whose folder is `root`.
+pub fn dav_settings(server: &Dav, more: &str) -> String {
+    format!(
+        "connector = \"file\"\nurl = \"{}\"\nusername = \"{}\"\npassword = {{ file = \"password\" }}\n{more}",
+        server.url("root"),
+        dav::USER,
     )
 }
 

@@ -102,7 +102,7 @@ async fn write_and_name(
     let sha256 = input.sha256();
     let size = input.size();
     call.progress.set_total(size);
-    let slice = lease.run(prepare(params, call, part.clone())).await?;
+    let slice = lease.run(prepare(params, call, part.clone(), size)).await?;
     stream(lease, call, &mut input, slice).await?;
     let written = lease.run(move |hands| complete(hands, size)).await?;
     call.progress.beat();
@@ -155,6 +155,7 @@ fn prepare(
     params: &Drop,
     call: &Call,
     part: Place,
+    size: u64,
 ) -> impl FnOnce(&mut Hands) -> Result<usize, FsError> + Send + 'static {
     let Drop { place, on_conflict, create_dirs } = params;
     let (place, on_conflict, create_dirs) = (place.clone(), *on_conflict, *create_dirs);
@@ -183,11 +184,11 @@ fn prepare(
         for dead in 1..attempt {
             remove_if_there(hands, &place.part(job, dead))?;
         }
-        let file = match hands.fs.create(&part) {
+        let file = match hands.fs.create_sized(&part, size) {
             // Left by this very attempt when it was cut off before its intent.
             Err(error) if error.problem == Problem::Exists => {
                 remove_if_there(hands, &part)?;
-                hands.fs.create(&part)
+                hands.fs.create_sized(&part, size)
             }
             other => other,
         }?;

@@ -78,8 +78,9 @@ async fn decide(lease: &mut Lease, call: &Call, params: &Drop, intent: &Intent) 
             let synced = lease.run(move |hands| hands.fs.sync_folder(&folder)).await.unwrap_or(false);
             return Ok(Finished::Done(outcome(intent, synced, true)));
         }
-        // Not synced, the part may have been lost with the server's memory; the content under its name tells.
-        if found.folder.as_ref() == Some(&kept.folder) && is_there(lease, call, &target, size, sha256).await?
+        // Not synced, the part may have been lost with the target's power. Content that is there was not.
+        if found.folder.as_ref() == Some(&kept.folder)
+            && arrived(lease, call, &target, size, sha256).await.map_err(unknown)?
         {
             return Ok(Finished::Done(outcome(intent, false, true)));
         }
@@ -159,19 +160,19 @@ fn remove(place: &Place) -> impl FnOnce(&mut Hands) -> Result<(), FsError> + Sen
     move |hands| hands.fs.delete(&place)
 }
 
-/// Whether the target is a file of the intent's content.
-async fn is_there(
+/// Whether the target is a file with the intent's content.
+async fn arrived(
     lease: &mut Lease,
     call: &Call,
     target: &Place,
     size: u64,
     sha256: [u8; 32],
-) -> Result<bool, Failure> {
+) -> Result<bool, FsError> {
     let looked_at = target.clone();
-    let found = lease.run(move |hands| look(hands.fs.as_mut(), &looked_at, Links::Keep)).await;
-    match found.map_err(unknown)? {
+    let found = lease.run(move |hands| look(hands.fs.as_mut(), &looked_at, Links::Keep)).await?;
+    match found {
         Some(stat) if stat.kind == EntryKind::File && stat.size == size => {
-            has_content(lease, call, target, sha256).await.map_err(unknown)
+            has_content(lease, call, target, sha256).await
         }
         Some(_) | None => Ok(false),
     }

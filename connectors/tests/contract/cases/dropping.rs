@@ -23,7 +23,9 @@ pub async fn files_of_every_size_arrive_byte_for_byte(place: &Place) {
         let (input, digest) = large_payload(size);
         let call = call();
         let params = json!({"path": "export.bin"});
-        let outcome = place.run(&call, "drop", &params, Some(input)).await.unwrap();
+        let mut outcome = place.run(&call, "drop", &params, Some(input)).await.unwrap();
+        // Which servers replace in one step is not known to all backends.
+        outcome.result.as_object_mut().unwrap().remove("atomic");
         assert_eq!(outcome.result, json!({"path": "export.bin", "size": size, "sha256": hex(&digest)}));
         assert_eq!(outcome.synced, Some(place.abilities.syncs), "{size} bytes");
         assert_eq!((call.progress.done(), call.progress.total()), (size, size));
@@ -77,10 +79,14 @@ pub async fn replacing_is_never_seen_half_done(place: &Place) {
     let done = Arc::new(AtomicBool::new(false));
     let reader = thread::spawn({
         let (path, done) = (place.root.join("live.csv"), Arc::clone(&done));
+        let at_once = place.abilities.replaces_at_once;
         move || {
             let mut seen = 0;
             while !done.load(Ordering::Relaxed) || seen == 0 {
-                let content = std::fs::read(&path).expect("there is a file at all times");
+                let content = match std::fs::read(&path) {
+                    Err(_) if !at_once => continue,
+                    content => content.expect("there is a file at all times"),
+                };
                 let first = content[0];
                 assert!(content.len() == 300 * KIB as usize && content.iter().all(|byte| *byte == first));
                 seen += 1;
@@ -178,7 +184,7 @@ pub async fn cancelling_leaves_nothing(place: &Place) {
         while call.progress.done() == 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(place.parts().len(), 1);
+        assert_eq!(place.parts().len(), usize::from(place.abilities.shows_parts));
         call.cancel.cancel();
     };
     let (result, ()) = tokio::join!(dropping, cancelling);
