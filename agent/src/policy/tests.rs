@@ -527,6 +527,7 @@ fn the_example_folder_passes_its_connectors_and_the_policy() {
         allowed,
         [
             "compta: drop fetch list stat",
+            "documents: drop list",
             "invoices: drop",
             "loyalty: request",
             "orders-app: notify",
