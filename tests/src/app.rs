@@ -5,7 +5,7 @@ use axum::{
     Router,
     body::{Body, Bytes, to_bytes},
     extract::State,
-    http::HeaderMap,
+    http::{HeaderMap, StatusCode},
     response::Response,
 };
 use std::{
@@ -189,7 +189,12 @@ impl App {
 
 async fn answer(State(shared): State<Arc<Shared>>, request: axum::extract::Request) -> Response {
     let (head, body) = request.into_parts();
-    let body = to_bytes(body, 1 << 30).await.unwrap_or_default();
+    let Ok(body) = to_bytes(body, 1 << 30).await else {
+        // It broke off before it was whole: as every server does, this one takes it for no request at all.
+        let mut broken = Response::new(Body::empty());
+        *broken.status_mut() = StatusCode::BAD_REQUEST;
+        return broken;
+    };
     let request = Request {
         method: head.method.to_string(),
         uri: head.uri.to_string(),

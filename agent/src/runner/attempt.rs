@@ -87,7 +87,7 @@ async fn carry_out(
     let resource = &job.envelope.resource;
     let _turn = tokio::select! {
         biased;
-        () = stop.token().cancelled() => return stopped(agent, job, judged, stop),
+        () = called_off(stop, begun && judged.looks_back(job)) => return stopped(agent, job, judged, stop),
         paused = agent.pauses.begun(resource), if !begun => return fail(held_back(job, judged, &paused)),
         turn = limits.turn() => turn,
         () = sleep_until(deadline), if !resumed => return fail(undecided(job, late())),
@@ -116,6 +116,15 @@ async fn carry_out(
     agent.journal.started(job.attempt, at);
     agent.journal.note(Entry::about(Kind::Started, job).rule(job, judged.rule));
     execute(agent, job, judged, stop, input, at).await
+}
+
+/// Waits until the attempt is not to start any more. What may have had its effect is looked at even if the hub cancels it:
+/// whoever cancelled wants to know.
+async fn called_off(stop: &StopHandle, looks: bool) {
+    stop.token().cancelled().await;
+    if looks && stop.cause() == Some(Cause::Hub) {
+        std::future::pending().await
+    }
 }
 
 /// A failure before the connector could look what an earlier attempt did: that stays as unknown as it was.

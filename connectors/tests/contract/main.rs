@@ -54,6 +54,7 @@ contract! {
         bad_paths_are_denied;
     crash:
         an_intent_with_its_part_is_finished,
+        a_cancelled_attempt_looks_what_the_one_before_did,
         an_intent_whose_part_is_gone_was_done,
         a_part_gone_from_another_folder_is_unknown,
         a_part_gone_that_was_never_synced_is_unknown,

@@ -22,6 +22,7 @@ use super::{
 use crate::{Call, Code, Failure, Intent, Outcome};
 use aws_lc_rs::digest::{Context, SHA256};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 /// What came of it.
 pub(super) enum Finished {
@@ -53,14 +54,22 @@ pub(super) async fn finish(
     if content.is_some_and(|(size, sha256)| (Some(size), Some(sha256)) != (intent.size, intent.sha256)) {
         return Err(of_another_job());
     }
-    // Until it is known what the earlier attempt did, no failure may say that nothing was done.
-    let mut lease = pool.lease_for(call).await.map_err(Failure::effect_unknown)?;
-    let finished = decide(&mut lease, call, params, intent).await;
+    // Until it is known what the earlier attempt did, no failure may say that nothing was done: so cancelling does not keep
+    // from looking either.
+    let looking = Call { cancel: CancellationToken::new(), ..call.clone() };
+    let mut lease = pool.lease_for(&looking).await.map_err(Failure::effect_unknown)?;
+    let finished = decide(&mut lease, &looking, &call.cancel, params, intent).await;
     lease.release().await;
     finished
 }
 
-async fn decide(lease: &mut Lease, call: &Call, params: &Drop, intent: &Intent) -> Result<Finished, Failure> {
+async fn decide(
+    lease: &mut Lease,
+    call: &Call,
+    cancel: &CancellationToken,
+    params: &Drop,
+    intent: &Intent,
+) -> Result<Finished, Failure> {
     let kept: DropState = state(intent)?;
     let (Some(part), Some(target), Some(size), Some(sha256)) =
         (&intent.part, &intent.target, intent.size, intent.sha256)
@@ -88,6 +97,11 @@ async fn decide(lease: &mut Lease, call: &Call, params: &Drop, intent: &Intent) 
         let detail = format!("synced: {}, folder was {}, is {:?}", kept.synced, kept.folder, found.folder);
         return Err(Failure::permanent(Code::TargetConflict, message).effect_unknown().detail(detail));
     };
+    if cancel.is_cancelled() {
+        // Not renamed yet, and not any more: the part is left to those who clean up.
+        call.gate.withdraw().await?;
+        return Err(Failure::cancelled());
+    }
     let whole = found_size == size
         && (kept.synced && !found.rereads
             || has_content(lease, call, &part, sha256).await.map_err(unknown)?);

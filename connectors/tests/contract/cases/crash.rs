@@ -47,6 +47,20 @@ pub async fn an_intent_with_its_part_is_finished(place: &Place) {
     }
 }
 
+pub async fn a_cancelled_attempt_looks_what_the_one_before_did(place: &Place) {
+    let params = json!({"path": "a.csv"});
+    let (next, intent) = cut_off(place, &params, b"content").await;
+    next.cancel.cancel();
+    // Not renamed: nor will it be.
+    let result = place.run(&next, "drop", &params, Some(payload(b"content"))).await;
+    failed(result, Verdict::Cancelled, Code::Cancelled, Effect::NotApplied);
+    assert!(!place.has("a.csv"));
+    // Renamed: it is told so, though it was cancelled meanwhile.
+    std::fs::rename(place.root.join(intent.part.unwrap()), place.root.join("a.csv")).unwrap();
+    let outcome = place.run(&next, "drop", &params, Some(payload(b"content"))).await.unwrap();
+    assert_eq!(outcome.result["path"], "a.csv");
+}
+
 pub async fn an_intent_whose_part_is_gone_was_done(place: &Place) {
     let params = json!({"path": "a.csv"});
     let (next, intent) = cut_off(place, &params, b"content").await;

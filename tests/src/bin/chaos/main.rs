@@ -20,6 +20,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::Write as _,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -79,7 +80,14 @@ async fn run(options: &Options) -> bool {
     let submitted = healed.elapsed();
     let (ends, _) = submit::settle(&api, &ids, SETTLED.saturating_sub(submitted)).await;
     let settled = healed.elapsed();
-    // Parts of attempts that died are removed by those who live: within the same minute.
+    // Parts of attempts that died are removed by those who live: within the same minute. Not that of a job that ended
+    // `unknown`: it is what an operator can still tell from whether the file arrived, and no intent's part is removed.
+    let evidence: Vec<&str> =
+        ends.values().filter(|end| end["state"] == "unknown").filter_map(|end| end["id"].as_str()).collect();
+    let leftovers = |root: &Path| -> Vec<PathBuf> {
+        let is_evidence = |path: &PathBuf| evidence.iter().any(|id| path.to_string_lossy().contains(id));
+        leftovers(root).into_iter().filter(|path| !is_evidence(path)).collect()
+    };
     while roots.iter().any(|(_, root)| !leftovers(root).is_empty()) && healed.elapsed() < SETTLED {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
