@@ -108,6 +108,9 @@ fn hostile(answer: fn(&str) -> Vec<u8>) -> u16 {
                     request.push(byte[0]);
                 }
                 drop(stream.write_all(&answer(&String::from_utf8_lossy(&request))));
+                // Closed with something unread, the connection would be reset, and the answer lost with it.
+                drop(stream.shutdown(std::net::Shutdown::Write));
+                drop(std::io::copy(&mut stream, &mut std::io::sink()));
             });
         }
     });
