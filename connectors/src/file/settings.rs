@@ -334,6 +334,7 @@ impl SftpSettings {
             login,
             known_hosts,
             connect_timeout: self.connect_timeout,
+            naming: Arc::default(),
         }))
     }
 }

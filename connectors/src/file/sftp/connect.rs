@@ -20,6 +20,7 @@ use std::{
     fmt::Display,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 use zeroize::Zeroizing;
@@ -44,6 +45,8 @@ pub(in crate::file) struct SftpServer {
     pub(in crate::file) login: Login,
     pub(in crate::file) known_hosts: PathBuf,
     pub(in crate::file) connect_timeout: Duration,
+    /// Held while a name is looked at and then taken, by any session.
+    pub(in crate::file) naming: Arc<Mutex<()>>,
 }
 
 impl Connect for SftpServer {
@@ -93,10 +96,13 @@ impl Connect for SftpServer {
         })?;
         let root = self.find_root(&sftp)?;
         passed("folder", format!("{root} is there"));
+        let is_openssh = session.banner().is_some_and(|banner| banner.contains("OpenSSH"));
         Ok(Box::new(Remote {
             posix_rename: None,
             sftp,
             session,
+            is_openssh,
+            naming: Arc::clone(&self.naming),
             socket,
             interrupt: interrupt.clone(),
             root,

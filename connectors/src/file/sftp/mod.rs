@@ -35,6 +35,7 @@ use std::{
     net::TcpStream,
     os::unix::ffi::OsStrExt as _,
     path::Path,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -47,6 +48,10 @@ const WRITE: usize = 1024 * 1024;
 const UNDER_WAY: usize = 50 * 30_000;
 /// How often libssh2 may say in a row that it could not send a whole request.
 const MAX_UNCONFIRMED_CALLS: usize = 1000;
+/// How many links are followed in a row, where the server does not do it.
+const MAX_LINKS: usize = 8;
+/// How often replacing in two steps begins anew when others take the name between them.
+const MAX_REPEATED: usize = 20;
 /// How long a parked session is trusted without asking the server.
 const TRUSTED: Duration = Duration::from_secs(5);
 /// How long a server may take to say that it is still there.
@@ -64,6 +69,11 @@ struct Remote {
     /// The root, resolved by the server.
     root: String,
     host_key: String,
+    /// Whether the server is OpenSSH's, which takes links for themselves and a free name in one step. Of others (seen:
+    /// ProFTPD) neither is certain.
+    is_openssh: bool,
+    /// Held while a name is looked at and then taken on a server that is not.
+    naming: Arc<Mutex<()>>,
     /// Folders of the current operation, resolved by the server and found beneath the root.
     resolved: HashMap<String, String>,
     timeout: Duration,
@@ -85,15 +95,42 @@ impl Remote {
 
     /// Resolves a path and checks that it is beneath the root.
     fn real(&mut self, path: &str) -> Result<String, FsError> {
-        let real = self.sftp.realpath(Path::new(path)).map_err(|error| self.failed(path, &error))?;
-        let real = String::from_utf8_lossy(real.as_os_str().as_bytes()).into_owned();
-        if beneath(&real, &self.root) {
+        let mut real = self.realpath(path)?;
+        // Not every server resolves a link at the end of the path.
+        for _ in 0..MAX_LINKS {
+            let Some(target) = self.link_target(&real)? else { break };
+            let folder = real.rsplit_once('/').map_or("", |(folder, _)| folder);
+            real = self.realpath(&match target.starts_with('/') {
+                true => target,
+                false => format!("{folder}/{target}"),
+            })?;
+        }
+        if beneath(&real, &self.root) && self.link_target(&real)?.is_none() {
             Ok(real)
         } else {
             Err(FsError::new(
                 Problem::Escapes,
                 format!("{path} is {real} on the server, outside {}", self.root),
             ))
+        }
+    }
+
+    fn realpath(&self, path: &str) -> Result<String, FsError> {
+        let real = self.sftp.realpath(Path::new(path)).map_err(|error| self.failed(path, &error))?;
+        Ok(String::from_utf8_lossy(real.as_os_str().as_bytes()).into_owned())
+    }
+
+    /// Where a path leads that is a link, on a server whose other answers may hide that it is one.
+    fn link_target(&self, path: &str) -> Result<Option<String>, FsError> {
+        if self.is_openssh {
+            return Ok(None);
+        }
+        match self.sftp.readlink(Path::new(path)) {
+            Ok(target) => Ok(Some(String::from_utf8_lossy(target.as_os_str().as_bytes()).into_owned())),
+            Err(error) => match self.failed(path, &error) {
+                broken if broken.is_broken() => Err(broken),
+                _ => Ok(None),
+            },
         }
     }
 
@@ -113,8 +150,12 @@ impl Remote {
     }
 
     fn lstat(&self, path: &str) -> Result<Stat, FsError> {
-        let found = self.sftp.lstat(Path::new(path)).map_err(|error| self.failed(path, &error))?;
-        Ok(from_attributes(&found))
+        let found = self.sftp.lstat(Path::new(path)).map_err(|error| self.explain(path, &error))?;
+        let mut found = from_attributes(&found);
+        if self.link_target(path)?.is_some() {
+            found.kind = EntryKind::Symlink;
+        }
+        Ok(found)
     }
 
     /// One exchange with the server, within a time of its own.
@@ -126,6 +167,42 @@ impl Remote {
             self.interrupt.fire();
         }
         answered
+    }
+
+    /// Takes a name only if it is free. On servers of which that is not certain one session of ours after the other looks
+    /// first; others may slip in between.
+    fn rename_to_free(&self, from: &str, to: &str) -> Result<Renamed, FsError> {
+        if self.is_openssh {
+            return self.plain_rename(from, to).map(|()| Renamed { atomic: true });
+        }
+        let _one_at_a_time = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.lstat(to) {
+            Ok(_) => Err(FsError::new(Problem::Exists, to)),
+            Err(error) if error.problem == Problem::NotFound => {
+                self.plain_rename(from, to).map(|()| Renamed { atomic: false })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes what is there, then takes the name. Between the two there is no file of that name, but never half a one.
+    fn rename_in_two(&self, from: &str, to: &str) -> Result<Renamed, FsError> {
+        for _ in 0..MAX_REPEATED {
+            match self.sftp.unlink(Path::new(to)) {
+                Err(error) if !is_status(&error, libssh2_sys::LIBSSH2_FX_NO_SUCH_FILE) => {
+                    return Err(self.failed(to, &error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+            match self.plain_rename(from, to) {
+                // Somebody else took the name between the two, and may have removed that again.
+                Err(error)
+                    if matches!(error.problem, Problem::Exists | Problem::Other)
+                        && self.lstat(from).is_ok() => {}
+                other => return other.map(|()| Renamed { atomic: false }),
+            }
+        }
+        Err(FsError::new(Problem::Busy, format!("{to}: others put a file there again and again")))
     }
 
     /// Plain `SSH_FXP_RENAME`: by the protocol it never replaces.
@@ -176,7 +253,7 @@ impl Backend for Remote {
             Err(error) if is_status(&error, libssh2_sys::LIBSSH2_FX_FAILURE) && self.lstat(&path).is_ok() => {
                 Err(FsError::new(Problem::Exists, path))
             }
-            Err(error) => Err(self.failed(&path, &error)),
+            Err(error) => Err(self.explain(&path, &error)),
         }
     }
 
@@ -224,7 +301,11 @@ impl Backend for Remote {
     fn rename(&mut self, from: &Place, to: &Place, existing: Existing) -> Result<Renamed, FsError> {
         let (from, to) = (self.path(from)?, self.path(to)?);
         if existing == Existing::Refuse {
-            return self.plain_rename(&from, &to).map(|()| Renamed { atomic: true });
+            return self.rename_to_free(&from, &to);
+        }
+        // A server may rename to where a link leads, outside the root even.
+        if self.link_target(&to)?.is_some() {
+            return self.rename_in_two(&from, &to);
         }
         if self.posix_rename.is_none() {
             self.posix_rename = PosixRename::open(&self.session).map_err(|error| self.failed(&to, &error))?;
@@ -238,14 +319,10 @@ impl Backend for Remote {
             Err(error) if is_status(&error, libssh2_sys::LIBSSH2_FX_OP_UNSUPPORTED) => {}
             Err(error) => return Err(self.failed(&to, &error)),
         }
-        // Without the extension: a free name is taken in one step, an occupied one in two. Between the two there is
-        // no file of that name, but never half a one.
+        // Without the extension: a free name is taken in one step, an occupied one in two.
         match self.plain_rename(&from, &to) {
             Ok(()) => Ok(Renamed { atomic: true }),
-            Err(error) if error.problem == Problem::Exists => {
-                self.sftp.unlink(Path::new(&to)).map_err(|error| self.failed(&to, &error))?;
-                self.plain_rename(&from, &to).map(|()| Renamed { atomic: false })
-            }
+            Err(error) if error.problem == Problem::Exists => self.rename_in_two(&from, &to),
             Err(error) => Err(error),
         }
     }
@@ -262,7 +339,7 @@ impl Backend for Remote {
             Err(error) if is_status(&error, libssh2_sys::LIBSSH2_FX_FAILURE) && self.lstat(&real).is_ok() => {
                 Err(FsError::new(Problem::Exists, real))
             }
-            Err(error) => Err(self.failed(&real, &error)),
+            Err(error) => Err(self.explain(&real, &error)),
         }
     }
 
@@ -282,6 +359,19 @@ impl Backend for Remote {
 }
 
 impl Remote {
+    /// Why a path cannot be used: some servers say only "failure" when its folder is none.
+    fn explain(&self, path: &str, error: &ssh2::Error) -> FsError {
+        let told = self.failed(path, error);
+        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        if told.problem == Problem::Other
+            && !folder.is_empty()
+            && self.sftp.lstat(Path::new(folder)).is_ok_and(|found| found.is_file())
+        {
+            return FsError::new(Problem::NotAFolder, told.detail);
+        }
+        told
+    }
+
     /// Servers say "failure" or "no such file" when what is to be listed is a file.
     fn not_a_folder(&self, real: &str, error: &ssh2::Error) -> FsError {
         match self.failed(real, error) {
