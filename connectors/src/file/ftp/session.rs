@@ -127,7 +127,10 @@ impl Session {
     pub(super) fn find(&mut self, folder: &str, name: &str) -> Result<Option<Entry>, FsError> {
         let path = super::below(folder, name);
         match self.lister {
-            Lister::Facts => self.ask(&path),
+            Lister::Facts => match self.ask(&path)? {
+                Some(entry) if entry.stat.kind == EntryKind::File => self.confirm(folder, name, entry),
+                other => Ok(other),
+            },
             Lister::All if is_plain(name) => self.find_alone(folder, name, &path),
             Lister::All | Lister::Plain => self.find_among(folder, name),
         }
@@ -147,6 +150,29 @@ impl Session {
             Some(Ok(None)) => Ok(Some(Entry { name: Vec::new(), stat: directory(), target: None })),
             Some(Err(Unreadable)) | None => Err(unreadable(path)),
         }
+    }
+
+    /// `MLST` may tell of what a link leads to, outside the root even, and call a pipe a file (seen: ProFTPD does both).
+    /// Lists do not.
+    fn confirm(&mut self, folder: &str, name: &str, told: Entry) -> Result<Option<Entry>, FsError> {
+        let mut seen = None;
+        if is_plain(name) {
+            self.enter(folder)?;
+            let listed = self.read_lines(&format!("LIST {name}"), folder, listing::human, &mut |entry| {
+                if entry.name == name.as_bytes() {
+                    seen = Some(entry);
+                }
+            });
+            match listed {
+                Err(error) if error.is_broken() => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        let seen = match seen {
+            Some(seen) => Some(seen),
+            None => self.find_among(folder, name)?,
+        };
+        Ok(seen.map(|seen| if seen.stat.kind == EntryKind::File { told } else { seen }))
     }
 
     /// Whether a refusal means that there is nothing; every other error is one.
@@ -223,6 +249,16 @@ impl Session {
 
     fn each(&mut self, command: &str, folder: &str, each: &mut dyn FnMut(Entry)) -> Result<(), FsError> {
         let read = if self.lister == Lister::Facts { listing::facts } else { listing::human };
+        self.read_lines(command, folder, read, each)
+    }
+
+    fn read_lines(
+        &mut self,
+        command: &str,
+        folder: &str,
+        read: fn(&[u8]) -> Result<Option<Entry>, Unreadable>,
+        each: &mut dyn FnMut(Entry),
+    ) -> Result<(), FsError> {
         let transfer =
             Transfer::open(self, command.to_owned()).map_err(|error| self.failed(folder, &error))?;
         let mut understood = true;
