@@ -4,7 +4,7 @@ use super::{
     Limits, Mode, Remote,
     error::{from_ftp, refusal},
     session::{Client, Lister, Session},
-    tls::{Connector, Fault},
+    tls::{Connector, Fault, Tickets, Versions},
 };
 use crate::{
     Code, Failure, address,
@@ -15,7 +15,6 @@ use crate::{
     http::fault,
 };
 use passerelle_config::Secret;
-use rustls::ClientConfig;
 use std::{
     collections::HashMap,
     fmt::Display,
@@ -35,7 +34,7 @@ pub(super) struct FtpServer {
     pub(super) username: String,
     pub(super) password: Option<Secret>,
     pub(super) mode: Mode,
-    pub(super) tls: Option<ClientConfig>,
+    pub(super) tls: Option<Arc<Versions>>,
     pub(super) connect_timeout: Duration,
     /// Held while a name is looked at and then taken, by any session.
     pub(super) naming: Arc<Mutex<()>>,
@@ -62,16 +61,20 @@ impl Connect for FtpServer {
         let stream = self.address().dial(&addresses, limits.get())?;
         limits.apply(&stream).map_err(|error| self.unreachable(error))?;
         interrupt.arm(stream.try_clone().map_err(|error| self.unreachable(error))?);
-        let client = match (&self.tls, self.mode) {
-            (Some(config), Mode::Implicit) => {
-                self.open_implicit(stream, config, &limits, interrupt, passed)?
+        let (client, tickets) = match (&self.tls, self.mode) {
+            (Some(versions), Mode::Implicit) => {
+                let (client, tickets) = self.open_implicit(stream, versions, &limits, interrupt, passed)?;
+                (client, Some(tickets))
             }
             (tls, _) => {
                 let client = Client::connect_with_stream(stream).map_err(|error| self.no_greeting(&error))?;
                 passed("connection", self.with_address("TCP and FTP"));
                 match tls {
-                    Some(config) => self.secure(client, config, &limits, passed)?,
-                    None => client,
+                    Some(versions) => {
+                        let (client, tickets) = self.secure(client, versions, &limits, passed)?;
+                        (client, Some(tickets))
+                    }
+                    None => (client, None),
                 }
             }
         };
@@ -93,6 +96,7 @@ impl Connect for FtpServer {
             account: format!("{}@{}:{}", self.username, self.host, self.port),
             resolved: HashMap::new(),
             naming: Arc::clone(&self.naming),
+            tickets: tickets.zip(self.tls.clone()),
         }))
     }
 }
@@ -170,12 +174,16 @@ impl FtpServer {
     fn secure(
         &self,
         client: Client,
-        config: &ClientConfig,
+        versions: &Versions,
         limits: &Limits,
         passed: &mut dyn FnMut(&'static str, String),
-    ) -> Result<Client, Failure> {
+    ) -> Result<(Client, Arc<Tickets>), Failure> {
+        // Known for it: its first session need not find out. One that hides its name costs one attempt.
+        if client.get_welcome_msg().is_some_and(|greeting| greeting.contains("ProFTPD")) {
+            versions.learn(true);
+        }
         let fault = Fault::default();
-        let connector = Connector::new(config, limits.clone(), Arc::clone(&fault));
+        let (connector, tickets) = Connector::new(versions, limits.clone(), Arc::clone(&fault));
         let secured = client.into_secure(connector, &self.host).map_err(|error| match refusal(&error) {
             Some(code) if code >= 500 => Failure::permanent(
                 Code::TargetUnsupported,
@@ -185,25 +193,25 @@ impl FtpServer {
             _ => self.no_tls(&error, &fault),
         })?;
         passed("certificate", format!("it is valid for {}", self.host));
-        Ok(secured)
+        Ok((secured, tickets))
     }
 
     /// TLS from the first byte.
     fn open_implicit(
         &self,
         stream: TcpStream,
-        config: &ClientConfig,
+        versions: &Versions,
         limits: &Limits,
         interrupt: &Interrupt,
         passed: &mut dyn FnMut(&'static str, String),
-    ) -> Result<Client, Failure> {
+    ) -> Result<(Client, Arc<Tickets>), Failure> {
         let address = stream.peer_addr().map_err(|error| self.unreachable(error))?;
         passed("connection", self.with_address("TCP"));
         // The library connects for itself here, and without a time limit: to the address that has just answered.
         drop(stream);
         interrupt.fire();
         let fault = Fault::default();
-        let connector = Connector::new(config, limits.clone(), Arc::clone(&fault));
+        let (connector, tickets) = Connector::new(versions, limits.clone(), Arc::clone(&fault));
         let mut client = Client::connect_secure_implicit(address, connector, &self.host)
             .map_err(|error| self.no_tls(&error, &fault))?;
         let socket = client.get_ref().try_clone().map_err(|error| self.unreachable(error))?;
@@ -213,13 +221,17 @@ impl FtpServer {
             done.map_err(|error| self.broken(&error))?;
         }
         passed("certificate", format!("it is valid for {}", self.host));
-        Ok(client)
+        Ok((client, tickets))
     }
 
     fn no_tls(&self, error: &FtpError, fault: &Fault) -> Failure {
         let Some(cause) = fault.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return self.broken(error);
         };
+        // If it was TLS 1.2 that the server does not take, the next session comes with all versions again.
+        if let Some(versions) = &self.tls {
+            versions.learn(false);
+        }
         let tls = cause.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         let failure = match (tls, cause.kind()) {
             (Some(rustls::Error::InvalidCertificate(_)), _) => {

@@ -36,6 +36,7 @@ use std::{
     time::Duration,
 };
 use suppaftp::Status;
+use tls::{Tickets, Versions};
 use transfer::{Part, Source, Transfer};
 
 /// One slice of a file on its way.
@@ -92,6 +93,18 @@ struct Remote {
     resolved: HashMap<String, String>,
     /// Held while a name is looked at and then taken.
     naming: Arc<Mutex<()>>,
+    /// With TLS: what data connections resume, and what the sessions after this one learn from it.
+    tickets: Option<(Arc<Tickets>, Arc<Versions>)>,
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        if self.has_no_tickets()
+            && let Some((_, versions)) = &self.tickets
+        {
+            versions.learn(true);
+        }
+    }
 }
 
 impl Remote {
@@ -179,6 +192,11 @@ impl Remote {
         self.session().act("RNTO", target, DONE)
     }
 
+    /// Whether it is good for no more data connections, where the server wants them to resume the TLS session.
+    fn has_no_tickets(&self) -> bool {
+        self.tickets.as_ref().is_some_and(|(tickets, _)| tickets.are_used_up())
+    }
+
     /// One exchange with the server, within a time of its own.
     fn answers(&self) -> bool {
         let whole = self.limits.get();
@@ -211,7 +229,7 @@ impl Backend for Remote {
     }
 
     fn alive(&mut self, idle: Duration) -> bool {
-        if self.socket.set_nonblocking(true).is_err() {
+        if self.has_no_tickets() || self.socket.set_nonblocking(true).is_err() {
             return false;
         }
         let looked = self.socket.peek(&mut [0]);

@@ -136,7 +136,8 @@ impl FtpSettings {
         let tls = match self.mode {
             Mode::Plain => None,
             Mode::Explicit | Mode::Implicit => {
-                Some(tls::config(self.ca_file.as_ref().map(|file| base.join(file)).as_deref())?)
+                let ca_file = self.ca_file.as_ref().map(|file| base.join(file));
+                Some(Arc::new(tls::Versions::new(ca_file.as_deref())?))
             }
         };
         Ok(Arc::new(FtpServer {

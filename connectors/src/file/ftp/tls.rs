@@ -3,17 +3,30 @@
 //! Many servers insist that a data connection resumes the TLS session of its control connection, so that nobody else
 //! can take it (vsftpd's `require_ssl_reuse`, ProFTPD by default). Each FTP session therefore keeps a store of sessions
 //! of its own, and a data connection is read to its end, where TLS 1.3 servers put the ticket for the next one.
+//! Some put none there (seen: ProFTPD), and a ticket is good for one connection only: once a session has used up all its
+//! tickets, the resource's next ones speak TLS 1.2, whose sessions are resumed any number of times.
 
 use super::Limits;
 use crate::BuildError;
-use rustls::{ClientConfig, ClientConnection, StreamOwned, client::Resumption, crypto::CryptoProvider};
+use rustls::{
+    ClientConfig, ClientConnection, NamedGroup, StreamOwned, SupportedProtocolVersion,
+    client::{
+        ClientSessionMemoryCache, ClientSessionStore, Resumption, Tls12ClientSessionValue,
+        Tls13ClientSessionValue,
+    },
+    crypto::CryptoProvider,
+    version::TLS12,
+};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use std::{
     fmt,
     io::{self, Read, Write},
     net::{Shutdown, TcpStream},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 use suppaftp::{FtpError, FtpResult, TlsConnector, TlsStream};
@@ -23,14 +36,42 @@ const ENDING: Duration = Duration::from_secs(5);
 /// How many tickets are kept for the data connections to come.
 const SESSIONS: usize = 8;
 
-/// What every session of a resource speaks TLS with.
-///
-/// # Errors
-/// If the CA file cannot be used.
-pub(super) fn config(ca_file: Option<&Path>) -> Result<ClientConfig, BuildError> {
+/// What the sessions of a resource speak TLS with.
+pub(super) struct Versions {
+    newest: ClientConfig,
+    tls12: ClientConfig,
+    /// The server gives a session fewer tickets than it demands.
+    too_few_tickets: AtomicBool,
+}
+
+impl Versions {
+    /// # Errors
+    /// If the CA file cannot be used.
+    pub(super) fn new(ca_file: Option<&Path>) -> Result<Self, BuildError> {
+        Ok(Self {
+            newest: config(ca_file, rustls::DEFAULT_VERSIONS)?,
+            tls12: config(ca_file, &[&TLS12])?,
+            too_few_tickets: AtomicBool::new(false),
+        })
+    }
+
+    fn for_next_session(&self) -> ClientConfig {
+        if self.too_few_tickets.load(Ordering::Relaxed) { &self.tls12 } else { &self.newest }.clone()
+    }
+
+    /// How it went with the tickets, or that the server takes no TLS 1.2.
+    pub(super) fn learn(&self, too_few_tickets: bool) {
+        self.too_few_tickets.store(too_few_tickets, Ordering::Relaxed);
+    }
+}
+
+fn config(
+    ca_file: Option<&Path>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Result<ClientConfig, BuildError> {
     let provider: Arc<CryptoProvider> = rustls::crypto::aws_lc_rs::default_provider().into();
     let versions = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .map_err(|error| BuildError(format!("url: {error}")))?;
     let extra = match ca_file {
         Some(file) => certificates(file)?,
@@ -59,6 +100,66 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, BuildError>
 /// Where a failed handshake leaves its cause: the library turns errors into words.
 pub(super) type Fault = Arc<Mutex<Option<io::Error>>>;
 
+/// The TLS sessions that one FTP session can resume, counted.
+#[derive(Debug)]
+pub(super) struct Tickets {
+    store: ClientSessionMemoryCache,
+    left: AtomicUsize,
+    used: AtomicBool,
+}
+
+impl Tickets {
+    fn new() -> Self {
+        let store = ClientSessionMemoryCache::new(SESSIONS);
+        Self { store, left: AtomicUsize::new(0), used: AtomicBool::new(false) }
+    }
+
+    /// Whether the next data connection could not resume TLS 1.3 any more.
+    pub(super) fn are_used_up(&self) -> bool {
+        self.used.load(Ordering::Relaxed) && self.left.load(Ordering::Relaxed) == 0
+    }
+}
+
+impl ClientSessionStore for Tickets {
+    fn set_kx_hint(&self, server: ServerName<'static>, group: NamedGroup) {
+        self.store.set_kx_hint(server, group);
+    }
+
+    fn kx_hint(&self, server: &ServerName<'_>) -> Option<NamedGroup> {
+        self.store.kx_hint(server)
+    }
+
+    fn set_tls12_session(&self, server: ServerName<'static>, value: Tls12ClientSessionValue) {
+        self.store.set_tls12_session(server, value);
+    }
+
+    fn tls12_session(&self, server: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        self.store.tls12_session(server)
+    }
+
+    fn remove_tls12_session(&self, server: &ServerName<'static>) {
+        self.store.remove_tls12_session(server);
+    }
+
+    fn insert_tls13_ticket(&self, server: ServerName<'static>, value: Tls13ClientSessionValue) {
+        self.store.insert_tls13_ticket(server, value);
+        self.left.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn take_tls13_ticket(&self, server: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        let ticket = self.store.take_tls13_ticket(server);
+        match &ticket {
+            Some(_) => {
+                self.used.store(true, Ordering::Relaxed);
+                self.left.fetch_sub(1, Ordering::Relaxed);
+            }
+            // The store forgets the oldest ones when there are many.
+            None => self.left.store(0, Ordering::Relaxed),
+        }
+        ticket
+    }
+}
+
 /// Makes the TLS connections of one FTP session.
 pub(super) struct Connector {
     config: Arc<ClientConfig>,
@@ -67,10 +168,12 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    pub(super) fn new(config: &ClientConfig, limits: Limits, fault: Fault) -> Self {
-        let mut config = config.clone();
-        config.resumption = Resumption::in_memory_sessions(SESSIONS);
-        Self { config: Arc::new(config), limits, fault }
+    /// With the tickets that its connections will use.
+    pub(super) fn new(versions: &Versions, limits: Limits, fault: Fault) -> (Self, Arc<Tickets>) {
+        let tickets = Arc::new(Tickets::new());
+        let mut config = versions.for_next_session();
+        config.resumption = Resumption::store(Arc::clone(&tickets) as Arc<dyn ClientSessionStore>);
+        (Self { config: Arc::new(config), limits, fault }, tickets)
     }
 
     fn handshake(&self, host: &str, mut socket: TcpStream) -> io::Result<Tls> {
