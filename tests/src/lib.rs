@@ -21,6 +21,8 @@ mod port;
 mod process;
 mod proxy;
 pub mod resources;
+#[path = "../../connectors/tests/support/server.rs"]
+pub mod server;
 mod squid;
 mod ssh;
 #[path = "../../connectors/tests/support/sshd.rs"]

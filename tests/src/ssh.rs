@@ -1,6 +1,6 @@
 //! A real OpenSSH server and a folder on it, for agents and for OpenSSH's own client.
 
-use crate::{Agent, resources, sshd::Sshd};
+use crate::{Agent, resources, server::Server as _, sshd::Sshd};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -32,7 +32,7 @@ impl SshServer {
     /// Its port.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.server.port
+        self.server.port()
     }
 
     /// Kills the server with all its sessions, as a power cut would, and starts it again on the same port.
@@ -72,7 +72,7 @@ impl SshServer {
     /// The lines of `known_hosts` for this server as seen through `port`.
     #[must_use]
     pub fn known_hosts(&self, port: u16) -> String {
-        self.server.known_hosts().replace(&format!("]:{} ", self.server.port), &format!("]:{port} "))
+        self.server.known_hosts().replace(&format!("]:{} ", self.server.port()), &format!("]:{port} "))
     }
 
     /// Gives an agent the resource `name` on this server, with the key and the known host.

@@ -3,7 +3,12 @@
 use crate::{
     cases::failed,
     support::{
-        Place, call, check, large_payload, payload, sink, stalling_payload,
+        Place, call, check, large_payload,
+        line::{Cut, Line},
+        payload,
+        proftpd::Speaks,
+        server::Server as _,
+        sink, stalling_payload,
         vsftpd::{Tls, Vsftpd},
     },
 };
@@ -12,11 +17,8 @@ use serde_json::{Value, json};
 use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
-    net::{Shutdown, TcpListener, TcpStream},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    net::TcpListener,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -249,75 +251,41 @@ async fn answers_that_make_no_sense_fail_in_bounded_time() {
     }
 }
 
-/// Passes lines on between the agent and a server, and hangs up at the first `RNTO`: before the server hears it, or once
-/// the server has answered.
-fn hanging_up(server: u16, heard: bool) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let hung_up = Arc::new(AtomicBool::new(false));
-    thread::spawn(move || {
-        while let Ok((agent, _)) = listener.accept() {
-            let hung_up = Arc::clone(&hung_up);
-            thread::spawn(move || pass_on(&agent, server, heard, &hung_up));
-        }
-    });
-    port
-}
-
-fn pass_on(agent: &TcpStream, server: u16, heard: bool, hung_up: &AtomicBool) {
-    let server = TcpStream::connect(("127.0.0.1", server)).unwrap();
-    let mut lines = BufReader::new(server.try_clone().unwrap()).lines().map_while(Result::ok);
-    let mut answer = || {
-        let mut whole = String::new();
-        loop {
-            let line = lines.next()?;
-            whole += &format!("{line}\r\n");
-            if line.as_bytes().get(3) == Some(&b' ') && !line.starts_with(' ') {
-                return Some(whole);
-            }
-        }
-    };
-    let (mut to_agent, mut to_server) = (agent, &server);
-    let greeting = answer().unwrap();
-    to_agent.write_all(greeting.as_bytes()).unwrap();
-    for line in BufReader::new(agent.try_clone().unwrap()).lines().map_while(Result::ok) {
-        let hangs_up = line.starts_with("RNTO ") && !hung_up.swap(true, Ordering::SeqCst);
-        if hangs_up && !heard {
-            break;
-        }
-        to_server.write_all(format!("{line}\r\n").as_bytes()).unwrap();
-        let Some(said) = answer() else { break };
-        if hangs_up {
-            break;
-        }
-        // A transfer has two answers; the second comes when the data connection has ended.
-        let transfers = said.starts_with("150");
-        to_agent.write_all(said.as_bytes()).unwrap();
-        if transfers {
-            let Some(ended) = answer() else { break };
-            to_agent.write_all(ended.as_bytes()).unwrap();
-        }
-    }
-    drop((agent.shutdown(Shutdown::Both), server.shutdown(Shutdown::Both)));
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rename_whose_answer_is_lost_happens_once() {
-    for heard in [false, true] {
+    for heard in [Cut::BeforeItIsHeard, Cut::BeforeItsAnswer] {
         for on_conflict in ["replace", "fail", "suffix"] {
             let place = Place::ftp(Tls::None);
-            let port = server(&place).port;
-            let proxy = hanging_up(port, heard);
-            let through = other(&place, |settings| settings.replace(&port.to_string(), &proxy.to_string()));
+            let port = server(&place).port();
+            let line = Line::cut_at(port, "RNTO ", heard);
+            let through =
+                other(&place, |settings| settings.replace(&port.to_string(), &line.port.to_string()));
             let params = json!({"path": "a.csv", "on_conflict": on_conflict});
             let input = Some(payload(b"content"));
             let outcome = through.execute(&call(), "drop", &params, input, &mut sink().0).await;
-            let outcome = outcome.unwrap_or_else(|e| panic!("{on_conflict}, heard: {heard}: {e}"));
+            let outcome = outcome.unwrap_or_else(|e| panic!("{on_conflict}, {heard:?}: {e}"));
             assert_eq!((&outcome.result["path"], outcome.synced), (&json!("a.csv"), Some(false)));
             assert_eq!(place.read("a.csv"), b"content");
-            assert_eq!(fs::read_dir(&place.root).unwrap().count(), 1, "{on_conflict}, heard: {heard}");
+            assert_eq!(fs::read_dir(&place.root).unwrap().count(), 1, "{on_conflict}, {heard:?}");
             let renames = server(&place).log().matches("\"RNTO /").count();
-            assert_eq!(renames, 1, "{on_conflict}, heard: {heard}");
+            assert_eq!(renames, 1, "{on_conflict}, {heard:?}");
         }
+    }
+}
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_gives_few_tickets_is_served_by_tls_1_2() {
+    // ProFTPD demands resumed sessions, and gives two tickets of TLS 1.3 at log-in and none with content.
+    // Its greeting says that it is one, or hides it.
+    for hidden in ["", "ServerIdent on \"files\"\n"] {
+        let place = Place::proftpd(Speaks::Ftps, hidden);
+        for n in 0..6 {
+            let path = format!("{n}.csv");
+            place.drop(json!({"path": path}), path.as_bytes()).await.unwrap_or_else(|e| panic!("{n}: {e}"));
+            let params = json!({"path": path});
+            assert_eq!(place.ask("delete", params).await.unwrap(), json!({"deleted": true}), "{n}");
+        }
+        let log = place.proftpd.as_ref().unwrap().log();
+        assert!(log.contains("TLSv1.2 data connection accepted"), "{log}");
+        assert!(!log.contains("rejecting data connection"), "{log}");
     }
 }

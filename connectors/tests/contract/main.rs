@@ -1,7 +1,7 @@
 //! The contract suite: every case runs over every kind of place of the `file` connector, against the real thing.
 //!
 //! A new kind of place is one constructor in `support` and one line in the list below; what it cannot do it says in
-//! its `Abilities`.
+//! its `Abilities`. When the last case has ended, the table of all places and cases is printed.
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
 mod cases;
@@ -12,24 +12,34 @@ mod settings;
 mod sftp;
 #[path = "../support/mod.rs"]
 mod support;
+mod table;
 mod webdav;
 
+use support::{
+    dav::Kind::{Apache, Nginx},
+    proftpd::Speaks,
+    vsftpd::Tls,
+};
+
 macro_rules! contract {
-    ($($module:ident: $($case:ident),+;)+) => {
-        contract!(@place local, support::Place::local(); $($module: $($case),+;)+);
-        contract!(@place ftp_server, support::Place::ftp(support::vsftpd::Tls::None); $($module: $($case),+;)+);
-        contract!(@place ftps_server, support::Place::ftp(support::vsftpd::Tls::Explicit); $($module: $($case),+;)+);
-        contract!(@place sftp_server, support::Place::sftp(); $($module: $($case),+;)+);
-        contract!(@place webdav_apache, support::Place::webdav(support::dav::Kind::Apache); $($module: $($case),+;)+);
-        contract!(@place webdav_nginx, support::Place::webdav(support::dav::Kind::Nginx); $($module: $($case),+;)+);
+    (places: { $($place:ident = $make:expr;)+ } cases: $cases:tt) => {
+        /// In the order of the table's columns.
+        const PLACES: &[&str] = &[$(stringify!($place)),+];
+        contract!(@names $cases);
+        $(contract!(@place $place, $make; $cases);)+
     };
-    (@place $place:ident, $make:expr; $($module:ident: $($case:ident),+;)+) => {
+    (@names { $($module:ident: $($case:ident),+;)+ }) => {
+        /// In the order of the table's lines.
+        const CASES: &[&str] = &[$($(stringify!($case)),+),+];
+    };
+    (@place $place:ident, $make:expr; { $($module:ident: $($case:ident),+;)+ }) => {
         mod $place {
-            use super::{cases, support};
+            use super::*;
             $($(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $case() {
-                    cases::$module::$case(&$make).await;
+                    let _running = table::begin(stringify!($place), stringify!($case));
+                    cases::$module::$case(&mut $make).await;
                 }
             )+)+
         }
@@ -37,6 +47,20 @@ macro_rules! contract {
 }
 
 contract! {
+places: {
+    local = support::Place::local();
+    sftp_openssh = support::Place::sftp();
+    sftp_no_extensions = support::Place::sftp_without_extensions();
+    sftp_proftpd = support::Place::proftpd(Speaks::Sftp, "");
+    ftp_vsftpd = support::Place::ftp(Tls::None);
+    ftps_vsftpd = support::Place::ftp(Tls::Explicit);
+    ftp_proftpd = support::Place::proftpd(Speaks::Ftp, "");
+    ftps_proftpd = support::Place::proftpd(Speaks::Ftps, "");
+    webdav_nginx = support::Place::webdav(Nginx);
+    webdav_apache = support::Place::webdav(Apache);
+    webdavs_nginx = support::Place::webdavs(Nginx);
+}
+cases: {
     dropping:
         files_of_every_size_arrive_byte_for_byte,
         odd_names_arrive,
@@ -86,4 +110,4 @@ contract! {
         move_needs_its_source_and_folder,
         the_gate_is_asked_before_each_effect,
         the_probe_finds_the_folder;
-}
+}}

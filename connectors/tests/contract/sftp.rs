@@ -3,7 +3,9 @@
 use crate::{
     cases::failed,
     support::{
-        Place, call, check, payload, sftp_settings,
+        Place, call, check, payload,
+        server::Server as _,
+        sftp_settings,
         sshd::{Options, Sshd, keygen},
         stalling_payload,
     },
@@ -65,8 +67,9 @@ async fn a_changed_host_key_is_refused_loudly() {
     let place = Place::sftp();
     // The key of another server, which ours was before it "changed".
     let other = Sshd::start(&place.base.join("other"));
-    let line =
-        other.known_hosts_line("ed25519").replace(&other.port.to_string(), &server(&place).port.to_string());
+    let line = other
+        .known_hosts_line("ed25519")
+        .replace(&other.port().to_string(), &server(&place).port().to_string());
     fs::write(place.base.join("known_hosts"), &line).unwrap();
     let failure = failed(
         probe(&place.connector).await,
@@ -325,7 +328,7 @@ async fn a_frozen_server_ends_by_time_limit_or_cancel() {
 #[tokio::test]
 async fn what_is_not_a_reachable_ssh_server_is_told_apart() {
     let place = Place::sftp();
-    let port = server(&place).port;
+    let port = server(&place).port();
     let at = |port: u16| {
         let settings = sftp_settings(
             server(&place),
@@ -333,7 +336,7 @@ async fn what_is_not_a_reachable_ssh_server_is_told_apart() {
             &server(&place).client_key(),
             "connect_timeout = \"2s\"",
         );
-        check(&place.base, &settings.replace(&format!(":{}/", server(&place).port), &format!(":{port}/")))
+        check(&place.base, &settings.replace(&format!(":{}/", server(&place).port()), &format!(":{port}/")))
             .unwrap()
     };
     probe(&at(port)).await.unwrap();

@@ -6,6 +6,7 @@ use crate::{
         Place, check, dav,
         dav::{Identity, Kind},
         dav_settings,
+        server::Server as _,
     },
 };
 use passerelle_connectors::{Code, DynConnector, Effect, Failure, Verdict};

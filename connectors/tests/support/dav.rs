@@ -1,16 +1,13 @@
 //! Real WebDAV servers in folders of their own, on free loopback ports, for tests: nginx and Apache. Needs Debian's
-//! `nginx-light`, `libnginx-mod-http-dav-ext` and `apache2`. Self-contained: another crate's library can include it as
-//! a public module with `#[path]`.
+//! `nginx-light`, `libnginx-mod-http-dav-ext` and `apache2`. Another crate's library can include it as a
+//! public module with `#[path]`, beside `server`.
 #![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
+use super::server::{Core, Server};
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    process::Command,
 };
 
 /// Who may log in.
@@ -38,46 +35,43 @@ pub struct Identity {
     pub key: String,
 }
 
+impl Identity {
+    /// A new one for `localhost`, which nobody has signed but itself.
+    #[must_use]
+    pub fn self_signed() -> Self {
+        let pair = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        Self { certificate: pair.cert.pem(), key: pair.signing_key.serialize_pem() }
+    }
+}
+
 /// A running server, which serves the folders in `served`. Stopped when dropped.
 pub struct Dav {
-    /// Where it listens, on 127.0.0.1.
-    pub port: u16,
     kind: Kind,
-    dir: PathBuf,
     served: PathBuf,
     identity: Option<Identity>,
     extra: String,
-    child: Option<Child>,
+    core: Core,
 }
 
 impl Dav {
     /// Starts a server that keeps its configuration and log in `dir`; with TLS if it is given an identity. `extra`
     /// are lines for its configuration: of the server in nginx, of the whole in Apache.
     pub fn start(kind: Kind, dir: &Path, served: &Path, identity: Option<Identity>, extra: &str) -> Self {
-        fs::create_dir_all(dir.join("tmp")).unwrap();
-        if let Some(identity) = &identity {
-            fs::write(dir.join("cert.pem"), &identity.certificate).unwrap();
-            fs::write(dir.join("key.pem"), &identity.key).unwrap();
+        let core = Core::new(dir);
+        fs::create_dir_all(core.at("tmp")).unwrap();
+        core.write("basic", format!("{USER}:{{PLAIN}}{PASSWORD}\n"));
+        core.write("digest", format!("{USER}:files:{DIGEST}\n"));
+        let mut server = Self { kind, served: served.to_owned(), identity, extra: extra.to_owned(), core };
+        server.write_identity();
+        server.start_somewhere();
+        server
+    }
+
+    fn write_identity(&self) {
+        if let Some(identity) = &self.identity {
+            self.core.write("cert.pem", &identity.certificate);
+            self.core.write("key.pem", &identity.key);
         }
-        fs::write(dir.join("basic"), format!("{USER}:{{PLAIN}}{PASSWORD}\n")).unwrap();
-        fs::write(dir.join("digest"), format!("{USER}:files:{DIGEST}\n")).unwrap();
-        let mut server = Self {
-            port: free_port(),
-            kind,
-            dir: dir.to_owned(),
-            served: served.to_owned(),
-            identity,
-            extra: extra.to_owned(),
-            child: None,
-        };
-        for _ in 0..5 {
-            if server.try_start() {
-                return server;
-            }
-            // Someone took the port between looking and listening.
-            server.port = free_port();
-        }
-        panic!("{kind:?} does not start: {}", server.log());
     }
 
     /// The URL of a served folder, as resources write it.
@@ -87,98 +81,11 @@ impl Dav {
             Some(_) => ("webdavs", "localhost"),
             None => ("webdav", "127.0.0.1"),
         };
-        format!("{scheme}://{host}:{}/{folder}", self.port)
-    }
-
-    /// Starts it again after [`Self::stop`], on the same port.
-    pub fn restart(&mut self) {
-        self.stop();
-        assert!(self.try_start(), "{:?} does not start again: {}", self.kind, self.log());
-    }
-
-    /// Kills the server, as a power cut would.
-    pub fn stop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            self.signal(&child, "KILL");
-            drop(child.kill());
-            drop(child.wait());
-            // Its other processes go a moment later; until then they hold the port.
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-            let deadline = Instant::now() + Duration::from_secs(20);
-            while Instant::now() < deadline
-                && TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
-            {
-                thread::sleep(Duration::from_millis(5));
-            }
-        }
-    }
-
-    /// Freezes the server: connections stay, nothing answers.
-    pub fn freeze(&self) {
-        self.signal(self.child.as_ref().unwrap(), "STOP");
-    }
-
-    /// Lets a frozen server go on.
-    pub fn thaw(&self) {
-        self.signal(self.child.as_ref().unwrap(), "CONT");
-    }
-
-    /// To all processes of the server: it leads a group of its own.
-    fn signal(&self, child: &Child, signal: &str) {
-        let group = format!("-{}", child.id());
-        drop(Command::new("kill").args([&format!("-{signal}"), "--", &group]).stderr(Stdio::null()).status());
-    }
-
-    /// What it logged, requests among it.
-    #[must_use]
-    pub fn log(&self) -> String {
-        let read = |name: &str| fs::read_to_string(self.dir.join(name)).unwrap_or_default();
-        read("error.log") + &read("access.log")
-    }
-
-    fn try_start(&mut self) -> bool {
-        let mut command = match self.kind {
-            Kind::Nginx => {
-                fs::write(self.dir.join("server.conf"), self.nginx()).unwrap();
-                let mut command = Command::new("/usr/sbin/nginx");
-                command.arg("-p").arg(&self.dir).arg("-e").arg(self.dir.join("error.log")).arg("-c");
-                command
-            }
-            Kind::Apache => {
-                fs::write(self.dir.join("server.conf"), self.apache()).unwrap();
-                let mut command = as_nobody_who_may_do_all("/usr/sbin/apache2");
-                command.args(["-D", "FOREGROUND", "-f"]);
-                command
-            }
-        };
-        let log = fs::File::options().create(true).append(true).open(self.dir.join("error.log")).unwrap();
-        let mut child = command
-            .arg(self.dir.join("server.conf"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .process_group(0)
-            .spawn()
-            .expect("no WebDAV server: apt-get install nginx-light libnginx-mod-http-dav-ext apache2");
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while Instant::now() < deadline {
-            if child.try_wait().unwrap().is_some() {
-                return false;
-            }
-            if TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok() {
-                self.child = Some(child);
-                return true;
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        self.signal(&child, "KILL");
-        drop(child.wait());
-        false
+        format!("{scheme}://{host}:{}/{folder}", self.port())
     }
 
     fn nginx(&self) -> String {
-        let (dir, served, port) = (self.dir.display(), self.served.display(), self.port);
+        let (dir, served, port) = (self.core.dir().display(), self.served.display(), self.port());
         let (tls, certificate) = match self.identity {
             Some(_) => {
                 (" ssl", format!("ssl_certificate {dir}/cert.pem; ssl_certificate_key {dir}/key.pem;"))
@@ -201,7 +108,7 @@ impl Dav {
     }
 
     fn apache(&self) -> String {
-        let (dir, served, port) = (self.dir.display(), self.served.display(), self.port);
+        let (dir, served, port) = (self.core.dir().display(), self.served.display(), self.port());
         let modules: String = [
             "mpm_event",
             "authn_core",
@@ -238,9 +145,40 @@ impl Dav {
     }
 }
 
-impl Drop for Dav {
-    fn drop(&mut self) {
-        self.stop();
+impl Server for Dav {
+    fn core(&self) -> &Core {
+        &self.core
+    }
+
+    fn core_mut(&mut self) -> &mut Core {
+        &mut self.core
+    }
+
+    fn command(&self) -> Command {
+        let mut command = match self.kind {
+            Kind::Nginx => {
+                self.core.write("server.conf", self.nginx());
+                let mut command = Command::new("/usr/sbin/nginx");
+                command.arg("-p").arg(self.core.dir()).arg("-e").arg(self.core.at("error.log")).arg("-c");
+                command
+            }
+            Kind::Apache => {
+                self.core.write("server.conf", self.apache());
+                let mut command = as_nobody_who_may_do_all("/usr/sbin/apache2");
+                command.args(["-D", "FOREGROUND", "-f"]);
+                command
+            }
+        };
+        command.arg(self.core.at("server.conf"));
+        command
+    }
+
+    fn become_another(&mut self) -> bool {
+        if self.identity.is_some() {
+            self.identity = Some(Identity::self_signed());
+        }
+        self.write_identity();
+        self.identity.is_some()
     }
 }
 
@@ -257,8 +195,4 @@ fn as_nobody_who_may_do_all(program: &str) -> Command {
         .args([format!("--inh-caps={capabilities}"), format!("--ambient-caps={capabilities}")])
         .arg(program);
     command
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }

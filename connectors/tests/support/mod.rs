@@ -1,6 +1,9 @@
 //! What the tests share: resources built from a real configuration folder, calls, payloads and gates.
 
 pub mod dav;
+pub mod line;
+pub mod proftpd;
+pub mod server;
 pub mod sshd;
 pub mod vsftpd;
 
@@ -11,7 +14,9 @@ use passerelle_connectors::{
     BuildError, Call, Demands, DynConnector, Failure, Gate, Input, Intent, Outcome, Output, Produced,
     Progress, REGISTRY,
 };
+use proftpd::{Proftpd, Speaks};
 use serde_json::Value;
+use server::Server;
 use sshd::{Options, Sshd};
 use std::{
     future::Future,
@@ -85,6 +90,7 @@ pub struct Place {
     pub abilities: Abilities,
     pub sshd: Option<Sshd>,
     pub vsftpd: Option<Vsftpd>,
+    pub proftpd: Option<Proftpd>,
     pub dav: Option<Dav>,
     /// The configuration folder; what else the test needs goes there.
     pub base: PathBuf,
@@ -92,6 +98,21 @@ pub struct Place {
 }
 
 impl Place {
+    /// A place whose server, if it has one, the caller adds.
+    fn new(dir: TempDir, root: PathBuf, connector: Arc<dyn DynConnector>, abilities: Abilities) -> Self {
+        let base = dir.path().join("config");
+        let (sshd, vsftpd, proftpd, dav) = (None, None, None, None);
+        Self { connector, root, abilities, sshd, vsftpd, proftpd, dav, base, _dir: dir }
+    }
+
+    /// The server that it is on; `None` for a folder.
+    pub fn server(&mut self) -> Option<&mut dyn Server> {
+        None.or(self.sshd.as_mut().map(|server| server as &mut dyn Server))
+            .or(self.vsftpd.as_mut().map(|server| server as &mut dyn Server))
+            .or(self.proftpd.as_mut().map(|server| server as &mut dyn Server))
+            .or(self.dav.as_mut().map(|server| server as &mut dyn Server))
+    }
+
     /// A local folder.
     pub fn local() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -105,8 +126,7 @@ impl Place {
         let base = dir.path().join("config");
         let settings = format!("connector = \"file\"\nurl = \"file://{}\"", root.display());
         let connector = check(&base, &settings).unwrap();
-        let abilities = Abilities::ALL;
-        Self { connector, root, abilities, sshd: None, vsftpd: None, dav: None, base, _dir: dir }
+        Self::new(dir, root, connector, Abilities::ALL)
     }
 
     /// A folder on an OpenSSH server.
@@ -130,7 +150,16 @@ impl Place {
         std::fs::write(base.join("known_hosts"), sshd.known_hosts()).unwrap();
         let connector = check(&base, &sftp_settings(&sshd, &root, &sshd.client_key(), settings)).unwrap();
         let abilities = Abilities { tells_folders_apart: false, tells_files_apart: false, ..Abilities::ALL };
-        Self { connector, root, abilities, sshd: Some(sshd), vsftpd: None, dav: None, base, _dir: dir }
+        Self { sshd: Some(sshd), ..Self::new(dir, root, connector, abilities) }
+    }
+
+    /// A folder on an OpenSSH server that offers only what the protocol itself has: it neither syncs nor replaces.
+    pub fn sftp_without_extensions() -> Self {
+        let sftp = "internal-sftp -P posix-rename,fsync,statvfs,fstatvfs,hardlink,limits,expand-path";
+        let mut place = Self::sftp_with(Options { sftp: sftp.to_owned(), ..Options::default() }, "");
+        place.abilities.syncs = false;
+        place.abilities.replaces_at_once = false;
+        place
     }
 
     /// A folder on an FTP server.
@@ -160,7 +189,33 @@ impl Place {
             takes_line_ends: false,
             ..Abilities::ALL
         };
-        Self { connector, root, abilities, sshd: None, vsftpd: Some(vsftpd), dav: None, base, _dir: dir }
+        Self { vsftpd: Some(vsftpd), ..Self::new(dir, root, connector, abilities) }
+    }
+
+    /// A folder on a server that is neither OpenSSH nor vsftpd.
+    pub fn proftpd(speaks: Speaks, extra: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        Self::proftpd_at(dir, root, speaks, extra)
+    }
+
+    /// The same where the folder is `root`.
+    pub fn proftpd_at(dir: TempDir, root: PathBuf, speaks: Speaks, extra: &str) -> Self {
+        let base = dir.path().join("config");
+        std::fs::create_dir(&base).unwrap();
+        let proftpd = Proftpd::start(&dir.path().join("proftpd"), speaks, extra);
+        proftpd.prepare(&base);
+        let connector = check(&base, &proftpd.settings(&root, "")).unwrap();
+        let is_sftp = speaks == Speaks::Sftp;
+        let abilities = Abilities {
+            tells_folders_apart: false,
+            tells_files_apart: false,
+            syncs: is_sftp,
+            takes_line_ends: is_sftp,
+            ..Abilities::ALL
+        };
+        Self { proftpd: Some(proftpd), ..Self::new(dir, root, connector, abilities) }
     }
 
     /// A folder on a WebDAV server.
@@ -169,6 +224,18 @@ impl Place {
         let root = dir.path().join("served/root");
         std::fs::create_dir_all(&root).unwrap();
         Self::webdav_at(dir, root, kind, None, "")
+    }
+
+    /// A folder on a WebDAV server over TLS, whose certificate is trusted.
+    pub fn webdavs(kind: dav::Kind) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("served/root");
+        std::fs::create_dir_all(&root).unwrap();
+        let identity = dav::Identity::self_signed();
+        let trusted = dir.path().join("ca.pem");
+        std::fs::write(&trusted, &identity.certificate).unwrap();
+        let settings = format!("ca_file = \"{}\"", trusted.display());
+        Self::webdav_at(dir, root, kind, Some(identity), &settings)
     }
 
     /// A folder on a WebDAV server that is `root`, in a folder that can be served.
@@ -198,7 +265,7 @@ impl Place {
             shows_parts: false,
             replaces_at_once: kind == dav::Kind::Nginx,
         };
-        Self { connector, root, abilities, sshd: None, vsftpd: None, dav: Some(server), base, _dir: dir }
+        Self { dav: Some(server), ..Self::new(dir, root, connector, abilities) }
     }
 
     /// The same place by another connector.
@@ -277,7 +344,7 @@ pub fn sftp_settings(sshd: &Sshd, root: &Path, key: &Path, more: &str) -> String
     format!(
         "connector = \"file\"\nurl = \"sftp://127.0.0.1:{}{}\"\nusername = \"{}\"\n\
          private_key = {{ file = \"{}\" }}\nknown_hosts = \"known_hosts\"\n{more}",
-        sshd.port,
+        sshd.port(),
         root.display(),
         sshd.user,
         key.display(),

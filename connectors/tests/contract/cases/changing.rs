@@ -84,11 +84,11 @@ pub async fn the_gate_is_asked_before_each_effect(place: &Place) {
     assert_eq!(gate.count(), 0, "reading needs no grant");
 }
 
-pub async fn the_probe_finds_the_folder(place: &Place) {
+pub async fn the_probe_finds_the_folder(place: &mut Place) {
     place.connector.probe(Duration::from_secs(10)).await.unwrap();
     // Also once a connection is warm: the folder may have gone meanwhile.
     std::fs::remove_dir(&place.root).unwrap();
-    if place.sshd.is_none() && place.vsftpd.is_none() && place.dav.is_none() {
+    if place.server().is_none() {
         let result = place.connector.probe(Duration::from_secs(10)).await;
         failed(result, Verdict::Permanent, Code::TargetNotFound, Effect::NotApplied);
     }
