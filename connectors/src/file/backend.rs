@@ -188,6 +188,18 @@ pub(super) trait Backend: Send {
     fn identity(&mut self, folder: &str) -> Result<Value, FsError>;
 }
 
+/// The longest path that a server is asked about, in bytes from its own root on: Linux's limit. Beyond it some servers hang
+/// up (seen: vsftpd, ProFTPD's SFTP), which would look like a broken line and be tried again.
+const MAX_SERVER_PATH: usize = 4095;
+
+/// Whether a server's own path is one that it can take.
+pub(super) fn fits(path: &str) -> Result<(), FsError> {
+    if path.len() <= MAX_SERVER_PATH {
+        return Ok(());
+    }
+    Err(FsError::new(Problem::NameTooLong, format!("{} bytes on the server", path.len())))
+}
+
 /// Opens connections. Shared by all threads of a resource.
 pub(super) trait Connect: Send + Sync + 'static {
     /// Connects, logs in, finds the root, and tells of each link that it has passed.

@@ -65,6 +65,8 @@ fn refused(code: u16, words: &str) -> Problem {
         550..560 if says(&["read-only", "read only"]) => Problem::ReadOnly,
         550..560 if says(&["exists"]) => Problem::Exists,
         550..560 if says(&["too long"]) => Problem::NameTooLong,
+        // A name that the server's file system does not take, or a path too long for the server.
+        550..560 if says(&["invalid argument"]) => Problem::BadName,
         550..560 if says(&["cross-device"]) => Problem::CrossDevice,
         550 | 553 => Problem::Refused,
         551 => Problem::Unsupported,
@@ -99,6 +101,8 @@ mod tests {
             ("550 Permission denied.", Problem::Refused),
             ("553 Could not create file.", Problem::Refused),
             ("550 a.csv: Read-only file system", Problem::ReadOnly),
+            ("550 a.csv: Invalid argument", Problem::BadName),
+            ("550 a.csv: File name too long", Problem::NameTooLong),
         ] {
             let error =
                 FtpError::UnexpectedResponse(Response::new(Status::Unknown, format!("{reply}\r\n").into()));

@@ -21,7 +21,7 @@ pub(super) use settings::{FtpSettings, Mode, check};
 use super::{
     backend::{
         Backend, EntryKind, Existing, Features, FsError, Links, Page, PartFile, Problem, Renamed, Smallest,
-        SourceFile, Stat,
+        SourceFile, Stat, fits,
     },
     place::{Place, is_part, join},
 };
@@ -119,6 +119,7 @@ impl Remote {
             return Ok(real.clone());
         }
         let path = if folder.is_empty() { self.root.clone() } else { below(&self.root, folder) };
+        fits(&path)?;
         let real = self.session().real(&path)?;
         let Some(real) = real else { return Err(self.why_not(folder)) };
         if !beneath(&real, &self.root) {
@@ -161,6 +162,7 @@ impl Remote {
         wire(place.name())?;
         let folder = self.folder(place.folder())?;
         let path = below(&folder, place.name());
+        fits(&path)?;
         Ok((folder, path))
     }
 

@@ -3,6 +3,7 @@
 //! - `connect`: TCP, host key, log-in, root; `known_hosts`: which keys the server may have
 //! - `posix_rename`: the atomic replace that the `ssh2` crate does not offer
 //! - `chacha`: a faster cipher for libssh2; these two are the only unsafe code
+//! - `transfer`: content on its way
 //! - `error`: libssh2's errors as problems
 //!
 //! The protocol has no handles on folders: a path is resolved by the server (`realpath` of its folder) and must be
@@ -14,13 +15,14 @@ mod connect;
 mod error;
 mod known_hosts;
 mod posix_rename;
+mod transfer;
 
 pub(super) use connect::{Login, SftpServer};
 
 use super::{
     backend::{
         Backend, EntryKind, Existing, Features, FsError, Interrupt, Links, Page, PartFile, Problem, Renamed,
-        Smallest, SourceFile, Stat,
+        Smallest, SourceFile, Stat, fits,
     },
     place::{Place, join},
 };
@@ -31,23 +33,19 @@ use serde_json::{Value, json};
 use ssh2::{ErrorCode, FileStat, OpenFlags, OpenType, RenameFlags, Session, Sftp};
 use std::{
     collections::HashMap,
-    io::{self, Read as _, Write as _},
+    io,
     net::TcpStream,
     os::unix::ffi::OsStrExt as _,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+use transfer::{Part, Source};
 
 /// libssh2 keeps many reads in flight within one call only: large slices are what makes it fast.
 const READ: usize = 4 * 1024 * 1024;
 /// Writes go on in flight from call to call: a slice is only as large as the change of hands is worth.
 const WRITE: usize = 1024 * 1024;
-/// How much of a part is under way to the server without its confirmation: 50 of libssh2's write requests. Enough for
-/// a distant server, and less than the 2 MiB that OpenSSH lets a channel send ahead.
-const UNDER_WAY: usize = 50 * 30_000;
-/// How often libssh2 may say in a row that it could not send a whole request.
-const MAX_UNCONFIRMED_CALLS: usize = 1000;
 /// How many links are followed in a row, where the server does not do it.
 const MAX_LINKS: usize = 8;
 /// How often replacing in two steps begins anew when others take the name between them.
@@ -88,7 +86,9 @@ impl Remote {
         if let Some(real) = self.resolved.get(folder) {
             return Ok(real.clone());
         }
-        let real = self.real(&format!("{}/{folder}", self.root))?;
+        let path = below(&self.root, folder);
+        fits(&path)?;
+        let real = self.real(&path)?;
         self.resolved.insert(folder.to_owned(), real.clone());
         Ok(real)
     }
@@ -135,8 +135,8 @@ impl Remote {
     }
 
     fn path(&mut self, place: &Place) -> Result<String, FsError> {
-        let folder = self.folder(place.folder())?;
-        Ok(below(&folder, place.name()))
+        let path = below(&self.folder(place.folder())?, place.name());
+        fits(&path).map(|()| path)
     }
 
     /// An error of the server or the session. A session that broke is cut at once: closing what is open on it would
@@ -269,7 +269,7 @@ impl Backend for Remote {
             EntryKind::Symlink | EntryKind::Other => return Err(FsError::new(Problem::NotAFile, path)),
         }
         let file = self.sftp.open(Path::new(&path)).map_err(|error| self.failed(&path, &error))?;
-        Ok(Box::new(Source { file, path, interrupt: self.interrupt.clone() }))
+        Ok(Box::new(Source::new(file, path, self.interrupt.clone())))
     }
 
     fn stat(&mut self, path: &str, links: Links) -> Result<Stat, FsError> {
@@ -382,152 +382,6 @@ impl Remote {
             error => error,
         }
     }
-}
-
-struct Part {
-    file: ssh2::File,
-    path: String,
-    interrupt: Interrupt,
-    /// What libssh2 was given, from the oldest byte on that the server has not confirmed, after `confirmed` others.
-    ahead: Vec<u8>,
-    confirmed: usize,
-}
-
-impl Part {
-    fn new(file: ssh2::File, path: String, interrupt: Interrupt) -> Self {
-        Self { file, path, interrupt, ahead: Vec::new(), confirmed: 0 }
-    }
-
-    fn under_way(&self) -> usize {
-        self.ahead.len() - self.confirmed
-    }
-
-    /// Sends what was not sent yet, and waits until the server has confirmed at least one request. libssh2 wants to be
-    /// shown all that is under way, and passes over what it has sent.
-    fn push(&mut self) -> io::Result<()> {
-        for _ in 0..MAX_UNCONFIRMED_CALLS {
-            match self.file.write(self.ahead.get(self.confirmed..).unwrap_or_default()) {
-                // Only a part of the oldest request fitted into the channel's window.
-                Ok(0) => {}
-                Ok(n) => {
-                    self.confirmed = self.ahead.len().min(self.confirmed + n);
-                    return Ok(());
-                }
-                Err(error) => {
-                    // libssh2 has forgotten what was under way: it must not be sent again.
-                    self.ahead.clear();
-                    self.confirmed = 0;
-                    return Err(error);
-                }
-            }
-        }
-        Err(io::ErrorKind::WriteZero.into())
-    }
-
-    /// Waits until the server has confirmed everything.
-    fn settle(&mut self) -> Result<(), FsError> {
-        while self.under_way() > 0 {
-            let wanted = self.under_way();
-            self.push().map_err(|error| self.explain(&error, wanted))?;
-        }
-        Ok(())
-    }
-
-    /// The crate tells of a failed write only in words. Whether the session still answers tells a refusal from a lost
-    /// connection; free space tells why it was refused.
-    fn explain(&mut self, error: &io::Error, wanted: usize) -> FsError {
-        let detail = format!("{}: {error}", self.path);
-        if error.kind() == io::ErrorKind::TimedOut {
-            self.interrupt.fire();
-            return FsError::new(Problem::TimedOut, detail);
-        }
-        if let Err(answer) = self.file.stat()
-            && from_ssh(&self.path, &answer).is_broken()
-        {
-            self.interrupt.fire();
-            return FsError::new(Problem::Lost, detail);
-        }
-        let problem = match self.file.statvfs() {
-            Ok(space) if space.f_bavail.saturating_mul(space.f_frsize) < wanted as u64 => Problem::Full,
-            Ok(_) | Err(_) => Problem::Other,
-        };
-        FsError::new(problem, detail)
-    }
-}
-
-impl PartFile for Part {
-    fn write(&mut self, mut bytes: &[u8]) -> Result<(), FsError> {
-        while !bytes.is_empty() {
-            let room = UNDER_WAY.saturating_sub(self.under_way()).min(bytes.len());
-            if self.ahead.len() + room > 2 * UNDER_WAY {
-                self.ahead.drain(..self.confirmed);
-                self.confirmed = 0;
-            }
-            let (now, later) = bytes.split_at(room);
-            self.ahead.extend_from_slice(now);
-            self.push().map_err(|error| self.explain(&error, bytes.len()))?;
-            bytes = later;
-        }
-        Ok(())
-    }
-
-    fn sync(&mut self) -> Result<bool, FsError> {
-        self.settle()?;
-        match self.file.fsync() {
-            Ok(()) => Ok(true),
-            // Not offered, or forbidden to this account: the content is whole but nobody vouches for the disk.
-            Err(error)
-                if is_status(&error, libssh2_sys::LIBSSH2_FX_OP_UNSUPPORTED)
-                    || is_status(&error, libssh2_sys::LIBSSH2_FX_PERMISSION_DENIED) =>
-            {
-                Ok(false)
-            }
-            Err(error) => Err(cut(&self.interrupt, from_ssh(&self.path, &error))),
-        }
-    }
-
-    fn size(&mut self) -> Result<u64, FsError> {
-        self.settle()?;
-        let found = self.file.stat().map_err(|error| cut(&self.interrupt, from_ssh(&self.path, &error)))?;
-        Ok(found.size.unwrap_or_default())
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        // Given up half-way. What follows on the session must not come between the halves of a request.
-        if self.settle().is_err() {
-            self.interrupt.fire();
-        }
-    }
-}
-
-struct Source {
-    file: ssh2::File,
-    path: String,
-    interrupt: Interrupt,
-}
-
-impl SourceFile for Source {
-    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, FsError> {
-        self.file.read(buffer).map_err(|error| {
-            let problem =
-                if error.kind() == io::ErrorKind::TimedOut { Problem::TimedOut } else { Problem::Lost };
-            cut(&self.interrupt, FsError::new(problem, format!("{}: {error}", self.path)))
-        })
-    }
-
-    fn stat(&mut self) -> Result<Stat, FsError> {
-        let found = self.file.stat().map_err(|error| cut(&self.interrupt, from_ssh(&self.path, &error)))?;
-        Ok(from_attributes(&found))
-    }
-}
-
-fn cut(interrupt: &Interrupt, error: FsError) -> FsError {
-    if error.is_broken() {
-        interrupt.fire();
-    }
-    error
 }
 
 fn from_attributes(found: &FileStat) -> Stat {

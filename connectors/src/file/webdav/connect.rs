@@ -234,6 +234,10 @@ impl WebDavServer {
             let message = "the file server did not accept a connection in time";
             return Failure::retry(Code::TargetTimeout, message).detail(said);
         }
-        Failure::retry(Code::TargetUnreachable, unreachable(&error, false)).detail(said)
+        let failure = match find::<rustls::Error>(&error) {
+            Some(rustls::Error::InvalidCertificate(_)) => Failure::permanent,
+            Some(_) | None => Failure::retry,
+        };
+        failure(Code::TargetUnreachable, unreachable(&error, false)).detail(said)
     }
 }

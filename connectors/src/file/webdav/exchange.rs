@@ -14,6 +14,7 @@ use crate::{
 };
 use bytes::{Buf as _, Bytes};
 use jiff::Timestamp;
+use percent_encoding::percent_decode_str;
 use reqwest::{
     Client, Method, RequestBuilder, Response, StatusCode, Url,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE},
@@ -35,6 +36,9 @@ const PROPERTIES: &str = "<?xml version=\"1.0\" encoding=\"utf-8\"?><propfind xm
                           <getcontentlength/><getlastmodified/><getetag/></prop></propfind>";
 /// How much of an answer that says nothing is read, so that its connection can be used again.
 const MAX_DRAINED: usize = 64 * 1024;
+/// From which length on a path that is refused without a reason is taken for too long: Linux takes 4,095 bytes, and the
+/// server's own folder and the name of a part come on top.
+const LONG_PATH: usize = 3900;
 
 /// A method of WebDAV.
 pub(super) fn method(name: &'static str) -> Method {
@@ -190,6 +194,10 @@ impl Session {
         let status = response.status();
         let detail = format!("{method} {}: the server answered {status}", url.path());
         let mut error = FsError::new(problem(status.as_u16()), detail);
+        let unclear = matches!(error.problem, Problem::Other | Problem::Refused);
+        if unclear && percent_decode_str(url.path()).count() > LONG_PATH {
+            error.problem = Problem::NameTooLong;
+        }
         if error.problem == Problem::Busy {
             error.retry_after = retry_after(response.headers(), Timestamp::now());
         }
