@@ -3,12 +3,10 @@
 use crate::{
     cases::failed,
     support::{
-        Place, call, check, large_payload,
-        line::{Cut, Line},
-        payload,
+        Place, call, check, payload,
         proftpd::Speaks,
         server::Server as _,
-        sink, stalling_payload,
+        sink,
         vsftpd::{Tls, Vsftpd},
     },
 };
@@ -123,49 +121,6 @@ async fn the_login_folder_is_reached_through_the_tilde() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_dies_or_hangs_in_mid_drop_leaves_a_retry() {
-    for freezes in [false, true] {
-        for tls in [Tls::None, Tls::Explicit] {
-            let mut place = Place::ftp(tls);
-            place.drop(json!({"path": "warm.csv"}), b"warm").await.unwrap();
-            let call = Call { timeout: Duration::from_secs(2), ..call() };
-            let params = json!({"path": "a.csv"});
-            // It never ends by itself: the server goes away in the middle.
-            let (input, _) =
-                if freezes { large_payload(64 << 20) } else { (stalling_payload(vec![7; 4 << 20]), [0; 32]) };
-            let since = Instant::now();
-            if freezes {
-                server(&place).freeze();
-            }
-            let progress = call.progress.clone();
-            let running = place.run(&call, "drop", &params, Some(input));
-            let result = if freezes {
-                running.await
-            } else {
-                tokio::pin!(running);
-                loop {
-                    tokio::select! {
-                        ended = &mut running => break ended,
-                        () = tokio::time::sleep(Duration::from_millis(5)) => {}
-                    }
-                    if progress.done() > 1 << 20 {
-                        call.cancel.cancel();
-                    }
-                }
-            };
-            let failure = result.unwrap_err();
-            let expected = if freezes { Verdict::Retry } else { Verdict::Cancelled };
-            assert_eq!((failure.verdict, failure.effect), (expected, Effect::NotApplied), "{failure}");
-            assert!(since.elapsed() < Duration::from_secs(45), "{:?}", since.elapsed());
-            assert!(!place.has("a.csv"));
-            place.vsftpd.as_mut().unwrap().restart();
-            place.drop(params.clone(), b"again").await.unwrap();
-            assert_eq!(place.read("a.csv"), b"again");
-        }
-    }
-}
-
 /// A server of canned answers: `answer` gives the reply to a command.
 fn canned(answer: impl Fn(&str) -> String + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -248,28 +203,6 @@ async fn answers_that_make_no_sense_fail_in_bounded_time() {
             "{name}: {failure}"
         );
         assert!(since.elapsed() < Duration::from_secs(30), "{name}: {:?}", since.elapsed());
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rename_whose_answer_is_lost_happens_once() {
-    for heard in [Cut::BeforeItIsHeard, Cut::BeforeItsAnswer] {
-        for on_conflict in ["replace", "fail", "suffix"] {
-            let place = Place::ftp(Tls::None);
-            let port = server(&place).port();
-            let line = Line::cut_at(port, "RNTO ", heard);
-            let through =
-                other(&place, |settings| settings.replace(&port.to_string(), &line.port.to_string()));
-            let params = json!({"path": "a.csv", "on_conflict": on_conflict});
-            let input = Some(payload(b"content"));
-            let outcome = through.execute(&call(), "drop", &params, input, &mut sink().0).await;
-            let outcome = outcome.unwrap_or_else(|e| panic!("{on_conflict}, {heard:?}: {e}"));
-            assert_eq!((&outcome.result["path"], outcome.synced), (&json!("a.csv"), Some(false)));
-            assert_eq!(place.read("a.csv"), b"content");
-            assert_eq!(fs::read_dir(&place.root).unwrap().count(), 1, "{on_conflict}, {heard:?}");
-            let renames = server(&place).log().matches("\"RNTO /").count();
-            assert_eq!(renames, 1, "{on_conflict}, {heard:?}");
-        }
     }
 }
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

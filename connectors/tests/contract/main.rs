@@ -103,6 +103,20 @@ cases: {
         list_filters_and_descends,
         a_listing_tells_of_nothing_that_is_not_visible,
         list_goes_on_while_files_come_and_go;
+    names:
+        names_that_mean_something_elsewhere_arrive,
+        names_that_windows_forbids_arrive_or_are_denied,
+        names_in_two_forms_of_unicode_are_two,
+        a_name_in_another_case_is_never_replaced_unasked,
+        the_longest_names_and_paths_arrive_or_are_denied,
+        names_that_are_not_utf_8_are_counted;
+    faults:
+        a_server_killed_while_writing_is_a_retry,
+        a_server_frozen_while_writing_ends_in_time,
+        a_half_open_line_ends_in_time,
+        an_effect_whose_answer_is_lost_happens_once,
+        a_stranger_in_its_place_gets_nothing,
+        what_the_account_may_not_do_is_refused;
     changing:
         delete_is_done_when_absent,
         delete_refuses_folders,

@@ -2,7 +2,7 @@
 
 use crate::{
     cases::failed,
-    support::{Place, call, hex, large_payload, sshd::Options, vsftpd::Tls},
+    support::{Place, call, dav::Kind, hex, large_payload, proftpd::Speaks, sshd::Options, vsftpd::Tls},
 };
 use passerelle_connectors::{Code, Effect, Output, Verdict};
 use serde_json::json;
@@ -38,14 +38,15 @@ async fn large_files() {
     if std::env::var_os(CHILD).is_none() {
         return;
     }
-    let mib = std::env::var("PASSERELLE_TEST_MIB").ok().and_then(|mib| mib.parse().ok()).unwrap_or(256_u64);
-    for place in [Place::local(), Place::sftp(), Place::ftp(Tls::None), Place::ftp(Tls::Explicit)] {
-        let kind = match (&place.sshd, &place.vsftpd) {
-            (Some(_), _) => "sftp",
-            (_, Some(server)) if server.tls == Tls::None => "ftp",
-            (_, Some(_)) => "ftps",
-            (None, None) => "local",
-        };
+    let mib = std::env::var("PASSERELLE_TEST_MIB").ok().and_then(|mib| mib.parse().ok()).unwrap_or(300_u64);
+    for (kind, place) in [
+        ("local", Place::local()),
+        ("sftp", Place::sftp()),
+        ("ftp", Place::ftp(Tls::None)),
+        ("ftps", Place::ftp(Tls::Explicit)),
+        ("webdav", Place::webdav(Kind::Apache)),
+        ("webdavs", Place::webdavs(Kind::Nginx)),
+    ] {
         let (input, digest) = large_payload(mib << 20);
         let since = Instant::now();
         let outcome = place.run(&call(), "drop", &json!({"path": "large.bin"}), Some(input)).await.unwrap();
@@ -68,7 +69,8 @@ async fn large_files() {
             peak_kib()
         );
         assert_eq!(output.produced().unwrap().sha256, digest);
-        assert!(peak_kib() < LIMIT_KIB, "{} KiB", peak_kib());
+        assert!(peak_kib() < LIMIT_KIB, "{kind}: {} KiB", peak_kib());
+        std::fs::remove_file(place.root.join("large.bin")).unwrap();
     }
 }
 
@@ -92,19 +94,23 @@ impl Drop for Tmpfs<'_> {
     }
 }
 
-/// Each kind of place on a file system with the given options.
-async fn on_tmpfs(options: &str, case: impl AsyncFn(&Place)) {
-    for kind in ["local", "sftp", "ftp"] {
+/// Each kind of server's place on a file system with the given options.
+async fn on_tmpfs(options: &str, case: impl AsyncFn(&str, &Place)) {
+    for kind in ["local", "sftp", "sftp_proftpd", "ftp", "ftp_proftpd", "webdav_nginx", "webdav_apache"] {
         let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("root");
-        std::fs::create_dir(&root).unwrap();
+        let root = dir.path().join("served/root");
+        std::fs::create_dir_all(&root).unwrap();
         let Some(tmpfs) = Tmpfs::mount(&root, options) else { return };
         let place = match kind {
             "sftp" => Place::sftp_at(dir, root.clone(), Options::default(), ""),
+            "sftp_proftpd" => Place::proftpd_at(dir, root.clone(), Speaks::Sftp, ""),
             "ftp" => Place::ftp_at(dir, root.clone(), Tls::None, "", ""),
+            "ftp_proftpd" => Place::proftpd_at(dir, root.clone(), Speaks::Ftp, ""),
+            "webdav_nginx" => Place::webdav_at(dir, root.clone(), Kind::Nginx, None, ""),
+            "webdav_apache" => Place::webdav_at(dir, root.clone(), Kind::Apache, None, ""),
             _ => Place::local_at(dir, root.clone()),
         };
-        case(&place).await;
+        case(kind, &place).await;
         // Before the folder that it is mounted in is removed.
         drop(tmpfs);
     }
@@ -112,29 +118,56 @@ async fn on_tmpfs(options: &str, case: impl AsyncFn(&Place)) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_leaves_nothing_and_is_a_retry() {
-    on_tmpfs("size=1m", async |place| {
+    on_tmpfs("size=1m,mode=755", async |kind, place| {
         for size in [6_u64 << 20, 1200 << 10] {
             let (input, _) = large_payload(size);
             let result = place.run(&call(), "drop", &json!({"path": "a.csv"}), Some(input)).await;
-            // vsftpd says that writing failed, but not why.
-            let code = if place.vsftpd.is_some() { Code::TargetRefused } else { Code::TargetFull };
-            failed(result, Verdict::Retry, code, Effect::NotApplied);
-            assert!(!place.has("a.csv"));
-            assert_eq!(place.parts(), [""; 0]);
+            // These say that writing failed, but not why.
+            let code = match kind {
+                "ftp" | "webdav_nginx" => Code::TargetRefused,
+                _ => Code::TargetFull,
+            };
+            let failure = result.expect_err(kind);
+            let told = (failure.verdict, failure.code, failure.effect);
+            assert_eq!(told, (Verdict::Retry, code, Effect::NotApplied), "{kind}: {failure}");
+            assert!(!place.has("a.csv"), "{kind}");
+            // nginx leaves a copy of its own where it could not complete it.
+            let parts = place.parts().into_iter().filter(|name| name.ends_with(".part"));
+            assert_eq!(parts.count(), 0, "{kind}");
+            for copy in place.parts() {
+                std::fs::remove_file(place.root.join(copy)).unwrap();
+            }
         }
         // There is room again at once.
         let (input, _) = large_payload(500 << 10);
-        place.run(&call(), "drop", &json!({"path": "a.csv"}), Some(input)).await.unwrap();
+        let again = place.run(&call(), "drop", &json!({"path": "a.csv"}), Some(input)).await;
+        again.unwrap_or_else(|e| panic!("{kind}: {e}"));
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_that_is_used_up_leaves_nothing_and_is_a_retry() {
+    let place = Place::proftpd_with_quota(3 << 20);
+    for path in ["a.bin", "b.bin"] {
+        let (input, _) = large_payload(1 << 20);
+        place.run(&call(), "drop", &json!({"path": path}), Some(input)).await.unwrap();
+    }
+    let (input, _) = large_payload(2 << 20);
+    let result = place.run(&call(), "drop", &json!({"path": "c.bin"}), Some(input)).await;
+    let failure = failed(result, Verdict::Retry, Code::TargetFull, Effect::NotApplied);
+    assert!(failure.message.contains("quota"), "{failure}");
+    assert!(!place.has("c.bin"));
+    assert_eq!(place.parts(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_only_target_refuses() {
-    on_tmpfs("ro", async |place| {
-        let failure = place.drop(json!({"path": "a.csv"}), b"x").await.unwrap_err();
-        assert_eq!((failure.code, failure.effect), (Code::TargetRefused, Effect::NotApplied), "{failure}");
-        place.ask("list", json!({})).await.unwrap();
+    on_tmpfs("ro,mode=755", async |kind, place| {
+        let failure = place.drop(json!({"path": "a.csv"}), b"x").await.expect_err(kind);
+        let told = (failure.code, failure.effect);
+        assert_eq!(told, (Code::TargetRefused, Effect::NotApplied), "{kind}: {failure}");
+        place.ask("list", json!({})).await.unwrap_or_else(|e| panic!("{kind}: {e}"));
     })
     .await;
 }

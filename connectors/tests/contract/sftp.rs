@@ -258,42 +258,6 @@ async fn no_more_sessions_are_opened_than_allowed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_killed_while_writing_is_a_retry() {
-    let mut place = Place::sftp();
-    let first = call();
-    let params = json!({"path": "a.csv"});
-    let mut stopped = place.sshd.take().unwrap();
-    let killing = async {
-        while first.progress.done() == 0 {
-            tokio::task::yield_now().await;
-        }
-        tokio::task::spawn_blocking(move || {
-            stopped.stop();
-            stopped
-        })
-        .await
-        .unwrap()
-    };
-    // More comes than is written when the server dies.
-    let (input, digest) = crate::support::large_payload(256 << 20);
-    let (result, server) = tokio::join!(place.run(&first, "drop", &params, Some(input)), killing);
-    failed(result, Verdict::Retry, Code::TargetUnreachable, Effect::NotApplied);
-    assert!(!place.has("a.csv"));
-    let failure = place.drop(params.clone(), b"x").await.unwrap_err();
-    assert_eq!((failure.verdict, failure.code), (Verdict::Retry, Code::TargetUnreachable), "{failure}");
-    // The next attempt finds the server again, and clears away what the first could not.
-    place.sshd = Some(server);
-    place.sshd.as_mut().unwrap().restart();
-    assert_eq!(place.parts().len(), 1);
-    let second = Call { attempt: 2, ..call() };
-    let second = Call { job: first.job, ..second };
-    let (input, _) = crate::support::large_payload(256 << 20);
-    let outcome = place.run(&second, "drop", &params, Some(input)).await.unwrap();
-    assert_eq!(outcome.result["sha256"], crate::support::hex(&digest));
-    assert_eq!(place.parts(), [""; 0]);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_server_ends_by_time_limit_or_cancel() {
     let place = Place::sftp();
     place.drop(json!({"path": "warm.csv"}), b"x").await.unwrap();

@@ -50,7 +50,7 @@ async fn a_certificate_counts_only_with_its_ca() {
         fs::create_dir_all(&root).unwrap();
         let place = Place::webdav_at(dir, root, kind, Some(identity.clone()), "");
         let result = place.drop(json!({"path": "a.csv"}), b"x").await;
-        let failure = failed(result, Verdict::Retry, Code::TargetUnreachable, Effect::NotApplied);
+        let failure = failed(result, Verdict::Permanent, Code::TargetUnreachable, Effect::NotApplied);
         assert!(failure.message.contains("ca_file"), "{failure}");
         fs::write(place.base.join("ca.pem"), &identity.certificate).unwrap();
         let settings = dav_settings(place.dav.as_ref().unwrap(), "ca_file = \"ca.pem\"");

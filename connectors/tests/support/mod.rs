@@ -68,6 +68,16 @@ pub struct Abilities {
     pub shows_parts: bool,
     /// Replacing is one step.
     pub replaces_at_once: bool,
+    /// Names that begin with a dot are listed.
+    pub lists_dot_names: bool,
+    /// A path that is too long is refused, rather than answered by hanging up.
+    pub refuses_long_paths: bool,
+    /// A refusal says whether the account's rights are the reason.
+    pub says_why: bool,
+    /// `A` and `a` are two names.
+    pub tells_cases_apart: bool,
+    /// Names that Windows forbids are names like others.
+    pub takes_windows_names: bool,
 }
 
 impl Abilities {
@@ -80,7 +90,19 @@ impl Abilities {
         takes_line_ends: true,
         shows_parts: true,
         replaces_at_once: true,
+        lists_dot_names: true,
+        refuses_long_paths: true,
+        says_why: true,
+        tells_cases_apart: true,
+        takes_windows_names: true,
     };
+}
+
+/// How requests begin.
+#[derive(Debug, Clone, Copy)]
+pub struct EffectWords {
+    pub rename: &'static str,
+    pub delete: &'static str,
 }
 
 /// A resource and the folder that it is, as this machine sees it.
@@ -94,6 +116,8 @@ pub struct Place {
     pub dav: Option<Dav>,
     /// The configuration folder; what else the test needs goes there.
     pub base: PathBuf,
+    /// The resource's settings.
+    pub settings: String,
     _dir: TempDir,
 }
 
@@ -101,8 +125,10 @@ impl Place {
     /// A place whose server, if it has one, the caller adds.
     fn new(dir: TempDir, root: PathBuf, connector: Arc<dyn DynConnector>, abilities: Abilities) -> Self {
         let base = dir.path().join("config");
+        let settings = std::fs::read_to_string(base.join("resources.d/test.toml")).unwrap();
+        let settings = settings.replacen("[resources.test]\n", "", 1);
         let (sshd, vsftpd, proftpd, dav) = (None, None, None, None);
-        Self { connector, root, abilities, sshd, vsftpd, proftpd, dav, base, _dir: dir }
+        Self { connector, root, abilities, sshd, vsftpd, proftpd, dav, base, settings, _dir: dir }
     }
 
     /// The server that it is on; `None` for a folder.
@@ -200,6 +226,15 @@ impl Place {
         Self::proftpd_at(dir, root, speaks, extra)
     }
 
+    /// The same where the account may upload so many bytes in all.
+    pub fn proftpd_with_quota(bytes: u64) -> Self {
+        let mut place = Self::proftpd(Speaks::Ftp, "");
+        let server = place.proftpd.as_mut().unwrap();
+        server.limit_to(bytes);
+        server.restart();
+        place
+    }
+
     /// The same where the folder is `root`.
     pub fn proftpd_at(dir: TempDir, root: PathBuf, speaks: Speaks, extra: &str) -> Self {
         let base = dir.path().join("config");
@@ -213,6 +248,7 @@ impl Place {
             tells_files_apart: false,
             syncs: is_sftp,
             takes_line_ends: is_sftp,
+            refuses_long_paths: !is_sftp,
             ..Abilities::ALL
         };
         Self { proftpd: Some(proftpd), ..Self::new(dir, root, connector, abilities) }
@@ -250,7 +286,8 @@ impl Place {
         std::fs::create_dir(&base).unwrap();
         // So that the server, which is another user, gets there.
         for folder in [dir.path(), root.parent().unwrap(), &root] {
-            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+            // One that is read-only has them already.
+            drop(std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)));
         }
         let server = Dav::start(kind, &dir.path().join("dav"), root.parent().unwrap(), identity, "");
         std::fs::write(base.join("password"), dav::PASSWORD).unwrap();
@@ -264,8 +301,35 @@ impl Place {
             takes_line_ends: false,
             shows_parts: false,
             replaces_at_once: kind == dav::Kind::Nginx,
+            lists_dot_names: kind != dav::Kind::Nginx,
+            says_why: false,
+            ..Abilities::ALL
         };
         Self { dav: Some(server), ..Self::new(dir, root, connector, abilities) }
+    }
+
+    /// A connector for the same place that reaches its server through another port.
+    pub fn through(&mut self, port: u16) -> Arc<dyn DynConnector> {
+        let own = self.server().expect("a place with a server").port();
+        let known_hosts = self.base.join("known_hosts");
+        if let Ok(lines) = std::fs::read_to_string(&known_hosts) {
+            let line = lines.lines().find(|line| line.contains(&format!("]:{own} "))).unwrap();
+            let too = line.replace(&format!("]:{own} "), &format!("]:{port} "));
+            std::fs::write(known_hosts, format!("{lines}{too}\n")).unwrap();
+        }
+        let other = self.settings.replace(&format!(":{own}/"), &format!(":{port}/"));
+        check(&self.base, &other).unwrap()
+    }
+
+    /// How the requests begin that rename and delete, where a line can read them.
+    pub fn effect_words(&self) -> Option<EffectWords> {
+        if self.settings.contains("url = \"ftp://") {
+            Some(EffectWords { rename: "RNTO ", delete: "DELE " })
+        } else if self.settings.contains("url = \"webdav://") {
+            Some(EffectWords { rename: "MOVE /", delete: "DELETE /" })
+        } else {
+            None
+        }
     }
 
     /// The same place by another connector.

@@ -85,7 +85,7 @@ impl Proftpd {
     }
 
     /// Makes the table of quotas that `mod_quotatab` reads: so many bytes in all for the tests' account.
-    pub fn limit_to(&self, bytes: u64) {
+    pub fn limit_to(&mut self, bytes: u64) {
         let ftpquota = || {
             let mut command = Command::new(unpacked().join("usr/sbin/ftpquota"));
             command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -102,6 +102,11 @@ impl Proftpd {
                 assert!(ftpquota().args(words).args([&table, &limit]).status().unwrap().success());
             }
         }
+        let dir = self.core.dir().display();
+        self.extra += &format!(
+            "LoadModule mod_quotatab.c\nLoadModule mod_quotatab_file.c\nQuotaEngine on\n\
+             QuotaLimitTable file:{dir}/quota-limit\nQuotaTallyTable file:{dir}/quota-tally\nQuotaLog {dir}/log\n"
+        );
     }
 }
 

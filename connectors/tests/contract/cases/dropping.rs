@@ -18,7 +18,7 @@ const MIB: u64 = 1024 * KIB;
 
 pub async fn files_of_every_size_arrive_byte_for_byte(place: &Place) {
     // Around the inline limit, around the slices of each kind of place, and a large one.
-    let sizes = [0, 1, 256 * KIB, 256 * KIB + 1, MIB - 1, MIB, MIB + 1, 4 * MIB, 4 * MIB + 1, 64 * MIB];
+    let sizes = [0, 1, 256 * KIB, 256 * KIB + 1, MIB - 1, MIB, MIB + 1, 4 * MIB, 4 * MIB + 1, 10 * MIB];
     for size in sizes {
         let (input, digest) = large_payload(size);
         let call = call();

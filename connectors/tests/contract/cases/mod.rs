@@ -3,7 +3,9 @@
 pub mod changing;
 pub mod crash;
 pub mod dropping;
+pub mod faults;
 pub mod jail;
+pub mod names;
 pub mod reading;
 
 use passerelle_connectors::{Code, Effect, Failure, Verdict};
