@@ -7,6 +7,8 @@ mod agent;
 mod api;
 mod app;
 mod content;
+#[path = "../../connectors/tests/support/dav.rs"]
+pub mod dav;
 mod disk;
 mod fake_agent;
 mod fake_hub;
@@ -23,10 +25,13 @@ mod proxy;
 pub mod resources;
 #[path = "../../connectors/tests/support/server.rs"]
 pub mod server;
+mod share;
 mod squid;
 mod ssh;
 #[path = "../../connectors/tests/support/sshd.rs"]
 pub mod sshd;
+#[path = "../../connectors/tests/support/vsftpd.rs"]
+pub mod vsftpd;
 
 pub use agent::Agent;
 pub use api::{Answer, Api, code, ended, events};
@@ -44,6 +49,7 @@ pub use nginx::Nginx;
 pub use port::free_port;
 pub use process::{Process, binary, run};
 pub use proxy::Proxy;
+pub use share::{Protocol, Share};
 pub use squid::{FORBIDDEN_NAME, PROXY_ONLY_NAME, PROXY_PASSWORD, PROXY_USER, Squid};
 pub use ssh::SshServer;
 

@@ -5,6 +5,12 @@ use std::path::Path;
 const FILE_RULE: &str = "operations = [\"drop\", \"fetch\", \"list\", \"stat\", \"move\", \"delete\"]\npaths = [\"**/*\"]\n\
                          may = [\"replace\", \"create_dirs\", \"delete_after_fetch\"]\n";
 
+/// A file resource with these settings on which everything is allowed.
+#[must_use]
+pub fn everything_allowed(name: &str, settings: &str) -> String {
+    format!("[resources.{name}]\n{settings}\n[[resources.{name}.allow]]\n{FILE_RULE}")
+}
+
 /// A local folder on which everything is allowed.
 #[must_use]
 pub fn folder(name: &str, root: &Path) -> String {

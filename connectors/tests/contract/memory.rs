@@ -122,14 +122,13 @@ async fn a_full_disk_leaves_nothing_and_is_a_retry() {
         for size in [6_u64 << 20, 1200 << 10] {
             let (input, _) = large_payload(size);
             let result = place.run(&call(), "drop", &json!({"path": "a.csv"}), Some(input)).await;
-            // These say that writing failed, but not why.
-            let code = match kind {
-                "ftp" | "webdav_nginx" => Code::TargetRefused,
-                _ => Code::TargetFull,
-            };
             let failure = result.expect_err(kind);
-            let told = (failure.verdict, failure.code, failure.effect);
-            assert_eq!(told, (Verdict::Retry, code, Effect::NotApplied), "{kind}: {failure}");
+            let told = (failure.verdict, failure.effect);
+            assert_eq!(told, (Verdict::Retry, Effect::NotApplied), "{kind}: {failure}");
+            // Some say that writing failed, but not (ProFTPD: not always) why.
+            let unclear =
+                failure.code == Code::TargetRefused && ["ftp", "ftp_proftpd", "webdav_nginx"].contains(&kind);
+            assert!(failure.code == Code::TargetFull || unclear, "{kind}: {failure}");
             assert!(!place.has("a.csv"), "{kind}");
             // nginx leaves a copy of its own where it could not complete it.
             let parts = place.parts().into_iter().filter(|name| name.ends_with(".part"));

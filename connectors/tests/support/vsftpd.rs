@@ -11,9 +11,11 @@ pub const PASSWORD: &str = "correct horse";
 /// Whether the server speaks TLS, and when it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tls {
+    /// Everything in the clear.
     None,
     /// Demanded for log-in and content; content only on a resumed session.
     Explicit,
+    /// The same from the first byte on.
     Implicit,
 }
 
@@ -40,6 +42,7 @@ impl Vsftpd {
     }
 
     /// The settings of a resource for `root` on it.
+    #[must_use]
     pub fn settings(&self, root: &Path, more: &str) -> String {
         let (scheme, tls) = match self.tls {
             Tls::None => ("ftp", String::new()),

@@ -30,6 +30,7 @@ mod reload;
 mod restored;
 mod rolling;
 mod secrets;
+mod shares;
 mod shutdown;
 mod signed;
 mod startup;

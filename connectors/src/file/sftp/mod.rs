@@ -323,6 +323,13 @@ impl Backend for Remote {
         match self.plain_rename(&from, &to) {
             Ok(()) => Ok(Renamed { atomic: true }),
             Err(error) if error.problem == Problem::Exists => self.rename_in_two(&from, &to),
+            // Somebody else had the name, and has removed it meanwhile.
+            Err(error) if error.problem == Problem::Other && self.lstat(&from).is_ok() => {
+                match self.plain_rename(&from, &to) {
+                    Err(error) if error.problem == Problem::Exists => self.rename_in_two(&from, &to),
+                    other => other.map(|()| Renamed { atomic: true }),
+                }
+            }
             Err(error) => Err(error),
         }
     }

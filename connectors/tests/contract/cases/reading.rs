@@ -109,9 +109,8 @@ pub async fn list_pages_through_a_large_folder(place: &Place) {
     }
     place.write(".passerelle-0193-1.part", b"unfinished");
     expected.sort();
-    assert_eq!(pages(place, json!({"limit": 10_000})).await, std::slice::from_ref(&expected));
-    let pages = pages(place, json!({"limit": 3333})).await;
-    assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [3333, 3333, 3333, 1]);
+    let pages = pages(place, json!({"limit": 4999})).await;
+    assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [4999, 4999, 2]);
     assert_eq!(pages.concat(), expected);
     assert_eq!(paths(&place.ask("list", json!({})).await.unwrap()), expected[..1000]);
 }
