@@ -64,6 +64,8 @@ pub struct Abilities {
     pub sees_pipes: bool,
     /// A name may hold a line end.
     pub takes_line_ends: bool,
+    /// A name may be any text, and not only what Windows takes.
+    pub takes_odd_names: bool,
     /// A part can be seen while it is being written.
     pub shows_parts: bool,
     /// Replacing is one step.
@@ -76,8 +78,6 @@ pub struct Abilities {
     pub says_why: bool,
     /// `A` and `a` are two names.
     pub tells_cases_apart: bool,
-    /// Names that Windows forbids are names like others.
-    pub takes_windows_names: bool,
 }
 
 impl Abilities {
@@ -88,13 +88,13 @@ impl Abilities {
         sees_links: true,
         sees_pipes: true,
         takes_line_ends: true,
+        takes_odd_names: true,
         shows_parts: true,
         replaces_at_once: true,
         lists_dot_names: true,
         refuses_long_paths: true,
         says_why: true,
         tells_cases_apart: true,
-        takes_windows_names: true,
     };
 }
 

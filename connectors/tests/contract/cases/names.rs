@@ -79,7 +79,7 @@ pub async fn names_that_windows_forbids_arrive_or_are_denied(place: &Place) {
         "blank ",
         "tab\tstop",
     ] {
-        match place.abilities.takes_windows_names {
+        match place.abilities.takes_odd_names {
             true => works(place, name).await,
             false => is_denied(place, name).await,
         }
