@@ -222,3 +222,13 @@ async fn a_server_that_gives_few_tickets_is_served_by_tls_1_2() {
         assert!(!log.contains("rejecting data connection"), "{log}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_are_utf_8_though_the_server_does_not_say_that_it_takes_them() {
+    let place = Place::proftpd(Speaks::Ftp, "<IfModule mod_lang.c>\nUseEncoding off\n</IfModule>\n");
+    for name in ["écritures d'août.csv", "日本語.csv"] {
+        place.drop(json!({"path": name}), name.as_bytes()).await.unwrap();
+        assert_eq!(place.read(name), name.as_bytes());
+        assert_eq!(place.fetch(json!({"path": name})).await.unwrap().1, name.as_bytes());
+    }
+}
