@@ -40,7 +40,7 @@ pub use mitmproxy::Mitmproxy;
 pub use network::Network;
 pub use nginx::Nginx;
 pub use port::free_port;
-pub use process::{Process, binary, run};
+pub use process::{Process, binary, cpu_time, run};
 pub use proxy::Proxy;
 pub use squid::{FORBIDDEN_NAME, PROXY_ONLY_NAME, PROXY_PASSWORD, PROXY_USER, Squid};
 pub use ssh::SshServer;
