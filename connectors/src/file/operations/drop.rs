@@ -232,7 +232,8 @@ fn prepare(
 fn set_aside(hands: &mut Hands, place: &Place) -> Result<Option<Place>, FsError> {
     for number in 1..=MAX_SUFFIX {
         let candidate = place.nth(number);
-        if look(hands.fs.as_mut(), &candidate, Links::Keep)?.is_none() && hands.fs.reserve(&candidate) {
+        // In this order: whoever had it aside has taken it by the time that it is let go.
+        if hands.fs.reserve(&candidate) && look(hands.fs.as_mut(), &candidate, Links::Keep)?.is_none() {
             return Ok(Some(candidate));
         }
     }

@@ -181,7 +181,10 @@ fn find(part: &Place) -> impl FnOnce(&mut Hands) -> Result<Found, FsError> + Sen
     }
 }
 
-fn says_so(target: &Place, part: &Place) -> impl FnOnce(&mut Hands) -> Result<bool, FsError> + Send + 'static {
+fn says_so(
+    target: &Place,
+    part: &Place,
+) -> impl FnOnce(&mut Hands) -> Result<bool, FsError> + Send + 'static {
     let (target, part) = (target.clone(), part.clone());
     move |hands| hands.fs.came_from(&target, &part, None)
 }

@@ -100,7 +100,9 @@ impl ObjectStore {
         };
         let port = self.base.port_or_known_default().unwrap_or(443);
         let found = session.wait("name resolution", async {
-            tokio::time::timeout(limit, lookup_host((self.host(), port))).await.map(|found| found.map(Vec::from_iter))
+            tokio::time::timeout(limit, lookup_host((self.host(), port)))
+                .await
+                .map(|found| found.map(Vec::from_iter))
         });
         let found = match found {
             Ok(Ok(Ok(found))) => found,
@@ -117,11 +119,7 @@ impl ObjectStore {
     }
 
     /// Asks for one key of the bucket, which shows all that can be wrong.
-    fn greet(
-        &self,
-        session: &Session,
-        passed: &mut dyn FnMut(&'static str, String),
-    ) -> Result<(), Failure> {
+    fn greet(&self, session: &Session, passed: &mut dyn FnMut(&'static str, String)) -> Result<(), Failure> {
         let query = [("list-type", "2"), ("prefix", session.bucket.prefix.as_str()), ("max-keys", "1")];
         let request = Request { key: None, ..Request::new(Method::GET, "") }.query(&query);
         let response = match session.ask(&request) {

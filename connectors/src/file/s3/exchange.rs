@@ -368,34 +368,50 @@ impl Said {
         }
     }
 
-    fn error(self, method: &Method, key: Option<&str>, status: StatusCode, after: Option<Duration>) -> FsError {
+    fn error(
+        self,
+        method: &Method,
+        key: Option<&str>,
+        status: StatusCode,
+        after: Option<Duration>,
+    ) -> FsError {
         let code = self.code.unwrap_or_default();
         let problem = problem(&code, status.as_u16());
-        let region = self.region.map(|region| format!("; the bucket's region is {region}")).unwrap_or_default();
+        let region =
+            self.region.map(|region| format!("; the bucket's region is {region}")).unwrap_or_default();
         let detail = format!(
             "{method} {}: the object store answered {status} {code} {}{region}",
             key.unwrap_or("the bucket"),
             self.message
         );
-        FsError {
-            retry_after: after.filter(|_| problem == Problem::Busy),
-            ..FsError::new(problem, detail)
-        }
+        FsError { retry_after: after.filter(|_| problem == Problem::Busy), ..FsError::new(problem, detail) }
     }
 }
 
 /// What a store's own word means, or its status where it has none.
 pub(super) fn problem(code: &str, status: u16) -> Problem {
     match code {
-        "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "ExpiredToken" | "NotSignedUp"
-        | "AccountProblem" | "InvalidSecurity" | "AuthorizationHeaderMalformed" => Problem::Auth,
+        "InvalidAccessKeyId"
+        | "SignatureDoesNotMatch"
+        | "InvalidToken"
+        | "ExpiredToken"
+        | "NotSignedUp"
+        | "AccountProblem"
+        | "InvalidSecurity"
+        | "AuthorizationHeaderMalformed" => Problem::Auth,
         "RequestTimeTooSkewed" | "RequestExpired" => Problem::Clock,
         "AccessDenied" | "AllAccessDisabled" | "InvalidObjectState" => Problem::Refused,
         "NoSuchKey" | "NoSuchBucket" | "NoSuchUpload" | "NoSuchVersion" => Problem::NotFound,
         "PreconditionFailed" => Problem::Exists,
         "ConditionalRequestConflict" | "OperationAborted" => Problem::Locked,
-        "SlowDown" | "SlowDownRead" | "SlowDownWrite" | "ServiceUnavailable" | "TooManyRequests"
-        | "RequestLimitExceeded" | "Throttling" | "ThrottlingException" => Problem::Busy,
+        "SlowDown"
+        | "SlowDownRead"
+        | "SlowDownWrite"
+        | "ServiceUnavailable"
+        | "TooManyRequests"
+        | "RequestLimitExceeded"
+        | "Throttling"
+        | "ThrottlingException" => Problem::Busy,
         "EntityTooLarge" => Problem::TooLarge,
         "KeyTooLongError" => Problem::NameTooLong,
         "InvalidObjectName" | "XMinioInvalidObjectName" => Problem::BadName,

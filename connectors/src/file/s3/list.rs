@@ -34,14 +34,23 @@ impl Session {
     }
 
     fn prefix_of(&self, folder: &str) -> Result<String, FsError> {
-        if folder.is_empty() { Ok(self.bucket.prefix.clone()) } else { self.bucket.key(&format!("{folder}/")) }
+        if folder.is_empty() {
+            Ok(self.bucket.prefix.clone())
+        } else {
+            self.bucket.key(&format!("{folder}/"))
+        }
     }
 
     /// The first names of a folder after `after`, in byte order; whether there is such a folder.
     ///
     /// Stores sort a folder as if its name ended with a slash: `b.csv` comes before what is in `b`. So when enough names
     /// have come, a folder may still be missing whose name begins the last of them; those few are asked for.
-    pub(super) fn names(&self, folder: &str, after: Option<&str>, max: usize) -> Result<(Page, bool), FsError> {
+    pub(super) fn names(
+        &self,
+        folder: &str,
+        after: Option<&str>,
+        max: usize,
+    ) -> Result<(Page, bool), FsError> {
         let prefix = self.prefix_of(folder)?;
         let start = after.map(|after| format!("{prefix}{after}"));
         let mut smallest = Smallest::new(after, max);
@@ -91,7 +100,9 @@ impl Session {
         self.xml(&request, "ListBucketResult", |path, text| {
             match path {
                 [_, "IsTruncated"] => truncated = text.trim() == "true",
-                [_, "NextContinuationToken"] => chunk.next = Some(text.to_owned()).filter(|text| !text.is_empty()),
+                [_, "NextContinuationToken"] => {
+                    chunk.next = Some(text.to_owned()).filter(|text| !text.is_empty())
+                }
                 [_, "Contents", "Key"] | [_, "CommonPrefixes", "Prefix"] => text.clone_into(&mut key),
                 [_, "Contents", "Size"] => size = text.trim().parse().map_err(xml::wrong)?,
                 [_, "Contents", "LastModified"] => modified = text.trim().parse::<Timestamp>().ok(),

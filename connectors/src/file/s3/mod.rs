@@ -65,7 +65,8 @@ impl Head {
         let headers = response.headers().clone();
         let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         let size = text(CONTENT_LENGTH).and_then(|size| size.parse().ok());
-        let size = size.ok_or_else(|| FsError::new(Problem::Protocol, format!("{key}: its size is not told")))?;
+        let size =
+            size.ok_or_else(|| FsError::new(Problem::Protocol, format!("{key}: its size is not told")))?;
         let modified = text(LAST_MODIFIED).and_then(http_date);
         let etag = text(ETAG).map(str::to_owned);
         Ok(Self { size, modified, etag, headers })
@@ -147,10 +148,14 @@ impl Remote {
             Err(error) if matches!(error.problem, Problem::NotFound | Problem::Other | Problem::Protocol) => {
                 // It failed half-way, perhaps after the deed, or was asked twice.
                 if !self.came_from(to, part, None)? {
-                    let problem = if error.problem == Problem::NotFound { Problem::Lost } else { error.problem };
+                    let problem =
+                        if error.problem == Problem::NotFound { Problem::Lost } else { error.problem };
                     let there = self.session.pieces(&key, &marker.upload);
                     let untouched = there.is_ok() && error.problem != Problem::Protocol;
-                    return Err(FsError { problem: if untouched { problem } else { Problem::Lost }, ..error });
+                    return Err(FsError {
+                        problem: if untouched { problem } else { Problem::Lost },
+                        ..error
+                    });
                 }
             }
             Err(error) => return Err(error),
@@ -195,7 +200,10 @@ impl Backend for Remote {
     }
 
     fn create(&mut self, place: &Place) -> Result<Box<dyn PartFile>, FsError> {
-        Err(FsError::new(Problem::Unsupported, format!("{place}: an upload is begun with its target and its size")))
+        Err(FsError::new(
+            Problem::Unsupported,
+            format!("{place}: an upload is begun with its target and its size"),
+        ))
     }
 
     fn create_for(&mut self, place: &Place, target: &Place, size: u64) -> Result<Box<dyn PartFile>, FsError> {
@@ -205,7 +213,8 @@ impl Backend for Remote {
             return Err(FsError::new(Problem::Exists, place));
         }
         let mut headers = HeaderMap::new();
-        let name = HeaderValue::from_str(place.name()).map_err(|error| FsError::new(Problem::Other, error))?;
+        let name =
+            HeaderValue::from_str(place.name()).map_err(|error| FsError::new(Problem::Other, error))?;
         headers.insert(MADE_FROM_PART, name);
         headers.insert("content-type", HeaderValue::from_static("application/octet-stream"));
         let upload = self.session.begin_upload(&key, headers)?;

@@ -129,7 +129,13 @@ impl Session {
         done
     }
 
-    fn copy_pieces(&self, source: &str, target: &str, head: &Head, upload: &str) -> Result<Vec<Piece>, FsError> {
+    fn copy_pieces(
+        &self,
+        source: &str,
+        target: &str,
+        head: &Head,
+        upload: &str,
+    ) -> Result<Vec<Piece>, FsError> {
         if head.size == 0 {
             // No range of an empty object can be named.
             return Ok(vec![self.send_piece(target, upload, 1, Bytes::new())?]);

@@ -92,7 +92,8 @@ pub(in crate::file) fn check(
         Some("path") => true,
         Some("virtual") => false,
         Some(_) => {
-            let message = "must be \"path\" (https://host/bucket/key) or \"virtual\" (https://bucket.host/key)";
+            let message =
+                "must be \"path\" (https://host/bucket/key) or \"virtual\" (https://bucket.host/key)";
             wrong("addressing", message.to_owned());
             true
         }
@@ -151,7 +152,11 @@ fn endpoint_of(text: &str, wrong: &mut dyn FnMut(&str, String)) -> Option<Url> {
             return None;
         }
     };
-    if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
+    if url.query().is_some()
+        || url.fragment().is_some()
+        || !url.username().is_empty()
+        || url.password().is_some()
+    {
         wrong("endpoint", RIGHT.to_owned());
     }
     if url.host().is_some_and(|host| is_blocked_host(&host)) {
@@ -224,7 +229,10 @@ mod tests {
         };
         assert_eq!(at("https://s3.intra:9000", true), "https://s3.intra:9000/files");
         assert_eq!(at("https://gate.intra/s3/", true), "https://gate.intra/s3/files");
-        assert_eq!(at("https://s3.eu-west-3.amazonaws.com", false), "https://files.s3.eu-west-3.amazonaws.com/");
+        assert_eq!(
+            at("https://s3.eu-west-3.amazonaws.com", false),
+            "https://files.s3.eu-west-3.amazonaws.com/"
+        );
     }
 
     #[test]

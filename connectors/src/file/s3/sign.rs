@@ -124,7 +124,11 @@ mod tests {
             region: "us-east-1".to_owned(),
         };
         let now: Timestamp = "2013-05-24T00:00:00Z".parse().unwrap();
-        let signature = |method: Method, path: &str, query: &[(&str, &str)], extra: &[(&'static str, &str)], body: &[u8]| {
+        let signature = |method: Method,
+                         path: &str,
+                         query: &[(&str, &str)],
+                         extra: &[(&'static str, &str)],
+                         body: &[u8]| {
             let mut headers = HeaderMap::new();
             for (name, value) in extra {
                 headers.insert(*name, HeaderValue::from_str(value).unwrap());

@@ -56,7 +56,8 @@ impl Source {
             }
         }
         // What a store says at its head binds it: a longer body would fill the hub, a shorter one be taken for the whole.
-        if response.content_length().is_some_and(|length| length != self.head.size.saturating_sub(self.done)) {
+        if response.content_length().is_some_and(|length| length != self.head.size.saturating_sub(self.done))
+        {
             return Err(FsError::new(Problem::Changed, format!("{}: its size is another one", self.key)));
         }
         self.body = Some(Body::new(Arc::clone(&self.session), response));
@@ -74,7 +75,10 @@ impl SourceFile for Source {
                 Ok(n) => {
                     self.done += n as u64;
                     if self.done > self.head.size {
-                        return Err(FsError::new(Problem::Protocol, format!("{}: it does not end", self.key)));
+                        return Err(FsError::new(
+                            Problem::Protocol,
+                            format!("{}: it does not end", self.key),
+                        ));
                     }
                     return Ok(n);
                 }

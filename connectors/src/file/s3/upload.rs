@@ -122,10 +122,14 @@ impl Session {
         pieces: &[Piece],
         only_if_free: bool,
     ) -> Result<(), FsError> {
-        let mut body = "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">".to_owned();
+        let mut body =
+            "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">".to_owned();
         for Piece { number, etag, .. } in pieces {
             if etag.is_empty() {
-                return Err(FsError::new(Problem::Unsupported, "the store lists pieces without their entity tags"));
+                return Err(FsError::new(
+                    Problem::Unsupported,
+                    "the store lists pieces without their entity tags",
+                ));
             }
             let etag = xml::escape(etag);
             write!(body, "<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>")
@@ -141,7 +145,13 @@ impl Session {
     }
 
     /// Sends one piece and waits for the store's word.
-    pub(super) fn send_piece(&self, key: &str, upload: &str, number: u32, body: Bytes) -> Result<Piece, FsError> {
+    pub(super) fn send_piece(
+        &self,
+        key: &str,
+        upload: &str,
+        number: u32,
+        body: Bytes,
+    ) -> Result<Piece, FsError> {
         self.wait("sending a piece", send_piece(&self.bucket, key, upload, number, body))?
     }
 
@@ -199,7 +209,13 @@ pub(super) struct Part {
 }
 
 impl Part {
-    pub(super) fn new(session: Arc<Session>, place: &Place, key: String, upload: String, size: u64) -> Result<Self, FsError> {
+    pub(super) fn new(
+        session: Arc<Session>,
+        place: &Place,
+        key: String,
+        upload: String,
+        size: u64,
+    ) -> Result<Self, FsError> {
         let piece = piece_size(size)?;
         let filling = Vec::with_capacity(usize::try_from(size).unwrap_or(piece).min(piece));
         let place = place.to_string();

@@ -91,7 +91,8 @@ mod tests {
 
     #[test]
     fn elements_are_told_with_their_text() {
-        let body = "<?xml version=\"1.0\"?><Error xmlns=\"urn:x\"><Code>No&amp;Such&#75;ey</Code><Message/></Error>";
+        let body =
+            "<?xml version=\"1.0\"?><Error xmlns=\"urn:x\"><Code>No&amp;Such&#75;ey</Code><Message/></Error>";
         let found = leaves(body).unwrap();
         assert_eq!(found[0], ("Error/Code".to_owned(), "No&SuchKey".to_owned()));
         assert_eq!(found[1], ("Error/Message".to_owned(), String::new()));

@@ -1,0 +1,385 @@
+//! Object stores: the cases of the contract that need no folders and no files beside the target, and what only a store
+//! can do wrong.
+
+use crate::{
+    cases::{self, failed},
+    support::{Place, Recorder, call, check, hex, large_payload, payload, s3::Kind, s3_settings},
+};
+use passerelle_connectors::{Call, Code, DynConnector, Effect, Failure, Gate, Intent, Verdict};
+use serde_json::{Value, json};
+use std::{fs, sync::Arc, time::Duration};
+
+macro_rules! stores {
+    ($($module:ident: $($case:ident),+;)+) => {
+        stores!(@place nanio, Kind::Nanio; $($module: $($case),+;)+);
+        stores!(@place s3s, Kind::S3s; $($module: $($case),+;)+);
+    };
+    (@place $place:ident, $kind:expr; $($module:ident: $($case:ident),+;)+) => {
+        mod $place {
+            use super::{Kind, Place, cases};
+            $($(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    let (place, _store) = Place::s3($kind);
+                    cases::$module::$case(&place).await;
+                }
+            )+)+
+        }
+    };
+}
+
+stores! {
+    dropping:
+        files_of_every_size_arrive_byte_for_byte,
+        replacing_is_never_seen_half_done,
+        fail_leaves_what_is_there,
+        suffix_takes_the_next_free_name,
+        concurrent_suffixes_never_meet,
+        a_wrong_digest_or_size_leaves_nothing,
+        cancelling_leaves_nothing;
+    jail:
+        bad_paths_are_denied;
+    reading:
+        fetch_gives_content_and_time,
+        fetch_stops_at_the_allowed_size,
+        list_pages_through_a_large_folder,
+        list_filters_and_descends,
+        a_listing_tells_of_nothing_that_is_not_visible;
+    changing:
+        delete_is_done_when_absent,
+        the_gate_is_asked_before_each_effect;
+    crash:
+        an_interrupted_delete_spares_a_newer_file,
+        leftovers_of_the_same_job_are_removed;
+}
+
+fn found(result: Result<(), Failure>) {
+    result.unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+async fn probe(connector: &Arc<dyn DynConnector>) -> Result<(), Failure> {
+    connector.probe(Duration::from_secs(20)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn odd_names_arrive() {
+    for kind in [Kind::Nanio, Kind::S3s] {
+        let (place, _store) = Place::s3(kind);
+        // Both stores keep files of longer names beside each object, so that 255 bytes are too many for them.
+        let long = "x".repeat(100);
+        for name in [
+            "with space.csv",
+            " leading and trailing ",
+            "accents éàü ß.csv",
+            "日本語.csv",
+            "it's \"quoted\"&<so>.csv",
+            "-rf",
+            ".hidden",
+            "star*?[a]+.csv",
+            // nanio decodes a name twice before it checks the signature.
+            if kind == Kind::Nanio { "50% off.csv" } else { "a%2fb%.csv" },
+            "$(touch x);`y`=#~.csv",
+            "...",
+            &long,
+        ] {
+            let dropped = place.drop(json!({"path": name}), name.as_bytes()).await;
+            dropped.unwrap_or_else(|e| panic!("{name:?}: {e}"));
+            assert_eq!(place.read(name), name.as_bytes());
+            assert_eq!(place.fetch(json!({"path": name})).await.unwrap().1, name.as_bytes());
+            let listed = place.ask("list", json!({})).await.unwrap();
+            assert_eq!(listed["items"][0]["path"], name, "{kind:?}");
+            let to = format!("moved {name}");
+            let moved = place.ask("move", json!({"from": name, "to": to})).await;
+            assert_eq!(moved.unwrap_or_else(|e| panic!("{name:?}: {e}")), json!({"path": to}));
+            assert_eq!(place.ask("delete", json!({"path": to})).await.unwrap(), json!({"deleted": true}));
+            assert!(!place.has(name) && !place.has(&to));
+        }
+        for (name, code) in [("two\nlines", Code::PathInvalid), (&*"é/".repeat(400), Code::PathInvalid)] {
+            let name = name.trim_end_matches('/');
+            let result = place.drop(json!({"path": name}), b"x").await;
+            failed(result, Verdict::Denied, code, Effect::NotApplied);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn folders_are_names_before_a_slash() {
+    for kind in [Kind::Nanio, Kind::S3s] {
+        let (place, _store) = Place::s3(kind);
+        // There is none to make, and none that is missing.
+        let outcome = place.drop(json!({"path": "2026/10/a.csv"}), b"content").await.unwrap();
+        assert_eq!(outcome.result["path"], "2026/10/a.csv");
+        place.drop(json!({"path": "2026/11/b.csv", "create_dirs": true}), b"x").await.unwrap();
+        let item = place.ask("stat", json!({"path": "2026/10/a.csv"})).await.unwrap();
+        assert_eq!((&item["kind"], &item["size"]), (&json!("file"), &json!(7)));
+        let result = place.ask("list", json!({"path": "nowhere"})).await;
+        failed(result, Verdict::Permanent, Code::TargetNotFound, Effect::NotApplied);
+        // s3s-fs fails of itself where it is asked about a folder as if it were a file.
+        if kind == Kind::Nanio {
+            assert_eq!(place.ask("stat", json!({"path": "2026"})).await.unwrap()["kind"], "directory");
+            for (operation, params) in [
+                ("delete", json!({"path": "2026"})),
+                ("list", json!({"path": "2026/10/a.csv"})),
+                ("move", json!({"from": "2026", "to": "2027"})),
+            ] {
+                let result = place.ask(operation, params).await;
+                failed(result, Verdict::Permanent, Code::TargetConflict, Effect::NotApplied);
+            }
+            let result = place.fetch(json!({"path": "2026/10"})).await;
+            failed(result, Verdict::Permanent, Code::TargetConflict, Effect::NotApplied);
+            let result = place.drop(json!({"path": "2026/10"}), b"x").await;
+            failed(result, Verdict::Permanent, Code::TargetConflict, Effect::NotApplied);
+        }
+        let result = place.fetch(json!({"path": "2026/12/c.csv"})).await;
+        failed(result, Verdict::Permanent, Code::TargetNotFound, Effect::NotApplied);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn moves_obey_on_conflict() {
+    for kind in [Kind::Nanio, Kind::S3s] {
+        let (place, _store) = Place::s3(kind);
+        let to = "done/a.csv";
+        place.drop(json!({"path": "a.csv"}), b"1").await.unwrap();
+        assert_eq!(place.ask("move", json!({"from": "a.csv", "to": to})).await.unwrap(), json!({"path": to}));
+        assert_eq!(place.read(to), b"1");
+        assert!(!place.has("a.csv"));
+        place.drop(json!({"path": "a.csv"}), b"2").await.unwrap();
+        let result = place.ask("move", json!({"from": "a.csv", "to": to})).await;
+        failed(result, Verdict::Permanent, Code::TargetConflict, Effect::NotApplied);
+        assert_eq!((place.read("a.csv"), place.read(to)), (b"2".to_vec(), b"1".to_vec()));
+        let params = json!({"from": "a.csv", "to": to, "on_conflict": "suffix"});
+        assert_eq!(place.ask("move", params).await.unwrap(), json!({"path": "done/a (2).csv"}));
+        assert_eq!(place.read("done/a (2).csv"), b"2");
+        place.drop(json!({"path": "a.csv"}), b"").await.unwrap();
+        let params = json!({"from": "a.csv", "to": to, "on_conflict": "replace"});
+        assert_eq!(place.ask("move", params).await.unwrap(), json!({"path": to}));
+        assert_eq!(place.read(to), b"");
+        let result = place.ask("move", json!({"from": "a.csv", "to": "b.csv"})).await;
+        failed(result, Verdict::Permanent, Code::TargetNotFound, Effect::NotApplied);
+        assert_eq!(place.parts(), [""; 0], "what conditions were tried on is gone");
+    }
+}
+
+/// Drops `content` by an attempt that is cut off right after its intent was journalled.
+async fn cut_off(place: &Place, params: &Value, content: &[u8]) -> (Call, Intent) {
+    let gate = Recorder::shut();
+    let call = Call { gate: Arc::clone(&gate) as Arc<dyn Gate>, ..call() };
+    let result = place.run(&call, "drop", params, Some(payload(content))).await;
+    failed(result, Verdict::Retry, Code::Internal, Effect::NotApplied);
+    let intent = gate.last();
+    assert!(place.has(intent.part.as_ref().unwrap()), "the marker of an upload under an intent stays");
+    let next = Call { attempt: 2, prior_intent: Some(intent.clone()), gate: Recorder::open(), ..call };
+    (next, intent)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_under_an_intent_is_completed_after_a_crash() {
+    for with_input in [true, false] {
+        let (place, mut store) = Place::s3(Kind::Nanio);
+        let params = json!({"path": "in/a.csv"});
+        let content = vec![7; 6 << 20];
+        let (next, intent) = cut_off(&place, &params, &content).await;
+        assert!(!place.has("in/a.csv"), "nothing is seen before");
+        assert_eq!(store.uploads(), 1);
+        store.restart();
+        // Another agent, or this one after its crash: it knows nothing but the intent.
+        let fresh = check(&place.base, &s3_settings(&store.endpoint(), "")).unwrap();
+        let place = place.with(fresh);
+        let gate = Recorder::open();
+        let next = Call { gate: Arc::clone(&gate) as Arc<dyn Gate>, ..next };
+        let input = with_input.then(|| payload(&content));
+        let outcome = place.run(&next, "drop", &params, input).await.unwrap();
+        assert_eq!((&outcome.result["path"], outcome.synced), (&json!("in/a.csv"), Some(true)));
+        assert_eq!(gate.last(), intent, "the effect asks the gate again");
+        assert_eq!((place.read("in/a.csv"), place.parts(), store.uploads()), (content, vec![], 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_became_the_target_is_known_by_its_name() {
+    let (place, store) = Place::s3(Kind::Nanio);
+    let params = json!({"path": "a.csv"});
+    let (next, intent) = cut_off(&place, &params, b"content").await;
+    // Completed, but neither reported nor tidied up.
+    let marker = place.read(intent.part.as_ref().unwrap());
+    place.run(&next, "drop", &params, None).await.unwrap();
+    place.write(intent.part.as_ref().unwrap(), &marker);
+    let gate = Recorder::open();
+    let again = Call { attempt: 3, gate: Arc::clone(&gate) as Arc<dyn Gate>, ..next.clone() };
+    let outcome = place.run(&again, "drop", &params, Some(payload(b"content"))).await.unwrap();
+    assert_eq!((&outcome.result["path"], outcome.synced), (&json!("a.csv"), Some(true)));
+    assert_eq!((gate.count(), place.parts(), store.uploads()), (0, vec![], 0), "nothing is done again");
+    // Taken by a consumer since: an upload may also have been given up by the store's own rules. Nobody can tell.
+    fs::remove_file(place.root.join("a.csv")).unwrap();
+    let result = place.run(&again, "drop", &params, Some(payload(b"content"))).await;
+    failed(result, Verdict::Permanent, Code::TargetConflict, Effect::Unknown);
+    assert!(!place.has("a.csv"), "what may have arrived is not delivered again");
+    // Replaced by another job's file of other content.
+    place.drop(params.clone(), b"another").await.unwrap();
+    let result = place.run(&again, "drop", &params, Some(payload(b"content"))).await;
+    failed(result, Verdict::Permanent, Code::TargetConflict, Effect::Unknown);
+    assert_eq!(place.read("a.csv"), b"another");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_of_dead_attempts_are_given_up() {
+    let (place, store) = Place::s3(Kind::Nanio);
+    let params = json!({"path": "a.csv"});
+    let (next, intent) = cut_off(&place, &params, b"content").await;
+    let connector = Arc::clone(&place.connector);
+    assert_eq!(connector.leftover("drop", &params, next.job, 1), intent.part);
+    let part = intent.part.unwrap();
+    let timeout = Duration::from_secs(20);
+    assert!(connector.clean_up(&part, timeout).await.unwrap());
+    assert!(!connector.clean_up(&part, timeout).await.unwrap());
+    assert_eq!((store.uploads(), place.parts()), (0, vec![]));
+    // The next attempt of a job does so too.
+    let (next, _) = cut_off(&place, &params, b"content").await;
+    assert_eq!(store.uploads(), 1);
+    let next = Call { prior_intent: None, ..next };
+    place.run(&next, "drop", &params, Some(payload(b"newer"))).await.unwrap();
+    assert_eq!((place.read("a.csv"), store.uploads(), place.parts()), (b"newer".to_vec(), 0, vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_taken_meanwhile_is_left_to_its_owner() {
+    for kind in [Kind::Nanio, Kind::S3s] {
+        let (place, store) = Place::s3(kind);
+        let params = json!({"path": "a.csv", "on_conflict": "suffix"});
+        let gate = Recorder::shut();
+        let call = Call { gate: Arc::clone(&gate) as Arc<dyn Gate>, ..call() };
+        place.run(&call, "drop", &params, Some(payload(b"content"))).await.unwrap_err();
+        place.write("a.csv", b"someone else's");
+        if kind == Kind::Nanio {
+            let next = Call { attempt: 2, prior_intent: Some(gate.last()), gate: Recorder::open(), ..call };
+            let result = place.run(&next, "drop", &params, None).await;
+            failed(result, Verdict::Retry, Code::TargetConflict, Effect::NotApplied);
+            assert_eq!((store.uploads(), place.parts()), (0, vec![]));
+        }
+        // The attempt after it.
+        let outcome = place.drop(params, b"content").await.unwrap();
+        assert_eq!(outcome.result["path"], "a (2).csv");
+        assert_eq!(
+            (place.read("a.csv"), place.read("a (2).csv")),
+            (b"someone else's".to_vec(), b"content".to_vec())
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_store_that_obeys_conditions_is_said_to_take_a_name_in_one_step() {
+    for (kind, said) in [(Kind::Nanio, Some(json!(false))), (Kind::S3s, None)] {
+        let (place, _store) = Place::s3(kind);
+        for on_conflict in ["fail", "suffix"] {
+            let params = json!({"path": format!("{on_conflict}.csv"), "on_conflict": on_conflict});
+            let outcome = place.drop(params, b"1").await.unwrap();
+            assert_eq!(outcome.result.get("atomic"), said.as_ref(), "{kind:?} {on_conflict}");
+        }
+        let outcome = place.drop(json!({"path": "replaced.csv"}), b"1").await.unwrap();
+        assert_eq!(outcome.result.get("atomic"), None);
+        assert_eq!(place.parts(), [""; 0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_cut_between_copy_and_delete_is_completed() {
+    let (place, _store) = Place::s3(Kind::S3s);
+    let params = json!({"from": "a.csv", "to": "b.csv"});
+    place.drop(json!({"path": "a.csv"}), b"content").await.unwrap();
+    let gate = Recorder::shut();
+    let call = Call { gate: Arc::clone(&gate) as Arc<dyn Gate>, ..call() };
+    place.run(&call, "move", &params, None).await.unwrap_err();
+    let before = fs::metadata(place.root.join("a.csv")).unwrap().modified().unwrap();
+    let next = Call { attempt: 2, prior_intent: Some(gate.last()), gate: Recorder::open(), ..call };
+    place.run(&next, "move", &params, None).await.unwrap();
+    // As if the delete had not happened.
+    place.write("a.csv", b"content");
+    let file = fs::File::options().write(true).open(place.root.join("a.csv")).unwrap();
+    file.set_modified(before).unwrap();
+    let outcome = place.run(&next, "move", &params, None).await.unwrap();
+    assert_eq!(outcome.result, json!({"path": "b.csv"}));
+    assert_eq!(place.read("b.csv"), b"content");
+    // A newer file at the old place stays, and the move stays done.
+    place.write("a.csv", b"newer");
+    assert_eq!(place.run(&next, "move", &params, None).await.unwrap().result, json!({"path": "b.csv"}));
+    assert_eq!(place.read("a.csv"), b"newer");
+    // At neither place.
+    fs::remove_file(place.root.join("a.csv")).unwrap();
+    fs::remove_file(place.root.join("b.csv")).unwrap();
+    let result = place.run(&next, "move", &params, None).await;
+    failed(result, Verdict::Permanent, Code::TargetConflict, Effect::Unknown);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_keys_and_buckets_are_told_apart() {
+    for kind in [Kind::Nanio, Kind::S3s] {
+        let (place, store) = Place::s3(kind);
+        found(probe(&place.connector).await);
+        let with = |settings: &str| check(&place.base, settings).unwrap();
+        let good = s3_settings(&store.endpoint(), "");
+        fs::write(place.base.join("wrong"), "hunter2hunter2hunter2").unwrap();
+        for key in ["id", "key"] {
+            let settings = good.replace(&format!("file = \"{key}\""), "file = \"wrong\"");
+            let failure = failed(
+                probe(&with(&settings)).await,
+                Verdict::Permanent,
+                Code::TargetAuth,
+                Effect::NotApplied,
+            );
+            assert!(!failure.to_string().contains("hunter2"), "{kind:?} {key}: {failure}");
+        }
+        let settings = good.replace("s3://files/", "s3://another/");
+        let failure = failed(
+            probe(&with(&settings)).await,
+            Verdict::Permanent,
+            Code::TargetNotFound,
+            Effect::NotApplied,
+        );
+        assert!(failure.message.contains("bucket"), "{failure}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_but_the_settings_says_who_asks() {
+    // No other key is read: with those of the settings missing, nothing is built, whatever the environment holds.
+    let base = tempfile::tempdir().unwrap();
+    let settings = "connector = \"file\"\nurl = \"s3://files/root\"\nendpoint = \"http://127.0.0.1:1\"";
+    let message = check(base.path(), settings).err().unwrap();
+    assert!(message.contains("access_key_id") && message.contains("secret_access_key"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_killed_while_it_is_written_to_keeps_nothing_to_be_seen() {
+    let (place, mut store) = Place::s3(Kind::Nanio);
+    let call = call();
+    let params = json!({"path": "a.csv"});
+    let (input, _) = large_payload(64 << 20);
+    let dropping = place.run(&call, "drop", &params, Some(input));
+    let killing = async {
+        while call.progress.done() < 12 << 20 {
+            tokio::task::yield_now().await;
+        }
+        tokio::task::block_in_place(|| store.stop());
+    };
+    let (result, ()) = tokio::join!(dropping, killing);
+    failed(result, Verdict::Retry, Code::TargetUnreachable, Effect::NotApplied);
+    assert!(!place.has("a.csv"));
+    store.restart();
+    let (input, digest) = large_payload(64 << 20);
+    let next = Call { attempt: 2, ..call };
+    let outcome = place.run(&next, "drop", &params, Some(input)).await.unwrap();
+    assert_eq!(outcome.result["sha256"], hex(&digest));
+    assert_eq!((store.uploads(), place.parts()), (0, vec![]), "the dead attempt's upload is given up");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_store_is_a_timeout() {
+    let (place, store) = Place::s3(Kind::Nanio);
+    found(probe(&place.connector).await);
+    store.freeze();
+    let call = Call { timeout: Duration::from_secs(1), ..call() };
+    let result = place.run(&call, "stat", &json!({"path": "a.csv"}), None).await;
+    store.thaw();
+    failed(result, Verdict::Retry, Code::TargetTimeout, Effect::NotApplied);
+}
