@@ -6,7 +6,8 @@
 //! | there, damaged | | it was not: withdraw the intent, remove the part and begin afresh |
 //! | gone | the intent's, part had been synced | it was, even if a consumer has taken the file away since |
 //! | gone | the intent's, part had not been synced | it was, if the target is there with the intent's content |
-//! | gone | bound to its target (an object store's upload) | it was, if the target says so or has the intent's content |
+//! | there or gone | bound to its target (an object store's upload), which says that it came from it | it was |
+//! | gone | bound to its target, which does not say so | it was, if the target has the intent's content; else nobody can tell |
 //! | gone | another one, or not synced and no such target | nobody can tell: `unknown` |
 
 use super::{
@@ -84,10 +85,10 @@ async fn decide(
     let target = intended(&params.place, params.on_conflict, target)?;
     let found = lease.run(find(&part)).await.map_err(unknown)?;
     call.progress.beat();
+    if found.binds && lease.run(says_so(&target, &part)).await.map_err(unknown)? {
+        return Ok(Finished::Done(outcome(intent, kept.synced, true)));
+    }
     let Some(found_size) = found.part else {
-        if found.binds && lease.run(says_so(&target, &part)).await.map_err(unknown)? {
-            return Ok(Finished::Done(outcome(intent, kept.synced, true)));
-        }
         if kept.synced && !found.binds && found.folder.as_ref() == Some(&kept.folder) {
             let folder = target.folder().to_owned();
             let synced = lease.run(move |hands| hands.fs.sync_folder(&folder)).await.unwrap_or(false);
