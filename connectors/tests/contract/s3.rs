@@ -5,19 +5,20 @@ use crate::{
     cases::{self, failed},
     support::{Place, Recorder, call, check, hex, large_payload, payload, s3::Kind, s3_settings, sink},
 };
-use passerelle_connectors::{Call, Code, DynConnector, Effect, Failure, Gate, Intent, Verdict};
+use passerelle_connectors::{Call, Code, DynConnector, Effect, Failure, Gate, Intent, Output, Verdict};
 use serde_json::{Value, json};
 use std::{
     fs,
     io::{self, Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
     path::Path,
+    process::Command,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 macro_rules! stores {
@@ -349,15 +350,6 @@ async fn wrong_keys_and_buckets_are_told_apart() {
         );
         assert!(failure.message.contains("bucket"), "{failure}");
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_but_the_settings_says_who_asks() {
-    // No other key is read: with those of the settings missing, nothing is built, whatever the environment holds.
-    let base = tempfile::tempdir().unwrap();
-    let settings = "connector = \"file\"\nurl = \"s3://files/root\"\nendpoint = \"http://127.0.0.1:1\"";
-    let message = check(base.path(), settings).err().unwrap();
-    assert!(message.contains("access_key_id") && message.contains("secret_access_key"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -708,4 +700,118 @@ async fn wrong_settings_are_refused_with_what_is_right() {
         ),
         "never written here",
     );
+}
+
+const CHILD: &str = "PASSERELLE_TEST_S3_CHILD";
+
+/// Runs one test of this program in a process of its own.
+fn in_a_process(test: &str, set: &[(&str, &str)]) -> String {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(CHILD, "1");
+    let output = command.envs(set.iter().copied()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+#[test]
+fn no_key_comes_from_anywhere_but_the_settings() {
+    let (asked, trapped) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+    let recording = |heads: &Arc<Mutex<Vec<String>>>| {
+        let heads = Arc::clone(heads);
+        hostile(move |head| {
+            heads.lock().unwrap().push(head.to_owned());
+            says("200 OK", "", EMPTY)
+        })
+    };
+    let (port, trap) = (recording(&asked).to_string(), format!("http://127.0.0.1:{}/", recording(&trapped)));
+    let home = tempfile::tempdir().unwrap();
+    fs::create_dir(home.path().join(".aws")).unwrap();
+    let credentials = "[default]\naws_access_key_id = FROMFILE\naws_secret_access_key = s\n";
+    fs::write(home.path().join(".aws/credentials"), credentials).unwrap();
+    in_a_process(
+        "s3::a_child_that_asks",
+        &[
+            ("PASSERELLE_TEST_S3_PORT", port.as_str()),
+            ("HOME", home.path().to_str().unwrap()),
+            ("AWS_ACCESS_KEY_ID", "FROMENVIRONMENT"),
+            ("AWS_SECRET_ACCESS_KEY", "s"),
+            ("AWS_SESSION_TOKEN", "t"),
+            ("AWS_EC2_METADATA_SERVICE_ENDPOINT", trap.as_str()),
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", trap.as_str()),
+            ("AWS_ENDPOINT_URL", trap.as_str()),
+            ("http_proxy", trap.as_str()),
+            ("HTTP_PROXY", trap.as_str()),
+            ("ALL_PROXY", trap.as_str()),
+        ],
+    );
+    let asked = asked.lock().unwrap();
+    assert!(!asked.is_empty(), "the child asked nothing");
+    assert!(asked.iter().all(|head| head.contains("Credential=id/")), "{asked:#?}");
+    assert!(asked.iter().all(|head| !head.to_lowercase().contains("x-amz-security-token")), "{asked:#?}");
+    assert_eq!(*trapped.lock().unwrap(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_child_that_asks() {
+    let (Some(_), Ok(port)) = (std::env::var_os(CHILD), std::env::var("PASSERELLE_TEST_S3_PORT")) else {
+        return;
+    };
+    let base = tempfile::tempdir().unwrap();
+    found(probe(&at(base.path(), port.parse().unwrap())).await);
+}
+
+/// What the file connector itself may take at most, whatever the file's size.
+const LIMIT_KIB: u64 = 48 * 1024;
+
+fn peak_kib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Runs in a process of its own: the peak is the process's.
+#[test]
+fn a_large_file_takes_no_memory() {
+    let text = in_a_process("s3::large_files", &[]);
+    println!("{text}");
+    assert!(text.contains("VmHWM"), "the child did not measure: {text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_files() {
+    // Alone, this test says nothing: its process may have run others.
+    if std::env::var_os(CHILD).is_none() {
+        return;
+    }
+    const SIZE: u64 = 300_000_000;
+    for kind in [Kind::Nanio, Kind::S3s] {
+        let (place, _store) = Place::s3(kind);
+        let (input, digest) = large_payload(SIZE);
+        let since = Instant::now();
+        let outcome = place.run(&call(), "drop", &json!({"path": "large.bin"}), Some(input)).await.unwrap();
+        let rate = |since: Instant| SIZE as f64 / since.elapsed().as_secs_f64() / 1e6;
+        println!("{kind:?} drop: {:.0} MB/s, VmHWM {} KiB", rate(since), peak_kib());
+        assert_eq!(outcome.result["sha256"], hex(&digest));
+        // More than is copied by one request; nanio knows no copies in pieces, and loses nothing for it.
+        let moved = place.ask("move", json!({"from": "large.bin", "to": "moved.bin"})).await;
+        let path = match kind {
+            Kind::Nanio => {
+                let failure = moved.unwrap_err();
+                assert!(!place.has("moved.bin") && place.has("large.bin"), "{failure}");
+                "large.bin"
+            }
+            Kind::S3s => {
+                moved.unwrap();
+                assert!(place.has("moved.bin") && !place.has("large.bin"));
+                "moved.bin"
+            }
+        };
+        let since = Instant::now();
+        let mut output = Output::new(Box::new(tokio::io::sink()), u64::MAX);
+        place.connector.execute(&call(), "fetch", &json!({"path": path}), None, &mut output).await.unwrap();
+        println!("{kind:?} fetch: {:.0} MB/s, VmHWM {} KiB", rate(since), peak_kib());
+        assert_eq!(output.produced().unwrap().sha256, digest);
+        assert!(peak_kib() < LIMIT_KIB, "{} KiB", peak_kib());
+    }
 }
