@@ -283,7 +283,14 @@ impl Backend for Remote {
             && let Some(marker) = self.marker(&place)?
         {
             let key = self.session.bucket.key(&marker.target)?;
-            let pieces = self.session.pieces(&key, &marker.upload)?;
+            let pieces = match self.session.pieces(&key, &marker.upload) {
+                Err(error) if error.problem == Problem::NotFound => {
+                    // Completed or given up: what names it is of no more use.
+                    self.forget(&place);
+                    return Err(error);
+                }
+                other => other?,
+            };
             let size = pieces.iter().map(|piece| piece.size).sum();
             return Ok(Stat { kind: EntryKind::File, size, modified: None, inode: None });
         }

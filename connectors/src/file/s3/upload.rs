@@ -187,7 +187,12 @@ async fn send_piece(
 ) -> Result<Piece, FsError> {
     let (size, place) = (body.len() as u64, number.to_string());
     let query = [("partNumber", place.as_str()), ("uploadId", upload)];
-    let response = bucket.succeed(&Request::new(Method::PUT, key).query(&query).body(body)).await?;
+    let request = Request::new(Method::PUT, key).query(&query).body(body);
+    let response = bucket.succeed(&request).await.map_err(|error| match error.problem {
+        // The upload was given up meanwhile: another attempt begins a new one.
+        Problem::NotFound => FsError { problem: Problem::Lost, ..error },
+        _ => error,
+    })?;
     let etag = response.headers().get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
     let etag = etag.ok_or_else(|| FsError::new(Problem::Protocol, "a stored piece has no entity tag"))?;
     response.bytes().await.map_err(lost)?;
