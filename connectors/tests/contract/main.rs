@@ -8,6 +8,7 @@ mod cases;
 mod ftp;
 mod memory;
 mod race;
+mod s3;
 mod settings;
 mod sftp;
 #[path = "../support/mod.rs"]
