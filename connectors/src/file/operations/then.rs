@@ -31,6 +31,8 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 const OPERATION: &str = "fetch";
+/// The longest name of a version that is kept: intents are bounded.
+const MAX_TAG: usize = 256;
 
 /// What the connector keeps in the intent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -216,6 +218,7 @@ impl<'a> Taking<'a> {
     /// Of a file that was read just now.
     fn new(call: &'a Call, place: Place, after: After, hidden: Place, (stat, read): (Stat, Read)) -> Self {
         let Read { produced: Produced { size, sha256, media_type }, modified: _, tag } = read;
+        let tag = tag.filter(|tag| tag.len() <= MAX_TAG);
         let file = Fingerprint::from(stat);
         let state =
             ThenState { operation: OPERATION.to_owned(), file: file.clone(), tag: tag.clone(), media_type };
