@@ -406,11 +406,6 @@ async fn what_is_fetched_and_deleted_is_whole_though_the_agent_dies_at_any_messa
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_fetched_and_deleted_is_whole_though_the_hub_dies_at_any_message() {
-    at_each_message(&FETCH_AND_DELETE, Fault::HubDies).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn what_is_fetched_and_moved_is_whole_though_agent_or_file_server_die_at_any_step() {
     at_each_request_and_answer(&FETCH_AND_MOVE, Fault::AgentDies, 4).await;
     at_each_request_and_answer(&FETCH_AND_MOVE, Fault::FileServerDies, 4).await;
