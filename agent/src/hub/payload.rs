@@ -162,14 +162,14 @@ pub(super) async fn request(
     }
 }
 
-/// Uploads an attempt's output, from the offset that the hub has. Says how many bytes it sent.
+/// Uploads an attempt's output, from the offset that the hub has.
 pub async fn upload(
     hub: &Hub,
     identity: &Identity,
     attempt: Attempt,
     output: &OutputPayload,
     path: &Path,
-) -> Result<u64, TransferError> {
+) -> Result<(), TransferError> {
     let url = output_path(attempt.job, attempt.number);
     let again = |e: reqwest::Error| TransferError::Again(hub.explain(&e));
     let request =
@@ -187,7 +187,6 @@ pub async fn upload(
         StatusCode::CREATED | StatusCode::OK => upload_offset(&opened).unwrap_or(0),
         _ => return Err(refused(opened).await),
     };
-    let missing = output.size.saturating_sub(offset);
     while offset < output.size {
         let mut file = File::open(path).await?;
         file.seek(SeekFrom::Start(offset)).await?;
@@ -215,7 +214,7 @@ pub async fn upload(
             _ => return Err(refused(answer).await),
         }
     }
-    Ok(missing)
+    Ok(())
 }
 
 fn patch() -> Method {

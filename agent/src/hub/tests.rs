@@ -157,7 +157,7 @@ impl Place {
             media_type: "text/plain".into(),
             data: None,
         };
-        upload(&self.hub, &self.identity, self.attempt, &output, &self.file()).await.map(drop)
+        upload(&self.hub, &self.identity, self.attempt, &output, &self.file()).await
     }
 }
 

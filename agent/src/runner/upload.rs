@@ -39,8 +39,11 @@ async fn until_done(agent: &Arc<Agent>, attempt: Attempt, mut report: Report) {
             Outcome::Failed(Failure::new(Verdict::Permanent, Effect::Unknown, code, message))
         };
         match bring(agent, attempt, output).await {
+            Ok(()) => {
+                agent.metrics.payload_bytes_out.inc_by(output.size);
+            }
             // The hub does not know the job: it acknowledges the report all the same.
-            Ok(()) | Err(Unstored::Unknown) => {}
+            Err(Unstored::Unknown) => {}
             Err(Unstored::Mismatch) => {
                 report.outcome = lost(Code::DigestMismatch, "the output does not reach the hub unchanged");
             }
@@ -87,10 +90,7 @@ pub(super) async fn bring(agent: &Agent, attempt: Attempt, output: &OutputPayloa
     let (mut backoff, mut mismatches) = (Backoff::default(), 0);
     loop {
         match upload(&agent.hub, &agent.identity, attempt, output, &path).await {
-            Ok(sent) => {
-                agent.metrics.payload_bytes_out.inc_by(sent);
-                return Ok(());
-            }
+            Ok(()) => return Ok(()),
             Err(TransferError::Again(why)) => debug!(error = why, "The upload was cut"),
             Err(TransferError::Mismatch) if mismatches < MISMATCHES => mismatches += 1,
             Err(TransferError::Mismatch) => return Err(Unstored::Mismatch),

@@ -80,11 +80,6 @@ impl Place {
         self.beside(&format!("{OWN_PREFIX}{job}-{attempt}{OWN_SUFFIX}"))
     }
 
-    /// Where a job sets aside the file that it found here, whatever its attempt: a later one finds it again.
-    pub(super) fn taken(&self, job: Uuid) -> Self {
-        self.beside(&format!("{OWN_PREFIX}{job}{TAKEN_SUFFIX}"))
-    }
-
     /// The part that an intent names, if an attempt of this job would have written it beside this place. An intent may
     /// come with the hub's word: it must not lead to any other file.
     pub(super) fn own_part(&self, job: Uuid, path: &str) -> Option<Self> {
@@ -95,6 +90,11 @@ impl Place {
     /// The name that an intent gives to what shall lie here, if it is one of the first `names` to try.
     pub(super) fn own_name(&self, path: &str, names: u32) -> Option<Self> {
         (1..=names).map(|n| self.nth(n)).find(|place| place.as_str() == path)
+    }
+
+    /// Where a job sets aside the file that it found here, whatever its attempt: a later one finds it again.
+    pub(super) fn taken(&self, job: Uuid) -> Self {
+        self.beside(&format!("{OWN_PREFIX}{job}{TAKEN_SUFFIX}"))
     }
 
     /// The `n`-th name to try for `on_conflict: "suffix"`: `report.csv`, `report (2).csv`, `report (3).csv`, …
@@ -125,19 +125,19 @@ impl fmt::Display for Place {
     }
 }
 
+/// Whether a name is never shown in lists: that of an unfinished file, or of one that was set aside for a moment.
+pub(super) fn is_hidden(name: &[u8]) -> bool {
+    is_part(name) || name.starts_with(OWN_PREFIX.as_bytes()) && name.ends_with(TAKEN_SUFFIX.as_bytes())
+}
+
 /// `folder/name`, where the root is `""`.
 pub(super) fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
 }
 
-/// Whether a name is that of an unfinished file of ours.
+/// Whether a name is that of an unfinished file of ours, never shown in lists.
 pub(super) fn is_part(name: &[u8]) -> bool {
     name.starts_with(OWN_PREFIX.as_bytes()) && name.ends_with(OWN_SUFFIX.as_bytes())
-}
-
-/// Whether a name is never shown in lists: that of an unfinished file, or of one that was set aside for a moment.
-pub(super) fn is_hidden(name: &[u8]) -> bool {
-    is_part(name) || name.starts_with(OWN_PREFIX.as_bytes()) && name.ends_with(TAKEN_SUFFIX.as_bytes())
 }
 
 #[cfg(test)]

@@ -269,14 +269,9 @@ pub(crate) fn own(conn: &Connection, owner: Key, sha256: Sha256, output: bool) -
     Ok(())
 }
 
-/// Forgets an upload that is given up; an output that was whole but that no report claimed loses its name. One that its job
-/// may need stays.
+/// Forgets an upload that is given up; an output that was whole but that no report claimed loses its name.
 pub(crate) fn forget_upload(tx: &mut Tx<'_>, upload: BlobId) -> Result<Removed, Error> {
     let id = *upload.uuid().as_bytes();
-    let needed = format!("SELECT 1 FROM uploads u WHERE u.id = ?1 AND {NEEDED}");
-    if tx.conn.prepare_cached(&needed)?.exists([id])? {
-        return Ok(Removed::default());
-    }
     let unclaimed: Option<(Key, [u8; 32])> = tx
         .conn
         .prepare_cached(
@@ -296,6 +291,12 @@ pub(crate) fn forget_upload(tx: &mut Tx<'_>, upload: BlobId) -> Result<Removed, 
         }
     }
     Ok(removed)
+}
+
+/// Whether an upload is an output that its job may need.
+pub(crate) fn is_needed(conn: &Connection, upload: BlobId) -> Result<bool, Error> {
+    let sql = format!("SELECT 1 FROM uploads u WHERE u.id = ?1 AND {NEEDED}");
+    Ok(conn.prepare_cached(&sql)?.exists([upload.uuid().as_bytes()])?)
 }
 
 /// Uploads opened before `before`, but for outputs that their jobs may need.

@@ -1,31 +1,10 @@
-//! What follows a fetch: the very file that was read is deleted or moved away, once its content is stored for good.
-//!
-//! It first goes to a hidden name beside its place, by one rename, is looked at there, and only then deleted or given its
-//! new name. So a file that a producer puts in its place meanwhile is never taken for it: it is put back.
-//!
-//! After a crash or a lost reply, under the journalled intent:
-//!
-//! | hidden | place | then |
-//! |---|---|---|
-//! | the file that was read | | go on: delete it, or give it its new name |
-//! | another file | | put it back |
-//! | nothing | the file that was read | nothing was done: ask the gate again and begin |
-//! | nothing | nothing | it was done, as the content is stored and the intent was written |
-//! | nothing | another file | the same, and the newer one stays |
+//! One file on its way out: recognised, set aside, looked at, and gone; or found as an earlier run left it.
 
 use super::{
-    super::{
-        backend::{Backend, EntryKind, Existing, FsError, Links, Problem, Stat},
-        params::After,
-        place::Place,
-        pool::{Lease, Pool},
-    },
-    Fingerprint, MAX_SUFFIX,
-    fetch::{self, Read},
-    finish::has_content,
-    look, no_free_name, of_another_job, plain, state,
+    After, Call, EntryKind, Existing, Failure, Fingerprint, Followed, FsError, Intent, Lease, Links, Outcome,
+    Place, Pool, Problem, Read, Stat, fetch, has_content, look, of_another_job, plain, put_back, state,
 };
-use crate::{Call, Code, Failure, Intent, Outcome, Output, Produced};
+use crate::Produced;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -43,29 +22,6 @@ struct ThenState {
     /// What the target calls the version of the content that was read.
     tag: Option<String>,
     media_type: String,
-}
-
-/// What became of the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Followed {
-    Deleted,
-    Moved,
-    /// Another file, or other content, is at its place by now, and stays.
-    Changed,
-    /// Somebody took it away.
-    Gone,
-}
-
-impl Followed {
-    /// As results show it.
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Deleted => "deleted",
-            Self::Moved => "moved",
-            Self::Changed => "changed",
-            Self::Gone => "gone",
-        }
-    }
 }
 
 /// Where an attempt stopped.
@@ -91,109 +47,6 @@ fn unknown(error: FsError) -> Failure {
     Failure::from(error).effect_unknown()
 }
 
-/// Performs one attempt.
-pub(super) async fn fetch(
-    pool: &Pool,
-    call: &Call,
-    place: Place,
-    after: After,
-    output: &mut Output,
-) -> Result<Outcome, Failure> {
-    let hidden = place.taken(call.job);
-    let (taking, followed) = match &call.prior_intent {
-        Some(intent) => {
-            let (taking, produced) = Taking::again(call, place, after, hidden, intent)?;
-            let followed = taking.look_back(pool).await?;
-            output.recall(produced);
-            (taking, followed)
-        }
-        None => {
-            let read = read(pool, call, &place, &after, &hidden, output).await?;
-            output.keep().await?;
-            let taking = Taking::new(call, place, after, hidden, read);
-            let followed = taking.begin(pool).await?;
-            (taking, followed)
-        }
-    };
-    Ok(taking.outcome(followed))
-}
-
-/// Reads the file, after a look at whether it can be taken away at all.
-async fn read(
-    pool: &Pool,
-    call: &Call,
-    place: &Place,
-    after: &After,
-    hidden: &Place,
-    output: &mut Output,
-) -> Result<(Stat, Read), Failure> {
-    let mut lease = pool.lease_for(call).await?;
-    let read = async {
-        if call.attempt > 1 {
-            // Set aside under an intent that nobody knows any more: it is a file like any other again.
-            let (hidden, place) = (hidden.clone(), place.clone());
-            lease.run(move |hands| put_back(hands.fs.as_mut(), &hidden, &place)).await?;
-        }
-        let stat = prepare(&mut lease, place, after).await?;
-        Ok((stat, fetch::read(&mut lease, call, place.clone(), output).await?))
-    };
-    let read = read.await;
-    lease.release().await;
-    read
-}
-
-/// What is at the place, if it is a file; for a move also whether there is room for it at the new one.
-async fn prepare(lease: &mut Lease, place: &Place, after: &After) -> Result<Stat, Failure> {
-    let looked_at = place.clone();
-    let stat = lease.run(move |hands| hands.fs.stat(looked_at.as_str(), Links::Keep)).await?;
-    match stat.kind {
-        EntryKind::File => {}
-        EntryKind::Directory => return Err(FsError::new(Problem::IsAFolder, place).into()),
-        EntryKind::Symlink | EntryKind::Other => return Err(FsError::new(Problem::NotAFile, place).into()),
-    }
-    if let After::MoveTo(to) = after {
-        let place = to.clone();
-        let found = lease.run(move |hands| {
-            let fs = hands.fs.as_mut();
-            let folder = match fs.stat(place.folder(), Links::Follow) {
-                Err(error) if error.problem == Problem::NotFound => None,
-                other => Some(other?.kind),
-            };
-            // In a folder that is not there nothing is asked for: some servers have no answer to that.
-            let there = if folder.is_some() { look(fs, &place, Links::Keep)? } else { None };
-            Ok((folder, there))
-        });
-        match found.await? {
-            (None, _) => {
-                let message = "the folder that the file is to be moved to is not there";
-                return Err(Failure::permanent(Code::TargetNotFound, message).detail(to));
-            }
-            (Some(EntryKind::Directory), None) => {}
-            (Some(EntryKind::Directory), Some(_)) => return Err(FsError::new(Problem::Exists, to).into()),
-            (Some(_), _) => return Err(FsError::new(Problem::NotAFolder, to).into()),
-        }
-    }
-    Ok(stat)
-}
-
-/// Brings what was set aside back to its place, or beside it if that is taken; `false` if nothing was set aside.
-fn put_back(fs: &mut dyn Backend, hidden: &Place, place: &Place) -> Result<bool, FsError> {
-    if look(fs, hidden, Links::Keep)?.is_none() {
-        return Ok(false);
-    }
-    for number in 1..=MAX_SUFFIX {
-        match fs.rename(hidden, &place.nth(number), Existing::Refuse) {
-            Err(error) if error.problem == Problem::Exists => {}
-            other => {
-                other?;
-                drop(fs.sync_folder(place.folder()));
-                return Ok(true);
-            }
-        }
-    }
-    Err(FsError::new(Problem::Exists, no_free_name()))
-}
-
 /// What is where.
 struct Found {
     hidden: Option<Stat>,
@@ -203,7 +56,7 @@ struct Found {
 }
 
 /// One file on its way out.
-struct Taking<'a> {
+pub(super) struct Taking<'a> {
     call: &'a Call,
     place: Place,
     after: After,
@@ -216,7 +69,13 @@ struct Taking<'a> {
 
 impl<'a> Taking<'a> {
     /// Of a file that was read just now.
-    fn new(call: &'a Call, place: Place, after: After, hidden: Place, (stat, read): (Stat, Read)) -> Self {
+    pub(super) fn new(
+        call: &'a Call,
+        place: Place,
+        after: After,
+        hidden: Place,
+        (stat, read): (Stat, Read),
+    ) -> Self {
         let Read { produced: Produced { size, sha256, media_type }, modified: _, tag } = read;
         let tag = tag.filter(|tag| tag.len() <= MAX_TAG);
         let file = Fingerprint::from(stat);
@@ -234,7 +93,7 @@ impl<'a> Taking<'a> {
 
     /// Of one that an earlier attempt read. The intent may be the hub's word for what another agent was granted: whatever
     /// this job could not have chosen by its own parameters, which the policy has allowed, is refused.
-    fn again(
+    pub(super) fn again(
         call: &'a Call,
         place: Place,
         after: After,
@@ -253,7 +112,7 @@ impl<'a> Taking<'a> {
     }
 
     /// Takes the file away, in a run that has read it.
-    async fn begin(&self, pool: &Pool) -> Result<Followed, Failure> {
+    pub(super) async fn begin(&self, pool: &Pool) -> Result<Followed, Failure> {
         let mut lease = pool.lease_for(self.call).await?;
         let taken = self.take(&mut lease).await;
         lease.release().await;
@@ -269,7 +128,7 @@ impl<'a> Taking<'a> {
     }
 
     /// Decides what an earlier run did, and does what it did not.
-    async fn look_back(&self, pool: &Pool) -> Result<Followed, Failure> {
+    pub(super) async fn look_back(&self, pool: &Pool) -> Result<Followed, Failure> {
         // Until it is known what the earlier run did, no failure may say that nothing was done: so cancelling does not
         // keep from looking either.
         let looking = Call { cancel: CancellationToken::new(), ..self.call.clone() };
@@ -313,14 +172,11 @@ impl<'a> Taking<'a> {
 
     /// Nothing is set aside: nothing was done yet, or all of it.
     async fn decide_by_place(&self, lease: &mut Lease, found: Found) -> Result<Followed, Stopped> {
-        let arrived = found.target.is_some_and(|target| self.is_it(target));
+        let arrived = self.has_arrived(lease, found.target).await.map_err(unknown)?;
         match found.place {
             Some(place) if self.is_it(place) => {
                 // Where a rename is a copy and a deletion, cut off between the two.
-                if let (After::MoveTo(to), Some(target)) = (&self.after, found.target)
-                    && !self.renames(lease).await.map_err(unknown)?
-                    && self.is_one(lease, place, (to, target)).await.map_err(unknown)?
-                {
+                if arrived && !self.renames(lease).await.map_err(unknown)? {
                     self.call.gate.pass(&self.intent).await.map_err(Failure::effect_unknown)?;
                     lease.commit();
                     self.remove(lease, &self.place).await.map_err(in_effect)?;
@@ -470,17 +326,31 @@ impl<'a> Taking<'a> {
         stat.kind == EntryKind::File && self.file.matches(stat)
     }
 
-    /// Whether what was set aside is what was read. Where the target tells no times, its content is read once more.
+    /// Whether what was set aside is what was read. Where neither inode nor time proves it, its version or its content does.
     async fn is_known_again(&self, lease: &mut Lease, stat: Stat) -> Result<bool, FsError> {
-        if stat.kind != EntryKind::File || Some(stat.size) != self.intent.size {
+        let others = |number: u64| stat.inode.is_some_and(|(_, there)| there != number);
+        let is_other = self.file.inode.is_some_and(|(_, number)| others(number));
+        if stat.kind != EntryKind::File || Some(stat.size) != self.intent.size || is_other {
             return Ok(false);
         }
-        if self.is_it(stat) {
-            let told_apart = self.file.modified.is_some() || self.file.inode.is_some();
-            return Ok(told_apart || has_content(lease, self.call, &self.hidden, self.sha256).await?);
+        if self.is_it(stat) && (self.file.modified.is_some() || self.file.inode.is_some()) {
+            return Ok(true);
         }
-        // Its time may be that of the renaming: then only the version tells.
-        Ok(self.tag.is_some() && stat.inode.is_none() && self.tag_of(lease, &self.hidden).await? == self.tag)
+        if self.tag.is_some() && self.tag_of(lease, &self.hidden).await? == self.tag {
+            return Ok(true);
+        }
+        has_content(lease, self.call, &self.hidden, self.sha256).await
+    }
+
+    /// Whether the file is at its new place. A copy is known by its content alone.
+    async fn has_arrived(&self, lease: &mut Lease, target: Option<Stat>) -> Result<bool, FsError> {
+        match (&self.after, target) {
+            (After::MoveTo(_), Some(target)) if self.is_it(target) => Ok(true),
+            (After::MoveTo(to), Some(target)) if Some(target.size) == self.intent.size => {
+                Ok(!self.renames(lease).await? && has_content(lease, self.call, to, self.sha256).await?)
+            }
+            (After::MoveTo(_) | After::Delete, _) => Ok(false),
+        }
     }
 
     /// Whether two names are of one file, cut off on its way from one to the other; where that does not show, of the same
@@ -500,7 +370,7 @@ impl<'a> Taking<'a> {
         }
     }
 
-    fn outcome(&self, followed: Followed) -> Outcome {
+    pub(super) fn outcome(&self, followed: Followed) -> Outcome {
         let (size, modified) = (self.intent.size.unwrap_or_default(), self.file.modified.as_deref());
         let mut result = fetch::result(self.place.as_str(), size, self.sha256, modified);
         if let Some(result) = result.as_object_mut() {
