@@ -20,5 +20,5 @@ pub use connector::{BuildError, Capabilities, Connector, Demands, Kind, Operatio
 pub use erased::DynConnector;
 pub use examine::{Examine, Found, Link};
 pub use failure::{Code, Effect, Failure, Verdict};
-pub use payload::{Input, Output, Produced};
+pub use payload::{Input, Keeper, Output, Produced};
 pub use registry::{Checked, REGISTRY, kind_names};

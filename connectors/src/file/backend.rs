@@ -117,7 +117,7 @@ impl<'a, T> Smallest<'a, T> {
     }
 
     pub(super) fn offer(&mut self, name: &[u8], entry: T) {
-        if matches!(name, b"." | b"..") || super::place::is_part(name) {
+        if matches!(name, b"." | b"..") || super::place::is_hidden(name) {
             return;
         }
         let Ok(name) = std::str::from_utf8(name) else {
@@ -169,6 +169,10 @@ pub(super) trait SourceFile: Send {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, FsError>;
     /// Size and time as they are now.
     fn stat(&mut self) -> Result<Stat, FsError>;
+    /// What the target calls the version of the content that is being read, where it does.
+    fn tag(&self) -> Option<String> {
+        None
+    }
 }
 
 /// One connection to the place (an open root folder, a logged-in session). Used by one thread.
@@ -217,6 +221,15 @@ pub(super) trait Backend: Send {
     fn stat(&mut self, path: &str, links: Links) -> Result<Stat, FsError>;
     fn list(&mut self, folder: &str, after: Option<&str>, max: usize) -> Result<Page, FsError>;
     fn rename(&mut self, from: &Place, to: &Place, existing: Existing) -> Result<Renamed, FsError>;
+    /// Whether a renamed file keeps what recognises it. Where renaming makes a copy it does not.
+    fn renames_keep_files(&self) -> bool {
+        true
+    }
+    /// What the target calls the version of a file's content, where it does.
+    fn tag(&mut self, place: &Place) -> Result<Option<String>, FsError> {
+        let _ = place;
+        Ok(None)
+    }
     /// Deletes a file or a symbolic link itself.
     fn delete(&mut self, place: &Place) -> Result<(), FsError>;
     /// Makes one folder; `Exists` if there is something.

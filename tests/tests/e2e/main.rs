@@ -35,4 +35,5 @@ mod shutdown;
 mod signed;
 mod startup;
 mod steps;
+mod then;
 mod tunnel;

@@ -214,7 +214,7 @@ async fn arrived(
 }
 
 /// Reads a file and compares its digest.
-async fn has_content(
+pub(super) async fn has_content(
     lease: &mut Lease,
     call: &Call,
     place: &Place,

@@ -246,6 +246,11 @@ impl Backend for Remote {
         free
     }
 
+    /// A copy has another time, and that of a large object another version.
+    fn renames_keep_files(&self) -> bool {
+        false
+    }
+
     fn came_from(
         &mut self,
         target: &Place,
