@@ -1,8 +1,6 @@
 //! The checked configuration of an agent: defaults filled in, no `Option` that must be `Some`.
 
-use crate::{
-    AuditSection, ByteSize, Finding, HumanDuration, KeyRotation, Pickup, SecretRef, Section, Watch,
-};
+use crate::{AuditSection, ByteSize, Finding, HumanDuration, KeyRotation, Pickup, SecretRef, Section, Watch};
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 use url::Url;
 

@@ -60,8 +60,7 @@ pub const MAX_TRIGGERS: usize = 32;
 /// `stable = { quiet }`: longer than a slow copy over a network stands still.
 pub const QUIET: Duration = Duration::from_secs(10);
 /// Below a tenth of a second a file's time tells nothing; beyond a day nobody waits.
-pub const QUIET_RANGE: RangeInclusive<Duration> =
-    Duration::from_millis(100)..=Duration::from_secs(24 * 3600);
+pub const QUIET_RANGE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(24 * 3600);
 /// `stable = { looks }`: more of them are better said as a quiet time.
 pub const MAX_LOOKS: u32 = 1000;
 /// `every`: a file server does not feel it, and nobody waits long.

@@ -55,12 +55,8 @@ pub(crate) fn check(
         .enumerate()
         .map(|(i, rule)| check_rule(&common, i + 1, rule, diagnostics))
         .collect();
-    let (pickups, watches) = trigger::check(
-        &common,
-        raw.pickup.unwrap_or_default(),
-        raw.watch.unwrap_or_default(),
-        diagnostics,
-    );
+    let (pickups, watches) =
+        trigger::check(&common, raw.pickup.unwrap_or_default(), raw.watch.unwrap_or_default(), diagnostics);
     Some(ResourceConfig {
         name: name.to_owned(),
         connector: connector?,
