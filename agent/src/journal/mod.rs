@@ -29,6 +29,7 @@
 //! folders, Docker Desktop). A corrupt file is set aside, loudly; one of a newer schema is refused.
 
 mod audit;
+pub mod events;
 mod found;
 mod fresh;
 mod leftovers;

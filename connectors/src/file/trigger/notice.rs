@@ -24,7 +24,11 @@ pub(super) fn watch(root: &Path, folder: &str) -> Option<Box<dyn Notices>> {
         tracing::debug!(%error, "The system gives no hints of changes; the folder is looked at now and then");
     };
     let fd = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).inspect_err(|error| told(error)).ok()?;
-    let fd = AsyncFd::register(fd).inspect_err(|error| told(error)).ok()?;
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe; an `OwnedFd` is one descriptor for as long as it lives"
+    )]
+    let fd = AsyncFd::new(fd).inspect_err(|error| told(error)).ok()?;
     let mut inotify = Inotify { fd, root: root.to_owned(), covered: BTreeSet::new() };
     inotify.cover(&[folder.to_owned()]);
     Some(Box::new(inotify))
