@@ -193,6 +193,8 @@ impl Driver<'_> {
                     self.agent.outbox.granted(attempt);
                 }
                 AgentEvent::ReportAcked(attempt) => self.agent.acknowledged(attempt),
+                // It announces no trigger and sends no event.
+                AgentEvent::EventAcked(_) | AgentEvent::EventRefused(_) | AgentEvent::Triggers(_) => {}
                 AgentEvent::Unsupported(of) => {
                     self.agent.metrics.unsupported.inc();
                     debug!(of, "A message type is not known on both sides");
@@ -286,6 +288,7 @@ fn hello(agent: &Agent) -> Hello {
         resources,
         held,
         hub_keys,
+        triggers: Vec::new(),
     }
 }
 

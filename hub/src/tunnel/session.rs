@@ -22,7 +22,7 @@ use crate::{
 };
 use futures_util::StreamExt as _;
 use passerelle_protocol::{
-    Decline, Hello, KeyId, PROTOCOL_VERSION, Progress, Refuse, SessionId, VersionRange,
+    Decline, EventRefused, Hello, KeyId, PROTOCOL_VERSION, Progress, Refuse, SessionId, VersionRange,
     session::{Attempt, Frame, HubEvent, HubSession},
 };
 use std::{
@@ -241,6 +241,12 @@ impl Session {
                 tracing::info!("Agent drains");
                 self.store.shared().registry.drain(self.agent.id, self.id);
             }
+            HubEvent::Event(event) => {
+                let message =
+                    format!("this agent has announced no trigger {} of {}", event.trigger, event.resource);
+                let code = "forbidden".to_owned();
+                self.machine.refuse_event(EventRefused { id: event.id, code, message, retry_after_ms: None });
+            }
             HubEvent::Unsupported(of) => tracing::warn!(of, "Message of an unknown type"),
             HubEvent::Hello(hello) => match self.check(&hello) {
                 Ok(()) if self.store.shared().keyring.keys().after(&hello.hub_keys).is_none() => {
@@ -356,7 +362,7 @@ impl Session {
                     },
                 )
             }
-            HubEvent::Draining | HubEvent::Unsupported(_) => Ok(()),
+            HubEvent::Draining | HubEvent::Event(_) | HubEvent::Unsupported(_) => Ok(()),
         };
         if let Err(error) = ordered {
             self.give_up(&error);

@@ -103,6 +103,7 @@ impl Agent {
             agent_version: "0.1.0".to_owned(),
             instance: "test".to_owned(),
             hub_keys: Vec::new(),
+            triggers: Vec::new(),
             max_jobs: 8,
             connectors: BTreeMap::from([(name("file"), ConnectorAnnouncement { operations })]),
             resources: vec![ResourceAnnouncement {
