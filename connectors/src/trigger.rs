@@ -57,8 +57,8 @@ pub struct Settle {
     pub id: Uuid,
     /// The file.
     pub file: Seen,
-    /// Its content, which decides where the target tells no times.
-    pub sha256: [u8; 32],
+    /// Its content, which decides where the target tells neither inode nor time; `None`: then its size does.
+    pub sha256: Option<[u8; 32]>,
     /// Where to move it, with its name; `None`: delete it.
     pub move_to: Option<String>,
 }

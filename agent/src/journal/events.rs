@@ -176,6 +176,19 @@ pub struct Answered {
     pub follows: bool,
 }
 
+/// A waiting event.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Its place in the order.
+    pub seq: i64,
+    /// Its trigger.
+    pub key: Key,
+    /// The trigger's kind.
+    pub kind: Name,
+    /// The file.
+    pub path: String,
+}
+
 /// How much a trigger has under way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -235,6 +248,9 @@ impl Journal {
                 ])?;
             if new > 0 {
                 chain::append(c, &entry, &cost)?;
+            } else {
+                // The same content, time and place: the same event, even if the file is a copy by now.
+                c.prepare_cached("UPDATE events SET seen = ?2 WHERE id = ?1")?.execute(params![id, seen])?;
             }
             Ok(new > 0)
         };
@@ -449,7 +465,7 @@ impl Journal {
     /// # Errors
     /// If the journal cannot be read.
     pub async fn trigger_counts(&self) -> Result<BTreeMap<Key, Counts>, JournalError> {
-        let rows: Vec<(String, String, i64, u64, u64)> = self
+        let rows: Vec<(String, String, i64, i64, i64)> = self
             .writer
             .read(|c| {
                 c.prepare_cached(
@@ -464,6 +480,7 @@ impl Journal {
             .await?;
         let mut counts = BTreeMap::<Key, Counts>::new();
         for (resource, trigger, state, number, bytes) in rows {
+            let (number, bytes) = (positive(number), positive(bytes));
             let of = counts.entry(key(&resource, &trigger)?).or_default();
             match state {
                 WAITING => (of.waiting, of.bytes) = (number, bytes),
@@ -474,20 +491,45 @@ impl Journal {
         Ok(counts)
     }
 
-    /// The files in the spool that waiting events need, with their sizes.
+    /// What waiting events take of the spool: each with its file there, if it has one, and its size.
     ///
     /// # Errors
     /// If the journal cannot be read.
-    pub async fn spooled_events(&self) -> Result<Vec<(Uuid, u64)>, JournalError> {
-        let rows: Vec<([u8; 16], u64)> = self
+    pub async fn spooled_events(&self) -> Result<Vec<(EventId, Option<Uuid>, u64)>, JournalError> {
+        let rows: Vec<([u8; 16], Option<[u8; 16]>, i64)> = self
             .writer
             .read(|c| {
-                c.prepare("SELECT spool, seen ->> 'size' FROM events WHERE state = 0 AND spool IS NOT NULL")?
-                    .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                c.prepare("SELECT id, spool, seen ->> 'size' FROM events WHERE state = 0")?
+                    .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
                     .collect()
             })
             .await?;
-        Ok(rows.into_iter().map(|(token, size)| (Uuid::from_bytes(token), size)).collect())
+        let spooled = |(id, token, size): ([u8; 16], Option<[u8; 16]>, i64)| {
+            (EventId::from(Uuid::from_bytes(id)), token.map(Uuid::from_bytes), positive(size))
+        };
+        Ok(rows.into_iter().map(spooled).collect())
+    }
+
+    /// Where a waiting event is in the order, of which trigger it is, and of which kind and file; `None` if it does not wait any more.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub async fn event_place(&self, id: EventId) -> Result<Option<Place>, JournalError> {
+        let id = *id.uuid().as_bytes();
+        let found: Option<(i64, String, String, String, String)> = self
+            .writer
+            .read(move |c| {
+                c.prepare_cached(
+                    "SELECT seq, resource, trigger, kind, path FROM events WHERE id = ?1 AND state = 0",
+                )?
+                .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))
+                .optional()
+            })
+            .await?;
+        let place = |(seq, resource, trigger, kind, path): (i64, String, String, String, String)| {
+            Ok(Place { seq, key: key(&resource, &trigger)?, kind: name(&kind)?, path })
+        };
+        found.map(place).transpose()
     }
 
     /// Forgets what is remembered or was refused of files that are not there any more; `there` tells paths. Says how many
@@ -584,6 +626,11 @@ fn remember_file(
     .map(drop)
 }
 
+/// What SQLite holds as a signed number.
+fn positive(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
 fn key(resource: &str, trigger: &str) -> Result<Key, JournalError> {
     Ok(Key { resource: name(resource)?, trigger: name(trigger)? })
 }
@@ -601,7 +648,7 @@ fn taken(row: &Row<'_>) -> Result<Taken, JournalError> {
         id: EventId::from(Uuid::from_bytes(row.get("id")?)),
         key: key(&text("resource")?, &text("trigger")?)?,
         kind: name(&text("kind")?)?,
-        lease: row.get("lease")?,
+        lease: positive(row.get("lease")?),
         occurred_at: Timestamp::from_millisecond(row.get("occurred_at")?)
             .map_err(|e| JournalError::Storage(format!("time: {e}")))?,
         seen: parse(&text("seen")?)?,
