@@ -55,6 +55,31 @@ pub struct TriggerStatus {
     pub left: VecDeque<LeftFile>,
 }
 
+impl TriggerStatus {
+    /// A few lines about it.
+    pub fn sentence(&self) -> String {
+        let mut text = format!(
+            "{} {}/{}: {} taken, {} not yet, {} wait for the hub, {} to be put away, {} refused by the hub\n",
+            self.kind,
+            self.resource,
+            self.trigger,
+            self.taken,
+            self.seen,
+            self.waiting,
+            self.unsettled,
+            self.refused
+        );
+        let more = [("takes nothing for now", &self.paused), ("problem", &self.problem)];
+        for (what, why) in more {
+            text.extend(why.as_ref().map(|why| format!("  {what}: {why}\n")));
+        }
+        text.extend(
+            self.left.iter().map(|left| format!("  left where it is: {:?}: {}\n", left.path, left.why)),
+        );
+        text
+    }
+}
+
 #[derive(Debug, Default)]
 struct Entry {
     /// `None`: not configured any more, but something of it is under way.
