@@ -86,4 +86,10 @@ contract! {
         move_needs_its_source_and_folder,
         the_gate_is_asked_before_each_effect,
         the_probe_finds_the_folder;
+    trigger:
+        a_scan_pages_through_files_alone,
+        a_file_is_read_only_as_it_was_seen,
+        the_file_that_was_read_is_deleted_or_moved,
+        a_newer_file_of_the_same_name_is_never_deleted,
+        a_settling_that_was_cut_off_anywhere_is_finished;
 }
