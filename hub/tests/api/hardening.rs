@@ -76,7 +76,7 @@ async fn a_source_of_wrong_credentials_is_told_to_wait_and_right_ones_pass() {
 #[tokio::test]
 async fn a_tenant_at_its_quota_is_refused_until_something_ends() {
     let hub = Hub::start().await;
-    hub.store.set_quotas(Quotas { open_jobs: 2, blob_bytes: 10, agents: 1 });
+    hub.store.set_quotas(Quotas { open_jobs: 2, blob_bytes: 10, agents: 1, ..Quotas::default() });
     let first = hub.submit(json!({"payload": null})).await["id"].as_str().unwrap().to_owned();
     hub.submit(json!({"payload": null})).await;
     let third = job(json!({"payload": null}));
