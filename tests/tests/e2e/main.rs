@@ -23,6 +23,7 @@ mod large;
 mod leftovers;
 mod limits;
 mod pause;
+mod pickup;
 mod policy;
 mod pressure;
 mod proxies;
