@@ -43,6 +43,8 @@ mod writer;
 #[cfg(test)]
 mod audit_tests;
 #[cfg(test)]
+mod events_tests;
+#[cfg(test)]
 mod tests;
 
 use crate::{

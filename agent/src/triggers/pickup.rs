@@ -21,7 +21,7 @@ use std::{
 };
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 /// Files of one page.
 const PAGE: usize = 2000;
@@ -35,6 +35,10 @@ const MOST_REMEMBERED: u64 = 500_000;
 const GAP: (Duration, u32) = (Duration::from_millis(100), 5);
 /// The longest wait after a failure, in turns.
 const MOST_TURNS: u32 = 10;
+/// A file that could not be read for another reason than its size is tried again after this long.
+const TRY_AGAIN: Duration = Duration::from_secs(300);
+/// The most files that are left alone at once.
+const MOST_LEFT: usize = 1000;
 /// Folders below that hints are asked for.
 const MOST_FOLDERS: usize = 256;
 
@@ -50,8 +54,10 @@ pub struct Running {
     /// The folders that the last look entered.
     folders: Arc<Mutex<BTreeSet<String>>>,
     steady: Steady,
-    /// Files that cannot be taken as they are.
-    left: Vec<Seen>,
+    /// Files that cannot be taken as they are, and when that may be otherwise.
+    left: Vec<(Seen, Option<Instant>)>,
+    /// Whether more files are kept than can be remembered.
+    too_many: bool,
     stop: CancellationToken,
 }
 
@@ -124,7 +130,20 @@ impl Running {
             enters
         });
         let steady = Steady::new(rule.stable.clone(), rule.every);
-        Self { agent, resource, rule, key, kind, wanted, entered, folders, steady, left: Vec::new(), stop }
+        Self {
+            agent,
+            resource,
+            rule,
+            key,
+            kind,
+            wanted,
+            entered,
+            folders,
+            steady,
+            left: Vec::new(),
+            too_many: false,
+            stop,
+        }
     }
 
     /// Runs until it is stopped.
@@ -197,6 +216,11 @@ impl Running {
     /// One look, and what follows from it.
     async fn turn(&mut self, triggers: &dyn Triggers, lease: u64) -> Result<Next, Failure> {
         let found = self.look(triggers).await?;
+        if self.too_many {
+            let why = format!("more than {MOST_REMEMBERED} files are kept in its folder: move old ones away");
+            self.agent.triggers.board.looked(&self.key, None, Some(why));
+            return Ok(Next::Turn);
+        }
         let now = Instant::now();
         for file in &found.files {
             self.steady.note(file, now);
@@ -252,9 +276,9 @@ impl Running {
                     soonest = Some(Instant::now());
                     break;
                 }
-                Outcome::Left(why) => {
+                Outcome::Left { why, may_change } => {
                     self.steady.forget(&file.path);
-                    self.leave(file, &why);
+                    self.leave(file, &why, may_change);
                 }
                 Outcome::Later(failure) => return Err(failure),
             }
@@ -263,17 +287,19 @@ impl Running {
         Ok(soonest.map_or(Next::Turn, Next::At))
     }
 
-    fn leave(&mut self, file: Seen, why: &str) {
+    fn leave(&mut self, file: Seen, why: &str, may_change: bool) {
         warn!(resource = %self.key.resource, trigger = %self.key.trigger, path = file.path, why, "A file is left where it is until it changes");
         self.agent.metrics.files_left.inc();
         self.agent.triggers.board.left(&self.key, &file.path, why);
-        if self.left.len() < MOST {
-            self.left.push(file);
+        if self.left.len() < MOST_LEFT {
+            self.left.push((file, may_change.then(|| Instant::now() + TRY_AGAIN)));
         }
     }
 
     /// Every file that is there and was not taken yet: as many as are waited for, in the trigger's order.
     async fn look(&mut self, triggers: &dyn Triggers) -> Result<Found, Failure> {
+        let now = Instant::now();
+        self.left.retain(|(_, again)| again.is_none_or(|again| now < again));
         let (mut files, mut there) = (Vec::new(), HashSet::new());
         let (mut after, mut all) = (None, true);
         loop {
@@ -297,7 +323,7 @@ impl Running {
                 Failure::retry(passerelle_connectors::Code::Internal, "the agent's journal cannot be read")
                     .detail(error)
             })?;
-            files.extend(unknown.into_iter().filter(|file| !self.left.contains(file)));
+            files.extend(unknown.into_iter().filter(|file| self.left.iter().all(|(left, _)| left != file)));
             if files.len() > MOST {
                 if self.rule.order == Some(Order::Time) {
                     files.sort_by(by_time);
@@ -318,22 +344,18 @@ impl Running {
             files.sort_by(by_time);
         }
         if all && there.len() < MOST_KNOWN {
-            self.left.retain(|file| there.contains(&hash(&file.path)));
+            self.left.retain(|(file, _)| there.contains(&hash(&file.path)));
             self.forget_gone(there).await;
         }
         Ok(Found { files })
     }
 
     /// Forgets what was remembered of files that are gone.
-    async fn forget_gone(&self, there: HashSet<u64>) {
+    async fn forget_gone(&mut self, there: HashSet<u64>) {
         let forgotten =
             self.agent.journal.forget_gone(self.key.clone(), self.kind.clone(), there, hash).await;
         match forgotten {
-            Ok(left) if left >= MOST_REMEMBERED => {
-                self.agent.triggers.board.left(&self.key, &self.rule.folder, "too many files are kept here");
-                info!(files = left, "Too many files are kept in the folder of a pickup; move old ones away");
-            }
-            Ok(_) => {}
+            Ok(left) => self.too_many = left >= MOST_REMEMBERED,
             Err(error) => debug!(%error, "What is gone cannot be forgotten yet"),
         }
     }

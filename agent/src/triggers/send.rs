@@ -31,6 +31,8 @@ const AHEAD: usize = 2;
 const AT_ONCE: u32 = 8;
 /// How often the journal is looked at without a hint.
 const LOOK: Duration = Duration::from_secs(5);
+/// How soon a journal that could not be written is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// The media type of files, of which nobody says what is in them.
 const MEDIA_TYPE: &str = "application/octet-stream";
 /// The longest wait that the hub may ask for.
@@ -215,14 +217,20 @@ fn message(taken: Taken, source: PayloadSource) -> Option<Event> {
 
 /// The hub has it.
 pub async fn acked(agent: &Arc<Agent>, ack: EventAck) {
-    match agent.journal.event_acked(ack.id).await {
-        Ok(Some(answered)) => {
-            agent.metrics.events_acknowledged.inc();
-            settle_up(agent, ack.id, &answered, false);
+    let answered = loop {
+        match agent.journal.event_acked(ack.id).await {
+            Ok(answered) => break answered,
+            Err(error) => warn!(%error, "That the hub has an event cannot be noted yet; trying again"),
         }
-        Ok(None) => {}
-        // It is sent again with the next connection.
-        Err(error) => warn!(%error, "That the hub has an event cannot be noted yet"),
+        tokio::select! {
+            () = sleep(AGAIN) => {}
+            // It is sent again at the next start.
+            () = agent.halt.cancelled() => return,
+        }
+    };
+    if let Some(answered) = answered {
+        agent.metrics.events_acknowledged.inc();
+        settle_up(agent, ack.id, &answered, false);
     }
 }
 

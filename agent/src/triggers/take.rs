@@ -50,8 +50,13 @@ pub enum Outcome {
     Changed,
     /// There is no room in the spool for it now.
     NoRoom,
-    /// It cannot be taken as it is; why, in a public sentence.
-    Left(String),
+    /// It cannot be taken as it is.
+    Left {
+        /// Why, in a public sentence.
+        why: String,
+        /// Whether that may change while the file does not: its rights, say.
+        may_change: bool,
+    },
     /// The target or this machine fails: try again later.
     Later(Failure),
 }
@@ -65,12 +70,13 @@ pub fn spooled(id: Uuid) -> Attempt {
 /// Takes it.
 pub async fn take(agent: &Agent, resource: &Resource, what: What, stop: &CancellationToken) -> Outcome {
     let Some(triggers) = resource.connector.triggers() else {
-        return Outcome::Left("the connector has no triggers".to_owned());
+        return Outcome::Left { why: "the connector has no triggers".to_owned(), may_change: false };
     };
     let size = what.seen.size;
     let most = what.max_size.unwrap_or(u64::MAX).min(agent.spool.quota());
     if size > most {
-        return Outcome::Left(format!("{size} bytes are more than the {most} allowed"));
+        let why = format!("{size} bytes are more than the {most} allowed");
+        return Outcome::Left { why, may_change: false };
     }
     let token = Uuid::now_v7();
     if !agent.spool.promise_input(spooled(token), size) {
@@ -185,7 +191,7 @@ fn failed(failure: Failure) -> Outcome {
             Outcome::Changed
         }
         (_, Verdict::Permanent | Verdict::Denied) if failure.code != Code::TargetAuth => {
-            Outcome::Left(failure.to_string())
+            Outcome::Left { why: failure.to_string(), may_change: true }
         }
         _ => Outcome::Later(failure),
     }

@@ -143,7 +143,7 @@ impl Running {
                 gate::wait_for_room(&self.agent, seen.size, &self.stop).await;
                 Ok(Some(Instant::now()))
             }
-            Outcome::Left(why) => {
+            Outcome::Left { why, may_change: _ } => {
                 warn!(resource = %self.key.resource, trigger = %self.key.trigger, why, "A watched file is not told of until it changes");
                 self.agent.metrics.files_left.inc();
                 self.agent.triggers.board.left(&self.key, &seen.path, &why);

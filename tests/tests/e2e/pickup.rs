@@ -1,7 +1,7 @@
 //! Pickup and watch: each file is one event at the hub, whole, whatever dies meanwhile.
 
 use crate::common::{SITE, drop_into, files_below};
-use passerelle_tests::{Agent, Hub, PATIENCE, Proxy, Random, free_port, resources, until};
+use passerelle_tests::{Agent, Hub, PATIENCE, Proxy, Random, SshServer, resources, until};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -34,7 +34,8 @@ async fn received(hub: &Hub, query: &str) -> Vec<Value> {
             None => break,
         }
     }
-    items.sort_by_key(|item| item["received_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap());
+    // The hub shows the newest first.
+    items.reverse();
     items
 }
 
@@ -226,6 +227,49 @@ async fn two_agents_of_a_site_take_each_file_once_and_one_goes_on_for_the_other(
     put(20, 40);
     received_all(&hub, "", 40, Duration::from_secs(90)).await;
     left(root.path(), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_remote_folder_is_polled_paused_and_changed_while_the_agent_runs() {
+    let (hub, ssh) = (Hub::start().await, SshServer::start());
+    let mut agent = Agent::new(&hub, SITE, "paris-1");
+    ssh.serve_to(&agent, "compta");
+    let written = fs::read_to_string(agent.folder().join("resources.d/compta.toml")).unwrap();
+    agent.start().await;
+    let put = |name: &str| fs::write(ssh.root().join(name), name).unwrap();
+    put("a.csv");
+    // A trigger that is added while the agent runs.
+    let trigger =
+        |after: &str| pickup("in", &format!("pattern = \"*.csv\"\nstable = \"rename\"\nafter = {after}"));
+    agent.resource("compta", &format!("{written}{}", trigger("\"delete\"")));
+    received_all(&hub, "", 1, PATIENCE).await;
+    left(ssh.root(), &[]).await;
+    // A paused resource is left alone.
+    assert!(agent.output(&["pause", "compta"]).status.success());
+    put("b.csv");
+    until("the trigger to say that it is paused", PATIENCE, async || {
+        agent.status().await["triggers"][0]["paused"]
+            .as_str()
+            .is_some_and(|why| why.contains("paused"))
+            .then_some(())
+    })
+    .await;
+    // What follows is another thing from here on.
+    agent.resource("compta", &format!("{written}{}", trigger("{ move_to = \"done\" }")));
+    agent.counted("passerelle_agent_config_reloads_total{result=\"applied\"}", 2.0).await;
+    assert_eq!(received(&hub, "").await.len(), 1);
+    assert!(agent.output(&["resume", "compta"]).status.success());
+    received_all(&hub, "", 2, PATIENCE).await;
+    left(ssh.root(), &["done/b.csv"]).await;
+    // And one that is taken away.
+    agent.resource("compta", &written);
+    agent.counted("passerelle_agent_config_reloads_total{result=\"applied\"}", 3.0).await;
+    put("c.csv");
+    until("the trigger to be gone", PATIENCE, async || {
+        agent.status().await["triggers"].as_array().unwrap().is_empty().then_some(())
+    })
+    .await;
+    assert_eq!(files_below(ssh.root()), ["c.csv", "done/b.csv"]);
 }
 
 /// Producers that rename and producers that write slowly, while agent and hub are killed and the tunnel is cut.
