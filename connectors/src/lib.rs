@@ -11,6 +11,7 @@ mod examine;
 mod failure;
 mod payload;
 mod registry;
+mod trigger;
 
 pub mod file;
 pub mod http;
@@ -22,3 +23,4 @@ pub use examine::{Examine, Found, Link};
 pub use failure::{Code, Effect, Failure, Verdict};
 pub use payload::{Input, Keeper, Output, Produced};
 pub use registry::{Checked, REGISTRY, kind_names};
+pub use trigger::{Notices, Patience, Scan, Scanned, Seen, Settle, Settled, Triggers};

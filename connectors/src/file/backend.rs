@@ -253,6 +253,11 @@ pub(super) trait Connect: Send + Sync + 'static {
     /// The links that [`Self::connect_telling`] tells of, in their order.
     fn links(&self) -> &'static [&'static str];
 
+    /// The root, where it is a folder of this machine, whose changes the system tells of.
+    fn local_root(&self) -> Option<&std::path::Path> {
+        None
+    }
+
     /// Connects, logs in, finds the root.
     fn connect(&self, timeout: Duration, interrupt: &Interrupt) -> Result<Box<dyn Backend>, Failure> {
         self.connect_telling(timeout, interrupt, &mut |_, _| {})

@@ -6,6 +6,7 @@
 //! - `worker`, `pool`: the threads those places live on, kept warm between jobs
 //! - `examine`: each link on its own, for the operator
 //! - `operations`: drop, fetch, list, stat, move, delete, written once over any backend
+//! - `trigger`: what pickup and watch need, likewise
 //!
 //! Blocking calls run on threads of their own. Dropping the future of an operation does not stop a call in progress:
 //! it ends with its own time limit, then the thread removes an unfinished part and goes away.
@@ -22,12 +23,13 @@ mod pool;
 mod s3;
 mod settings;
 mod sftp;
+mod trigger;
 mod webdav;
 mod worker;
 
 use crate::{
     BuildError, Call, Capabilities, Code, Connector, Demands, Examine, Failure, Input, Kind, Link,
-    OperationSpec, Outcome, Output,
+    OperationSpec, Outcome, Output, Triggers,
 };
 use backend::Problem;
 use params::Params;
@@ -51,6 +53,7 @@ pub struct File {
 
 impl Kind for FileKind {
     const NAME: &'static str = "file";
+    const TRIGGERS: bool = true;
     type Checked = Settings;
     type Connector = File;
 
@@ -108,6 +111,10 @@ impl Connector for File {
 
     async fn examine(&self, what: Examine) -> Vec<Link> {
         examine::examine(&self.pool, what).await
+    }
+
+    fn triggers(&self) -> Option<&dyn Triggers> {
+        Some(self)
     }
 
     async fn execute(

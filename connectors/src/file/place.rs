@@ -80,6 +80,11 @@ impl Place {
         self.beside(&format!("{OWN_PREFIX}{job}-{attempt}{OWN_SUFFIX}"))
     }
 
+    /// Where a picked-up file is before it goes.
+    pub(super) fn aside(&self, id: Uuid) -> Self {
+        self.beside(&format!("{OWN_PREFIX}{id}-taken{OWN_SUFFIX}"))
+    }
+
     /// The part that an intent names, if an attempt of this job would have written it beside this place. An intent may
     /// come with the hub's word: it must not lead to any other file.
     pub(super) fn own_part(&self, job: Uuid, path: &str) -> Option<Self> {
@@ -138,6 +143,11 @@ pub(super) fn join(folder: &str, name: &str) -> String {
 /// Whether a name is that of an unfinished file of ours, never shown in lists.
 pub(super) fn is_part(name: &[u8]) -> bool {
     name.starts_with(OWN_PREFIX.as_bytes()) && name.ends_with(OWN_SUFFIX.as_bytes())
+}
+
+/// Whether a name is one that this connector keeps for itself.
+pub(super) fn is_own(name: &[u8]) -> bool {
+    name.starts_with(OWN_PREFIX.as_bytes())
 }
 
 #[cfg(test)]

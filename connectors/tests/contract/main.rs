@@ -95,4 +95,10 @@ contract! {
         another_file_that_was_set_aside_is_put_back,
         a_cancelled_fetch_looks_what_followed,
         what_follows_a_fetch_is_only_what_its_own_job_could_have_chosen;
+    trigger:
+        a_scan_pages_through_files_alone,
+        a_file_is_read_only_as_it_was_seen,
+        the_file_that_was_read_is_deleted_or_moved,
+        a_newer_file_of_the_same_name_is_never_deleted,
+        a_settling_that_was_cut_off_anywhere_is_finished;
 }

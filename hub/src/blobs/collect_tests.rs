@@ -23,6 +23,7 @@ const KEEP: Retention = Retention {
     outputs: Duration::from_secs(30 * DAY),
     jobs: Duration::from_secs(90 * DAY),
     uploads: Duration::from_secs(DAY),
+    events: Duration::from_secs(30 * DAY),
 };
 const DAY: u64 = 24 * 3600;
 

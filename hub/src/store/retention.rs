@@ -27,12 +27,14 @@ pub struct Retention {
     pub jobs: Duration,
     /// Uploads that stand still.
     pub uploads: Duration,
+    /// Events of triggers, with their payloads.
+    pub events: Duration,
 }
 
 impl Default for Retention {
     fn default() -> Self {
         let days = |days: u64| Duration::from_secs(days * 24 * 3600);
-        Self { blobs: days(7), outputs: days(30), jobs: days(90), uploads: days(1) }
+        Self { blobs: days(7), outputs: days(30), jobs: days(90), uploads: days(1), events: days(30) }
     }
 }
 
@@ -193,11 +195,13 @@ pub(crate) fn remove_output_files(
     Ok(removed)
 }
 
-/// A blob `b` that can go: it is older than ?1, and each job that uses it is final and ended before ?1.
+/// A blob `b` that can go: it is older than ?1, no event has it as its payload, and each job that uses it is final and
+/// ended before ?1.
 fn unneeded() -> String {
     let keeps = "(j.state NOT IN ('succeeded', 'denied') OR j.finished_at IS NULL OR j.finished_at >= ?1)";
     format!(
         "b.created_at < ?1 AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = b.id AND {keeps}) \
+         AND NOT EXISTS (SELECT 1 FROM received_events e WHERE e.payload = b.id) \
          AND NOT EXISTS (SELECT 1 FROM uses u CROSS JOIN jobs j ON j.id = u.job WHERE u.blob = b.id AND {keeps})"
     )
 }
@@ -269,13 +273,13 @@ pub(crate) fn own(conn: &Connection, owner: Key, sha256: Sha256, output: bool) -
     Ok(())
 }
 
-/// Forgets an upload that is given up; an output that was whole but that no report claimed loses its name.
+/// Forgets an upload that is given up; what was whole but that no report or event claimed loses its name.
 pub(crate) fn forget_upload(tx: &mut Tx<'_>, upload: BlobId) -> Result<Removed, Error> {
     let id = *upload.uuid().as_bytes();
     let unclaimed: Option<(Key, [u8; 32])> = tx
         .conn
         .prepare_cached(
-            "SELECT u.job, u.sha256 FROM uploads u WHERE u.id = ?1 AND u.complete = 1 AND NOT EXISTS \
+            "SELECT coalesce(u.job, u.id), u.sha256 FROM uploads u WHERE u.id = ?1 AND u.complete = 1 AND NOT EXISTS \
              (SELECT 1 FROM jobs j WHERE j.id = u.job AND j.output_sha256 = u.sha256)",
         )?
         .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))

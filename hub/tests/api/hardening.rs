@@ -98,7 +98,7 @@ async fn wrong_credentials_count_wherever_an_agent_shows_them() {
 #[tokio::test]
 async fn a_tenant_at_its_quota_is_refused_until_something_ends() {
     let hub = Hub::start().await;
-    hub.store.set_quotas(Quotas { open_jobs: 2, blob_bytes: 10, agents: 1 });
+    hub.store.set_quotas(Quotas { open_jobs: 2, blob_bytes: 10, agents: 1, ..Quotas::default() });
     let first = hub.submit(json!({"payload": null})).await["id"].as_str().unwrap().to_owned();
     hub.submit(json!({"payload": null})).await;
     let third = job(json!({"payload": null}));

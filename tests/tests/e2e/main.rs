@@ -24,6 +24,7 @@ mod leftovers;
 mod limits;
 mod object_store;
 mod pause;
+mod pickup;
 mod policy;
 mod pressure;
 mod proxies;

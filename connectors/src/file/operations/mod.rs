@@ -7,7 +7,7 @@ mod delete;
 mod drop;
 mod fetch;
 mod finish;
-mod list;
+pub(super) mod list;
 mod moving;
 mod then;
 

@@ -6,6 +6,7 @@ pub mod dropping;
 pub mod jail;
 pub mod reading;
 pub mod then;
+pub mod trigger;
 
 use passerelle_connectors::{Code, Effect, Failure, Verdict};
 use std::fmt::Debug;
