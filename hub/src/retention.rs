@@ -10,7 +10,7 @@ const FILES_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// Collects until the hub ends. It may be cut at any point: what is left is found by the next pass.
 pub async fn run(app: App, keep: Retention) {
-    let shortest = keep.blobs.min(keep.outputs).min(keep.jobs).min(keep.uploads);
+    let shortest = keep.blobs.min(keep.outputs).min(keep.jobs).min(keep.uploads).min(keep.events);
     let every = (shortest / 10).clamp(Duration::from_secs(1), EVERY);
     let stop = app.stop.clone();
     let forever = async {
@@ -34,13 +34,14 @@ fn tell(app: &App, pass: &'static str, done: Result<Collected, crate::store::Err
     match done {
         Ok(done) if done.is_nothing() => {}
         Ok(done) => {
-            let Collected { jobs, blobs, outputs, uploads, files, bytes } = done;
+            let Collected { jobs, blobs, outputs, uploads, events, files, bytes } = done;
             tracing::info!(
                 pass,
                 jobs,
                 blobs,
                 outputs,
                 uploads,
+                events,
                 files,
                 bytes,
                 "Removed what is kept no longer"

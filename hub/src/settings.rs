@@ -65,12 +65,14 @@ pub struct Quotas {
     pub blob_bytes: ByteSize,
     /// Its agents.
     pub agents: u64,
+    /// Its stored events.
+    pub events: u64,
 }
 
 impl Default for Quotas {
     fn default() -> Self {
-        let quota::Quotas { open_jobs, blob_bytes, agents } = quota::Quotas::default();
-        Self { open_jobs, blob_bytes: ByteSize(blob_bytes), agents }
+        let quota::Quotas { open_jobs, blob_bytes, agents, events } = quota::Quotas::default();
+        Self { open_jobs, blob_bytes: ByteSize(blob_bytes), agents, events }
     }
 }
 
@@ -78,7 +80,12 @@ impl Quotas {
     /// The same as the store takes it.
     #[must_use]
     pub fn checked(&self) -> quota::Quotas {
-        quota::Quotas { open_jobs: self.open_jobs, blob_bytes: self.blob_bytes.0, agents: self.agents }
+        quota::Quotas {
+            open_jobs: self.open_jobs,
+            blob_bytes: self.blob_bytes.0,
+            agents: self.agents,
+            events: self.events,
+        }
     }
 }
 
@@ -94,16 +101,19 @@ pub struct Retention {
     pub jobs: HumanDuration,
     /// Uploads that stand still.
     pub uploads: HumanDuration,
+    /// Events of triggers.
+    pub events: HumanDuration,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        let retention::Retention { blobs, outputs, jobs, uploads } = retention::Retention::default();
+        let retention::Retention { blobs, outputs, jobs, uploads, events } = retention::Retention::default();
         Self {
             blobs: HumanDuration(blobs),
             outputs: HumanDuration(outputs),
             jobs: HumanDuration(jobs),
             uploads: HumanDuration(uploads),
+            events: HumanDuration(events),
         }
     }
 }
@@ -117,6 +127,7 @@ impl Retention {
             outputs: self.outputs.0,
             jobs: self.jobs.0,
             uploads: self.uploads.0,
+            events: self.events.0,
         }
     }
 
@@ -127,6 +138,7 @@ impl Retention {
             ("outputs", self.outputs),
             ("jobs", self.jobs),
             ("uploads", self.uploads),
+            ("events", self.events),
         ];
         let (key, _) = all.into_iter().find(|(_, kept)| kept.0 < MIN_RETENTION)?;
         Some(format!("retention.{key}: must be at least 1s"))
@@ -304,8 +316,12 @@ mod tests {
         assert_eq!(file.limits.max_blob, ByteSize(2 << 30));
         assert_eq!(file.retention.checked(), retention::Retention::default());
         assert_eq!(file.quotas.checked(), quota::Quotas::default());
-        let file = File::parse("[quotas]\nopen_jobs = 5\nblob_bytes = \"1MiB\"\nagents = 2\n").unwrap();
-        assert_eq!(file.quotas.checked(), quota::Quotas { open_jobs: 5, blob_bytes: 1 << 20, agents: 2 });
+        let file =
+            File::parse("[quotas]\nopen_jobs = 5\nblob_bytes = \"1MiB\"\nagents = 2\nevents = 7\n").unwrap();
+        assert_eq!(
+            file.quotas.checked(),
+            quota::Quotas { open_jobs: 5, blob_bytes: 1 << 20, agents: 2, events: 7 }
+        );
         let kept =
             File::parse("[retention]\nblobs = \"2d\"\njobs = \"26w1h\"\n").unwrap().retention.checked();
         let hours = |hours: u64| Duration::from_secs(hours * 3600);

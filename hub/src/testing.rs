@@ -104,5 +104,6 @@ pub(crate) fn job() -> NewJob {
         traceparent: None,
         created_at,
         envelope: None,
+        event: None,
     }
 }

@@ -1,7 +1,11 @@
 //! Rules on a message's fields beyond their types: what makes every message finite.
 
 use crate::{
-    limits::{MAX_HUB_KEYS, MAX_INLINE_PAYLOAD, MAX_INTENT_STATE, MAX_JSON, MAX_RESOURCES, MAX_TEXT},
+    event::{Event, EventAck, EventRefused, Triggers},
+    limits::{
+        MAX_EVENT_DATA, MAX_HUB_KEYS, MAX_INLINE_PAYLOAD, MAX_INTENT_STATE, MAX_JSON, MAX_RESOURCES,
+        MAX_TEXT, MAX_TRIGGERS,
+    },
     message::{
         Accept, Cancel, Commit, CommitGranted, Decline, Draining, Hello, HubKeys, Offer, PayloadSource,
         Progress, Refuse, Report, ReportAck, Unsupported, Welcome,
@@ -60,9 +64,56 @@ impl Bounded for Hello {
             short("reason of a pause", pause.reason.as_deref().unwrap_or_default())?;
             short("by of a pause", &pause.by)?;
         }
+        if self.triggers.len() > MAX_TRIGGERS {
+            return Err(format!("{} triggers, more than {MAX_TRIGGERS}", self.triggers.len()));
+        }
+        let mut triggers = BTreeSet::new();
+        if let Some(t) = self.triggers.iter().find(|t| !triggers.insert((&t.resource, &t.name))) {
+            return Err(format!("trigger {} of {} is announced twice", t.name, t.resource));
+        }
+        if let Some(t) = self.triggers.iter().find(|t| !names.contains(&t.resource)) {
+            return Err(format!("trigger {} names a resource that is not announced", t.name));
+        }
         Ok(())
     }
 }
+impl Bounded for Triggers {
+    fn check(&self) -> Result<(), String> {
+        if self.leases.len() > MAX_TRIGGERS {
+            return Err(format!("{} leases, more than {MAX_TRIGGERS}", self.leases.len()));
+        }
+        Ok(())
+    }
+}
+impl Bounded for Event {
+    fn check(&self) -> Result<(), String> {
+        if !self.data.is_object() {
+            return Err("the data of an event is an object".to_owned());
+        }
+        let data = self.data.to_string().len();
+        if data > MAX_EVENT_DATA {
+            return Err(format!("an event's data of {data} bytes is larger than {MAX_EVENT_DATA}"));
+        }
+        match self.payload.as_ref().map(|payload| &payload.source) {
+            Some(PayloadSource::Inline { data }) => inline(data),
+            Some(PayloadSource::Hub) | None => Ok(()),
+        }
+    }
+    fn cut(&mut self) {
+        if let Some(payload) = &mut self.payload {
+            cut(&mut payload.media_type, MAX_TEXT);
+        }
+    }
+}
+impl Bounded for EventRefused {
+    fn check(&self) -> Result<(), String> {
+        short("code", &self.code)
+    }
+    fn cut(&mut self) {
+        cut_message(&mut self.message);
+    }
+}
+impl Bounded for EventAck {}
 impl Bounded for HubKeys {
     fn check(&self) -> Result<(), String> {
         few("statements", self.statements.len())

@@ -2,6 +2,7 @@
 
 use crate::{
     bounds::Bounded,
+    event::{Event, EventAck, EventRefused, Triggers},
     limits::{MAX_FRAME, MAX_TEXT},
     message::{
         Accept, Cancel, Commit, CommitGranted, Decline, Draining, Hello, HubKeys, Offer, Progress, Refuse,
@@ -68,6 +69,9 @@ messages! {
     CommitGranted = "commit_granted",
     ReportAck = "report_ack",
     Cancel = "cancel",
+    EventAck = "event_ack",
+    EventRefused = "event_refused",
+    Triggers = "triggers",
     Unsupported = "unsupported",
 }
 
@@ -80,6 +84,7 @@ messages! {
     Progress = "progress",
     Commit = "commit",
     Report = "report",
+    Event = "event",
     Draining = "draining",
     Unsupported = "unsupported",
 }

@@ -23,6 +23,12 @@ pub fn output_path(job: crate::JobId, attempt: u32) -> String {
     format!("/agent/v1/jobs/{job}/attempts/{attempt}/output")
 }
 
+/// Where the payload of an event is uploaded before the event is sent, in the same way.
+#[must_use]
+pub fn event_payload_path(event: crate::EventId) -> String {
+    format!("/agent/v1/events/{event}/payload")
+}
+
 /// Body of the enrolment request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrolRequest {

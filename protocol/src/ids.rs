@@ -1,5 +1,6 @@
-//! Identifiers: UUID version 7 (RFC 9562 §5.7), each kind a type of its own.
+//! Identifiers: UUIDs (RFC 9562), each kind a type of its own: version 7, made where the thing is, but for events.
 
+use crate::Sha256;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 use uuid::Uuid;
@@ -12,12 +13,6 @@ macro_rules! id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// Makes an id from the milliseconds since the Unix epoch and 10 random bytes.
-            #[must_use]
-            pub fn new(unix_ms: u64, random: &[u8; 10]) -> Self {
-                Self(uuid::Builder::from_unix_timestamp_millis(unix_ms, random).into_uuid())
-            }
-
             /// The id as a UUID.
             #[must_use]
             pub fn uuid(self) -> Uuid {
@@ -52,19 +47,48 @@ macro_rules! id {
     };
 }
 
+macro_rules! id_v7 {
+    ($(#[$doc:meta])* $name:ident) => {
+        id!($(#[$doc])* $name);
+
+        impl $name {
+            /// Makes an id from the milliseconds since the Unix epoch and 10 random bytes.
+            #[must_use]
+            pub fn new(unix_ms: u64, random: &[u8; 10]) -> Self {
+                Self(uuid::Builder::from_unix_timestamp_millis(unix_ms, random).into_uuid())
+            }
+        }
+    };
+}
+
 id!(
+    /// An event: a hash of what happened (version 8), so that it is the same whoever saw it.
+    EventId
+);
+
+impl EventId {
+    /// Makes an id from the first 16 bytes of a digest.
+    #[must_use]
+    pub fn of_digest(digest: &Sha256) -> Self {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest.bytes()[..16]);
+        Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+    }
+}
+
+id_v7!(
     /// A job: given by the hub, the same over all its attempts.
     JobId
 );
-id!(
+id_v7!(
     /// An enrolled agent.
     AgentId
 );
-id!(
+id_v7!(
     /// One connection of an agent, given by the hub in `Welcome`.
     SessionId
 );
-id!(
+id_v7!(
     /// A blob: a payload stored at the hub. Two blobs of the same content have ids of their own.
     BlobId
 );

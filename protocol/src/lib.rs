@@ -7,6 +7,7 @@ mod bounds;
 mod code;
 mod codec;
 mod digest;
+mod event;
 pub mod http;
 mod ids;
 mod jws;
@@ -22,7 +23,11 @@ mod unverified;
 pub use code::{ApiCode, Code};
 pub use codec::{DecodeError, EncodeError, ToAgent, ToHub, decode_to_agent, decode_to_hub};
 pub use digest::Sha256;
-pub use ids::{AgentId, BlobId, JobId, SessionId};
+pub use event::{
+    Event, EventAck, EventPayload, EventRefused, FileEvent, PICKUP, TriggerAnnouncement, TriggerLease,
+    Triggers, WATCH,
+};
+pub use ids::{AgentId, BlobId, EventId, JobId, SessionId};
 pub use jws::{JwsError, KeyId, SigningKey, VerifyingKey};
 pub use keys::{AgentKey, HubKey};
 pub use message::{

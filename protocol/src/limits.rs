@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// The longest control message, as text. A longer frame ends the session.
 pub const MAX_FRAME: usize = 1024 * 1024;
-/// Payloads up to this size travel inside `Offer` and `Report`; larger ones beside the tunnel.
+/// Payloads up to this size travel inside `Offer`, `Report` and `Event`; larger ones beside the tunnel.
 pub const MAX_INLINE_PAYLOAD: usize = 256 * 1024;
 /// The longest `params` of a job and `result` of an operation, as JSON text.
 pub const MAX_JSON: usize = 256 * 1024;
@@ -12,10 +12,18 @@ pub const MAX_JSON: usize = 256 * 1024;
 pub const MAX_MESSAGE: usize = 1024;
 /// The longest `state` of an intent, as JSON text.
 pub const MAX_INTENT_STATE: usize = 4 * 1024;
+/// The longest `data` of an event, as JSON text.
+pub const MAX_EVENT_DATA: usize = 16 * 1024;
 /// How many jobs an agent may hold at once, whatever it announces.
 pub const MAX_JOBS: u32 = 1024;
 /// How many resources an agent may announce.
 pub const MAX_RESOURCES: usize = 500;
+/// How many triggers an agent may announce.
+pub const MAX_TRIGGERS: usize = 1000;
+/// How many events may wait for their answer before the agent pauses sending more.
+pub const MAX_UNACKED_EVENTS: usize = 16;
+/// How many bytes of unanswered events an agent session keeps for re-sending (at least one event always fits).
+pub const MAX_UNACKED_EVENT_BYTES: usize = 2 * 1024 * 1024;
 /// How many reports may wait for their acknowledgement before the agent pauses sending more.
 pub const MAX_UNACKED_REPORTS: usize = 64;
 /// How many bytes of unacknowledged reports an agent session keeps for re-sending (at least one report always fits).
@@ -39,7 +47,7 @@ pub const HEARTBEAT: Duration = Duration::from_secs(10);
 pub const DEAD_AFTER: Duration = Duration::from_secs(25);
 /// `Hello` and `Welcome` must have come by then.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
-/// An unanswered offer, report, commit or cancel is sent again after this long.
+/// An unanswered offer, report, event, commit or cancel is sent again after this long.
 pub const RESEND: Duration = Duration::from_secs(10);
 
 /// How long a hub-signed envelope and its ticket live.

@@ -3,7 +3,7 @@
 //! Unknown fields are ignored, so messages grow by addition. A message of unknown `type` is answered with
 //! [`Unsupported`] by the session and otherwise ignored.
 
-use crate::{AgentId, Code, JobId, KeyId, Name, SessionId, Sha256, outcome::Outcome};
+use crate::{AgentId, Code, JobId, KeyId, Name, SessionId, Sha256, TriggerAnnouncement, outcome::Outcome};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -138,6 +138,9 @@ pub struct Hello {
     /// The hub's signing keys that it trusts, so that the hub sends what follows them; empty: not told.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hub_keys: Vec<KeyId>,
+    /// The triggers of its resources; it runs those that [`crate::Triggers`] lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub triggers: Vec<TriggerAnnouncement>,
 }
 
 /// What the agent is to do with a held attempt.

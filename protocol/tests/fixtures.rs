@@ -4,8 +4,8 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use passerelle_protocol::{
-    AgentKey, AgentToken, Envelope, HubKey, JwsError, PayloadSource, Receipt, Sha256, SigningKey, Ticket,
-    ToAgent, ToHub, VerifyingKey, decode_to_agent, decode_to_hub,
+    AgentKey, AgentToken, Envelope, FileEvent, HubKey, JwsError, PayloadSource, Receipt, Sha256, SigningKey,
+    Ticket, ToAgent, ToHub, VerifyingKey, decode_to_agent, decode_to_hub,
     http::{EnrolRequest, EnrolResponse, KeyRequest, KeyResponse, Problem},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -132,6 +132,24 @@ fn the_next_keys_are_vouched_for_by_those_before() {
     let said = AgentKey::verify([key(AGENT_SEED).public()], again.replaces.as_deref().unwrap()).unwrap();
     assert_eq!((said.agent, said.public_key), (response.agent, again.public_key));
     assert_eq!(read::<EnrolResponse>("http.enrol_response.replaced").replaced, Some(response.agent));
+}
+
+#[test]
+fn the_ids_of_the_events_are_those_of_their_files() {
+    let response: EnrolResponse = read("http.enrol_response");
+    for name in ["event", "event.hub"] {
+        let Ok(ToHub::Event(event)) = decode_to_hub(&fixtures()[&format!("to_hub.{name}")]) else {
+            panic!("no event")
+        };
+        let file: FileEvent = serde_json::from_value(event.data.clone()).unwrap();
+        assert_eq!(file.id(&response.site, &event.resource, &event.kind), event.id, "{name}");
+        let payload = event.payload.unwrap();
+        assert_eq!((payload.size, payload.sha256), (file.size, file.sha256));
+        if let PayloadSource::Inline { data } = payload.source {
+            let content = STANDARD.decode(data).unwrap();
+            assert_eq!((content.len() as u64, Sha256::of(&content)), (file.size, file.sha256));
+        }
+    }
 }
 
 #[test]

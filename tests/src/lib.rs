@@ -6,6 +6,7 @@
 mod agent;
 mod api;
 mod app;
+mod bucket;
 mod content;
 #[path = "../../connectors/tests/support/dav.rs"]
 pub mod dav;
@@ -23,6 +24,8 @@ mod port;
 mod process;
 mod proxy;
 pub mod resources;
+#[path = "../../connectors/tests/support/s3.rs"]
+pub mod s3;
 #[path = "../../connectors/tests/support/server.rs"]
 pub mod server;
 mod share;
@@ -36,6 +39,7 @@ pub mod vsftpd;
 pub use agent::Agent;
 pub use api::{Answer, Api, code, ended, events};
 pub use app::{App, Reply, Request};
+pub use bucket::ObjectStore;
 pub use content::{Content, Random, hex};
 pub use disk::{SmallDisk, is_root};
 pub use fake_agent::{FakeAgent, FakeIdentity};
@@ -47,7 +51,7 @@ pub use mitmproxy::Mitmproxy;
 pub use network::Network;
 pub use nginx::Nginx;
 pub use port::free_port;
-pub use process::{Process, binary, run};
+pub use process::{Process, binary, cpu_time, run};
 pub use proxy::Proxy;
 pub use share::{Protocol, Share};
 pub use squid::{FORBIDDEN_NAME, PROXY_ONLY_NAME, PROXY_PASSWORD, PROXY_USER, Squid};

@@ -12,19 +12,24 @@ use super::{
     upload::{self, LENGTH, OFFSET, RESUMABLE, VERSION},
     with_header,
 };
-use crate::{model::AgentRecord, store, tunnel::Refusal};
+use crate::{blobs::UploadOffset, model::AgentRecord, store, tunnel::Refusal};
 use axum::{
     Json,
     body::Body,
     extract::{Path, Request, State},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
+use futures_util::Stream;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use passerelle_protocol::{
-    JobId,
+    JobId, Sha256,
     http::{EnrolRequest, KeyRequest, KeyResponse, output_path},
 };
-use std::sync::Arc;
+use std::{io, pin::Pin, sync::Arc};
+
+/// The body of an upload.
+type BodyStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
@@ -118,7 +123,11 @@ fn refused(app: &App, source: Source, refusal: Refusal) -> Problem {
     if wrong { app.guard.failed(source, None, problem).with_server_time() } else { problem }
 }
 
-async fn authenticate(app: &App, source: Source, headers: &HeaderMap) -> Result<Arc<AgentRecord>, Problem> {
+pub(super) async fn authenticate(
+    app: &App,
+    source: Source,
+    headers: &HeaderMap,
+) -> Result<Arc<AgentRecord>, Problem> {
     app.tunnel.authenticate(headers).await.map_err(|refusal| refused(app, source, refusal))
 }
 
@@ -164,18 +173,29 @@ pub async fn output_open(
     Path(path): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let (agent, job, attempt) = held(&app, source, &headers, &path).await?;
-    upload::check_version(&headers)?;
-    let length =
-        upload::number(&headers, &LENGTH)?.ok_or_else(|| Problem::bad_request("upload-length: missing"))?;
-    upload::check_size(length, app.max_blob)?;
-    let digest = upload::digest(&headers)?.ok_or_else(|| Problem::bad_request("repr-digest: missing"))?;
+    let (length, digest) = announced(&app, &headers)?;
     let stands = app.tunnel.output_open(agent.id, job, attempt, length, digest).await?;
+    Ok(opened(&stands, &output_path(job, attempt)))
+}
+
+/// The length and digest of an upload that is being opened.
+pub(super) fn announced(app: &App, headers: &HeaderMap) -> Result<(u64, Sha256), Problem> {
+    upload::check_version(headers)?;
+    let length =
+        upload::number(headers, &LENGTH)?.ok_or_else(|| Problem::bad_request("upload-length: missing"))?;
+    upload::check_size(length, app.max_blob)?;
+    let digest = upload::digest(headers)?.ok_or_else(|| Problem::bad_request("repr-digest: missing"))?;
+    Ok((length, digest))
+}
+
+/// The answer to an upload that was opened.
+pub(super) fn opened(stands: &UploadOffset, path: &str) -> Response {
     // One that was begun earlier goes on where it stands.
     let status = if stands.offset > 0 { StatusCode::OK } else { StatusCode::CREATED };
-    let answer = with_header(status.into_response(), header::LOCATION, &output_path(job, attempt));
+    let answer = with_header(status.into_response(), header::LOCATION, path);
     let answer = with_header(answer, OFFSET, &stands.offset.to_string());
     let answer = with_header(answer, LENGTH, &stands.length.to_string());
-    Ok(with_header(answer, RESUMABLE, VERSION))
+    with_header(answer, RESUMABLE, VERSION)
 }
 
 /// How far the upload of an attempt's output is.
@@ -218,11 +238,27 @@ pub async fn output_append(
     body: Body,
 ) -> Result<Response, Problem> {
     let (agent, job, attempt) = held(&app, source, &headers, &path).await?;
-    let from = upload::patch_offset(&headers)?;
-    let (stream, cause) = upload::stream(body, app.max_blob);
     let (tunnel, agent) = (app.tunnel.clone(), agent.id);
-    let stored =
-        app.tasks.spawn(async move { tunnel.output_append(agent, job, attempt, from, stream).await });
+    append_steadily(&app, &headers, body, move |from, stream| async move {
+        tunnel.output_append(agent, job, attempt, from, stream).await
+    })
+    .await
+}
+
+/// Appends a body to an upload, on a task that outlives the request until what arrived is stored.
+pub(super) async fn append_steadily<F, A>(
+    app: &App,
+    headers: &HeaderMap,
+    body: Body,
+    append: A,
+) -> Result<Response, Problem>
+where
+    F: Future<Output = Result<UploadOffset, store::Error>> + Send + 'static,
+    A: FnOnce(u64, BodyStream) -> F,
+{
+    let from = upload::patch_offset(headers)?;
+    let (stream, cause) = upload::stream(body, app.max_blob);
+    let stored = app.tasks.spawn(append(from, Box::pin(stream)));
     let stands = stored.await.map_err(|error| Problem::internal(&error))??;
     match cause.take() {
         Some(problem) => Err(problem.header(OFFSET, HeaderValue::from(stands.offset))),

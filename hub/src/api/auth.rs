@@ -36,7 +36,7 @@ scopes! {
     AgentsWrite = "agents:write",
     /// Uploading blobs, and reading them back.
     BlobsWrite = "blobs:write",
-    /// Following the event stream.
+    /// Following the event stream, and reading the events of triggers.
     EventsRead = "events:read",
     /// Reading the hub's metrics, which are of all tenants: never part of `all`.
     MetricsRead = "metrics:read",

@@ -181,6 +181,7 @@ impl SignedSubmission {
             idempotency: key.map(|key| (key, submission)),
             traceparent,
             created_at,
+            event: None,
         })
     }
 }

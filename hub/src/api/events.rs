@@ -1,4 +1,4 @@
-//! `/v1/events`: what changes in the tenant, as server-sent events (HTML, section 9.2).
+//! `/v1/events`: what changes or comes in for the tenant, as server-sent events (HTML, section 9.2).
 //!
 //! Each event's id is the change's sequence number, so that a client that comes back with `Last-Event-ID` misses
 //! nothing. A reader that is too slow is disconnected; it comes back in the same way.
@@ -34,7 +34,8 @@ const SLOW: Duration = Duration::from_secs(10);
 /// How many missed changes are read at a time.
 const BATCH: usize = 500;
 
-/// Follows jobs and agents: events `job` and `agent`, their data the object as `GET` shows it.
+/// Follows jobs, agents and what agents' triggers see: events `job`, `agent` and `received`, their data the object as `GET`
+/// shows it.
 #[utoipa::path(
     get, path = "/v1/events", tag = "events",
     params(("Last-Event-ID" = Option<String>, Header, description = "Goes on after this event")),
@@ -143,6 +144,13 @@ impl Follower {
                 }
                 Ok(None) | Err(_) => return Ok(()),
             },
+            ChangeKind::Received(id) => {
+                match self.app.store.received_event(self.tenant.clone(), id).await {
+                    Ok(event) => render("received", change.seq, &event),
+                    // Meanwhile removed.
+                    Err(_) => return Ok(()),
+                }
+            }
         };
         self.send(event).await
     }

@@ -51,7 +51,7 @@ pub struct SubmitQuery {
         (status = 202, body = Job, description = "The wait ended before the job did"),
         (status = 400, body = ProblemDocument, description = "`bad_request`, naming the field"),
         (status = 403, body = ProblemDocument, description = "`forbidden`: the envelope is of another tenant"),
-        (status = 404, body = ProblemDocument, description = "`site_unknown`, or `not_found` for the blob"),
+        (status = 404, body = ProblemDocument, description = "`site_unknown`, or `not_found` for the blob or event"),
         (status = 409, body = ProblemDocument, description = "`envelope_expired`, or `conflict`: the id is taken"),
         (status = 413, body = ProblemDocument, description = "`too_large`"),
         (status = 422, body = ProblemDocument, description = "`idempotency_mismatch`"),
@@ -120,6 +120,7 @@ async fn plain(
         return Err(store::Error::SiteUnknown(checked.site).into());
     }
     let payload = payload(app, tenant, &checked).await?;
+    let event = checked.payload.as_ref().and_then(|payload| payload.event());
     let digest = checked.digest(payload.as_ref().map(|payload| &payload.sha256));
     let created_at = clock::now();
     Ok(NewJob {
@@ -142,6 +143,7 @@ async fn plain(
         traceparent,
         created_at,
         envelope: None,
+        event,
     })
 }
 
@@ -161,6 +163,15 @@ async fn payload(app: &App, tenant: &Name, checked: &Checked) -> Result<Option<P
             let whole = futures_util::stream::iter([Ok::<_, Infallible>(Bytes::copy_from_slice(bytes))]);
             let info = app.blobs.put_stream(tenant.clone(), Some(media_type.clone()), None, whole).await?;
             PayloadRef { blob: info.id, size: info.size, sha256: info.sha256, media_type, data: None }
+        }
+        PayloadContent::Event { event, as_told } => {
+            let found = app.store.received_payload(tenant.clone(), *event).await;
+            let (blob, info, _) = found.map_err(|error| match error {
+                store::Error::NotFound(why) => Problem::not_found(format!("payload.event: {why}")),
+                error => error.into(),
+            })?;
+            let media_type = if *as_told { info.media_type } else { media_type };
+            PayloadRef { blob, size: info.size, sha256: info.sha256, media_type, data: None }
         }
         PayloadContent::Blob(blob) => {
             let info = app.blobs.info(tenant.clone(), *blob).await.map_err(|error| match error {

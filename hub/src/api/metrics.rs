@@ -44,7 +44,16 @@ pub struct Metrics {
     agent_clones: Counter,
     agents_online: Gauge,
     event_streams: Gauge,
+    events: EventMetrics,
     store: StoreMetrics,
+}
+
+/// What became of the events of agents.
+#[derive(Clone, Default)]
+struct EventMetrics {
+    received: Counter,
+    repeated: Counter,
+    refused: Counter,
 }
 
 /// How the store stands.
@@ -89,6 +98,7 @@ impl Default for Metrics {
             agent_clones: Counter::default(),
             agents_online: Gauge::default(),
             event_streams: Gauge::default(),
+            events: EventMetrics::default(),
             store: StoreMetrics::default(),
             registry: Arc::default(),
         };
@@ -106,6 +116,10 @@ impl Default for Metrics {
         );
         registry.register("agents_online", "Agents with an open tunnel", m.agents_online.clone());
         registry.register("event_streams", "Clients following the events", m.event_streams.clone());
+        let e = &m.events;
+        registry.register("events_received", "Events of triggers stored", e.received.clone());
+        registry.register("events_repeated", "Events that were stored before", e.repeated.clone());
+        registry.register("events_refused", "Events of triggers refused", e.refused.clone());
         m.store.register(&mut registry);
         Self { registry: Arc::new(registry), ..metrics }
     }
@@ -147,6 +161,9 @@ impl Metrics {
         self.store.commits.inner().store(stats.commits, Ordering::Relaxed);
         self.store.writes.inner().store(stats.writes, Ordering::Relaxed);
         self.agent_clones.inner().store(stats.clones, Ordering::Relaxed);
+        self.events.received.inner().store(stats.events, Ordering::Relaxed);
+        self.events.repeated.inner().store(stats.events_repeated, Ordering::Relaxed);
+        self.events.refused.inner().store(stats.events_refused, Ordering::Relaxed);
         self.store.queued.set(whole(stats.queued));
         self.store.database_bytes.set(whole(stats.database_bytes));
         self.store.blob_bytes.set(whole(stats.blob_bytes));
@@ -154,9 +171,15 @@ impl Metrics {
 
     /// The retention removed something.
     pub fn collected(&self, done: &Collected) {
-        let Collected { jobs, blobs, outputs, uploads, files, bytes } = *done;
-        let all =
-            [("jobs", jobs), ("blobs", blobs), ("outputs", outputs), ("uploads", uploads), ("files", files)];
+        let Collected { jobs, blobs, outputs, uploads, events, files, bytes } = *done;
+        let all = [
+            ("jobs", jobs),
+            ("blobs", blobs),
+            ("outputs", outputs),
+            ("uploads", uploads),
+            ("events", events),
+            ("files", files),
+        ];
         for (what, count) in all {
             self.store.removed.get_or_create(&Removed { what }).inc_by(count);
         }
@@ -220,11 +243,17 @@ mod tests {
             database_bytes: 4096,
             blob_bytes: 77,
             clones: 5,
+            events: 6,
+            events_repeated: 8,
+            events_refused: 10,
         });
         metrics.collected(&Collected { blobs: 4, bytes: 50, ..Collected::default() });
         let text = format!("{text}{}", metrics.render(2).unwrap());
         for figure in [
             "agent_clones_total 5",
+            "events_received_total 6",
+            "events_repeated_total 8",
+            "events_refused_total 10",
             "store_commits_total 3",
             "store_writes_total 9",
             "store_queued_writes 2",

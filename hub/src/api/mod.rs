@@ -9,6 +9,7 @@ pub mod auth;
 mod blobs;
 mod body;
 mod envelope;
+mod event_upload;
 mod events;
 mod guard;
 mod health;
@@ -17,6 +18,7 @@ mod metrics;
 mod observe;
 mod problem;
 mod range;
+mod received;
 mod sites;
 mod submission;
 mod upload;
@@ -72,6 +74,7 @@ impl App {
     /// An interface over `store`.
     #[must_use]
     pub fn new(store: Store, max_blob: u64, open_metrics: bool, stop: CancellationToken) -> Self {
+        store.set_max_blob(max_blob);
         Self {
             blobs: Blobs::new(store.clone()),
             tunnel: Tunnel::new(store.clone()),
@@ -139,6 +142,9 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(agents::list))
         .routes(routes!(agents::revoke))
         .routes(routes!(events::follow))
+        .routes(routes!(received::list))
+        .routes(routes!(received::show))
+        .routes(routes!(received::payload))
         .routes(routes!(health::document))
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))
@@ -148,6 +154,7 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(agent::tunnel))
         .routes(routes!(agent::payload))
         .routes(routes!(agent::output_open, agent::output_offset, agent::output_append))
+        .routes(routes!(event_upload::open, event_upload::offset, event_upload::append))
 }
 
 async fn no_such_route(State(_): State<App>, uri: Uri) -> Problem {

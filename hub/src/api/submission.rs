@@ -4,7 +4,7 @@ use super::{body, problem::Problem};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName};
 use passerelle_protocol::{
-    ApiCode, BlobId, Name, Sha256,
+    ApiCode, BlobId, EventId, Name, Sha256,
     limits::{MAX_INLINE_PAYLOAD, MAX_JSON},
 };
 use serde::{Deserialize, Serialize};
@@ -61,7 +61,7 @@ pub struct Submission {
     labels: BTreeMap<String, String>,
 }
 
-/// A submitted payload: exactly one of `text`, `base64`, `blob`.
+/// A submitted payload: exactly one of `text`, `base64`, `blob`, `event`.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SubmittedPayload {
@@ -72,7 +72,10 @@ pub struct SubmittedPayload {
     /// A blob, uploaded before with `POST /v1/blobs`.
     #[schema(value_type = Option<String>, format = "uuid")]
     blob: Option<BlobId>,
-    /// Default: `text/plain;charset=utf-8` for a text, else `application/octet-stream`.
+    /// An event whose payload the job's is to be; the event then lists the job.
+    #[schema(value_type = Option<String>, format = "uuid")]
+    event: Option<EventId>,
+    /// Default: `text/plain;charset=utf-8` for a text, that of the event for an event, else `application/octet-stream`.
     media_type: Option<String>,
 }
 
@@ -131,12 +134,27 @@ pub enum PayloadContent {
     Inline(Vec<u8>),
     /// In a blob of the tenant.
     Blob(BlobId),
+    /// The payload of an event of the tenant; `as_told`: with the event's own media type.
+    Event {
+        /// The event.
+        event: EventId,
+        /// No other media type was given.
+        as_told: bool,
+    },
 }
 
 impl Payload {
     /// Whether its content is kept with the job, not in a file.
     pub fn is_small(&self) -> bool {
         matches!(&self.content, PayloadContent::Inline(bytes) if bytes.len() <= MAX_INLINE_PAYLOAD)
+    }
+
+    /// The event that it is the payload of.
+    pub fn event(&self) -> Option<EventId> {
+        match &self.content {
+            PayloadContent::Event { event, .. } => Some(*event),
+            PayloadContent::Inline(_) | PayloadContent::Blob(_) => None,
+        }
     }
 }
 
@@ -153,13 +171,17 @@ impl Checked {
     #[must_use]
     pub fn digest(&self, payload: Option<&Sha256>) -> Sha256 {
         // serde_json writes objects with sorted keys, so equal submissions have equal texts.
-        let canonical = serde_json::json!({
+        let mut canonical = serde_json::json!({
             "site": self.site, "resource": self.resource, "operation": self.operation, "params": self.params,
             "payload": payload, "media_type": self.payload.as_ref().map(|p| &p.media_type),
             "deadline_s": self.deadline_s, "timeout_s": self.timeout_s, "max_attempts": self.max_attempts,
             "order_key": self.order_key, "on_failure": self.on_failure, "priority": self.priority,
             "labels": self.labels,
         });
+        // Two events may carry the same content: jobs of theirs are not the same.
+        if let Some(event) = self.payload.as_ref().and_then(Payload::event) {
+            canonical["event"] = event.to_string().into();
+        }
         Sha256::of(canonical.to_string().as_bytes())
     }
 }
@@ -248,18 +270,22 @@ pub(super) fn on_failure(wish: Option<OnFailure>) -> Option<String> {
 
 impl SubmittedPayload {
     fn check(self) -> Result<Payload, Problem> {
-        let (content, usual) = match (self.text, self.base64, self.blob) {
-            (Some(text), None, None) => {
+        let as_told = self.media_type.is_none();
+        let (content, usual) = match (self.text, self.base64, self.blob, self.event) {
+            (Some(text), None, None, None) => {
                 (PayloadContent::Inline(text.into_bytes()), "text/plain;charset=utf-8")
             }
-            (None, Some(base64), None) => {
+            (None, Some(base64), None, None) => {
                 let bytes = STANDARD.decode(base64).map_err(|_| {
                     Problem::bad_request("payload.base64: not base64 (RFC 4648 section 4, with padding)")
                 })?;
                 (PayloadContent::Inline(bytes), "application/octet-stream")
             }
-            (None, None, Some(blob)) => (PayloadContent::Blob(blob), "application/octet-stream"),
-            _ => return Err(Problem::bad_request("payload: give exactly one of text, base64, blob")),
+            (None, None, Some(blob), None) => (PayloadContent::Blob(blob), "application/octet-stream"),
+            (None, None, None, Some(event)) => {
+                (PayloadContent::Event { event, as_told }, "application/octet-stream")
+            }
+            _ => return Err(Problem::bad_request("payload: give exactly one of text, base64, blob, event")),
         };
         let media_type = self.media_type.unwrap_or_else(|| usual.to_owned());
         if !is_media_type(&media_type) {
@@ -390,6 +416,11 @@ mod tests {
             (json!({"payload": {"text": "a", "base64": "YQ=="}}), "payload: give exactly one"),
             (json!({"payload": {"base64": "*"}}), "payload.base64: not base64"),
             (json!({"payload": {"blob": "x"}}), "payload.blob: "),
+            (json!({"payload": {"event": "x"}}), "payload.event: "),
+            (
+                json!({"payload": {"event": "0f1e2d3c-4b5a-8978-8695-a4b3c2d1e0f0", "text": "a"}}),
+                "payload: give exactly",
+            ),
             (json!({"payload": {"text": "a", "media_type": "csv"}}), "payload.media_type: "),
             (json!({"payload": {"text": "a", "media_type": "text/csv\r\nx: y"}}), "payload.media_type: "),
         ] {

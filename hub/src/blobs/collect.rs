@@ -7,7 +7,7 @@
 
 use super::Blobs;
 use crate::store::{
-    Error, retention,
+    Error, received, retention,
     retention::{Key, Removed, Retention},
     writer::Tx,
 };
@@ -24,6 +24,9 @@ const REST: u32 = 4;
 /// The shortest and the longest rest.
 const RESTS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(1));
 
+/// How long the ids of events are remembered, so that none is stored twice.
+const PAST_EVENTS: Duration = Duration::from_secs(400 * 24 * 3600);
+
 /// What a pass removed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Collected {
@@ -35,6 +38,8 @@ pub struct Collected {
     pub outputs: u64,
     /// Uploads that were never finished.
     pub uploads: u64,
+    /// Events of triggers.
+    pub events: u64,
     /// Files of content.
     pub files: u64,
     /// Their bytes.
@@ -67,6 +72,13 @@ impl Blobs {
             self.walk(0, retention::old_outputs, retention::remove_outputs, outputs, &mut done).await?;
         let find: Find<Key> = retention::old_output_files;
         done.outputs += self.walk([0; 16], find, retention::remove_output_files, outputs, &mut done).await?;
+        done.events = self
+            .walk(0, received::old_events, received::remove_events, before(keep.events), &mut done)
+            .await?;
+        let past = before(PAST_EVENTS.max(keep.events));
+        while self.store.write(move |tx| received::forget_past(tx, past)).await? {
+            rest(Instant::now()).await;
+        }
         let find: Find<Key> = retention::unneeded_blobs;
         done.blobs = self.walk([0; 16], find, retention::remove_blobs, before(keep.blobs), &mut done).await?;
         done.uploads = self.give_up_uploads(keep.uploads, now, &mut done).await?;

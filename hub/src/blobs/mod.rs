@@ -47,7 +47,7 @@ pub struct UploadOffset {
     pub offset: u64,
     /// How many it will have.
     pub length: u64,
-    /// The blob, once the upload is complete. An attempt's output becomes none: it belongs to its job.
+    /// The blob, once the upload is complete. What an agent uploads becomes none: it belongs to its job or event.
     pub blob: Option<BlobInfo>,
 }
 
@@ -59,13 +59,14 @@ pub(crate) struct Upload {
     pub(crate) length: u64,
     pub(crate) sha256: Option<Sha256>,
     pub(crate) media_type: Option<String>,
-    /// It is an attempt's output.
-    pub(crate) output: bool,
+    /// It comes from an agent: the content becomes what the report or the event says that names it.
+    pub(crate) of_agent: bool,
     pub(crate) complete: bool,
 }
 
 impl Upload {
-    pub(crate) const COLUMNS: &str = "id, tenant, length, sha256, media_type, job IS NOT NULL, complete";
+    pub(crate) const COLUMNS: &str = "id, tenant, length, sha256, media_type, \
+        job IS NOT NULL OR event IS NOT NULL, complete";
 
     pub(crate) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
@@ -74,7 +75,7 @@ impl Upload {
             length: size(row, 2)?,
             sha256: opt_digest(row, 3)?,
             media_type: row.get(4)?,
-            output: row.get(5)?,
+            of_agent: row.get(5)?,
             complete: row.get(6)?,
         })
     }
@@ -175,7 +176,7 @@ impl Blobs {
             length,
             sha256: expected,
             media_type,
-            output: false,
+            of_agent: false,
             complete: false,
         };
         let stored = upload.clone();
@@ -297,7 +298,14 @@ impl Blobs {
     }
 
     async fn forget(&self, id: BlobId, done: &mut Collected) -> Result<u64, Error> {
-        let removed = self.store.write(move |tx| retention::forget_upload(tx, id)).await?;
+        let removed = self.store.write(move |tx| {
+            // Its job was retried meanwhile, perhaps.
+            if retention::is_needed(tx.conn, id)? {
+                return Ok(retention::Removed::default());
+            }
+            retention::forget_upload(tx, id)
+        });
+        let removed = removed.await?;
         self.remove_loose(removed.loose, done).await?;
         Ok(removed.count)
     }
@@ -369,17 +377,20 @@ impl Blobs {
             other => other?,
         };
         let naming = self.place(path, sha256).await?;
-        if upload.output {
+        if upload.of_agent {
             let id = upload.id;
             self.store
                 .write(move |tx| {
-                    let job: Option<retention::Key> = tx
+                    // A job's output, or what becomes the blob of an event under the upload's own id.
+                    let owner: Option<(retention::Key, bool)> = tx
                         .conn
-                        .prepare_cached("UPDATE uploads SET complete = 1 WHERE id = ?1 RETURNING job")?
-                        .query_row([id.uuid().as_bytes()], |row| row.get(0))
+                        .prepare_cached(
+                            "UPDATE uploads SET complete = 1 WHERE id = ?1 RETURNING coalesce(job, id), job IS NOT NULL",
+                        )?
+                        .query_row([id.uuid().as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
                         .optional()?;
-                    if let Some(job) = job {
-                        retention::own(tx.conn, job, sha256, true)?;
+                    if let Some((owner, output)) = owner {
+                        retention::own(tx.conn, owner, sha256, output)?;
                     }
                     Ok(naming)
                 })
@@ -437,7 +448,7 @@ impl Blobs {
         self.store
             .read(move |conn| {
                 let sql = format!(
-                    "SELECT {} FROM uploads WHERE id = ?1 AND tenant = ?2 AND job IS NULL",
+                    "SELECT {} FROM uploads WHERE id = ?1 AND tenant = ?2 AND job IS NULL AND event IS NULL",
                     Upload::COLUMNS
                 );
                 let key = *id.uuid().as_bytes();

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use jiff::Timestamp;
 use passerelle_protocol::{
-    AgentId, BlobId, Code, Effect, Envelope, JobId, JwsError, Name, Repeat, Sha256, Verdict,
+    AgentId, BlobId, Code, Effect, Envelope, EventId, JobId, JwsError, Name, Repeat, Sha256, Verdict,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -137,6 +137,8 @@ pub struct NewJob {
     pub created_at: Timestamp,
     /// What its client signed; without it the hub signs at each offer.
     pub envelope: Option<ClientEnvelope>,
+    /// The event that it is started from, whose payload is the job's.
+    pub event: Option<EventId>,
 }
 
 impl NewJob {

@@ -2,14 +2,16 @@
 
 use jiff::Timestamp;
 use passerelle_protocol::{
-    AgentId, BlobId, CommitMode, Intent, JobId, KeyId, Name, Repeat, Sha256, VerifyingKey,
+    AgentId, BlobId, CommitMode, EventId, Intent, JobId, KeyId, Name, Repeat, Sha256, VerifyingKey,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::str::FromStr;
 
+mod event;
 mod job;
 
+pub use event::*;
 pub use job::*;
 
 /// A tenant's subscription tier.
@@ -363,4 +365,6 @@ pub enum ChangeKind {
     Job(JobId),
     /// An agent: enrolled, connected, gone, revoked.
     Agent(AgentId),
+    /// An event of a trigger was stored.
+    Received(EventId),
 }

@@ -206,6 +206,14 @@ fn end_identity(tx: &mut Tx<'_>, found: &AgentRecord) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether a site has no second enrolled, unrevoked agent.
+pub(super) fn is_lone(conn: &Connection, tenant: &Name, site: &Name) -> Result<bool, Error> {
+    let agents: u32 = conn
+        .prepare_cached("SELECT count(*) FROM agents WHERE tenant = ?1 AND site = ?2 AND revoked_at IS NULL")?
+        .query_row([tenant.as_str(), site.as_str()], |row| row.get(0))?;
+    Ok(agents <= 1)
+}
+
 /// Whether what `old` held is now `agent`'s: it was enrolled in its place, directly or over others in between.
 pub(super) fn stands_for(conn: &Connection, agent: AgentId, old: AgentId) -> Result<bool, Error> {
     let mut statement = conn.prepare_cached("SELECT replaced_by FROM agents WHERE id = ?1")?;

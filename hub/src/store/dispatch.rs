@@ -7,7 +7,7 @@
 //! policy denies it in plain words.
 
 use super::{
-    Error,
+    Error, agents,
     attempts::{self, JobRow},
     row::{self, as_word, ms},
     transition::{Event, next},
@@ -213,8 +213,6 @@ fn granted_intent(conn: &Connection, job: i64, number: u32) -> Result<Option<Int
 
 /// `ask` when the site has more than one enrolled, unrevoked agent: the attempt may then move.
 fn commit_mode(conn: &Connection, key: &QueueKey) -> Result<CommitMode, Error> {
-    let agents: u32 = conn
-        .prepare_cached("SELECT count(*) FROM agents WHERE tenant = ?1 AND site = ?2 AND revoked_at IS NULL")?
-        .query_row([key.tenant.as_str(), key.site.as_str()], |row| row.get(0))?;
-    Ok(if agents > 1 { CommitMode::Ask } else { CommitMode::Free })
+    let lone = agents::is_lone(conn, &key.tenant, &key.site)?;
+    Ok(if lone { CommitMode::Free } else { CommitMode::Ask })
 }

@@ -3,7 +3,7 @@
 use super::{
     Content, Error, Store, Submitted,
     attempts::{self, AttemptRow, JobRow},
-    dispatch, lines,
+    dispatch, lines, received,
     row::{self, from_uuid, ms, to_json, whole_job},
     signed,
     transition::{Decision, Event, Resolution, next},
@@ -173,6 +173,9 @@ impl Store {
                     tx.conn
                         .prepare_cached("UPDATE jobs SET granted = 0 WHERE seq = ?1")?
                         .execute([job.seq])?;
+                    if resolution == Resolution::Applied {
+                        attempts::adopt_output(tx, &job)?;
+                    }
                     // However it was resolved, those behind it go on.
                     if let Some(line) = &job.line {
                         lines::leave(tx, &job, &line.key)?;
@@ -353,9 +356,9 @@ fn submit(tx: &mut Tx<'_>, job: NewJob) -> Result<Submitted, Error> {
         .prepare_cached(
             "INSERT INTO jobs (id, tenant, site, resource, operation, priority, created_at, deadline, allowed, \
              deadline_s, timeout_s, max_attempts, payload, idempotency_key, idempotency_body, order_key, on_failure, \
-             traceparent, labels, params, payload_size, blocks, ready, state, attempt, counted, envelope) \
+             traceparent, labels, params, payload_size, blocks, ready, state, attempt, counted, envelope, event) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?9, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, \
-             ?21, ?22, ?23, ?24, ?24, ?25)",
+             ?21, ?22, ?23, ?24, ?24, ?25, ?26)",
         )?
         .execute(params![
             job.id.uuid().as_bytes(),
@@ -382,7 +385,8 @@ fn submit(tx: &mut Tx<'_>, job: NewJob) -> Result<Submitted, Error> {
             ready,
             state.as_str(),
             attempts,
-            job.envelope.as_ref().map(|envelope| &*envelope.text)
+            job.envelope.as_ref().map(|envelope| &*envelope.text),
+            job.event.map(|event| *event.uuid().as_bytes())
         ]);
     match inserted {
         Err(rusqlite::Error::SqliteFailure(e, _)) if e.code == rusqlite::ErrorCode::ConstraintViolation => {
@@ -407,6 +411,9 @@ fn store_payload(tx: &Tx<'_>, job: &NewJob) -> Result<(), Error> {
     let Some(payload) = &job.payload else { return Ok(()) };
     let id = *payload.blob.uuid().as_bytes();
     let Some(data) = &payload.data else {
+        if let Some(event) = job.event {
+            received::check_start(tx.conn, &job.tenant, event, payload.blob)?;
+        }
         let own = tx
             .conn
             .prepare_cached("SELECT 1 FROM blobs WHERE id = ?1 AND tenant = ?2")?
@@ -473,11 +480,11 @@ pub(super) fn list_sql(filter: &JobFilter) -> String {
     sql
 }
 
-fn write_cursor(at: i64, seq: i64) -> String {
+pub(super) fn write_cursor(at: i64, seq: i64) -> String {
     URL_SAFE_NO_PAD.encode(format!("{at}.{seq}"))
 }
 
-fn read_cursor(text: &str) -> Result<(i64, i64), Error> {
+pub(super) fn read_cursor(text: &str) -> Result<(i64, i64), Error> {
     let read = || {
         let decoded = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
         let (at, seq) = decoded.split_once('.')?;

@@ -21,6 +21,7 @@ mod lines;
 mod memory;
 pub mod quota;
 mod reader;
+pub(crate) mod received;
 pub mod retention;
 pub(crate) mod row;
 pub(crate) mod schema;
@@ -28,6 +29,7 @@ pub(crate) mod sessions;
 mod signed;
 mod timers;
 pub(crate) mod transition;
+pub(crate) mod triggers;
 mod wait;
 pub(crate) mod writer;
 
@@ -247,6 +249,12 @@ pub struct Stats {
     pub blob_bytes: u64,
     /// How often one process of an agent fenced another that lives.
     pub clones: u64,
+    /// Events stored.
+    pub events: u64,
+    /// Events that were stored before.
+    pub events_repeated: u64,
+    /// Events that were refused.
+    pub events_refused: u64,
 }
 
 /// What the writer shares with everybody else.
@@ -257,9 +265,22 @@ pub(crate) struct Shared {
     pub(crate) shares: quota::Shares,
     pub(crate) changes: broadcast::Sender<Change>,
     pub(crate) keyring: keyring::Keyring,
+    pub(crate) events: EventCounts,
+    /// The largest payload that is taken.
+    pub(crate) max_blob: AtomicU64,
+    /// When this process opened the store.
+    pub(crate) opened_at: jiff::Timestamp,
     commits: AtomicU64,
     writes: AtomicU64,
     clones: AtomicU64,
+}
+
+/// What became of the events of agents.
+#[derive(Debug, Default)]
+pub(crate) struct EventCounts {
+    pub(crate) stored: AtomicU64,
+    pub(crate) duplicates: AtomicU64,
+    pub(crate) refused: AtomicU64,
 }
 
 /// The store: a cheap handle. The writer ends with the last one, or with [`Store::close`].
@@ -324,6 +345,9 @@ impl Store {
             shares: quota::Shares::default(),
             changes: broadcast::Sender::new(CHANGES),
             keyring,
+            events: EventCounts::default(),
+            max_blob: AtomicU64::new(u64::MAX),
+            opened_at: crate::clock::now(),
             commits: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             clones: AtomicU64::new(0),
@@ -380,6 +404,11 @@ impl Store {
         self.shared().registry.set_lease(lease);
     }
 
+    /// The largest payload of an event from now on.
+    pub(crate) fn set_max_blob(&self, bytes: u64) {
+        self.shared().max_blob.store(bytes, Ordering::Relaxed);
+    }
+
     /// How much the store did, and how much it holds.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -392,6 +421,9 @@ impl Store {
             commits: shared.commits.load(Ordering::Relaxed),
             writes: shared.writes.load(Ordering::Relaxed),
             clones: shared.clones.load(Ordering::Relaxed),
+            events: shared.events.stored.load(Ordering::Relaxed),
+            events_repeated: shared.events.duplicates.load(Ordering::Relaxed),
+            events_refused: shared.events.refused.load(Ordering::Relaxed),
         }
     }
 
@@ -460,6 +492,11 @@ impl Store {
     /// A place in the queue of writes.
     pub(crate) async fn place(&self) -> Result<OwnedSemaphorePermit, Error> {
         Arc::clone(&self.inner.places).acquire_owned().await.map_err(|_| closed())
+    }
+
+    /// The same, if there is one now.
+    pub(crate) fn try_place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.inner.places).try_acquire_owned().ok()
     }
 
     /// Queues a write; `done` is called on the writer's thread after the commit, in the order of the queue.

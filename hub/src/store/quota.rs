@@ -24,11 +24,13 @@ pub struct Quotas {
     pub blob_bytes: u64,
     /// Enrolled agents that are not revoked.
     pub agents: u64,
+    /// Stored events of triggers.
+    pub events: u64,
 }
 
 impl Default for Quotas {
     fn default() -> Self {
-        Self { open_jobs: 1_000_000, blob_bytes: 1 << 40, agents: 1000 }
+        Self { open_jobs: 1_000_000, blob_bytes: 1 << 40, agents: 1000, events: 10_000_000 }
     }
 }
 
@@ -72,6 +74,7 @@ struct State {
     quotas: Quotas,
     open_jobs: HashMap<Name, Bound>,
     blob_bytes: HashMap<Name, Bound>,
+    events: HashMap<Name, Bound>,
 }
 
 impl Shares {
@@ -91,7 +94,7 @@ impl Shares {
     }
 
     /// Takes room for content.
-    fn bytes(&self, conn: &Connection, tenant: &Name, more: u64) -> Result<(), Error> {
+    pub(crate) fn bytes(&self, conn: &Connection, tenant: &Name, more: u64) -> Result<(), Error> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State { quotas, blob_bytes, .. } = &mut *state;
         let bytes = blob_bytes.entry(tenant.clone()).or_default();
@@ -107,6 +110,21 @@ impl Shares {
         Err(Error::Quota(format!(
             "the blobs of tenant {tenant} may have {most} bytes together, and this would be more: what no job needs goes \
              with its retention"
+        )))
+    }
+
+    /// Takes a place for an event.
+    pub(super) fn event(&self, conn: &Connection, tenant: &Name) -> Result<(), Error> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { quotas, events, .. } = &mut *state;
+        let bound = events.entry(tenant.clone()).or_default();
+        let sql = "SELECT count(*) FROM received_events WHERE tenant = ?1";
+        if bound.add(1, quotas.events, || number(conn, sql, tenant))? {
+            return Ok(());
+        }
+        let most = quotas.events;
+        Err(Error::Quota(format!(
+            "tenant {tenant} has {most} events, as many as it may: the oldest go with their retention"
         )))
     }
 

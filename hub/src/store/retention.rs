@@ -27,12 +27,14 @@ pub struct Retention {
     pub jobs: Duration,
     /// Uploads that stand still.
     pub uploads: Duration,
+    /// Events of triggers, with their payloads.
+    pub events: Duration,
 }
 
 impl Default for Retention {
     fn default() -> Self {
         let days = |days: u64| Duration::from_secs(days * 24 * 3600);
-        Self { blobs: days(7), outputs: days(30), jobs: days(90), uploads: days(1) }
+        Self { blobs: days(7), outputs: days(30), jobs: days(90), uploads: days(1), events: days(30) }
     }
 }
 
@@ -158,9 +160,14 @@ pub(crate) fn remove_outputs(tx: &mut Tx<'_>, jobs: &[i64], before: Timestamp) -
     Ok(removed)
 }
 
-/// An output's row `f` in `files` that can go: its job is gone, or settled before ?1.
+/// An output's row `f` in `files` that can go: its job is gone, or settled before ?1 and cannot need it any more.
 const OLD_OUTPUT: &str = "f.output = 1 AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = f.owner \
-    AND (j.finished_at IS NULL OR j.finished_at >= ?1))";
+    AND (j.finished_at IS NULL OR j.finished_at >= ?1 OR (j.output_sha256 IS NULL AND j.error_effect = 'unknown')))";
+
+/// An upload `u` is a whole output that its job may need yet: an attempt may have taken away what it was made from, so that
+/// it is the only copy, which a later attempt or an operator's word makes the job's own.
+const NEEDED: &str = "u.complete = 1 AND EXISTS (SELECT 1 FROM jobs j WHERE j.id = u.job AND j.output_sha256 IS NULL \
+    AND (j.finished_at IS NULL OR j.error_effect = 'unknown'))";
 
 /// Jobs with outputs in files that ended before `before`.
 pub(crate) fn old_output_files(conn: &Connection, after: Key, before: Timestamp) -> Result<Vec<Key>, Error> {
@@ -188,11 +195,13 @@ pub(crate) fn remove_output_files(
     Ok(removed)
 }
 
-/// A blob `b` that can go: it is older than ?1, and each job that uses it is final and ended before ?1.
+/// A blob `b` that can go: it is older than ?1, no event has it as its payload, and each job that uses it is final and
+/// ended before ?1.
 fn unneeded() -> String {
     let keeps = "(j.state NOT IN ('succeeded', 'denied') OR j.finished_at IS NULL OR j.finished_at >= ?1)";
     format!(
         "b.created_at < ?1 AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = b.id AND {keeps}) \
+         AND NOT EXISTS (SELECT 1 FROM received_events e WHERE e.payload = b.id) \
          AND NOT EXISTS (SELECT 1 FROM uses u CROSS JOIN jobs j ON j.id = u.job WHERE u.blob = b.id AND {keeps})"
     )
 }
@@ -264,13 +273,13 @@ pub(crate) fn own(conn: &Connection, owner: Key, sha256: Sha256, output: bool) -
     Ok(())
 }
 
-/// Forgets an upload that is given up; an output that was whole but that no report claimed loses its name.
+/// Forgets an upload that is given up; what was whole but that no report or event claimed loses its name.
 pub(crate) fn forget_upload(tx: &mut Tx<'_>, upload: BlobId) -> Result<Removed, Error> {
     let id = *upload.uuid().as_bytes();
     let unclaimed: Option<(Key, [u8; 32])> = tx
         .conn
         .prepare_cached(
-            "SELECT u.job, u.sha256 FROM uploads u WHERE u.id = ?1 AND u.complete = 1 AND NOT EXISTS \
+            "SELECT coalesce(u.job, u.id), u.sha256 FROM uploads u WHERE u.id = ?1 AND u.complete = 1 AND NOT EXISTS \
              (SELECT 1 FROM jobs j WHERE j.id = u.job AND j.output_sha256 = u.sha256)",
         )?
         .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -288,9 +297,16 @@ pub(crate) fn forget_upload(tx: &mut Tx<'_>, upload: BlobId) -> Result<Removed, 
     Ok(removed)
 }
 
-/// Uploads opened before `before`.
+/// Whether an upload is an output that its job may need.
+pub(crate) fn is_needed(conn: &Connection, upload: BlobId) -> Result<bool, Error> {
+    let sql = format!("SELECT 1 FROM uploads u WHERE u.id = ?1 AND {NEEDED}");
+    Ok(conn.prepare_cached(&sql)?.exists([upload.uuid().as_bytes()])?)
+}
+
+/// Uploads opened before `before`, but for outputs that their jobs may need.
 pub(crate) fn old_uploads(conn: &Connection, before: Timestamp) -> Result<Vec<BlobId>, Error> {
-    let mut statement = conn.prepare_cached("SELECT id FROM uploads WHERE created_at < ?1")?;
+    let sql = format!("SELECT u.id FROM uploads u WHERE u.created_at < ?1 AND NOT ({NEEDED})");
+    let mut statement = conn.prepare_cached(&sql)?;
     let rows = statement.query_map([ms(before)], |found| row::from_uuid(found, 0))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }

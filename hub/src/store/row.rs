@@ -259,6 +259,7 @@ pub(crate) fn to_offer(row: &Row<'_>) -> rusqlite::Result<(i64, NewJob, u32, u32
         traceparent: row.get(13)?,
         created_at: time(row, 14)?,
         envelope: envelope(row, 22)?,
+        event: None,
     };
     Ok((row.get(0)?, job, row.get(15)?, row.get(21)?))
 }

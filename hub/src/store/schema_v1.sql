@@ -177,6 +177,6 @@ CREATE INDEX attempts_open ON attempts (agent) WHERE finished_at IS NULL;
 CREATE TABLE events (
   seq INTEGER PRIMARY KEY,
   tenant TEXT NOT NULL,
-  kind TEXT NOT NULL,                  -- job | agent
+  kind TEXT NOT NULL,                  -- job | agent | received
   id BLOB NOT NULL
 ) STRICT;

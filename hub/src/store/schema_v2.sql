@@ -65,3 +65,71 @@ CREATE TABLE clones (
 -- The envelope that the client signed, a compact JWS; NULL: the hub signs at each offer. With it, `idempotency_body` is the
 -- digest of the submission also without an idempotency key.
 ALTER TABLE jobs ADD COLUMN envelope TEXT;
+
+-- What the triggers of agents told of. The payload is a blob of its own: small content in `contents`, other in a file.
+CREATE TABLE received_events (
+  seq INTEGER PRIMARY KEY,             -- the order of their arrival
+  tenant TEXT NOT NULL,
+  id BLOB NOT NULL,                    -- a hash of what happened; a name of it in this tenant alone
+  site TEXT NOT NULL,
+  resource TEXT NOT NULL,
+  trigger_name TEXT NOT NULL,
+  kind TEXT NOT NULL,
+  agent BLOB NOT NULL REFERENCES agents (id),
+  lease INTEGER NOT NULL,
+  occurred_at INTEGER NOT NULL,
+  received_at INTEGER NOT NULL,
+  payload BLOB,                        -- the blob
+  payload_size INTEGER,
+  payload_sha256 BLOB,
+  payload_media_type TEXT,
+  data TEXT NOT NULL,                  -- JSON
+  FOREIGN KEY (tenant, site) REFERENCES sites (tenant, name)
+) STRICT;
+CREATE UNIQUE INDEX received_by_id ON received_events (tenant, id);
+CREATE INDEX received_by_tenant ON received_events (tenant, received_at);
+CREATE INDEX received_by_site ON received_events (tenant, site, received_at);
+CREATE INDEX received_by_resource ON received_events (tenant, resource, received_at);
+CREATE INDEX received_payloads ON received_events (payload) WHERE payload IS NOT NULL;
+
+-- The ids of those that are gone: an agent that was away for long does not tell of them a second time.
+CREATE TABLE past_events (
+  tenant TEXT NOT NULL,
+  id BLOB NOT NULL,
+  received_at INTEGER NOT NULL,
+  PRIMARY KEY (tenant, id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX past_events_by_time ON past_events (received_at);
+
+-- The event that a job was started from.
+ALTER TABLE jobs ADD COLUMN event BLOB;
+CREATE INDEX jobs_by_event ON jobs (event) WHERE event IS NOT NULL;
+
+-- The payload of an event that an agent is about to tell of.
+ALTER TABLE uploads ADD COLUMN agent BLOB;
+ALTER TABLE uploads ADD COLUMN event BLOB;
+CREATE UNIQUE INDEX uploads_of_event ON uploads (agent, event) WHERE event IS NOT NULL;
+
+-- The triggers that agents announced: events are taken of those alone.
+CREATE TABLE agent_triggers (
+  agent BLOB NOT NULL REFERENCES agents (id),
+  resource TEXT NOT NULL,
+  name TEXT NOT NULL,
+  kind TEXT NOT NULL,
+  announced_at INTEGER NOT NULL,
+  current INTEGER NOT NULL,            -- 1: by its last hello
+  PRIMARY KEY (agent, resource, name)
+) STRICT, WITHOUT ROWID;
+
+-- Which agent of the site may run a trigger.
+CREATE TABLE trigger_leases (
+  tenant TEXT NOT NULL,
+  site TEXT NOT NULL,
+  resource TEXT NOT NULL,
+  name TEXT NOT NULL,
+  agent BLOB NOT NULL REFERENCES agents (id),
+  lease INTEGER NOT NULL,              -- grows whenever it goes to another agent
+  until INTEGER,                       -- not told to be longer; NULL: without end
+  PRIMARY KEY (tenant, site, resource, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX trigger_leases_by_agent ON trigger_leases (agent);

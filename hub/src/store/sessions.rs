@@ -16,6 +16,7 @@ use super::{
     attempts::{self, AttemptRow, JobRow},
     clones,
     row::ms,
+    triggers,
     writer::Tx,
 };
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
     tunnel::registry::{Arrival, Command},
 };
 use passerelle_protocol::{
-    AgentId, Held, HeldAction, HeldJob, HeldState, Hello, SessionId, Welcome, session::Attempt,
+    AgentId, Held, HeldAction, HeldJob, HeldState, Hello, SessionId, TriggerLease, Welcome, session::Attempt,
 };
 use rusqlite::params;
 use std::collections::{HashMap, HashSet};
@@ -36,6 +37,8 @@ pub(crate) enum Opened {
     Welcome {
         welcome: Box<Welcome>,
         cancel: Vec<Attempt>,
+        /// The triggers that it may run; nothing for an agent that has none.
+        triggers: Option<Vec<TriggerLease>>,
     },
     Revoked,
     TierRequired,
@@ -76,6 +79,8 @@ pub(crate) fn open(tx: &mut Tx<'_>, hello: &Hello, arrival: Arrival) -> Result<O
     let queues = tx.shared.registry.register(arrival, epoch, hello, &kept);
     tx.effects.queues.extend(queues);
     tx.effects.changes.push((agent.tenant.clone(), ChangeKind::Agent(id)));
+    triggers::announced(tx, id, hello)?;
+    let triggers = if hello.triggers.is_empty() { None } else { Some(triggers::refresh(tx, id)?) };
     let welcome = Welcome {
         version: 1,
         session,
@@ -85,7 +90,7 @@ pub(crate) fn open(tx: &mut Tx<'_>, hello: &Hello, arrival: Arrival) -> Result<O
         server_time: clock::now(),
         held,
     };
-    Ok(Opened::Welcome { welcome: Box::new(welcome), cancel })
+    Ok(Opened::Welcome { welcome: Box::new(welcome), cancel, triggers })
 }
 
 type Reconciled = (Vec<Held>, Vec<(Attempt, passerelle_protocol::Name)>, Vec<Attempt>);
@@ -150,6 +155,7 @@ pub(crate) fn closed(tx: &mut Tx<'_>, agent: AgentId, session: SessionId) -> Res
         tx.conn
             .prepare_cached("UPDATE agents SET last_seen_at = ?2 WHERE id = ?1")?
             .execute(params![agent.uuid().as_bytes(), ms(tx.now)])?;
+        triggers::left(tx, agent)?;
         tx.effects.changes.push((record.tenant, ChangeKind::Agent(agent)));
     }
     Ok(())

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     clock,
-    model::{ChangeKind, JobFilter, JobState, NewJob, PayloadRef, Tier},
+    model::{ChangeKind, EventFilter, JobFilter, JobState, NewJob, PayloadRef, Tier},
     testing::{Hub, job, name, request},
 };
 use passerelle_protocol::{BlobId, JobId, SigningKey};
@@ -21,6 +21,20 @@ pub(super) fn hot_queries() -> Vec<String> {
         };
         queries.push(jobs::list_sql(&filter));
         queries.push(jobs::list_sql(&JobFilter { state: Some(JobState::Succeeded), ..filter }));
+    }
+    for keys in 0..4 {
+        let filter = EventFilter {
+            tenant: name("acme"),
+            site: (keys & 1 != 0).then(|| name("paris")),
+            resource: (keys & 2 != 0).then(|| name("compta")),
+            trigger: None,
+            kind: None,
+            since: None,
+            until: None,
+            limit: 50,
+            cursor: None,
+        };
+        queries.push(received::list_sql(&filter));
     }
     queries.extend(timers::QUERIES.iter().map(|sql| (*sql).to_owned()));
     queries

@@ -2,6 +2,8 @@
 
 mod auth;
 pub(crate) mod breaker;
+mod event;
+mod event_transfer;
 mod offer;
 pub(crate) mod registry;
 mod report;

@@ -3,7 +3,7 @@
 use crate::{
     clock,
     model::{AttemptToOffer, NewJob, PayloadRef},
-    store::{Error, Store},
+    store::{Content, Error, Store},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use passerelle_protocol::{
@@ -81,6 +81,12 @@ async fn source(store: &Store, payload: &PayloadRef) -> Result<PayloadSource, Er
     if payload.size > MAX_INLINE_PAYLOAD as u64 {
         return Ok(PayloadSource::Hub);
     }
-    let content = tokio::fs::read(store.files().content(payload.sha256)).await?;
-    Ok(PayloadSource::Inline { data: STANDARD.encode(content) })
+    // Small content that came with an event is in the database.
+    let (files, blob) = (store.files().clone(), payload.blob);
+    let (_, content) = store.read(move |conn| files.find(conn, blob, None)).await?;
+    let data = match content {
+        Content::Bytes(bytes) => STANDARD.encode(bytes),
+        Content::File(path) => STANDARD.encode(tokio::fs::read(path).await?),
+    };
+    Ok(PayloadSource::Inline { data })
 }

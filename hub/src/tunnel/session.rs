@@ -4,6 +4,7 @@
 //! that it is dead. What the agent tells goes to the store in order; while the store's queue is full the session stops
 //! reading, which holds the agent back through TCP.
 
+mod events;
 mod keys;
 mod socket;
 
@@ -120,6 +121,8 @@ struct Session {
     known: Option<KeyId>,
     /// Another process with the agent's identity has fenced this one.
     clone: bool,
+    /// When the leases of its triggers are next renewed, if it announced any.
+    renewal: Option<Instant>,
 }
 
 impl Session {
@@ -151,6 +154,7 @@ impl Session {
             trusted: Vec::new(),
             known: None,
             clone: false,
+            renewal: None,
         }
     }
 
@@ -161,6 +165,7 @@ impl Session {
         loop {
             self.push_frames();
             let Some(next) = self.machine.poll_timeout() else { return };
+            let next = self.renewal.map_or(next, |renewal| next.min(renewal));
             let wake = tokio::select! {
                 // Commands before frames: an acknowledgement frees the place of the offer behind it.
                 biased;
@@ -177,7 +182,10 @@ impl Session {
                 frame = stream.next(), if self.unstored.len() < UNSTORED => Wake::Frame(frame),
             };
             match wake {
-                Wake::Timeout => self.machine.handle_timeout(Instant::now()),
+                Wake::Timeout => {
+                    self.machine.handle_timeout(Instant::now());
+                    self.renew_when_due();
+                }
                 Wake::Closing => self.refuse("busy", "the hub is being restarted: come back", false, Some(1)),
                 Wake::Command(Some(command)) => self.obey(command).await,
                 // Not while `own` is held.
@@ -255,7 +263,8 @@ impl Session {
             | HubEvent::Declined(_)
             | HubEvent::Progress(_)
             | HubEvent::CommitRequested(_)
-            | HubEvent::Reported(_) => self.unstored.push_back(event),
+            | HubEvent::Reported(_)
+            | HubEvent::Event(_) => self.unstored.push_back(event),
         }
     }
 
@@ -356,6 +365,7 @@ impl Session {
                     },
                 )
             }
+            HubEvent::Event(event) => self.store_received(place, event),
             HubEvent::Draining | HubEvent::Unsupported(_) => Ok(()),
         };
         if let Err(error) = ordered {
@@ -381,11 +391,14 @@ impl Session {
     async fn obey(&mut self, command: Command) {
         let now = Instant::now();
         match command {
-            Command::Opened(Ok(Opened::Welcome { welcome, cancel })) => {
+            Command::Opened(Ok(Opened::Welcome { welcome, cancel, triggers })) => {
                 self.epoch = welcome.epoch;
                 tracing::info!(session_id = %self.id, epoch = welcome.epoch, held = welcome.held.len(), "Session open");
                 self.machine.welcome(*welcome);
                 self.tell_keys();
+                if let Some(leases) = triggers {
+                    self.tell_triggers(leases);
+                }
                 for attempt in cancel {
                     self.machine.cancel(attempt, now);
                 }
@@ -401,6 +414,9 @@ impl Session {
             Command::Opened(Err(error)) | Command::StoreFailed(error) => self.give_up(&error),
             Command::Offer(to_offer) => self.offer(*to_offer).await,
             Command::Ack(attempt) => self.machine.ack_report(attempt),
+            Command::EventAck { id, duplicate } => self.machine.ack_event(id, duplicate),
+            Command::EventRefused(refused) => self.refuse_event(refused),
+            Command::Triggers(leases) => self.tell_triggers(leases),
             Command::Cancel(attempt) => self.machine.cancel(attempt, now),
             Command::Grant(attempt) => self.machine.grant_commit(attempt),
             Command::Fenced { clone, wait_s } => {

@@ -5,3 +5,4 @@ mod delivery;
 mod moving;
 mod pauses;
 mod sessions;
+mod triggers;

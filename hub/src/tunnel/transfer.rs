@@ -91,7 +91,7 @@ impl Tunnel {
                     length,
                     sha256: Some(sha256),
                     media_type: None,
-                    output: true,
+                    of_agent: true,
                     complete: false,
                 };
                 Ok((upload, known))

@@ -5,9 +5,9 @@ use aws_lc_rs::rand::SystemRandom;
 use futures_util::{SinkExt as _, StreamExt as _};
 use jiff::Timestamp;
 use passerelle_protocol::{
-    Accept, AgentToken, ConnectorAnnouncement, Hello, Offer, OperationAnnouncement, Outcome, OutputPayload,
-    PROTOCOL_VERSION, Refuse, Repeat, Report, ResourceAnnouncement, SUBPROTOCOL, SigningKey, ToAgent, ToHub,
-    VersionRange, Welcome, decode_to_agent,
+    Accept, AgentToken, ConnectorAnnouncement, EventAck, EventRefused, Hello, Offer, OperationAnnouncement,
+    Outcome, OutputPayload, PROTOCOL_VERSION, Refuse, Repeat, Report, ResourceAnnouncement, SUBPROTOCOL,
+    SigningKey, ToAgent, ToHub, VersionRange, Welcome, decode_to_agent,
     http::{EnrolRequest, EnrolResponse, TUNNEL_PATH},
 };
 use reqwest::Method;
@@ -69,6 +69,10 @@ impl Agent {
     }
 
     pub async fn connect(&self, hub: &Hub) -> Session {
+        self.connect_with(hub, self.hello()).await
+    }
+
+    pub async fn connect_with(&self, hub: &Hub, hello: Hello) -> Session {
         let address = hub.url.strip_prefix("http://").unwrap();
         let mut request = format!("ws://{address}{TUNNEL_PATH}").into_client_request().unwrap();
         let headers = request.headers_mut();
@@ -79,7 +83,7 @@ impl Agent {
             timeout(PATIENCE, tokio_tungstenite::client_async(request, stream)).await.unwrap().unwrap();
         assert_eq!(response.headers()["sec-websocket-protocol"], SUBPROTOCOL);
         let mut session = Session { socket };
-        session.send(self.hello()).await;
+        session.send(hello).await;
         match session.next().await {
             ToAgent::Welcome(Welcome { tenant, site, .. }) => {
                 assert_eq!((tenant, site), (name("acme"), name("paris")));
@@ -89,7 +93,7 @@ impl Agent {
         session
     }
 
-    fn hello(&self) -> Hello {
+    pub fn hello(&self) -> Hello {
         let operation = |text: &str, repeat| OperationAnnouncement {
             name: name(text),
             params_schema: json!({"type": "object"}),
@@ -103,6 +107,7 @@ impl Agent {
             agent_version: "0.1.0".to_owned(),
             instance: "test".to_owned(),
             hub_keys: Vec::new(),
+            triggers: Vec::new(),
             max_jobs: 8,
             connectors: BTreeMap::from([(name("file"), ConnectorAnnouncement { operations })]),
             resources: vec![ResourceAnnouncement {
@@ -124,6 +129,11 @@ impl Session {
         self.socket.send(Message::text(text)).await.unwrap();
     }
 
+    /// Sends what the protocol does not allow.
+    pub async fn send_text(&mut self, text: String) {
+        self.socket.send(Message::text(text)).await.unwrap();
+    }
+
     pub async fn next(&mut self) -> ToAgent {
         loop {
             let frame =
@@ -139,6 +149,31 @@ impl Session {
             if let ToAgent::Offer(offer) = self.next().await {
                 return offer;
             }
+        }
+    }
+
+    /// The hub's answer to an event, passing over all else.
+    pub async fn event_answer(&mut self) -> ToAgent {
+        loop {
+            match self.next().await {
+                answer @ (ToAgent::EventAck(_) | ToAgent::EventRefused(_)) => return answer,
+                ToAgent::Refuse(refuse) => panic!("{refuse:?}"),
+                _ => {}
+            }
+        }
+    }
+
+    pub async fn event_ack(&mut self) -> EventAck {
+        match self.event_answer().await {
+            ToAgent::EventAck(ack) => ack,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn event_refused(&mut self) -> EventRefused {
+        match self.event_answer().await {
+            ToAgent::EventRefused(refused) => refused,
+            other => panic!("{other:?}"),
         }
     }
 

@@ -16,9 +16,9 @@ pub struct Stream {
 
 #[derive(Debug)]
 pub struct Event {
-    kind: String,
-    id: u64,
-    data: Value,
+    pub kind: String,
+    pub id: u64,
+    pub data: Value,
 }
 
 impl Stream {
@@ -56,7 +56,7 @@ impl Stream {
         }
     }
 
-    async fn next(&mut self) -> Event {
+    pub async fn next(&mut self) -> Event {
         loop {
             let block = self.block().await;
             let field =

@@ -17,6 +17,7 @@ struct Theirs {
     agent: String,
     job: String,
     blob: String,
+    event: String,
 }
 
 const WORDS: [&str; 3] = ["secret-path", "secret-label", "lyon"];
@@ -24,13 +25,17 @@ const WORDS: [&str; 3] = ["secret-path", "secret-label", "lyon"];
 async fn theirs(hub: &Hub) -> (Theirs, crate::agent::Session) {
     token(hub, "acme", "lyon", 1).await;
     let agent = Agent::enrol(hub).await;
-    let mut session = agent.connect(hub).await;
+    let mut session = crate::received::connect(&agent, hub).await;
+    let event = crate::received::event("secret-path-of-an-event.csv", b"theirs");
+    let received = event.id.to_string();
+    session.send(event).await;
+    session.event_ack().await;
     let extra = json!({"params": {"path": "secret-path.csv"}, "labels": {"secret-label": "x"}});
     let job = hub.submit(extra).await["id"].as_str().unwrap().to_owned();
     session.offer().await;
     let blob = Answer::of(hub.request(Method::POST, "/v1/blobs").body("theirs")).await.expect(201).json();
     let blob = blob["id"].as_str().unwrap().to_owned();
-    (Theirs { agent: agent.identity.agent.to_string(), job, blob }, session)
+    (Theirs { agent: agent.identity.agent.to_string(), job, blob, event: received }, session)
 }
 
 /// An agent of tenant `other`.
@@ -43,7 +48,7 @@ async fn other_agent(hub: &Hub) -> Agent {
 }
 
 fn no_word_of(theirs: &Theirs, call: &str, text: &str) {
-    let ids = [theirs.agent.as_str(), &theirs.job, &theirs.blob];
+    let ids = [theirs.agent.as_str(), &theirs.job, &theirs.blob, &theirs.event];
     for word in WORDS.iter().copied().chain(ids) {
         // What the call itself named may come back in the refusal.
         assert!(call.contains(word) || !text.contains(word), "{call} tells of {word}: {text}");
@@ -69,6 +74,8 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                 &theirs.agent
             } else if path.starts_with("/v1/blobs") {
                 &theirs.blob
+            } else if path.starts_with("/v1/events") {
+                &theirs.event
             } else {
                 &theirs.job
             };
@@ -76,6 +83,7 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                 .replace("{id}", id)
                 .replace("{job}", &theirs.job)
                 .replace("{site}", "lyon")
+                .replace("{event}", &theirs.event)
                 .replace("{attempt}", "1");
             let call = match path.as_str() {
                 // Their bodies name the site.
@@ -91,7 +99,7 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                 | ("POST", "/agent/v1/enrol") => continue,
                 // A stream: below.
                 ("GET", "/v1/events") => continue,
-                ("GET", "/v1/jobs" | "/v1/agents" | "/v1/sites") => {
+                ("GET", "/v1/jobs" | "/v1/agents" | "/v1/sites" | "/v1/events/received") => {
                     let listed = Answer::of(request).await.expect(200);
                     no_word_of(&theirs, &call, &listed.text());
                     calls += 1;
@@ -107,6 +115,9 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                     let stolen = job(json!({"payload": {"blob": theirs.blob}}));
                     let own = hub.anonymous(Method::POST, "/v1/jobs").bearer_auth(&key);
                     Answer::of(own.json(&stolen)).await.expect_problem(404, "not_found");
+                    let stolen = job(json!({"payload": {"event": theirs.event}}));
+                    let own = hub.anonymous(Method::POST, "/v1/jobs").bearer_auth(&key);
+                    Answer::of(own.json(&stolen)).await.expect_problem(404, "not_found");
                     request.json(&job(json!({"site": "lyon"})))
                 }
                 ("POST", "/v1/jobs/{id}/resolve") => request.json(&json!({"outcome": "applied"})),
@@ -114,7 +125,10 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                     .header("content-type", "application/offset+octet-stream")
                     .header("upload-offset", "0")
                     .body("x"),
-                ("POST", "/agent/v1/jobs/{job}/attempts/{attempt}/output") => request
+                (
+                    "POST",
+                    "/agent/v1/jobs/{job}/attempts/{attempt}/output" | "/agent/v1/events/{event}/payload",
+                ) => request
                     .header("upload-length", "1")
                     .header("repr-digest", "sha-256=:LXEWQrcmsEQBYnyp+6wy9cuGMQaL7aiOCl1Q5LdT8ek=:"),
                 // Signed as it must be, but about the other tenant's agent.
@@ -149,7 +163,7 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
             calls += 1;
         }
     }
-    assert!(calls >= 21, "only {calls} calls were looked at");
+    assert!(calls >= 27, "only {calls} calls were looked at");
 
     let events = hub.anonymous(Method::GET, "/v1/events").bearer_auth(&key).header("last-event-id", "0");
     let mut stream = events.send().await.unwrap().bytes_stream();

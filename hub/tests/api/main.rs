@@ -13,6 +13,7 @@ mod isolation;
 mod jobs;
 mod openapi;
 mod output;
+mod received;
 mod refusals;
 mod signed;
 mod sites;

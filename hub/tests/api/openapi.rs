@@ -17,8 +17,12 @@ async fn every_route_is_in_the_document_and_the_other_way_round() {
     for (path, item) in paths {
         let listed: BTreeSet<String> =
             METHODS.iter().filter(|m| item.get(m).is_some()).map(|m| m.to_uppercase()).collect();
-        let real =
-            path.replace("{id}", "x").replace("{site}", "x").replace("{job}", "x").replace("{attempt}", "1");
+        let real = path
+            .replace("{id}", "x")
+            .replace("{site}", "x")
+            .replace("{job}", "x")
+            .replace("{attempt}", "1")
+            .replace("{event}", "x");
         let refused =
             Answer::of(hub.request("BREW".parse().unwrap(), &real)).await.expect_problem(405, "bad_request");
         // The router answers HEAD wherever it answers GET.
@@ -45,6 +49,9 @@ async fn every_route_is_in_the_document_and_the_other_way_round() {
         "/v1/agents/{id}/revoke",
         "/v1/sites/{site}/resources",
         "/v1/events",
+        "/v1/events/received",
+        "/v1/events/received/{id}",
+        "/v1/events/received/{id}/payload",
         "/v1/openapi.json",
         "/healthz",
         "/readyz",
@@ -53,6 +60,7 @@ async fn every_route_is_in_the_document_and_the_other_way_round() {
         "/agent/v1/tunnel",
         "/agent/v1/jobs/{job}/payload",
         "/agent/v1/jobs/{job}/attempts/{attempt}/output",
+        "/agent/v1/events/{event}/payload",
     ] {
         assert!(paths.contains_key(path), "{path}");
     }

@@ -2,11 +2,13 @@
 
 use super::{
     Attempt,
+    events::SentEvents,
     link::{CloseReason, Frame, Link, Recent, Resend, Undecoded, check_events},
 };
 use crate::{
-    Accept, Commit, Decline, Draining, Hello, HubKeys, Intent, Offer, Progress, Refuse, Report, Sha256,
-    ToAgent, ToHub, Unsupported, VersionRange, Welcome, decode_to_agent,
+    Accept, Commit, Decline, Draining, Event, EventAck, EventRefused, Hello, HubKeys, Intent, Offer,
+    Progress, Refuse, Report, Sha256, ToAgent, ToHub, TriggerLease, Unsupported, VersionRange, Welcome,
+    decode_to_agent,
     limits::{HANDSHAKE, MAX_JOBS, MAX_UNACKED_REPORT_BYTES, MAX_UNACKED_REPORTS, RESEND},
     outcome::cut_message,
 };
@@ -32,6 +34,12 @@ pub enum AgentEvent {
     CommitGranted(Attempt),
     /// The hub stored the report: the attempt may be forgotten.
     ReportAcked(Attempt),
+    /// The hub stored the event, now or before: it may be forgotten.
+    EventAcked(EventAck),
+    /// The hub did not store the event: send it again after `retry_after_ms`, or never if that is absent.
+    EventRefused(EventRefused),
+    /// All the triggers that may run from now on, each for its `ttl_s` counted from now.
+    Triggers(Vec<TriggerLease>),
     /// The hub sent, or did not understand, a message of this type. For a counter and the log.
     Unsupported(String),
 }
@@ -66,6 +74,9 @@ pub struct AgentSession {
     declined: Recent<(Sha256, Decline)>,
     unacked_bytes: usize,
     unacked: usize,
+    sent_events: SentEvents,
+    /// The serial of the latest triggers.
+    triggers: Option<u64>,
     max_jobs: usize,
     /// The grace time in seconds, once draining.
     draining: Option<u32>,
@@ -95,6 +106,8 @@ impl AgentSession {
             declined: Recent::new(),
             unacked_bytes: 0,
             unacked: 0,
+            sent_events: SentEvents::default(),
+            triggers: None,
             max_jobs,
             draining: None,
             events: VecDeque::new(),
@@ -149,6 +162,8 @@ impl AgentSession {
                 Phase::Offered { .. } | Phase::Held => {}
             }
         }
+        let events = self.sent_events.due(now);
+        again.extend(events.into_iter().filter(|_| clear).map(Ok));
         for encoded in again {
             let done = self.link.send(encoded);
             self.close_on(done);
@@ -169,7 +184,8 @@ impl AgentSession {
             }
             Phase::Offered { .. } | Phase::Held | Phase::Asking { .. } | Phase::Reported { .. } => None,
         });
-        Some(resends.fold(base, Instant::min))
+        let events = self.sent_events.next().filter(|_| self.is_open());
+        Some(resends.chain(events).fold(base, Instant::min))
     }
 
     /// The next frame to send.
@@ -265,6 +281,34 @@ impl AgentSession {
         Ok(())
     }
 
+    /// Whether another event may be sent now; if not, wait for its answer to one.
+    #[must_use]
+    pub fn can_send_event(&self) -> bool {
+        self.is_open() && self.sent_events.has_room()
+    }
+
+    /// Sends an event, again and again until it is acknowledged or refused. Does nothing unless [`Self::can_send_event`],
+    /// nor for one that waits for its answer.
+    ///
+    /// # Errors
+    /// If the event breaks a limit; nothing was sent and the session goes on.
+    pub fn send_event(&mut self, event: &Event, now: Instant) -> Result<(), CloseReason> {
+        if !self.can_send_event() || self.sent_events.contains(event.id) {
+            return Ok(());
+        }
+        let text = ToHub::from(event.clone()).encode().map_err(|e| CloseReason::Local(e.to_string()))?;
+        self.sent_events.insert(event.id, text.clone(), now);
+        let done = self.link.send(Ok(text));
+        self.close_on(done);
+        Ok(())
+    }
+
+    /// How many events wait for their answer.
+    #[must_use]
+    pub fn unacked_events(&self) -> usize {
+        self.sent_events.len()
+    }
+
     /// Tells the hub to offer nothing more, at once or right after its welcome. Offers that crossed on the wire
     /// still come as events: decline them.
     pub fn drain(&mut self, grace_s: u32) {
@@ -336,6 +380,26 @@ impl AgentSession {
                         self.events.push_back(AgentEvent::CancelRequested(attempt));
                     }
                     None => {}
+                }
+                Ok(())
+            }
+            (State::Open, ToAgent::EventAck(ack)) => {
+                if self.sent_events.answered(ack.id) {
+                    self.events.push_back(AgentEvent::EventAcked(ack));
+                }
+                Ok(())
+            }
+            (State::Open, ToAgent::EventRefused(refused)) => {
+                if self.sent_events.answered(refused.id) {
+                    self.events.push_back(AgentEvent::EventRefused(refused));
+                }
+                Ok(())
+            }
+            (State::Open, ToAgent::Triggers(triggers)) => {
+                // An older list that comes late would give back what the newer one took away.
+                if self.triggers.is_none_or(|latest| latest < triggers.serial) {
+                    self.triggers = Some(triggers.serial);
+                    self.events.push_back(AgentEvent::Triggers(triggers.leases));
                 }
                 Ok(())
             }

@@ -2,12 +2,15 @@
 
 use super::{
     Attempt,
+    events::{HeardEvents, TooMany},
     link::{CloseReason, Frame, Link, Recent, Resend, Undecoded, check_events},
 };
 use crate::{
-    Cancel, Commit, CommitGranted, Decline, HeldAction, Hello, HubKeys, Name, Offer, Progress, Refuse,
-    Report, ReportAck, ToAgent, ToHub, Unsupported, Welcome, decode_to_hub,
+    Cancel, Commit, CommitGranted, Decline, Event, EventAck, EventId, EventRefused, HeldAction, Hello,
+    HubKeys, Name, Offer, Progress, Refuse, Report, ReportAck, ToAgent, ToHub, TriggerLease, Triggers,
+    Unsupported, Welcome, decode_to_hub,
     limits::{HANDSHAKE, MAX_JOBS, MAX_UNANSWERED_OFFER_BYTES, RESEND},
+    outcome::cut_message,
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -31,6 +34,9 @@ pub enum HubEvent {
     /// The attempt has ended: store it, then [`HubSession::ack_report`]. May come more than once, and for attempts
     /// that the hub gave up or does not know: acknowledge those too, or the agent keeps them for ever.
     Reported(Report),
+    /// Something happened at a resource: store it, then [`HubSession::ack_event`] or [`HubSession::refuse_event`].
+    /// May come more than once.
+    Event(Event),
     /// The agent takes nothing more.
     Draining,
     /// The agent sent, or did not understand, a message of this type.
@@ -82,6 +88,9 @@ pub struct HubSession {
     held: BTreeMap<Attempt, Name>,
     unanswered_bytes: usize,
     declined: Recent<()>,
+    heard_events: HeardEvents,
+    /// How many lists of triggers were sent.
+    triggers: u64,
     draining: bool,
     events: VecDeque<HubEvent>,
 }
@@ -99,6 +108,8 @@ impl HubSession {
             held: BTreeMap::new(),
             unanswered_bytes: 0,
             declined: Recent::new(),
+            heard_events: HeardEvents::default(),
+            triggers: 0,
             draining: false,
             events: VecDeque::new(),
         }
@@ -306,6 +317,26 @@ impl HubSession {
         self.send(ReportAck { job: attempt.job, attempt: attempt.number });
     }
 
+    /// Says that an event is stored, now or before.
+    pub fn ack_event(&mut self, id: EventId, duplicate: bool) {
+        self.heard_events.answered(id);
+        self.send(EventAck { id, duplicate });
+    }
+
+    /// Says why an event is not stored.
+    pub fn refuse_event(&mut self, mut refused: EventRefused) {
+        self.heard_events.answered(refused.id);
+        cut_message(&mut refused.message);
+        self.send(refused);
+    }
+
+    /// Tells all the triggers that the agent may run from now on. Call it again in time: at least every third of the
+    /// shortest `ttl_s`, while the agent is heard.
+    pub fn tell_triggers(&mut self, leases: Vec<TriggerLease>) {
+        self.triggers += 1;
+        self.send(Triggers { serial: self.triggers, leases });
+    }
+
     /// The attempts that the agent holds or is offered, as far as this session knows.
     pub fn attempts(&self) -> impl Iterator<Item = Attempt> {
         self.attempts.keys().copied()
@@ -374,6 +405,15 @@ impl HubSession {
                 self.events.push_back(HubEvent::Reported(report));
                 Ok(())
             }
+            (State::Open, ToHub::Event(event)) => match self.heard_events.heard(event.id, now) {
+                Ok(tell) => {
+                    self.events.extend(tell.then_some(HubEvent::Event(event)));
+                    Ok(())
+                }
+                Err(TooMany) => {
+                    Err(CloseReason::PeerMisbehaved("more events than may be unanswered".to_owned()))
+                }
+            },
             (State::Open, ToHub::Draining(_)) => {
                 if !self.draining {
                     self.draining = true;
@@ -436,6 +476,7 @@ fn kind(message: &ToHub) -> &'static str {
         ToHub::Progress(_) => "progress",
         ToHub::Commit(_) => "commit",
         ToHub::Report(_) => "report",
+        ToHub::Event(_) => "event",
         ToHub::Draining(_) => "draining",
         ToHub::Unsupported(_) => "unsupported",
     }

@@ -12,6 +12,7 @@
 //! ```
 
 mod agent;
+mod events;
 mod hub;
 mod link;
 #[cfg(test)]

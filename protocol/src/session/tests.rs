@@ -5,13 +5,14 @@ mod hub_owner;
 mod network;
 mod properties;
 mod rules_agent;
+mod rules_events;
 mod rules_hub;
 mod world;
 
 use super::Attempt;
 use crate::{
-    AgentId, Hello, JobId, Name, Offer, Outcome, Report, ResourceAnnouncement, SessionId, VersionRange,
-    Welcome,
+    AgentId, Event, EventPayload, FileEvent, Hello, JobId, Name, Offer, Outcome, PICKUP, PayloadSource,
+    Report, ResourceAnnouncement, SessionId, Sha256, TriggerLease, VersionRange, Welcome,
 };
 use std::time::Instant;
 
@@ -51,6 +52,7 @@ fn hello(max_jobs: u32, resources: &[(&str, u32)]) -> Hello {
             })
             .collect(),
         held: Vec::new(),
+        triggers: Vec::new(),
     }
 }
 
@@ -85,6 +87,35 @@ fn report(attempt: Attempt, outcome: Outcome) -> Report {
         started_at: None,
         finished_at: jiff::Timestamp::UNIX_EPOCH,
     }
+}
+
+fn event(number: u32) -> Event {
+    let data = FileEvent {
+        path: format!("in/{number}.csv"),
+        size: 3,
+        sha256: Sha256::of(b"abc"),
+        modified_at: Some(jiff::Timestamp::UNIX_EPOCH),
+    };
+    let (resource, kind) = (name("compta"), name(PICKUP));
+    Event {
+        id: data.id(&name("paris"), &resource, &kind),
+        resource,
+        trigger: name("incoming"),
+        kind,
+        lease: 1,
+        occurred_at: jiff::Timestamp::UNIX_EPOCH,
+        data: serde_json::to_value(data).unwrap(),
+        payload: Some(EventPayload {
+            size: 3,
+            sha256: Sha256::of(b"abc"),
+            media_type: "text/csv".to_owned(),
+            source: PayloadSource::Inline { data: "YWJj".to_owned() },
+        }),
+    }
+}
+
+fn lease(number: u64) -> TriggerLease {
+    TriggerLease { resource: name("compta"), trigger: name("incoming"), lease: number, ttl_s: Some(30) }
 }
 
 fn success() -> Outcome {

@@ -42,7 +42,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::mpsc;
-use transfer::{Part, Source};
+use transfer::{Part, Source, plain};
 
 /// One read and one write: large enough that the change of hands between two threads costs nothing.
 const SLICE: usize = 1024 * 1024;
@@ -309,6 +309,10 @@ impl Backend for Remote {
         // A folder put in the file's place meanwhile is refused with this, instead of being deleted with all in it.
         headers.insert("depth", HeaderValue::from_static("0"));
         self.change(&Method::DELETE, &url, &headers).map(drop)
+    }
+
+    fn tag(&mut self, place: &Place) -> Result<Option<String>, FsError> {
+        Ok(self.item(place.as_str())?.etag.as_deref().map(plain))
     }
 
     fn make_folder(&mut self, path: &str) -> Result<(), FsError> {

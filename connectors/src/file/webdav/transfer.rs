@@ -114,6 +114,11 @@ fn is_strong(etag: &str) -> bool {
     etag.starts_with('"')
 }
 
+/// An entity tag without the mark of a weak one, which falls away once the file has been left alone for a second.
+pub(super) fn plain(etag: &str) -> String {
+    etag.trim_start_matches("W/").to_owned()
+}
+
 /// A GET under way.
 pub(super) struct Source {
     pub(super) session: Arc<Session>,
@@ -203,7 +208,6 @@ impl SourceFile for Source {
             return Ok(self.stat);
         }
         let now = self.session.look_at(&self.place, &self.url)?;
-        let plain = |etag: &str| etag.trim_start_matches("W/").to_owned();
         if let (Some(before), Some(after)) = (&self.etag, &now.etag)
             && plain(before) != plain(after)
         {
@@ -211,5 +215,9 @@ impl SourceFile for Source {
             return Err(FsError::new(Problem::Changed, detail));
         }
         Ok(stat_of(&now))
+    }
+
+    fn tag(&self) -> Option<String> {
+        self.etag.as_deref().map(plain)
     }
 }

@@ -7,6 +7,8 @@ pub mod faults;
 pub mod jail;
 pub mod names;
 pub mod reading;
+pub mod then;
+pub mod trigger;
 
 use passerelle_connectors::{Code, Effect, Failure, Verdict};
 use std::fmt::Debug;

@@ -19,7 +19,10 @@ use crate::{
     clock,
     model::{AttemptToOffer, NewJob, OperationView},
 };
-use passerelle_protocol::{AgentId, Hello, Name, Repeat, SessionId, limits::MAX_JOBS, session::Attempt};
+use passerelle_protocol::{
+    AgentId, EventId, EventRefused, Hello, Name, Repeat, SessionId, TriggerLease, limits::MAX_JOBS,
+    session::Attempt,
+};
 use rate::Rate;
 use session::{Resource, Session};
 use std::{
@@ -64,6 +67,12 @@ pub(crate) enum Command {
     Offer(Box<AttemptToOffer>),
     /// The report is stored.
     Ack(Attempt),
+    /// The event is stored, now or before.
+    EventAck { id: EventId, duplicate: bool },
+    /// The event is not stored.
+    EventRefused(EventRefused),
+    /// All the triggers that the agent may run from now on.
+    Triggers(Vec<TriggerLease>),
     /// A client wants the attempt stopped, or it is no longer needed.
     Cancel(Attempt),
     /// The grant is stored.

@@ -25,6 +25,11 @@ impl Heard {
         heard
     }
 
+    /// For how long nothing was heard.
+    pub(crate) fn silence(&self) -> Duration {
+        Duration::from_millis(clock::monotonic_ms().saturating_sub(self.monotonic_ms.load(Ordering::Relaxed)))
+    }
+
     pub(crate) fn again(&self) {
         self.unix_ms.store(clock::now().as_millisecond(), Ordering::Relaxed);
         self.monotonic_ms.store(clock::monotonic_ms(), Ordering::Relaxed);

@@ -118,6 +118,7 @@ pub(super) fn hello(identity: &Identity) -> Hello {
         agent_version: "0.1.0".to_owned(),
         instance: "test".to_owned(),
         hub_keys: Vec::new(),
+        triggers: Vec::new(),
         max_jobs: 8,
         connectors: [(name("http"), http), (name("file"), file)].into(),
         resources: vec![resource("orders", "http", "notify", 2), resource("compta", "file", "drop", 2)],

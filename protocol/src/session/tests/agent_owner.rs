@@ -2,8 +2,8 @@
 
 use super::{hello, name, network::Rng, report, success};
 use crate::{
-    Code, Decline, Effect, Failure, HeldAction, HeldJob, HeldState, Intent, JobId, Offer, Outcome, Progress,
-    Verdict,
+    Code, Decline, Effect, Event, EventId, Failure, HeldAction, HeldJob, HeldState, Intent, JobId, Offer,
+    Outcome, Progress, Verdict,
     session::{AgentEvent, AgentSession, Attempt},
 };
 use std::{
@@ -68,6 +68,14 @@ pub(super) struct AgentOwner {
     process: u32,
     pending: BTreeMap<Attempt, (Offer, bool)>,
     reported: BTreeSet<Attempt>,
+    /// The spool: survives a crash, in the order of the trigger.
+    pub(super) spool: BTreeMap<u32, Event>,
+    seen: u32,
+    /// Those that the hub said it had already.
+    pub(super) duplicates: u32,
+    sent_events: BTreeSet<u32>,
+    /// The lease, if the hub gave one in this session.
+    lease: Option<u64>,
 }
 
 impl AgentOwner {
@@ -76,7 +84,7 @@ impl AgentOwner {
     }
 
     pub(super) fn idle(&self) -> bool {
-        self.journal.is_empty() && self.pending.is_empty()
+        self.journal.is_empty() && self.pending.is_empty() && self.spool.is_empty()
     }
 
     pub(super) fn connect(&mut self, connection: u64, now: Instant) {
@@ -94,6 +102,8 @@ impl AgentOwner {
         }
         self.pending.clear();
         self.reported.clear();
+        self.sent_events.clear();
+        self.lease = None;
         self.session = Some((connection, session));
     }
 
@@ -112,6 +122,18 @@ impl AgentOwner {
             };
             self.todo.push((rng.up_to(self.slow), task));
         }
+    }
+
+    /// A file arrives at a resource: the trigger writes its event to the spool.
+    pub(super) fn see(&mut self, now: Instant) {
+        self.seen += 1;
+        self.spool.insert(self.seen, super::event(self.seen));
+        self.flush(now);
+    }
+
+    /// The ids of all files that arrived.
+    pub(super) fn files(&self) -> BTreeSet<EventId> {
+        (1..=self.seen).map(|number| super::event(number).id).collect()
     }
 
     pub(super) fn drain(&mut self) {
@@ -156,6 +178,22 @@ impl AgentOwner {
                 let entry = self.journal.remove(&attempt).expect("acknowledged twice");
                 assert!(matches!(entry.stage, Stage::Finished(_)));
                 *self.acked.entry(attempt).or_default() += 1;
+            }
+            AgentEvent::EventAcked(ack) => {
+                self.duplicates += u32::from(ack.duplicate);
+                let number = self.numbered(ack.id);
+                self.spool.remove(&number).expect("acknowledged twice");
+                self.sent_events.remove(&number);
+            }
+            AgentEvent::EventRefused(refused) => {
+                assert!(refused.retry_after_ms.is_some(), "refused for good");
+                let number = self.numbered(refused.id);
+                self.sent_events.remove(&number);
+            }
+            AgentEvent::Triggers(leases) => {
+                let lease = leases.first().map(|lease| lease.lease);
+                assert!(self.lease <= lease, "an older list of triggers was believed");
+                self.lease = lease;
             }
             AgentEvent::HubKeys(_) | AgentEvent::Refused(_) | AgentEvent::Unsupported(_) => {
                 panic!("{event:?}")
@@ -253,6 +291,10 @@ impl AgentOwner {
         self.journal.get_mut(&attempt).unwrap().stage = Stage::Finished(outcome);
     }
 
+    fn numbered(&self, id: EventId) -> u32 {
+        *self.spool.iter().find(|(_, event)| event.id == id).expect("an event of the spool").0
+    }
+
     /// The reporter: sends from the journal what has not been sent in this session.
     fn flush(&mut self, now: Instant) {
         let Some((_, session)) = &mut self.session else { return };
@@ -262,6 +304,11 @@ impl AgentOwner {
                 && self.reported.insert(*attempt)
             {
                 session.report(&report(*attempt, outcome.clone()), now).unwrap();
+            }
+        }
+        for (number, event) in &self.spool {
+            if self.lease.is_some() && session.can_send_event() && self.sent_events.insert(*number) {
+                session.send_event(event, now).unwrap();
             }
         }
     }

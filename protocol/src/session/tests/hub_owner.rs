@@ -2,12 +2,12 @@
 
 use super::{
     agent_owner::{RESOURCES, Run},
-    name,
+    lease, name,
     network::Rng,
     offer, welcome,
 };
 use crate::{
-    Code, Held, HeldAction, Hello, JobId, Outcome, Report, Verdict,
+    Code, Event, EventId, EventRefused, Held, HeldAction, Hello, JobId, Outcome, Report, Verdict,
     session::{Attempt, HubEvent, HubSession},
 };
 use std::{
@@ -46,6 +46,8 @@ impl Job {
 #[derive(Debug, Clone)]
 pub(super) enum HubTask {
     Store { process: u32, connection: u64, report: Report },
+    Keep { process: u32, connection: u64, event: Box<Event> },
+    Lease { process: u32, connection: u64 },
     Grant { process: u32, connection: u64, attempt: Attempt },
 }
 
@@ -54,6 +56,8 @@ pub(super) struct HubOwner {
     pub(super) session: Option<(u64, HubSession)>,
     pub(super) todo: Vec<(Duration, HubTask)>,
     pub(super) slow: Duration,
+    /// A store that takes one event after the other.
+    pub(super) in_order: bool,
     /// How many writes of the store fail, in percent.
     pub(super) failing: u8,
     /// Whether the hub must know of every attempt that the agent holds.
@@ -67,6 +71,8 @@ pub(super) struct HubOwner {
     pub(super) reports: BTreeMap<Attempt, Outcome>,
     granted: BTreeSet<Attempt>,
     tickets: u64,
+    /// The ids of the stored events, in the order of their storing.
+    pub(super) events: Vec<EventId>,
     process: u32,
 }
 
@@ -137,6 +143,10 @@ impl HubOwner {
             HubEvent::Reported(report) => {
                 self.todo.push((rng.up_to(self.slow), HubTask::Store { process, connection, report }));
             }
+            HubEvent::Event(event) => {
+                let wait = if self.in_order { self.slow } else { rng.up_to(self.slow) };
+                self.todo.push((wait, HubTask::Keep { process, connection, event: Box::new(event) }));
+            }
             HubEvent::Progress(_) | HubEvent::Draining => {}
             HubEvent::Unsupported(of) => panic!("unsupported {of}"),
         }
@@ -159,7 +169,31 @@ impl HubOwner {
                     session.grant_commit(attempt);
                 }
             }
-            HubTask::Store { .. } | HubTask::Grant { .. } => {}
+            HubTask::Keep { process, connection, event } if process == self.process => {
+                let full = rng.percent(self.failing);
+                let duplicate = self.events.contains(&event.id);
+                if !full && !duplicate {
+                    self.events.push(event.id);
+                }
+                let Some((_, session)) = self.session.as_mut().filter(|(c, _)| *c == connection) else {
+                    return;
+                };
+                if full {
+                    let (id, code, message) = (event.id, "quota".to_owned(), "full".to_owned());
+                    session.refuse_event(EventRefused { id, code, message, retry_after_ms: Some(1000) });
+                } else {
+                    session.ack_event(event.id, duplicate);
+                }
+            }
+            HubTask::Lease { process, connection } if process == self.process => {
+                if let Some((_, session)) = self.session.as_mut().filter(|(c, _)| *c == connection) {
+                    // Grows with each list, so that the model sees whether an older one is believed.
+                    self.tickets += 1;
+                    session.tell_triggers(vec![lease(self.tickets)]);
+                    self.todo.push((Duration::from_secs(10), HubTask::Lease { process, connection }));
+                }
+            }
+            HubTask::Store { .. } | HubTask::Grant { .. } | HubTask::Keep { .. } | HubTask::Lease { .. } => {}
         }
     }
 
@@ -212,7 +246,8 @@ impl HubOwner {
                 job.not_taken(self.renumber);
             }
         }
-        let (_, session) = self.session.as_mut().unwrap();
+        let (connection, session) = self.session.as_mut().unwrap();
+        self.todo.push((Duration::ZERO, HubTask::Lease { process: self.process, connection: *connection }));
         session.welcome(answer);
         for attempt in cancel {
             session.cancel(attempt, now);

@@ -2,10 +2,11 @@
 
 use super::{
     agent_owner::Run,
+    event,
     network::Faults,
     world::{Happening, World},
 };
-use crate::{Outcome, session::Attempt};
+use crate::{EventId, Outcome, session::Attempt};
 use proptest::{collection::vec, prelude::*};
 use std::{collections::BTreeSet, time::Duration};
 
@@ -30,6 +31,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         6 => (0..3usize, run, 1..6usize)
             .prop_map(|(resource, run, count)| Happening::Submit { resource, run, count }),
         3 => (0..64usize).prop_map(|index| Happening::Cancel { index }),
+        4 => (1..30usize).prop_map(|count| Happening::Files { count }),
         1 => Just(Happening::Cut),
         1 => Just(Happening::Dark),
         1 => Just(Happening::CrashAgent),
@@ -42,7 +44,7 @@ fn happening() -> impl Strategy<Value = Happening> {
 /// A world whose connection is never cut, so that only re-sending repairs what is lost.
 fn calm() -> impl Strategy<Value = Happening> {
     happening().prop_filter_map("no cuts", |happening| match happening {
-        Happening::Submit { .. } | Happening::Cancel { .. } => Some(happening),
+        Happening::Submit { .. } | Happening::Cancel { .. } | Happening::Files { .. } => Some(happening),
         Happening::Cut
         | Happening::Dark
         | Happening::CrashAgent
@@ -66,6 +68,10 @@ fn check(world: &World) {
     assert!(world.agent.acked.values().all(|times| *times == 1));
     let succeeded = world.hub.reports.values().filter(|o| matches!(o, Outcome::Succeeded { .. })).count();
     assert_eq!(succeeded, world.agent.applied.len());
+    // Each file is one event at the hub, and none is left behind.
+    let events: BTreeSet<EventId> = world.hub.events.iter().copied().collect();
+    assert_eq!(world.hub.events.len(), events.len(), "an event was stored twice");
+    assert_eq!(events, world.agent.files());
 }
 
 proptest! {
@@ -90,6 +96,19 @@ proptest! {
         world.run();
         check(&world);
     }
+}
+
+#[test]
+fn hundreds_of_files_pass_the_window_in_their_order() {
+    let mut world = World::new(1, Faults::NONE, 8, 4);
+    world.hub.in_order = true;
+    world.schedule(Duration::from_secs(1), Happening::Files { count: 300 });
+    world.schedule(Duration::from_secs(2), Happening::CrashHub);
+    world.run();
+    check(&world);
+    let order: Vec<EventId> = (1..=300).map(|number| event(number).id).collect();
+    assert_eq!(world.hub.events, order);
+    assert!(world.agent.duplicates <= 16, "only what was in flight at the crash came twice");
 }
 
 #[test]

@@ -124,9 +124,9 @@ fn nothing_is_heard_between_hello_and_decision() {
 #[test]
 fn garbage_closes_with_1002_and_unknown_types_do_not() {
     let (mut session, now) = open();
-    session.handle_frame(Frame::Text(r#"{"type":"event","id":1}"#.to_owned()), now);
-    assert_eq!(sent(&mut session), [ToAgent::Unsupported(Unsupported { of: "event".to_owned() })]);
-    assert_eq!(events(&mut session), [HubEvent::Unsupported("event".to_owned())]);
+    session.handle_frame(Frame::Text(r#"{"type":"teleport","id":1}"#.to_owned()), now);
+    assert_eq!(sent(&mut session), [ToAgent::Unsupported(Unsupported { of: "teleport".to_owned() })]);
+    assert_eq!(events(&mut session), [HubEvent::Unsupported("teleport".to_owned())]);
     session.handle_frame(Frame::Text("\u{0}".to_owned()), now);
     assert_eq!(session.closed().map(CloseReason::close_code), Some(1002));
     assert_eq!(session.poll_timeout(), None);

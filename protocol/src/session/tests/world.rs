@@ -7,7 +7,7 @@ use super::{
     start,
 };
 use crate::{
-    limits::MAX_UNACKED_REPORTS,
+    limits::{MAX_UNACKED_EVENTS, MAX_UNACKED_REPORTS},
     session::{Frame, HubSession},
 };
 use std::{
@@ -25,6 +25,10 @@ pub(super) enum Happening {
     },
     Cancel {
         index: usize,
+    },
+    /// So many files arrive.
+    Files {
+        count: usize,
     },
     /// The connection breaks and both ends learn of it.
     Cut,
@@ -189,6 +193,7 @@ impl World {
                 }
             }
             Happening::Cancel { index } => self.hub.cancel(index, self.now),
+            Happening::Files { count } => (0..count).for_each(|_| self.agent.see(self.now)),
             Happening::Cut => {
                 self.network.dark = self.connection;
                 self.agent.session = None;
@@ -289,6 +294,7 @@ impl World {
         }
         if let Some((connection, session)) = &self.agent.session {
             assert!(session.unacked() <= MAX_UNACKED_REPORTS);
+            assert!(session.unacked_events() <= MAX_UNACKED_EVENTS);
             if session.closed().is_some() {
                 let connection = *connection;
                 self.agent.session = None;
