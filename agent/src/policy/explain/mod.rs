@@ -35,6 +35,8 @@ pub struct Overview {
 const SENDS: &[&str] = &[
     "to the hub: the agent's name and version, and of each resource its name, its kind, the operations that a rule allows, \
      their parameters, its limits and pauses; never a host, an outside path or a secret",
+    "to each resource, at the start, after a change of its configuration and for `check`: a look whether it answers and takes the \
+     credentials; to an in-house application that is a HEAD request to its address",
     "to the hub: which jobs it holds, how far they are and how they ended, with what their operations give back",
     "to the hub: the files of the triggers that are listed with their resources above, each with its path below the resource",
     "nothing else: there are no listeners for the cloud and no diagnostics that leave this machine",
