@@ -26,6 +26,7 @@ mod pause;
 mod policy;
 mod pressure;
 mod proxies;
+mod received;
 mod reload;
 mod restored;
 mod rolling;
