@@ -28,7 +28,7 @@ fn event(path: &str, content: &[u8]) -> Value {
 
 /// A session of an agent that has a trigger, and may run it.
 async fn session(identity: &FakeIdentity) -> FakeAgent {
-    let mut tunnel = identity.tunnel(&identity.token(0)).await.ok().expect("an open tunnel");
+    let mut tunnel = identity.tunnel(&identity.token(0)).await.ok().unwrap();
     let triggers = json!({"triggers": [{"resource": "compta", "name": "incoming", "kind": "pickup"}]});
     let hello = with(tunnel.hello(json!([])), triggers);
     tunnel.send(&hello).await;
@@ -97,7 +97,7 @@ async fn a_flood_of_events_is_refused_and_costs_the_others_nothing() {
     let honest = FakeIdentity::enrol(&hub, SITE).await;
     let hostile = FakeIdentity::enrol(&hub, SITE).await;
     let mut tunnel = session(&honest).await;
-    let mut flood = hostile.tunnel(&hostile.token(0)).await.ok().expect("an open tunnel");
+    let mut flood = hostile.tunnel(&hostile.token(0)).await.ok().unwrap();
     let hello = flood.hello(json!([]));
     flood.send(&hello).await;
     flood.receive(&["welcome"]).await;
