@@ -142,6 +142,10 @@ async fn write(agent: &Agent, what: What, sha256: Sha256, token: Uuid, stored: S
     let content = match stored {
         Stored::Memory(bytes) => Content::Row(bytes),
         Stored::File => Content::Spool(token),
+        // Only jobs recall what an earlier run had stored.
+        Stored::AtHub => {
+            return Outcome::Later(here("a file that was read just now is said to be at the hub"));
+        }
     };
     let in_row = matches!(content, Content::Row(_));
     let entry = entry(Kind::FileTaken, &key, &kind, &seen.path, id, None);
