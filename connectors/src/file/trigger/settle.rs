@@ -83,10 +83,16 @@ impl Work {
         if aside.size != self.file.size {
             return Ok(false);
         }
-        if aside.inode.is_some() && self.file.inode.is_some() {
-            return Ok(aside.inode == self.file.inode && aside.modified == self.file.modified);
-        }
-        if aside.modified.is_some() && aside.modified == self.file.modified {
+        let one = aside.inode.is_some() && aside.inode == self.file.inode;
+        if fs.renames_keep_files() {
+            if aside.inode.is_some() && self.file.inode.is_some() {
+                return Ok(one && aside.modified == self.file.modified);
+            }
+            if aside.modified.is_some() && aside.modified == self.file.modified {
+                return Ok(true);
+            }
+        } else if one {
+            // A copy has a time of its own, but what names its content is the same.
             return Ok(true);
         }
         let Some(sha256) = self.sha256 else { return Ok(aside.modified == self.file.modified) };
