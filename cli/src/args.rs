@@ -1,5 +1,7 @@
 //! The command line.
 
+pub(crate) mod events;
+
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -12,6 +14,7 @@ Examples:
       --param path=2026/10/FEC.txt --payload FEC.txt --wait 60
   passerelle jobs list --state failed
   passerelle jobs show 0193a5c2-…  --output answer.csv
+  passerelle events follow --resource compta
 
 Exit codes: 0 success, 1 the job did not succeed, 2 usage, 3 the hub cannot be reached or refused";
 
@@ -30,6 +33,9 @@ pub(crate) enum Command {
     /// Submit, show, list, cancel, retry and resolve jobs
     #[command(subcommand)]
     Jobs(Jobs),
+    /// List, show and follow what triggers on private resources saw
+    #[command(subcommand)]
+    Events(events::Events),
     /// Make keys that sign jobs
     #[command(subcommand)]
     Keys(Keys),
@@ -138,6 +144,9 @@ pub(crate) struct Submit {
     /// The file to send as the payload
     #[arg(long, value_name = "FILE")]
     pub(crate) payload: Option<PathBuf>,
+    /// Send the payload of this event, by its id
+    #[arg(long, value_name = "ID", conflicts_with_all = ["payload", "sign_key"])]
+    pub(crate) event: Option<String>,
     /// The payload's media type
     #[arg(long, value_name = "TYPE", requires = "payload")]
     pub(crate) media_type: Option<String>,

@@ -11,6 +11,7 @@ use crate::{
 };
 use aws_lc_rs::digest::{Context, SHA256};
 use passerelle_protocol::{PayloadDigest, limits::MAX_INLINE_PAYLOAD};
+use reqwest::Response;
 use serde::Deserialize as _;
 use serde_json::{Map, Value, json};
 use std::{
@@ -65,6 +66,8 @@ async fn submit(command: &Submit, out: &Out) -> Result<(), Failure> {
     } else if let Some(file) = &command.payload {
         let payload = payload(&client, file, command.media_type.as_deref()).await?;
         body.insert("payload".to_owned(), Value::Object(payload));
+    } else if let Some(event) = &command.event {
+        body.insert("payload".to_owned(), json!({ "event": event }));
     }
     let key = command.idempotency_key.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
     let started = Instant::now();
@@ -150,7 +153,7 @@ async fn show(command: &Show, out: &Out) -> Result<(), Failure> {
     let Some(announced) = &job.output else {
         return Err(Failure::job(format!("the job has no output; it is {}", job.state)));
     };
-    download(&client, &job.id, &announced.sha256, file).await?;
+    download(client.output(&job.id).await?, &announced.sha256, file).await?;
     if command.connection.json {
         out.json(&value);
     } else {
@@ -159,8 +162,8 @@ async fn show(command: &Show, out: &Out) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes a job's output beside `file`, and gives it that name once it has proved whole.
-async fn download(client: &Client, id: &str, sha256: &str, file: &Path) -> Result<(), Failure> {
+/// Writes content beside `file`, and gives it that name once it has proved whole.
+pub(crate) async fn download(mut response: Response, sha256: &str, file: &Path) -> Result<(), Failure> {
     let unwritable =
         |e: std::io::Error| Failure::usage(format!("--output: cannot write {}: {e}", file.display()));
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -170,7 +173,6 @@ async fn download(client: &Client, id: &str, sha256: &str, file: &Path) -> Resul
         .tempfile_in(folder)
         .map_err(unwritable)?;
     let mut writer = fs::File::from_std(part.reopen().map_err(unwritable)?);
-    let mut response = client.output(id).await?;
     let mut context = Context::new(&SHA256);
     let broken = |e: reqwest::Error| Failure::hub(format!("the download broke off: {}", e.without_url()));
     while let Some(chunk) = response.chunk().await.map_err(broken)? {
@@ -184,7 +186,7 @@ async fn download(client: &Client, id: &str, sha256: &str, file: &Path) -> Resul
         hex
     });
     if got != sha256 {
-        return Err(Failure::hub("the downloaded output does not have the digest that the job tells"));
+        return Err(Failure::hub("the downloaded content does not have the digest that was told"));
     }
     part.persist(file).map_err(|e| unwritable(e.error))?;
     Ok(())

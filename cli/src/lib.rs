@@ -4,6 +4,7 @@
 mod args;
 mod client;
 mod dev;
+mod events;
 mod jobs;
 mod keys;
 mod lists;
@@ -81,6 +82,7 @@ async fn perform(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Dev(dev) => dev::run(dev, &out).await,
         Command::Jobs(command) => jobs::run(command, &out).await,
+        Command::Events(command) => events::run(command, &out).await,
         Command::Keys(command) => keys::run(&command, &out),
         Command::Sites(command) => lists::sites(&command, &out).await,
         Command::Agents(command) => lists::agents(&command, &out).await,

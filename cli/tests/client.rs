@@ -368,3 +368,83 @@ async fn cancel_retry_and_resolve_ask_once() {
     assert_eq!(got[3].json(), json!({ "outcome": "skipped" }));
     assert_eq!(got.len(), 4);
 }
+
+const EVENT: &str = "a89cd353-0b7a-8a51-bd26-aeab567b8e14";
+
+fn event(path: &str) -> Value {
+    let sha256 = "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9";
+    json!({
+        "id": EVENT, "tenant": "acme", "site": "paris", "resource": "compta", "trigger": "incoming", "kind": "pickup",
+        "agent": ID, "occurred_at": "2026-11-21T06:00:00Z", "received_at": "2026-11-21T06:00:01Z",
+        "data": { "path": path, "size": 11, "sha256": sha256 },
+        "payload": { "size": 11, "sha256": sha256, "media_type": "text/plain" }, "jobs": [ID],
+    })
+}
+
+#[tokio::test]
+async fn events_are_listed_shown_and_their_payload_is_written_whole() {
+    let hub = Hub::start(|got, _| match got.line.as_str() {
+        "GET /v1/events/received?site=paris&kind=pickup&limit=2" => {
+            ok(200, &json!({ "items": [event("in/a\u{1b}[31m.csv")], "next_cursor": "next" }))
+        }
+        line if line == format!("GET /v1/events/received/{EVENT}") => ok(200, &event("in/a.csv")),
+        line if line == format!("GET /v1/events/received/{EVENT}/payload") => {
+            Some((200, Vec::new(), b"hello world".to_vec()))
+        }
+        "POST /v1/jobs" => ok(201, &job("queued")),
+        other => {
+            ok(404, &json!({ "title": "Not Found", "status": 404, "code": "not_found", "detail": other }))
+        }
+    })
+    .await;
+    let list = hub.run(&["events", "list", "--site", "paris", "--kind", "pickup", "--limit", "2"]).await;
+    let text = stdout(&list);
+    assert!(text.starts_with("ID ") && text.contains("in/a") && !text.contains('\u{1b}'), "{text}");
+    assert!(text.ends_with("more with --cursor next\n"), "{text}");
+    let shown = hub.run(&["events", "show", EVENT]).await;
+    for part in ["incoming (pickup) on compta at paris", "11 bytes, text/plain, SHA-256 b94d27b9", ID] {
+        assert!(stdout(&shown).contains(part), "{part}: {}", stdout(&shown));
+    }
+    let json = hub.run(&["events", "show", EVENT, "--json"]).await;
+    assert_eq!(serde_json::from_slice::<Value>(&json.stdout).unwrap(), event("in/a.csv"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.csv");
+    let written = hub.run(&["events", "payload", EVENT, "--output", file.to_str().unwrap()]).await;
+    assert!(written.status.success(), "{}", stderr(&written));
+    assert_eq!(std::fs::read(&file).unwrap(), b"hello world");
+    assert_eq!(hub.run(&["events", "show", "x"]).await.status.code(), Some(2));
+
+    let started = hub.run(&submit(&["--param", "path=a.csv", "--event", EVENT])).await;
+    assert!(started.status.success(), "{}", stderr(&started));
+    assert_eq!(hub.got().last().unwrap().json()["payload"], json!({ "event": EVENT }));
+    let both = hub.run(&submit(&["--event", EVENT, "--payload", "x"])).await;
+    assert_eq!(both.status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn a_followed_stream_goes_on_after_a_cut_where_it_was() {
+    let hub = Hub::start(|got, number| {
+        let told = |id: u64, path: &str| format!("event: received\nid: {id}\ndata: {}\n\n", event(path));
+        let other = "event: job\nid: 6\ndata: {}\n\n";
+        let text = match number {
+            // It breaks off within an event.
+            1 => format!(": connected\nretry: 2000\n\n{}{}{other}event: rec", told(4, "a"), told(5, "b")),
+            2 => return None,
+            3 if got.header("last-event-id") == "6" => format!(": connected\n\n{}", told(7, "c")),
+            _ => return ok(404, &json!({ "title": "x", "status": 404, "code": "not_found" })),
+        };
+        Some((200, vec![("content-type", "text/event-stream".to_owned())], text.into_bytes()))
+    })
+    .await;
+    let output = hub.run(&["events", "follow", "--count", "3", "--resource", "compta", "--json"]).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    let told = stdout(&output);
+    let paths: Vec<Value> = told
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["data"]["path"].clone())
+        .collect();
+    assert_eq!(paths, ["a", "b", "c"]);
+    // A hub that says no at first is told at once.
+    let refused = hub.run(&["events", "follow"]).await;
+    assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
+}

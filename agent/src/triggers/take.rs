@@ -141,8 +141,11 @@ async fn write(agent: &Agent, what: What, sha256: Sha256, token: Uuid, stored: S
     let id = file_event(&seen, sha256).id(&agent.identity.enrolled.site, &key.resource, &kind);
     let content = match stored {
         Stored::Memory(bytes) => Content::Row(bytes),
-        // Only the output of a job is ever recalled from the hub: this one was written just now.
-        Stored::File | Stored::AtHub => Content::Spool(token),
+        Stored::File => Content::Spool(token),
+        // Only jobs recall what an earlier run had stored.
+        Stored::AtHub => {
+            return Outcome::Later(here("a file that was read just now is said to be at the hub"));
+        }
     };
     let in_row = matches!(content, Content::Row(_));
     let entry = entry(Kind::FileTaken, &key, &kind, &seen.path, id, None);

@@ -121,9 +121,37 @@ impl Client {
         self.once(request).await?.json()
     }
 
+    /// Reads an event.
+    pub(crate) async fn event(&self, id: &str) -> Result<Value, Failure> {
+        self.ask(self.event_request(id, "")?).await
+    }
+
+    /// The event's payload, as a stream.
+    pub(crate) async fn event_payload(&self, id: &str) -> Result<Response, Failure> {
+        self.stream(self.event_request(id, "/payload")?).await
+    }
+
+    /// The stream of events, after the one of this number.
+    pub(crate) async fn follow(&self, last: Option<u64>) -> Result<Response, Failure> {
+        let request = self.request(Method::GET, "v1/events")?;
+        self.stream(last.into_iter().fold(request, |request, last| request.header("last-event-id", last)))
+            .await
+    }
+
+    /// A request to an event, whose id must be one.
+    fn event_request(&self, id: &str, rest: &str) -> Result<RequestBuilder, Failure> {
+        let id: uuid::Uuid = id.parse().map_err(|_| Failure::usage(format!("{id:?} is no event id")))?;
+        self.request(Method::GET, &format!("v1/events/received/{id}{rest}"))
+    }
+
     /// The job's output, as a stream.
     pub(crate) async fn output(&self, id: &str) -> Result<Response, Failure> {
-        let request = self.job_request(Method::GET, id, "/output")?.timeout(DOWNLOAD_TIMEOUT);
+        self.stream(self.job_request(Method::GET, id, "/output")?).await
+    }
+
+    /// Reads an answer that may be long.
+    async fn stream(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        let request = request.timeout(DOWNLOAD_TIMEOUT);
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         if response.status().is_success() {
             return Ok(response);

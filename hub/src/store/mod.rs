@@ -36,6 +36,8 @@ pub(crate) mod writer;
 #[cfg(test)]
 mod damage_tests;
 #[cfg(test)]
+mod received_tests;
+#[cfg(test)]
 mod tests;
 
 pub use admin::APPLICATIONS;

@@ -201,7 +201,7 @@ fn unneeded() -> String {
     let keeps = "(j.state NOT IN ('succeeded', 'denied') OR j.finished_at IS NULL OR j.finished_at >= ?1)";
     format!(
         "b.created_at < ?1 AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = b.id AND {keeps}) \
-         AND NOT EXISTS (SELECT 1 FROM received_events e WHERE e.payload = b.id) \
+         AND NOT EXISTS (SELECT 1 FROM received_events e INDEXED BY received_payloads WHERE e.payload = b.id) \
          AND NOT EXISTS (SELECT 1 FROM uses u CROSS JOIN jobs j ON j.id = u.job WHERE u.blob = b.id AND {keeps})"
     )
 }

@@ -117,6 +117,9 @@ mod tests {
         }
     }
 
+    /// What makes a right event a wrong one.
+    type Change = fn(&mut Event);
+
     #[test]
     fn only_the_event_of_its_own_file_is_right() {
         let paris = name("paris");
@@ -130,7 +133,7 @@ mod tests {
         for path in ["", "/etc/passwd", "../a", "a//b", "a/./b", "a\0b"] {
             assert_eq!(code(event(path), &paris, 3), "bad_request", "{path:?}");
         }
-        let changes: [(&str, fn(&mut Event)); 6] = [
+        let changes: [(&str, Change); 6] = [
             ("bad_request", |event| event.data["path"] = json!("in/b.csv")),
             ("bad_request", |event| event.data = json!({})),
             ("bad_request", |event| event.payload = None),

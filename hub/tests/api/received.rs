@@ -308,6 +308,9 @@ async fn a_large_payload_is_uploaded_first_and_goes_on_after_a_cut() {
     hub.end().await;
 }
 
+/// What makes a right event a wrong one.
+type Change = fn(&mut Event);
+
 #[tokio::test]
 async fn what_a_hostile_agent_tells_is_refused_and_counted() {
     let hub = Hub::start().await;
@@ -315,7 +318,7 @@ async fn what_a_hostile_agent_tells_is_refused_and_counted() {
     let mut session = connect(&agent, &hub).await;
     let good = event("in/a.csv", b"a");
     assert!(!send(&mut session, &good).await);
-    let refused: [(&str, fn(&mut Event)); 9] = [
+    let refused: [(&str, Change); 9] = [
         ("forbidden", |event| event.trigger = name("other")),
         ("bad_request", |event| event.resource = name("crm")),
         ("bad_request", |event| event.kind = name("watch")),

@@ -28,6 +28,7 @@ mod pickup;
 mod policy;
 mod pressure;
 mod proxies;
+mod received;
 mod reload;
 mod restored;
 mod rolling;

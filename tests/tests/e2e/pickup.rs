@@ -28,7 +28,7 @@ async fn received(hub: &Hub, query: &str) -> Vec<Value> {
     loop {
         let answer = hub.api.get(&format!("/v1/events/received?limit=200{query}{cursor}")).await;
         assert_eq!(answer.status, 200, "{answer:?}");
-        items.extend(answer.body["items"].as_array().unwrap().iter().cloned());
+        items.extend(answer.body["items"].as_array().expect("items").iter().cloned());
         match answer.body["next_cursor"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),
             None => break,
@@ -50,7 +50,7 @@ async fn received_all(hub: &Hub, query: &str, count: usize, within: Duration) ->
 }
 
 fn path(item: &Value) -> &str {
-    item["data"]["path"].as_str().unwrap()
+    item["data"]["path"].as_str().expect("a path")
 }
 
 /// Waits until a folder holds just these files.
@@ -62,9 +62,10 @@ async fn left(root: &Path, expected: &[&str]) {
 }
 
 async fn payload(hub: &Hub, item: &Value) -> Vec<u8> {
-    let id = item["id"].as_str().unwrap();
+    let id = item["id"].as_str().expect("an id");
     let request = hub.api.request(reqwest::Method::GET, &format!("/v1/events/received/{id}/payload"));
-    request.send().await.unwrap().error_for_status().unwrap().bytes().await.unwrap().to_vec()
+    let answer = request.send().await.expect("an answer").error_for_status().expect("the payload");
+    answer.bytes().await.expect("all of it").to_vec()
 }
 
 async fn site(root: &TempDir, triggers: &str) -> (Hub, Agent) {

@@ -26,6 +26,17 @@ impl Seen {
     }
 }
 
+/// Whether two looks saw the same file. Where only one of them tells what stands for an inode, as lists and single looks of
+/// object stores do, size and second decide.
+fn same(one: &Seen, other: &Seen) -> bool {
+    let second = |seen: &Seen| seen.modified.map(|time| time.as_second());
+    let times = match (one.inode, other.inode) {
+        (Some(a), Some(b)) => a == b && one.modified == other.modified,
+        (None, None) | (Some(_), None) | (None, Some(_)) => second(one) == second(other),
+    };
+    times && one.size == other.size && one.path == other.path
+}
+
 /// The file at a place, if there is one.
 fn look(fs: &mut dyn super::backend::Backend, path: &str) -> Result<Option<Seen>, FsError> {
     match fs.stat(path, Links::Keep) {

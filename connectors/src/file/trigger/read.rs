@@ -72,7 +72,7 @@ fn next(hands: &mut Hands, mut buffer: Vec<u8>) -> Result<(Vec<u8>, usize), FsEr
 /// Whether what lies there is still what was seen.
 fn same(hands: &mut Hands, seen: &Seen) -> Result<(), FsError> {
     match look(hands.fs.as_mut(), &seen.path)? {
-        Some(now) if now == *seen => Ok(()),
+        Some(now) if super::same(&now, seen) => Ok(()),
         Some(_) => Err(changed(seen)),
         None => Err(FsError::new(Problem::NotFound, &seen.path)),
     }

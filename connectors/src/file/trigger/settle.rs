@@ -48,7 +48,7 @@ impl Work {
         if look(fs, self.aside.as_str())?.is_none() {
             match look(fs, self.place.as_str())? {
                 None => return Ok(Settled::Gone),
-                Some(now) if now != self.file => return Ok(Settled::Replaced),
+                Some(now) if !super::same(&now, &self.file) => return Ok(Settled::Replaced),
                 Some(_) => {}
             }
             match fs.rename(&self.place, &self.aside, Existing::Refuse) {
