@@ -3,7 +3,7 @@
 use crate::{
     hub::Hub, identity::Identity, journal::Journal, metrics::Metrics, outbox::Outbox, pause::Pauses,
     policy::volume::Volume, pressure::Pressure, registry::Registry, runner::spool::Spool, settings::Settings,
-    state::StateDir, status::Status,
+    state::StateDir, status::Status, triggers::Triggers,
 };
 use passerelle_protocol::session::Attempt;
 use std::sync::{
@@ -37,6 +37,8 @@ pub struct Agent {
     pub volume: Arc<Volume>,
     /// Payloads on their way.
     pub spool: Spool,
+    /// What is sent by itself.
+    pub triggers: Triggers,
     /// Whether there is room for another job.
     pub pressure: Arc<Pressure>,
     /// What the local port shows.

@@ -335,6 +335,9 @@ async fn status(listen: SocketAddr, json: bool) -> Result<(), Stop> {
     for reason in &status.reasons {
         text.push_str(&format!("not ready: {reason}\n"));
     }
+    for trigger in &status.triggers {
+        text.push_str(&trigger.sentence());
+    }
     let configuration = &status.configuration;
     if !configuration.needs_restart.is_empty() {
         let keys = configuration.needs_restart.join(", ");

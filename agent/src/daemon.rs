@@ -28,6 +28,7 @@ use crate::{
     state::{Refusal, StateDir},
     status::{Link, Status, Who},
     sweep,
+    triggers::{self, Triggers},
     tunnel::{
         self,
         backoff::{Backoff, random},
@@ -123,7 +124,7 @@ pub async fn run(settings: Settings) -> Result<(), Stop> {
     };
     let agent = assemble(settings, state, identity, hub, opened.journal, &local)?;
     drop(local.agent.set(Arc::clone(&agent)));
-    sweep_spool(&agent, &opened.found);
+    sweep_spool(&agent, &opened.found).await;
     let reloads = signals.hangup.take().map(|hangup| reload::run(Arc::clone(&agent), hangup, logs, folder));
     let span = agent.span.clone();
     let ended = Box::pin(serve(&agent, &local, opened.found, signals, reloads)).instrument(span).await;
@@ -170,6 +171,7 @@ fn assemble(
         pauses: Arc::clone(pauses),
         volume,
         spool,
+        triggers: Triggers::default(),
         pressure: Arc::clone(pressure),
         status: Arc::clone(status),
         metrics: Arc::clone(metrics),
@@ -183,14 +185,18 @@ fn assemble(
     }))
 }
 
-/// Removes spool files that no attempt in the journal needs.
-fn sweep_spool(agent: &Agent, found: &[Found]) {
-    let held = found.iter().map(|one| match one {
+/// Removes spool files that nothing in the journal needs.
+async fn sweep_spool(agent: &Agent, found: &[Found]) {
+    let attempts = found.iter().map(|one| match one {
         Found::Job(job, _) => job.attempt,
         Found::Upload(attempt, _) | Found::Report(attempt, _) => *attempt,
     });
-    if let Err(error) = agent.spool.sweep(&held.collect()) {
-        warn!(%error, "The spool cannot be swept");
+    let swept = match triggers::begin(agent).await {
+        Ok(events) => agent.spool.sweep(&attempts.chain(events).collect()).map_err(|e| e.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(error) = swept {
+        warn!(error, "The spool cannot be swept");
     }
 }
 
@@ -303,6 +309,7 @@ async fn serve(
     let reloads = reloads.map(|reloads| tokio::spawn(reloads.in_current_span()));
     let pauses = tokio::spawn(pause::keep(Arc::clone(agent)).in_current_span());
     let sweeping = tokio::spawn(sweep::run(Arc::clone(agent)).in_current_span());
+    let triggers = tokio::spawn(triggers::run(Arc::clone(agent)).in_current_span());
     let rotating = tokio::spawn(rotate::run(Arc::clone(agent)).in_current_span());
     let upkeep = tokio::spawn(upkeep(Arc::clone(agent)).in_current_span());
     let audit = Auditing::start(agent);
@@ -313,6 +320,7 @@ async fn serve(
     };
     probes.abort();
     sweeping.abort();
+    triggers.abort();
     pauses.abort();
     rotating.abort();
     if let Some(reloads) = reloads {

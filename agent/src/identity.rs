@@ -99,27 +99,46 @@ pub struct Identity {
 impl Identity {
     /// Reads the identity; `None` if the agent is not enrolled yet.
     pub fn load(state: &StateDir) -> Result<Option<Self>, Stop> {
+        let identity = Self::read_by(state.path(), |name| state.read(name))?;
+        if let Some(identity) = &identity {
+            sweep(state, &identity.read().stored);
+        }
+        Ok(identity)
+    }
+
+    /// The same; the files of the state folder are read by `read`.
+    fn read_by(
+        state: &Path,
+        mut read: impl FnMut(&str) -> std::io::Result<Option<Vec<u8>>>,
+    ) -> Result<Option<Self>, Stop> {
         let unreadable = |e: &dyn std::fmt::Display| {
             Stop::Configuration(format!(
                 "{} cannot be read: {e}; restore it from a backup, or run `passerelle-agent re-enrol`",
-                state.path().join(IDENTITY_FILE).display()
+                state.join(IDENTITY_FILE).display()
             ))
         };
-        let Some(bytes) = state.read(IDENTITY_FILE).map_err(|e| unreadable(&e))? else { return Ok(None) };
-        let stored: Stored = serde_json::from_slice(&bytes).map_err(|e| unreadable(&e))?;
-        let Some(key) = read_key(state, &stored.key_file)? else {
-            return Err(Stop::Configuration(format!(
-                "{} is missing: the agent's identity is of no use without its key; restore it, or run \
-                 `passerelle-agent re-enrol`",
-                state.path().join(&stored.key_file).display()
-            )));
-        };
-        let next = match &stored.next_key {
-            Some(file) => read_key(state, file)?.map(Arc::new),
-            None => None,
-        };
-        sweep(state, &stored);
-        Ok(Some(Self::of(stored, Arc::new(key), next)))
+        let mut before = None;
+        loop {
+            let Some(bytes) = read(IDENTITY_FILE).map_err(|e| unreadable(&e))? else { return Ok(None) };
+            let stored: Stored = serde_json::from_slice(&bytes).map_err(|e| unreadable(&e))?;
+            let Some(key) = key_of(state, &stored.key_file, &mut read)? else {
+                // The agent that runs there may have changed its key between the two looks.
+                if before.as_ref() != Some(&bytes) {
+                    before = Some(bytes);
+                    continue;
+                }
+                return Err(Stop::Configuration(format!(
+                    "{} is missing: the agent's identity is of no use without its key; restore it, or run \
+                     `passerelle-agent re-enrol`",
+                    state.join(&stored.key_file).display()
+                )));
+            };
+            let next = match &stored.next_key {
+                Some(file) => key_of(state, file, &mut read)?.map(Arc::new),
+                None => None,
+            };
+            return Ok(Some(Self::of(stored, Arc::new(key), next)));
+        }
     }
 
     fn of(stored: Stored, key: Arc<SigningKey>, next: Option<Arc<SigningKey>>) -> Self {
@@ -351,13 +370,21 @@ pub fn load_or_make(state: &StateDir, file: &str) -> Result<(SigningKey, String)
 }
 
 fn read_key(state: &StateDir, file: &str) -> Result<Option<SigningKey>, Stop> {
+    key_of(state.path(), file, &mut |name| state.read(name))
+}
+
+fn key_of(
+    state: &Path,
+    file: &str,
+    read: &mut impl FnMut(&str) -> std::io::Result<Option<Vec<u8>>>,
+) -> Result<Option<SigningKey>, Stop> {
     let unreadable = |e: &dyn std::fmt::Display| {
         Stop::Configuration(format!(
             "{} cannot be read: {e}; restore it from a backup, or run `passerelle-agent re-enrol`",
-            state.path().join(file).display()
+            state.join(file).display()
         ))
     };
-    let Some(document) = state.read(file).map_err(|e| unreadable(&e))? else { return Ok(None) };
+    let Some(document) = read(file).map_err(|e| unreadable(&e))? else { return Ok(None) };
     SigningKey::from_pkcs8(&document).map(Some).map_err(|e| unreadable(&e))
 }
 

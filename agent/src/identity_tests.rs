@@ -180,3 +180,26 @@ fn an_identity_is_told_in_the_audit_until_it_is_known_to_be() {
     folder.load().told(&folder.state).unwrap();
     assert!(!folder.load().is_untold());
 }
+
+#[test]
+fn a_key_that_changes_while_it_is_looked_at_is_not_missing() {
+    let folder = Folder::enrolled();
+    let running = folder.load();
+    let look = StateDir::look(folder.state.path());
+    let mut changes = 0;
+    let looked = Identity::read_by(folder.state.path(), |name| {
+        // Named, and gone before it is read, once.
+        if name.starts_with("agent-key") && changes == 0 {
+            changes += 1;
+            running.next_key(&folder.state).unwrap();
+            running.switch(&folder.state).unwrap();
+        }
+        look.read(name)
+    });
+    assert_eq!(looked.unwrap().unwrap().key().public(), running.key().public());
+    assert_ne!(running.key().public(), &folder.first);
+    // One that stays away is missing.
+    std::fs::remove_file(folder.state.path().join(&folder.keys()[0])).unwrap();
+    let error = Identity::load(&look).unwrap_err().to_string();
+    assert!(error.contains("is missing"), "{error}");
+}

@@ -41,6 +41,7 @@ mod state;
 mod status;
 mod sweep;
 mod translate;
+mod triggers;
 mod trust;
 mod tunnel;
 

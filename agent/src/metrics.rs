@@ -1,6 +1,6 @@
 //! What Prometheus reads at `/metrics`. Labels come from closed lists alone.
 
-use crate::registry::Load;
+use crate::{journal::events::Counts, registry::Load};
 use passerelle_protocol::Code;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -53,6 +53,8 @@ pub struct Gauges {
     pub outbox: usize,
     /// Free bytes on the disk of the state folder, where known.
     pub disk_free: Option<u64>,
+    /// What triggers have under way.
+    pub events: Counts,
 }
 
 /// The counters.
@@ -84,6 +86,14 @@ pub struct Metrics {
     pub job_seconds: Histogram,
     /// Parts of ended attempts removed from targets.
     pub leftovers_removed: Counter,
+    /// Files that triggers took.
+    pub files_taken: Counter,
+    /// Files that triggers left where they are.
+    pub files_left: Counter,
+    /// Events that the hub stored.
+    pub events_acknowledged: Counter,
+    /// Events that the hub refused for good.
+    pub events_refused: Counter,
     /// Times that a corrupt journal was set aside at the start.
     pub journal_set_aside: Counter,
     /// Rows of the audit that were written.
@@ -109,6 +119,9 @@ pub struct Metrics {
     spool_bytes: Gauge,
     outbox: Gauge,
     disk_free: Gauge,
+    events_waiting: Gauge,
+    events_waiting_bytes: Gauge,
+    files_unsettled: Gauge,
 }
 
 impl Default for Metrics {
@@ -131,6 +144,10 @@ impl Default for Metrics {
             payload_bytes_out: Counter::default(),
             job_seconds: Histogram::new(buckets),
             leftovers_removed: Counter::default(),
+            files_taken: Counter::default(),
+            files_left: Counter::default(),
+            events_acknowledged: Counter::default(),
+            events_refused: Counter::default(),
             journal_set_aside: Counter::default(),
             audit_rows: Counter::default(),
             audit_seconds: Counter::default(),
@@ -151,6 +168,9 @@ impl Default for Metrics {
             spool_bytes: Gauge::default(),
             outbox: Gauge::default(),
             disk_free: Gauge::default(),
+            events_waiting: Gauge::default(),
+            events_waiting_bytes: Gauge::default(),
+            files_unsettled: Gauge::default(),
         };
         let m = &mut metrics;
         let r = &mut m.registry;
@@ -180,6 +200,15 @@ impl Default for Metrics {
         );
         let removed = m.leftovers_removed.clone();
         r.register("leftovers_removed", "Parts of ended attempts removed from targets", removed);
+        r.register("files_taken", "Files that triggers took", m.files_taken.clone());
+        r.register("files_left", "Files that triggers left where they are", m.files_left.clone());
+        r.register("events_acknowledged", "Events that the hub stored", m.events_acknowledged.clone());
+        r.register("events_refused", "Events that the hub refused for good", m.events_refused.clone());
+        r.register("events_waiting", "Events that wait for the hub", m.events_waiting.clone());
+        let bytes = m.events_waiting_bytes.clone();
+        r.register_with_unit("events_waiting", "Files that wait for the hub", Unit::Bytes, bytes);
+        let unsettled = m.files_unsettled.clone();
+        r.register("files_unsettled", "Files that the hub has, to be deleted or moved", unsettled);
         r.register("journal_set_aside", "Corrupt journals set aside", m.journal_set_aside.clone());
         r.register("audit_rows", "Rows of the audit written", m.audit_rows.clone());
         let seconds = m.audit_seconds.clone();
@@ -243,6 +272,9 @@ impl Metrics {
         self.journal_queue.set(number(now.journal_queue));
         self.spool_bytes.set(bytes(now.spool_bytes));
         self.outbox.set(number(now.outbox));
+        self.events_waiting.set(bytes(now.events.waiting));
+        self.events_waiting_bytes.set(bytes(now.events.bytes));
+        self.files_unsettled.set(bytes(now.events.unsettled));
         self.disk_free.set(now.disk_free.map_or(-1, bytes));
         let mut text = String::new();
         encode(&mut text, &self.registry)?;

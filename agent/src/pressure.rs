@@ -55,6 +55,15 @@ impl Pressure {
         }
     }
 
+    /// Why nothing more is picked up just now: before jobs are turned away, so that they have the rest.
+    pub fn full_for_events(&self, journal: &Journal) -> Option<&'static str> {
+        self.full(journal).or_else(|| {
+            (journal.bytes() >= self.journal_quota.load(Ordering::Relaxed) / 2).then_some(
+                "half of the agent's journal is in use (agent.journal_quota): it goes on when the hub has taken what waits",
+            )
+        })
+    }
+
     /// Whether the journal comes near its quota: then what it only remembers is worth less than room.
     fn is_tight(&self, journal: &Journal) -> bool {
         journal.bytes() / 4 >= self.journal_quota.load(Ordering::Relaxed) / 5

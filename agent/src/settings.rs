@@ -3,11 +3,11 @@
 use crate::{
     exit::Stop, identity, policy::ResourcePolicy, reload::watch, runner::limits::ResourceLimits, translate,
 };
-use passerelle_config::{AgentConfig, Diagnostics, Limits, ResourceConfig};
+use passerelle_config::{AgentConfig, Diagnostics, Finding, Limits, Pickup, ResourceConfig, Watch};
 use passerelle_connectors::{DynConnector, OperationSpec, REGISTRY, kind_names};
 use passerelle_protocol::{
-    ConnectorAnnouncement, Name, ResourceAnnouncement, Sha256, VerifyingKey,
-    limits::{MAX_JOBS, MAX_RESOURCES},
+    ConnectorAnnouncement, Name, ResourceAnnouncement, Sha256, TriggerAnnouncement, VerifyingKey,
+    limits::{MAX_JOBS, MAX_RESOURCES, MAX_TRIGGERS},
 };
 use std::{
     collections::BTreeMap,
@@ -32,6 +32,10 @@ pub struct Resource {
     pub rate_per_minute: Option<u32>,
     /// What keeps to these two: the same for every configuration of this name.
     pub limits: Arc<ResourceLimits>,
+    /// Folders from which files are taken.
+    pub pickups: Vec<Pickup>,
+    /// Files whose changes are told.
+    pub watches: Vec<Watch>,
     operations: Vec<OperationSpec>,
     mark: Sha256,
 }
@@ -101,6 +105,10 @@ impl Settings {
             if let Some(built) = build(resource, &config.dir, before, &mut diagnostics) {
                 resources.insert(built.name.clone(), built);
             }
+        }
+        let triggers: usize = config.resources.iter().map(|one| one.pickups.len() + one.watches.len()).sum();
+        if triggers > MAX_TRIGGERS {
+            other.push(format!("error: resources: {triggers} triggers, more than {MAX_TRIGGERS}"));
         }
         let mut trusted_job_keys = Vec::new();
         for file in &config.trust.job_keys {
@@ -191,6 +199,18 @@ impl Settings {
         }
         (connectors, resources)
     }
+
+    /// What `Hello` tells of triggers.
+    pub fn triggers(&self) -> Vec<TriggerAnnouncement> {
+        let of = |resource: &Arc<Resource>| {
+            let name = resource.name.clone();
+            let announced = resource.triggers().filter_map(move |(trigger, kind)| {
+                Some(TriggerAnnouncement { resource: name.clone(), name: trigger, kind: kind.parse().ok()? })
+            });
+            announced.collect::<Vec<_>>()
+        };
+        self.resources.values().flat_map(of).collect()
+    }
 }
 
 fn build(
@@ -215,6 +235,14 @@ fn build(
         return None;
     };
     let operations = entry.operations();
+    if !entry.triggers {
+        let places =
+            resource.pickups.iter().map(|rule| &rule.at).chain(resource.watches.iter().map(|rule| &rule.at));
+        for at in places {
+            let message = format!("a resource of kind {:?} has no triggers; remove this table", entry.name);
+            diagnostics.push(Finding { message, ..at.clone() });
+        }
+    }
     // Both are looked at before either is given up, so that one run tells everything.
     let checked = entry.check(&resource.section, diagnostics);
     let policy = ResourcePolicy::compile(resource, &operations, diagnostics);
@@ -238,6 +266,8 @@ fn build(
         max_concurrent: max_concurrent.max(1),
         rate_per_minute,
         limits,
+        pickups: resource.pickups.clone(),
+        watches: resource.watches.clone(),
         operations,
         mark,
     }))

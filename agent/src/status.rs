@@ -1,6 +1,6 @@
 //! What the agent shows of itself at its local port. Nothing secret, nothing of a job's content.
 
-use crate::{clock, exit::Stop, job::Job, pause::Paused};
+use crate::{clock, exit::Stop, job::Job, pause::Paused, triggers::TriggerStatus};
 use jiff::Timestamp;
 use passerelle_protocol::{JobId, Name, SessionId};
 use serde::{Deserialize, Serialize};
@@ -133,6 +133,9 @@ pub struct Snapshot {
     /// What takes no jobs for a while, by resource.
     #[serde(default)]
     pub pauses: BTreeMap<Name, Paused>,
+    /// What is sent by itself.
+    #[serde(default)]
+    pub triggers: Vec<TriggerStatus>,
     /// The last ended attempts, latest first.
     pub last_jobs: VecDeque<JobStatus>,
 }
@@ -271,6 +274,7 @@ impl Status {
             jobs_unreported: load.finished,
             resources: inner.resources.clone(),
             pauses: BTreeMap::new(),
+            triggers: Vec::new(),
             last_jobs: inner.last_jobs.clone(),
         }
     }

@@ -1,6 +1,6 @@
 //! The checked configuration of an agent: defaults filled in, no `Option` that must be `Some`.
 
-use crate::{AuditSection, ByteSize, Finding, HumanDuration, KeyRotation, SecretRef, Section};
+use crate::{AuditSection, ByteSize, Finding, HumanDuration, KeyRotation, Pickup, SecretRef, Section, Watch};
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 use url::Url;
 
@@ -130,6 +130,10 @@ pub struct ResourceConfig {
     pub limits: Limits,
     /// Its allow rules, in order. Nothing is allowed without one.
     pub allow: Vec<AllowRule>,
+    /// Folders from which files are taken.
+    pub pickups: Vec<Pickup>,
+    /// Files whose changes are told.
+    pub watches: Vec<Watch>,
     /// Everything else: the connector's own settings.
     pub section: Section,
     /// All that the table says, without places and spelling: the same settings have the same text.

@@ -1,6 +1,6 @@
 //! Every default and bound of the configuration, in one place, each with its reason.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 /// `[agent] state_dir`: inside the configuration folder, so that one mapped folder is enough.
 pub const STATE_DIR: &str = "state";
@@ -55,3 +55,15 @@ pub const MAX_RULES: usize = 100;
 pub const MAX_PER_DAY_LIMIT: u32 = 1_000_000_000;
 /// The longest name of an agent, resource or operation: that of the protocol.
 pub const MAX_NAME: usize = 64;
+/// The most triggers of a resource: each looks at it in its own rhythm.
+pub const MAX_TRIGGERS: usize = 32;
+/// `stable = { quiet }`: longer than a slow copy over a network stands still.
+pub const QUIET: Duration = Duration::from_secs(10);
+/// Below a tenth of a second a file's time tells nothing; beyond a day nobody waits.
+pub const QUIET_RANGE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(24 * 3600);
+/// `stable = { looks }`: more of them are better said as a quiet time.
+pub const MAX_LOOKS: u32 = 1000;
+/// `every`: a file server does not feel it, and nobody waits long.
+pub const EVERY: Duration = Duration::from_secs(30);
+/// More often than each second a folder need not be looked at, and less often than once a day is never.
+pub const EVERY_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);

@@ -23,6 +23,7 @@ mod section;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod trigger;
 mod units;
 
 pub use agent::{
@@ -37,4 +38,5 @@ pub use redact::redacted;
 pub use schema::schema;
 pub use secret::{Secret, SecretError, SecretRef};
 pub use section::Section;
+pub use trigger::{After, Order, Pickup, Stable, Watch};
 pub use units::{ByteSize, HumanDuration, KeyRotation};

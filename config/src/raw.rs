@@ -1,7 +1,10 @@
 //! The configuration as it stands in the files. The comments here are the operator's manual: they become the
 //! descriptions of the JSON Schema.
 
-use crate::{ByteSize, HumanDuration, KeyRotation, LogFormat, SecretRef, WhenFull, defaults};
+use crate::{
+    ByteSize, HumanDuration, KeyRotation, LogFormat, SecretRef, WhenFull, defaults,
+    trigger::{RawPickup, RawWatch},
+};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::{collections::BTreeMap, path::PathBuf};
@@ -138,6 +141,10 @@ pub(crate) struct Resource {
     pub(crate) limits: Option<Limits>,
     /// What the cloud may do here: the rules are alternatives; without one nothing is allowed.
     pub(crate) allow: Option<Vec<Rule>>,
+    /// Folders from which the agent sends files to the cloud by itself.
+    pub(crate) pickup: Option<Vec<RawPickup>>,
+    /// Files whose changes the agent sends to the cloud by itself.
+    pub(crate) watch: Option<Vec<RawWatch>>,
 }
 
 /// How hard a resource may be used.

@@ -5,11 +5,12 @@ use crate::{
     hint::unknown_value,
     path_glob, raw,
     tree::{Node, Source, Value, join},
+    trigger,
 };
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 /// The keys that every resource has.
-pub(crate) const COMMON_KEYS: &[&str] = &["connector", "limits", "allow"];
+pub(crate) const COMMON_KEYS: &[&str] = &["connector", "limits", "allow", "pickup", "watch"];
 /// The rights that a rule may give with `may`.
 pub(crate) const RIGHTS: &[&str] = &["replace", "create_dirs", "delete_after_fetch"];
 
@@ -54,7 +55,19 @@ pub(crate) fn check(
         .enumerate()
         .map(|(i, rule)| check_rule(&common, i + 1, rule, diagnostics))
         .collect();
-    Some(ResourceConfig { name: name.to_owned(), connector: connector?, limits, allow, section, text, files })
+    let (pickups, watches) =
+        trigger::check(&common, raw.pickup.unwrap_or_default(), raw.watch.unwrap_or_default(), diagnostics);
+    Some(ResourceConfig {
+        name: name.to_owned(),
+        connector: connector?,
+        limits,
+        allow,
+        pickups,
+        watches,
+        section,
+        text,
+        files,
+    })
 }
 
 fn check_connector(

@@ -1,6 +1,6 @@
 //! The trait that every kind of connector implements, and how the registry parses and builds a kind.
 
-use crate::{Call, Examine, Failure, Input, Link, Outcome, Output, examine::Links};
+use crate::{Call, Examine, Failure, Input, Link, Outcome, Output, Triggers, examine::Links};
 use passerelle_config::{Diagnostics, Section};
 use serde_json::Value;
 use std::{future::Future, path::Path, time::Duration};
@@ -130,6 +130,11 @@ pub trait Connector: Send + Sync + 'static {
         }
     }
 
+    /// What pickup and watch need; `None` where there is nothing that could be picked up.
+    fn triggers(&self) -> Option<&dyn Triggers> {
+        None
+    }
+
     /// Performs one attempt. Called only with an operation and parameters that [`Self::demands`] has passed.
     /// Stops soon after `call.cancel` fires.
     ///
@@ -154,6 +159,8 @@ pub struct BuildError(pub String);
 pub trait Kind: 'static {
     /// What operators write as `connector = "…"`.
     const NAME: &'static str;
+    /// Whether its resources may have triggers.
+    const TRIGGERS: bool = false;
     /// The checked settings.
     type Checked: Send + Sync + 'static;
     /// The connector.

@@ -1,6 +1,8 @@
 //! The object-safe twin of [`Connector`]: authors write plain `async fn`, the agent holds `Arc<dyn DynConnector>`.
 
-use crate::{Call, Capabilities, Connector, Demands, Examine, Failure, Input, Link, Outcome, Output};
+use crate::{
+    Call, Capabilities, Connector, Demands, Examine, Failure, Input, Link, Outcome, Output, Triggers,
+};
 use serde_json::Value;
 use std::{future::Future, pin::Pin, time::Duration};
 use uuid::Uuid;
@@ -29,6 +31,9 @@ pub trait DynConnector: Send + Sync {
 
     /// See [`Connector::examine`].
     fn examine(&self, what: Examine) -> Boxed<'_, Vec<Link>>;
+
+    /// See [`Connector::triggers`].
+    fn triggers(&self) -> Option<&dyn Triggers>;
 
     /// See [`Connector::execute`].
     fn execute<'a>(
@@ -64,6 +69,10 @@ impl<C: Connector> DynConnector for C {
 
     fn examine(&self, what: Examine) -> Boxed<'_, Vec<Link>> {
         Box::pin(Connector::examine(self, what))
+    }
+
+    fn triggers(&self) -> Option<&dyn Triggers> {
+        Connector::triggers(self)
     }
 
     fn execute<'a>(

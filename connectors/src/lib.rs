@@ -11,6 +11,7 @@ mod examine;
 mod failure;
 mod payload;
 mod registry;
+mod trigger;
 
 pub mod file;
 pub mod http;
@@ -20,5 +21,6 @@ pub use connector::{BuildError, Capabilities, Connector, Demands, Kind, Operatio
 pub use erased::DynConnector;
 pub use examine::{Examine, Found, Link};
 pub use failure::{Code, Effect, Failure, Verdict};
-pub use payload::{Input, Output, Produced};
+pub use payload::{Input, Keeper, Output, Produced};
 pub use registry::{Checked, REGISTRY, kind_names};
+pub use trigger::{Notices, Patience, Scan, Scanned, Seen, Settle, Settled, Triggers};

@@ -2,7 +2,7 @@
 
 use crate::{Code, Failure};
 use aws_lc_rs::digest::{Context, SHA256};
-use std::io;
+use std::{future::Future, io, pin::Pin, sync::Arc};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 /// The payload of a job. Reading fails with `digest_mismatch` if size or digest turn out wrong, at the latest when
@@ -92,6 +92,15 @@ fn mismatch() -> Failure {
     )
 }
 
+/// Brings finished outputs to where they outlive this process, and the machine it runs on.
+pub trait Keeper: Send + Sync {
+    /// Returns `Ok` only once the output is stored there for good: then what it was made from may be taken away.
+    fn keep<'a>(
+        &'a self,
+        produced: &'a Produced,
+    ) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>>;
+}
+
 /// Where an operation writes its output payload. Dropped without [`Output::finish`], the output counts for nothing.
 pub struct Output {
     writer: Box<dyn AsyncWrite + Send + Unpin>,
@@ -99,6 +108,8 @@ pub struct Output {
     size: u64,
     context: Context,
     produced: Option<Produced>,
+    keeper: Option<Arc<dyn Keeper>>,
+    recalled: bool,
 }
 
 /// A finished output payload.
@@ -116,7 +127,15 @@ impl Output {
     /// Wraps a writer that takes up to `max` bytes.
     #[must_use]
     pub fn new(writer: Box<dyn AsyncWrite + Send + Unpin>, max: u64) -> Self {
-        Self { writer, max, size: 0, context: Context::new(&SHA256), produced: None }
+        let context = Context::new(&SHA256);
+        Self { writer, max, size: 0, context, produced: None, keeper: None, recalled: false }
+    }
+
+    /// Says who can keep it for good.
+    #[must_use]
+    pub fn kept_by(mut self, keeper: Arc<dyn Keeper>) -> Self {
+        self.keeper = Some(keeper);
+        self
     }
 
     /// Writes all of `bytes`.
@@ -144,6 +163,32 @@ impl Output {
         let produced = Produced { size: self.size, sha256, media_type: media_type.to_owned() };
         self.produced = Some(produced.clone());
         Ok(produced)
+    }
+
+    /// Has the finished output stored for good, for an operation that takes away what it was made from.
+    ///
+    /// # Errors
+    /// If it cannot be stored, or nobody keeps outputs here: then nothing may be taken away.
+    pub async fn keep(&mut self) -> Result<(), Failure> {
+        match (&self.keeper, &self.produced) {
+            (Some(keeper), Some(produced)) => keeper.keep(produced).await,
+            (None, _) | (_, None) => {
+                let message = "the output cannot be stored for good here, so nothing that it was made from is taken away";
+                Err(Failure::permanent(Code::TargetUnsupported, message))
+            }
+        }
+    }
+
+    /// Takes up an output that an earlier run of the job finished and had stored for good.
+    pub fn recall(&mut self, produced: Produced) {
+        self.produced = Some(produced);
+        self.recalled = true;
+    }
+
+    /// Whether the output is that of an earlier run, and nothing was written to this one.
+    #[must_use]
+    pub fn is_recalled(&self) -> bool {
+        self.recalled
     }
 
     /// The finished output, if the operation made one.

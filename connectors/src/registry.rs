@@ -10,6 +10,8 @@ use std::{path::Path, sync::Arc};
 pub struct Entry {
     /// What operators write as `connector = "…"`.
     pub name: &'static str,
+    /// Whether its resources may have triggers.
+    pub triggers: bool,
     operations: fn() -> Vec<OperationSpec>,
     check: fn(&Section, &mut Diagnostics) -> Option<Checked>,
 }
@@ -47,6 +49,7 @@ impl Entry {
 const fn entry<K: Kind>() -> Entry {
     Entry {
         name: K::NAME,
+        triggers: K::TRIGGERS,
         operations: K::operations,
         check: |section, diagnostics| {
             let checked = K::check(section, diagnostics)?;

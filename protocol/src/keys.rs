@@ -4,12 +4,9 @@
 //! Times are seconds since the Unix epoch, as in every signed claim.
 
 use crate::{
-    AgentId, JwsError, SigningKey, TokenRejected, VerifyingKey,
-    limits::{CLOCK_SKEW, TOKEN_LIFE},
+    AgentId, JwsError, SigningKey, TokenRejected, VerifyingKey, limits::TOKEN_LIFE, signed::check_short_lived,
 };
 use serde::{Deserialize, Serialize};
-
-const SKEW: i64 = CLOCK_SKEW.as_secs().cast_signed();
 
 /// An agent names another key of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,16 +57,7 @@ impl AgentKey {
     /// # Errors
     /// See [`TokenRejected`].
     pub fn check(&self, audience: &str, now: i64) -> Result<(), TokenRejected> {
-        let life = self.exp.saturating_sub(self.iat);
-        if self.aud != audience {
-            Err(TokenRejected::Audience)
-        } else if life <= 0 || life > TOKEN_LIFE.as_secs().cast_signed() {
-            Err(TokenRejected::Life)
-        } else if now > self.exp.saturating_add(SKEW) || now < self.iat.saturating_sub(SKEW) {
-            Err(TokenRejected::Clock(self.iat.saturating_sub(now)))
-        } else {
-            Ok(())
-        }
+        check_short_lived((&self.aud, audience), (self.iat, self.exp), now)
     }
 }
 

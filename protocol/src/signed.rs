@@ -188,6 +188,24 @@ pub enum TokenRejected {
     Clock(i64),
 }
 
+/// Judges what an agent signs for one request: for whom it is, and whether it lives no longer than it may, and now.
+pub(crate) fn check_short_lived(
+    (aud, audience): (&str, &str),
+    (iat, exp): (i64, i64),
+    now: i64,
+) -> Result<(), TokenRejected> {
+    let life = exp.saturating_sub(iat);
+    if aud != audience {
+        Err(TokenRejected::Audience)
+    } else if life <= 0 || life > TOKEN_LIFE.as_secs().cast_signed() {
+        Err(TokenRejected::Life)
+    } else if now > exp.saturating_add(SKEW) || now < iat.saturating_sub(SKEW) {
+        Err(TokenRejected::Clock(iat.saturating_sub(now)))
+    } else {
+        Ok(())
+    }
+}
+
 impl AgentToken {
     /// The JWS header's `typ`.
     pub const TYP: &str = "passerelle-agent+jwt";
@@ -197,16 +215,7 @@ impl AgentToken {
     /// # Errors
     /// See [`TokenRejected`].
     pub fn check(&self, audience: &str, now: i64) -> Result<(), TokenRejected> {
-        let life = self.exp.saturating_sub(self.iat);
-        if self.aud != audience {
-            Err(TokenRejected::Audience)
-        } else if life <= 0 || life > TOKEN_LIFE.as_secs().cast_signed() {
-            Err(TokenRejected::Life)
-        } else if now > self.exp.saturating_add(SKEW) || now < self.iat.saturating_sub(SKEW) {
-            Err(TokenRejected::Clock(self.iat.saturating_sub(now)))
-        } else {
-            Ok(())
-        }
+        check_short_lived((&self.aud, audience), (self.iat, self.exp), now)
     }
 }
 

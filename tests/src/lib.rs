@@ -6,6 +6,7 @@
 mod agent;
 mod api;
 mod app;
+mod bucket;
 mod content;
 mod disk;
 mod fake_agent;
@@ -21,6 +22,8 @@ mod port;
 mod process;
 mod proxy;
 pub mod resources;
+#[path = "../../connectors/tests/support/s3.rs"]
+pub mod s3;
 mod squid;
 mod ssh;
 #[path = "../../connectors/tests/support/sshd.rs"]
@@ -29,6 +32,7 @@ pub mod sshd;
 pub use agent::Agent;
 pub use api::{Answer, Api, code, ended, events};
 pub use app::{App, Reply, Request};
+pub use bucket::ObjectStore;
 pub use content::{Content, Random, hex};
 pub use disk::{SmallDisk, is_root};
 pub use fake_agent::{FakeAgent, FakeIdentity};
@@ -40,7 +44,7 @@ pub use mitmproxy::Mitmproxy;
 pub use network::Network;
 pub use nginx::Nginx;
 pub use port::free_port;
-pub use process::{Process, binary, run};
+pub use process::{Process, binary, cpu_time, run};
 pub use proxy::Proxy;
 pub use squid::{FORBIDDEN_NAME, PROXY_ONLY_NAME, PROXY_PASSWORD, PROXY_USER, Squid};
 pub use ssh::SshServer;

@@ -145,6 +145,19 @@ impl Process {
     }
 }
 
+/// The processor time that a process has taken so far, in user and system mode.
+///
+/// # Panics
+/// If the process is gone.
+#[must_use]
+pub fn cpu_time(process: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).expect("the state of a process");
+    // proc(5): behind the name in parentheses, utime and stime are the 12th and 13th field, in ticks of 1/100 s.
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let ticks: u64 = fields.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         let _already_gone = self.child.kill();

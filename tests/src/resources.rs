@@ -37,6 +37,18 @@ pub fn sftp_with(name: &str, port: u16, root: &Path, user: &str, settings: &str)
     )
 }
 
+/// A prefix in a bucket of a store on this machine, on which everything is allowed. The access key is `secrets/s3_id` and
+/// `secrets/s3_key`.
+#[must_use]
+pub fn bucket(name: &str, port: u16) -> String {
+    format!(
+        "[resources.{name}]\nconnector = \"file\"\nurl = \"s3://{}/root\"\nendpoint = \"http://127.0.0.1:{port}\"\n\
+         access_key_id = {{ file = \"secrets/s3_id\" }}\nsecret_access_key = {{ file = \"secrets/s3_key\" }}\n\
+         [[resources.{name}.allow]]\n{FILE_RULE}",
+        crate::s3::BUCKET,
+    )
+}
+
 /// An in-house application: `notify` and `request` everywhere below its address.
 #[must_use]
 pub fn application(name: &str, url: &str) -> String {

@@ -96,6 +96,14 @@ pub enum Kind {
     Cancelled,
     /// It failed, and is to be tried again.
     Retry,
+    /// A trigger took a file, to be sent to the hub.
+    FileTaken,
+    /// The hub has a file, and it was deleted.
+    FileDeleted,
+    /// The hub has a file, and it was moved.
+    FileMoved,
+    /// The hub refused what a trigger took.
+    EventRefused,
 }
 
 /// What is to be written.

@@ -6,8 +6,8 @@ use crate::identity::Identity;
 use aws_lc_rs::digest::{Context, SHA256};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use passerelle_protocol::{
-    OutputPayload, PayloadDigest,
-    http::{output_path, payload_path},
+    EventId, OutputPayload, PayloadDigest,
+    http::{event_payload_path, output_path, payload_path},
     session::Attempt,
 };
 use reqwest::{Method, Response, StatusCode, header};
@@ -170,10 +170,30 @@ pub async fn upload(
     output: &OutputPayload,
     path: &Path,
 ) -> Result<(), TransferError> {
-    let url = output_path(attempt.job, attempt.number);
+    upload_to(hub, identity, &output_path(attempt.job, attempt.number), output, path).await
+}
+
+/// Uploads an event's payload, likewise.
+pub async fn upload_event(
+    hub: &Hub,
+    identity: &Identity,
+    event: EventId,
+    payload: &OutputPayload,
+    path: &Path,
+) -> Result<(), TransferError> {
+    upload_to(hub, identity, &event_payload_path(event), payload, path).await
+}
+
+async fn upload_to(
+    hub: &Hub,
+    identity: &Identity,
+    url: &str,
+    output: &OutputPayload,
+    path: &Path,
+) -> Result<(), TransferError> {
     let again = |e: reqwest::Error| TransferError::Again(hub.explain(&e));
     let request =
-        |method| hub.authorised(identity, method, &url).map_err(|e| TransferError::Again(e.to_string()));
+        |method| hub.authorised(identity, method, url).map_err(|e| TransferError::Again(e.to_string()));
     let digest = format!("sha-256=:{}:", STANDARD.encode(output.sha256.bytes()));
     let opened = request(Method::POST)?
         .header("Upload-Length", output.size)

@@ -29,6 +29,7 @@
 //! folders, Docker Desktop). A corrupt file is set aside, loudly; one of a newer schema is refused.
 
 mod audit;
+pub mod events;
 mod found;
 mod fresh;
 mod leftovers;
@@ -41,6 +42,8 @@ mod writer;
 
 #[cfg(test)]
 mod audit_tests;
+#[cfg(test)]
+mod events_tests;
 #[cfg(test)]
 mod tests;
 

@@ -80,6 +80,7 @@ impl Local {
             spool_bytes: agent.map_or(0, |agent| agent.spool.bytes()),
             outbox: agent.map_or(0, |agent| agent.outbox.len()),
             disk_free: self.pressure.disk_free(),
+            events: agent.map(|agent| agent.triggers.board.total()).unwrap_or_default(),
         }
     }
 
@@ -97,6 +98,7 @@ impl Local {
         let hub = self.settings.config.hub.url.as_str();
         let mut snapshot = self.status.snapshot(&self.settings.name, hub, self.load(), self.reasons());
         snapshot.pauses = self.pauses.now();
+        snapshot.triggers = self.agent.get().map(|agent| agent.triggers.board.snapshot()).unwrap_or_default();
         snapshot
     }
 }

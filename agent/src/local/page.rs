@@ -76,6 +76,12 @@ fn write(page: &mut String, status: &Snapshot) -> std::fmt::Result {
         )?;
     }
     page.push_str("</table>");
+    if !status.triggers.is_empty() {
+        page.push_str("<h2>Triggers</h2>");
+    }
+    for trigger in &status.triggers {
+        write!(page, "<pre>{}</pre>", escape(&trigger.sentence()))?;
+    }
     for (name, paused) in &status.pauses {
         write!(page, "<p class=bad>{}</p>", escape(&paused.sentence(name)))?;
     }

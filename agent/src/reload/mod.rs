@@ -139,7 +139,8 @@ fn apply(agent: &Arc<Agent>, mut settings: Settings, logs: &LogLevel) {
     agent.spool.set_quota(settings.config.agent.spool_quota.0);
     agent.pressure.set_journal_quota(settings.config.agent.journal_quota.0);
     let changes = Changes::between(&old, &settings);
-    let announced = (old.announcements(), old.max_jobs()) != (settings.announcements(), settings.max_jobs());
+    let told = |of: &Settings| (of.announcements(), of.max_jobs(), of.triggers());
+    let announced = told(&old) != told(&settings);
     agent.status.set_resources(shown(&settings), &changes.changed);
     agent.set_settings(settings);
     info!(
@@ -149,13 +150,13 @@ fn apply(agent: &Arc<Agent>, mut settings: Settings, logs: &LogLevel) {
         announced,
         "The configuration was read again and counts from now on"
     );
-    let told = format!(
+    let detail = format!(
         "resources: {} added, {} changed, {} removed",
         changes.added.len(),
         changes.changed.len(),
         changes.removed
     );
-    agent.journal.note(Entry::new(Kind::ConfigurationApplied).detail(&told));
+    agent.journal.note(Entry::new(Kind::ConfigurationApplied).detail(&detail));
     agent.metrics.config_reload("applied");
     agent.status.reloaded(|reload| {
         *reload = Reload {

@@ -2,7 +2,9 @@
 
 use super::{
     gate::AttemptGate,
-    input, no_more, outcome,
+    input,
+    keep::HubKeeper,
+    no_more, outcome,
     spool::{OutputSpool, Stored},
 };
 use crate::{
@@ -196,7 +198,8 @@ async fn execute(
     let largest = judged.max_size.unwrap_or(u64::MAX).min(agent.spool.quota());
     let daily = judged.daily.bytes;
     let (writer, used_up) = metered(agent, job, judged, spool.clone());
-    let mut output = Output::new(writer, largest);
+    let keeper = Arc::new(HubKeeper::new(Arc::clone(agent), job.attempt, spool.clone(), cancel.clone()));
+    let mut output = Output::new(writer, largest).kept_by(Arc::clone(&keeper) as Arc<dyn connectors::Keeper>);
     let operation = job.envelope.operation.as_str();
     let mut watch = Watch::new(timeout);
     let result = {
@@ -208,7 +211,7 @@ async fn execute(
                 result = &mut work => break Some(result),
                 () = cancel.cancelled(), if watch.give_up.is_none() => watch.give_up = Some(Instant::now() + grace(stop)),
                 () = sleep(watch.tick()) => {
-                    watch.look(&progress, gate.waiting(), || tell(agent, job, &progress, started_at));
+                    watch.look(&progress, gate.waiting() || keeper.waiting(), || tell(agent, job, &progress, started_at));
                     if watch.timed_out && !cancel.is_cancelled() {
                         cancel.cancel();
                     }
@@ -220,7 +223,7 @@ async fn execute(
         }
     };
     let passed = gate.close();
-    let produced = output.produced().cloned();
+    let (produced, recalled) = (output.produced().cloned(), output.is_recalled());
     drop(output);
     if daily.is_some()
         && let Err(error) = agent.volume.flush().await
@@ -230,7 +233,8 @@ async fn execute(
     let repeat = judged.repeat(job);
     let failure = match result {
         Some(Ok(done)) => {
-            let (outcome, stored) = outcome::success(agent, job, judged, done, produced, spool).await;
+            let (outcome, stored) =
+                outcome::success(agent, job, judged, done, produced, spool, recalled).await;
             if let Outcome::Failed(failure) = &outcome {
                 agent.note_failure(job, failure, None);
             }

@@ -10,6 +10,7 @@
 mod attempt;
 mod gate;
 mod input;
+mod keep;
 pub mod limits;
 mod outcome;
 pub mod spool;

@@ -21,6 +21,7 @@ pub async fn success(
     done: Done,
     produced: Option<Produced>,
     spool: OutputSpool,
+    recalled: bool,
 ) -> (Outcome, Option<Stored>) {
     let text = done.result.to_string();
     if text.len() > MAX_JSON {
@@ -34,7 +35,8 @@ pub async fn success(
         return (Outcome::Succeeded { result: done.result, output: None, receipt }, None);
     };
     // Syncing a large file takes its time.
-    let stored = tokio::task::spawn_blocking(move || spool.store()).await;
+    let store = move || if recalled { Ok(spool.recall()) } else { spool.store() };
+    let stored = tokio::task::spawn_blocking(store).await;
     let stored = match stored.map_err(std::io::Error::other).and_then(|stored| stored) {
         Ok(stored) => stored,
         Err(cause) => {
@@ -44,7 +46,7 @@ pub async fn success(
     };
     let data = match &stored {
         Stored::Memory(bytes) => Some(STANDARD.encode(bytes)),
-        Stored::File => None,
+        Stored::File | Stored::AtHub => None,
     };
     let output = OutputPayload {
         size: produced.size,

@@ -167,6 +167,8 @@ pub enum Stored {
     Memory(Bytes),
     /// In its spool file, synced: it is uploaded before the report.
     File,
+    /// At the hub, stored by an earlier run of the job.
+    AtHub,
 }
 
 #[derive(Debug)]
@@ -209,17 +211,48 @@ impl OutputSpool {
         Err(io::Error::new(io::ErrorKind::QuotaExceeded, "the spool is full (agent.spool_quota)"))
     }
 
+    /// Puts what is in memory into the output's file.
+    fn spill(&self, memory: &[u8]) -> io::Result<tokio::fs::File> {
+        // What an earlier run may have left here goes, and counts no more.
+        self.spool.forget_output(self.attempt);
+        self.grow(memory.len())?;
+        // Once per output, 256 KiB into the page cache.
+        let path = self.spool.output(self.attempt);
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+        file.write_all(memory)?;
+        Ok(tokio::fs::File::from_std(file))
+    }
+
+    /// Has the output in its file, however small it is, after its writer was shut down; synced, with its folder.
+    pub fn settle(&self) -> io::Result<()> {
+        let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Content::Memory(memory) = &*content {
+            let file = self.spill(memory)?;
+            *content = Content::File(file);
+        }
+        self.sync()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        File::open(self.spool.output(self.attempt))?.sync_all()?;
+        File::open(self.spool.path())?.sync_all()
+    }
+
     /// Where the output is, after its writer was shut down; a file is synced, with its folder.
     pub fn store(self) -> io::Result<Stored> {
         let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *content {
             Content::Memory(bytes) => Ok(Stored::Memory(std::mem::take(bytes).into())),
             Content::File(_) => {
-                File::open(self.spool.output(self.attempt))?.sync_all()?;
-                File::open(self.spool.path())?.sync_all()?;
+                self.sync()?;
                 Ok(Stored::File)
             }
         }
+    }
+
+    /// Where an output is that an earlier run had stored at the hub: also here, if that run was this attempt's.
+    pub fn recall(&self) -> Stored {
+        if self.spool.output(self.attempt).exists() { Stored::File } else { Stored::AtHub }
     }
 
     /// The attempt made no output that counts.
@@ -238,15 +271,8 @@ impl AsyncWrite for OutputSpool {
                 memory.extend_from_slice(bytes);
                 return Poll::Ready(Ok(bytes.len()));
             }
-            // What an earlier run may have left here goes, and counts no more.
-            self.spool.forget_output(self.attempt);
-            self.grow(memory.len())?;
-            // Once per output, 256 KiB into the page cache.
-            let path = self.spool.output(self.attempt);
-            let mut file =
-                OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
-            file.write_all(memory)?;
-            *content = Content::File(tokio::fs::File::from_std(file));
+            let file = self.spill(memory)?;
+            *content = Content::File(file);
         }
         match &mut *content {
             Content::File(file) => {
@@ -306,6 +332,26 @@ mod tests {
         assert_eq!(large.store().unwrap(), Stored::File);
         let bytes = fs::read(spool.output(attempt(2))).unwrap();
         assert_eq!((bytes.len(), bytes.last()), (MAX_INLINE_PAYLOAD + 10, Some(&2)));
+    }
+
+    #[tokio::test]
+    async fn an_output_that_has_to_be_kept_is_in_its_file_however_small() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path(), 1 << 30).unwrap();
+        for (n, content) in [(1, &b"small"[..]), (2, b"")] {
+            let output = OutputSpool::new(&spool, attempt(n));
+            assert_eq!(output.recall(), Stored::AtHub);
+            let mut writer = output.clone();
+            writer.write_all(content).await.unwrap();
+            writer.shutdown().await.unwrap();
+            output.settle().unwrap();
+            assert_eq!(fs::read(spool.output(attempt(n))).unwrap(), content);
+            assert_eq!(output.recall(), Stored::File);
+            assert_eq!(output.store().unwrap(), Stored::File);
+        }
+        assert_eq!(spool.bytes(), 5);
+        spool.forget_output(attempt(1));
+        assert!(!spool.output(attempt(1)).exists());
     }
 
     #[test]

@@ -3,10 +3,13 @@
 use crate::{
     agent::Agent,
     audit::Entry,
-    hub::payload::{TransferError, upload},
+    hub::{
+        Refused,
+        payload::{TransferError, upload},
+    },
     tunnel::backoff::{Backoff, random},
 };
-use passerelle_protocol::{Code, Effect, Failure, Outcome, Report, Verdict, session::Attempt};
+use passerelle_protocol::{Code, Effect, Failure, Outcome, OutputPayload, Report, Verdict, session::Attempt};
 use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 use tracing::{debug, error, warn};
@@ -30,38 +33,30 @@ pub async fn run(agent: Arc<Agent>, attempt: Attempt) {
 }
 
 async fn until_done(agent: &Arc<Agent>, attempt: Attempt, mut report: Report) {
-    let path = agent.spool.output(attempt);
-    let (mut backoff, mut mismatches) = (Backoff::default(), 0);
-    while let Outcome::Succeeded { output: Some(output), .. } = &report.outcome {
+    if let Outcome::Succeeded { output: Some(output), .. } = &report.outcome {
         let lost = |code: Code, message: &str| {
             // The operation itself succeeded, but its output cannot be had.
             Outcome::Failed(Failure::new(Verdict::Permanent, Effect::Unknown, code, message))
         };
-        match upload(&agent.hub, &agent.identity, attempt, output, &path).await {
+        match bring(agent, attempt, output).await {
             Ok(()) => {
                 agent.metrics.payload_bytes_out.inc_by(output.size);
-                break;
-            }
-            Err(TransferError::Again(why)) => debug!(error = why, "The upload was cut"),
-            Err(TransferError::Mismatch) if mismatches < MISMATCHES => mismatches += 1,
-            Err(TransferError::Mismatch) => {
-                report.outcome = lost(Code::DigestMismatch, "the output does not reach the hub unchanged");
             }
             // The hub does not know the job: it acknowledges the report all the same.
-            Err(TransferError::Refused(refused)) if refused.status == 404 => break,
-            Err(TransferError::Refused(refused)) => {
+            Err(Unstored::Unknown) => {}
+            Err(Unstored::Mismatch) => {
+                report.outcome = lost(Code::DigestMismatch, "the output does not reach the hub unchanged");
+            }
+            Err(Unstored::Refused(refused)) => {
                 warn!(error = %refused, "The hub does not take the output");
                 let code = if refused.status == 413 { Code::TooLarge } else { Code::Internal };
                 report.outcome =
                     lost(code, &format!("the hub does not take the output: {}", refused.message));
             }
-            Err(TransferError::Disk(error)) => {
+            Err(Unstored::Disk(error)) => {
                 error!(%error, "The output is not in the spool any more");
                 report.outcome = lost(Code::Internal, "the output was lost on the agent's disk");
             }
-        }
-        if matches!(report.outcome, Outcome::Succeeded { .. }) {
-            sleep(backoff.next(random(), None)).await;
         }
     }
     let entry = match &report.outcome {
@@ -74,4 +69,35 @@ async fn until_done(agent: &Arc<Agent>, attempt: Attempt, mut report: Report) {
         sleep(Duration::from_secs(1)).await;
     }
     agent.finished.notify_waiters();
+}
+
+/// Why an output is not at the hub.
+pub(super) enum Unstored {
+    /// The hub does not know the attempt, or that it is under way.
+    Unknown,
+    /// It arrives there as something else, time and again.
+    Mismatch,
+    /// The hub does not take it.
+    Refused(Refused),
+    /// It cannot be read from the spool.
+    Disk(std::io::Error),
+}
+
+/// Uploads an output from the spool until the hub has stored it, however long the hub is away. What is there already is not
+/// sent again.
+pub(super) async fn bring(agent: &Agent, attempt: Attempt, output: &OutputPayload) -> Result<(), Unstored> {
+    let path = agent.spool.output(attempt);
+    let (mut backoff, mut mismatches) = (Backoff::default(), 0);
+    loop {
+        match upload(&agent.hub, &agent.identity, attempt, output, &path).await {
+            Ok(()) => return Ok(()),
+            Err(TransferError::Again(why)) => debug!(error = why, "The upload was cut"),
+            Err(TransferError::Mismatch) if mismatches < MISMATCHES => mismatches += 1,
+            Err(TransferError::Mismatch) => return Err(Unstored::Mismatch),
+            Err(TransferError::Refused(refused)) if refused.status == 404 => return Err(Unstored::Unknown),
+            Err(TransferError::Refused(refused)) => return Err(Unstored::Refused(refused)),
+            Err(TransferError::Disk(error)) => return Err(Unstored::Disk(error)),
+        }
+        sleep(backoff.next(random(), None)).await;
+    }
 }

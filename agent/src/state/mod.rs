@@ -20,7 +20,7 @@ pub use refusal::Refusal;
 use crate::exit::Stop;
 use rustix::{
     fs::OFlags,
-    process::{getgid, getuid},
+    process::{geteuid, getgid, getuid},
 };
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
@@ -61,6 +61,7 @@ impl StateDir {
             .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(path.join("lock"))
             .map_err(|e| failed(&e))?;
+        keep_owner(path, &lock).map_err(|e| failed(&e))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -127,6 +128,7 @@ impl StateDir {
             .mode(0o600)
             .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(&temporary)?;
+        keep_owner(&self.path, &file)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, self.path.join(name))?;
@@ -140,6 +142,15 @@ impl StateDir {
             Ok(()) | Err(_) => Ok(()),
         }
     }
+}
+
+/// Root runs commands in the folder of the agent's user, who must be able to use what they leave there.
+fn keep_owner(folder: &Path, file: &File) -> io::Result<()> {
+    let (folder, own) = (fs::metadata(folder)?, file.metadata()?);
+    if geteuid().is_root() && folder.uid() != own.uid() {
+        std::os::unix::fs::fchown(file, Some(folder.uid()), Some(folder.gid()))?;
+    }
+    Ok(())
 }
 
 /// Why the folder cannot be used, whose it is, and the command that mends it.
@@ -194,6 +205,23 @@ mod tests {
         state.remove("x").unwrap();
         state.remove("x").unwrap();
         assert_eq!(state.read("x").unwrap(), None);
+    }
+
+    /// Needs root, who alone can act for another user.
+    #[test]
+    fn what_root_leaves_in_the_folder_is_its_owners() {
+        const OWNER: u32 = 65_534;
+        if !geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(dir.path(), Some(OWNER), Some(OWNER)).unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        state.write("identity.json", b"new").unwrap();
+        for name in ["lock", "identity.json"] {
+            let file = fs::metadata(dir.path().join(name)).unwrap();
+            assert_eq!((file.uid(), file.gid(), file.mode() & 0o777), (OWNER, OWNER, 0o600), "{name}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::{
     report,
     state::Refusal,
     status::Link,
+    triggers::send,
 };
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
@@ -56,6 +57,7 @@ pub async fn drive(agent: &Arc<Agent>, socket: Socket, heard: &mut u64) -> Ended
     let (writes, queue) = mpsc::channel(WRITE_QUEUE);
     let mut writer = tokio::spawn(write(sink, queue));
     let mut reports = report::feed(agent);
+    let mut events = send::feed(agent);
     let mut tunnel = Driver { agent, session, epoch: 0, refused: None };
     let ended = loop {
         let blocked = tunnel.flush(&writes);
@@ -84,6 +86,11 @@ pub async fn drive(agent: &Arc<Agent>, socket: Socket, heard: &mut u64) -> Ended
             report = reports.recv(), if tunnel.session.can_report() => {
                 if let Some(report) = report {
                     tunnel.report(&report);
+                }
+            }
+            event = events.recv(), if tunnel.session.can_send_event() => {
+                if let Some(event) = event {
+                    tunnel.event(&event);
                 }
             }
             () = agent.outbox.filled() => tunnel.send_outbox(),
@@ -149,6 +156,12 @@ impl Driver<'_> {
         }
     }
 
+    fn event(&mut self, event: &passerelle_protocol::Event) {
+        if let Err(reason) = self.session.send_event(event, std::time::Instant::now()) {
+            error!(event_id = %event.id, error = %reason, "An event cannot be sent");
+        }
+    }
+
     fn send_outbox(&mut self) {
         if !self.session.is_open() {
             return;
@@ -193,8 +206,15 @@ impl Driver<'_> {
                     self.agent.outbox.granted(attempt);
                 }
                 AgentEvent::ReportAcked(attempt) => self.agent.acknowledged(attempt),
-                // It announces no trigger and sends no event.
-                AgentEvent::EventAcked(_) | AgentEvent::EventRefused(_) | AgentEvent::Triggers(_) => {}
+                AgentEvent::EventAcked(ack) => {
+                    let agent = Arc::clone(self.agent);
+                    self.agent.tasks.spawn(async move { send::acked(&agent, ack).await });
+                }
+                AgentEvent::EventRefused(refused) => {
+                    let agent = Arc::clone(self.agent);
+                    self.agent.tasks.spawn(async move { send::refused(&agent, refused).await });
+                }
+                AgentEvent::Triggers(leases) => self.agent.triggers.leased(leases),
                 AgentEvent::Unsupported(of) => {
                     self.agent.metrics.unsupported.inc();
                     debug!(of, "A message type is not known on both sides");
@@ -288,7 +308,7 @@ fn hello(agent: &Agent) -> Hello {
         resources,
         held,
         hub_keys,
-        triggers: Vec::new(),
+        triggers: settings.triggers(),
     }
 }
 

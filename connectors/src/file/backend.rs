@@ -106,8 +106,18 @@ impl<'a, T> Smallest<'a, T> {
         Self { after, max, kept: BTreeMap::new(), more: false, unreadable: 0 }
     }
 
+    /// Whether names came that had no place.
+    pub(super) fn has_more(&self) -> bool {
+        self.more
+    }
+
+    /// The last name that is kept.
+    pub(super) fn last(&self) -> Option<&str> {
+        self.kept.last_key_value().map(|(name, _)| name.as_str())
+    }
+
     pub(super) fn offer(&mut self, name: &[u8], entry: T) {
-        if matches!(name, b"." | b"..") || super::place::is_part(name) {
+        if matches!(name, b"." | b"..") || super::place::is_hidden(name) {
             return;
         }
         let Ok(name) = std::str::from_utf8(name) else {
@@ -115,6 +125,10 @@ impl<'a, T> Smallest<'a, T> {
             return;
         };
         if self.after.is_some_and(|after| name <= after) {
+            return;
+        }
+        // Object stores have files and folders of the same name: the first one counts.
+        if self.kept.contains_key(name) {
             return;
         }
         if self.kept.len() == self.max {
@@ -155,6 +169,10 @@ pub(super) trait SourceFile: Send {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, FsError>;
     /// Size and time as they are now.
     fn stat(&mut self) -> Result<Stat, FsError>;
+    /// What the target calls the version of the content that is being read, where it does.
+    fn tag(&self) -> Option<String> {
+        None
+    }
 }
 
 /// One connection to the place (an open root folder, a logged-in session). Used by one thread.
@@ -173,11 +191,45 @@ pub(super) trait Backend: Send {
         let _ = size;
         self.create(place)
     }
+    /// The same for a file that will be renamed to `target`, which some must know from the beginning.
+    fn create_for(&mut self, place: &Place, target: &Place, size: u64) -> Result<Box<dyn PartFile>, FsError> {
+        let _ = target;
+        self.create_sized(place, size)
+    }
+    /// Whether a part can become nothing but the target it was created for. Such a part may also be given up by the
+    /// target itself (as object stores do with old uploads): that it is gone proves nothing.
+    fn binds_parts(&self) -> bool {
+        false
+    }
+    /// Sets a name aside for this connection until the next operation; `false` if another one has it.
+    fn reserve(&mut self, target: &Place) -> bool {
+        let _ = target;
+        true
+    }
+    /// Whether what lies at `target` itself says that it was `from`: a part, or a file that had this size and time.
+    fn came_from(
+        &mut self,
+        target: &Place,
+        from: &Place,
+        was: Option<(u64, Option<&str>)>,
+    ) -> Result<bool, FsError> {
+        let _ = (target, from, was);
+        Ok(false)
+    }
     /// Opens a regular file for reading.
     fn open(&mut self, place: &Place) -> Result<Box<dyn SourceFile>, FsError>;
     fn stat(&mut self, path: &str, links: Links) -> Result<Stat, FsError>;
     fn list(&mut self, folder: &str, after: Option<&str>, max: usize) -> Result<Page, FsError>;
     fn rename(&mut self, from: &Place, to: &Place, existing: Existing) -> Result<Renamed, FsError>;
+    /// Whether a renamed file keeps what recognises it. Where renaming makes a copy it does not.
+    fn renames_keep_files(&self) -> bool {
+        true
+    }
+    /// What the target calls the version of a file's content, where it does.
+    fn tag(&mut self, place: &Place) -> Result<Option<String>, FsError> {
+        let _ = place;
+        Ok(None)
+    }
     /// Deletes a file or a symbolic link itself.
     fn delete(&mut self, place: &Place) -> Result<(), FsError>;
     /// Makes one folder; `Exists` if there is something.
@@ -200,6 +252,11 @@ pub(super) trait Connect: Send + Sync + 'static {
 
     /// The links that [`Self::connect_telling`] tells of, in their order.
     fn links(&self) -> &'static [&'static str];
+
+    /// The root, where it is a folder of this machine, whose changes the system tells of.
+    fn local_root(&self) -> Option<&std::path::Path> {
+        None
+    }
 
     /// Connects, logs in, finds the root.
     fn connect(&self, timeout: Duration, interrupt: &Interrupt) -> Result<Box<dyn Backend>, Failure> {
@@ -273,6 +330,8 @@ pub(super) enum Problem {
     Unsupported,
     /// The log-in is no longer taken.
     Auth,
+    /// The target says that its clock and ours differ too much.
+    Clock,
     /// Someone holds a lock on it.
     Locked,
     /// It asks to come back later.
@@ -355,6 +414,10 @@ impl From<FsError> for Failure {
                 permanent(Code::TargetUnsupported, "the target does not offer this operation")
             }
             Problem::Auth => permanent(Code::TargetAuth, "the target refused the agent's log-in"),
+            Problem::Clock => retry(
+                Code::TargetAuth,
+                "the agent's clock and the target's differ too much; set the agent's clock",
+            ),
             Problem::Locked => {
                 retry(Code::TargetConflict, "somebody else has locked that file or folder at the target")
             }
@@ -398,6 +461,7 @@ mod tests {
         check(Problem::CrossDevice, Verdict::Permanent, Code::TargetUnsupported);
         check(Problem::BadName, Verdict::Denied, Code::PathInvalid);
         check(Problem::Auth, Verdict::Permanent, Code::TargetAuth);
+        check(Problem::Clock, Verdict::Retry, Code::TargetAuth);
         check(Problem::Locked, Verdict::Retry, Code::TargetConflict);
         check(Problem::Busy, Verdict::Retry, Code::TargetThrottled);
         check(Problem::Changed, Verdict::Retry, Code::TargetConflict);

@@ -49,6 +49,10 @@ impl Connect for LocalFolder {
         &["folder"]
     }
 
+    fn local_root(&self) -> Option<&Path> {
+        Some(&self.root)
+    }
+
     fn connect_telling(
         &self,
         _: Duration,

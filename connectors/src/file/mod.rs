@@ -1,11 +1,12 @@
 //! The `file` connector: whole-file drops that appear atomically, and reading back, on folders and servers.
 //!
 //! - `settings`: what the operator writes; `params`: what a job says and what that demands of the policy
-//! - `backend`: the one small trait that each kind of place implements (`local`, `sftp`, `ftp`, `webdav`), blocking; `dial`: the
+//! - `backend`: the one small trait that each kind of place implements (`local`, `sftp`, `ftp`, `webdav`, `s3`), blocking; `dial`: the
 //!   way to servers
 //! - `worker`, `pool`: the threads those places live on, kept warm between jobs
 //! - `examine`: each link on its own, for the operator
 //! - `operations`: drop, fetch, list, stat, move, delete, written once over any backend
+//! - `trigger`: what pickup and watch need, likewise
 //!
 //! Blocking calls run on threads of their own. Dropping the future of an operation does not stop a call in progress:
 //! it ends with its own time limit, then the thread removes an unfinished part and goes away.
@@ -19,14 +20,16 @@ mod operations;
 mod params;
 mod place;
 mod pool;
+mod s3;
 mod settings;
 mod sftp;
+mod trigger;
 mod webdav;
 mod worker;
 
 use crate::{
     BuildError, Call, Capabilities, Code, Connector, Demands, Examine, Failure, Input, Kind, Link,
-    OperationSpec, Outcome, Output,
+    OperationSpec, Outcome, Output, Triggers,
 };
 use backend::Problem;
 use params::Params;
@@ -50,6 +53,7 @@ pub struct File {
 
 impl Kind for FileKind {
     const NAME: &'static str = "file";
+    const TRIGGERS: bool = true;
     type Checked = Settings;
     type Connector = File;
 
@@ -107,6 +111,10 @@ impl Connector for File {
 
     async fn examine(&self, what: Examine) -> Vec<Link> {
         examine::examine(&self.pool, what).await
+    }
+
+    fn triggers(&self) -> Option<&dyn Triggers> {
+        Some(self)
     }
 
     async fn execute(

@@ -55,7 +55,8 @@ struct DropParams {
 struct FetchParams {
     /// The file.
     path: String,
-    /// What happens to it afterwards. This version knows only `keep`.
+    /// What happens to it once its content is stored at the hub: `keep`, `delete`, or `{"move_to": PATH}` to a free place
+    /// in a folder that is there. Only the very file that was read is deleted or moved.
     #[serde(default = "keep")]
     then: Then,
 }
@@ -153,6 +154,21 @@ pub(super) struct Drop {
     pub(super) create_dirs: bool,
 }
 
+/// What follows a fetch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum After {
+    Delete,
+    MoveTo(Place),
+}
+
+/// Checked parameters of `fetch`.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    pub(super) place: Place,
+    /// `None`: the file stays where it is.
+    pub(super) then: Option<After>,
+}
+
 /// Checked parameters of `list`.
 #[derive(Debug)]
 pub(super) struct List {
@@ -176,7 +192,7 @@ pub(super) struct Move {
 #[derive(Debug)]
 pub(super) enum Params {
     Drop(Drop),
-    Fetch { place: Place, then: Then },
+    Fetch(Fetch),
     List(List),
     Stat(Place),
     Move(Move),
@@ -193,10 +209,16 @@ impl Params {
             }
             "fetch" => {
                 let FetchParams { path, then } = typed(operation, params)?;
-                if let Then::MoveTo(to) = &then {
-                    Place::new(to)?;
-                }
-                Ok(Self::Fetch { place: Place::new(&path)?, then })
+                let place = Place::new(&path)?;
+                let then = match then {
+                    Then::Keep => None,
+                    Then::Delete => Some(After::Delete),
+                    Then::MoveTo(to) if to == path => {
+                        return Err(invalid("move_to is the path itself; name another place".to_owned()));
+                    }
+                    Then::MoveTo(to) => Some(After::MoveTo(Place::new(&to)?)),
+                };
+                Ok(Self::Fetch(Fetch { place, then }))
             }
             "list" => list(typed(operation, params)?).map(Self::List),
             "stat" => {
@@ -222,11 +244,11 @@ impl Params {
                 rights.extend(create_dirs.then_some(Right::CreateDirs));
                 vec![place.to_string()]
             }
-            Self::Fetch { place, then } => {
-                rights.extend((*then != Then::Keep).then_some(Right::DeleteAfterFetch));
+            Self::Fetch(Fetch { place, then }) => {
+                rights.extend(then.is_some().then_some(Right::DeleteAfterFetch));
                 let mut paths = vec![place.to_string()];
-                if let Then::MoveTo(to) = then {
-                    paths.push(to.clone());
+                if let Some(After::MoveTo(to)) = then {
+                    paths.push(to.to_string());
                 }
                 paths
             }
@@ -297,8 +319,8 @@ fn invalid(message: String) -> Failure {
     Failure::permanent(Code::InvalidParams, message)
 }
 
-/// The operations. All of them may be repeated: drop, move and delete decide under their intent what an earlier
-/// attempt did, the others change nothing.
+/// The operations. All of them may be repeated: drop, move, delete, and what follows a fetch decide under their intent what
+/// an earlier attempt did, the others change nothing.
 pub(super) fn operations() -> Vec<OperationSpec> {
     let spec = |name, params_schema: schemars::Schema| OperationSpec {
         name,
@@ -400,6 +422,8 @@ mod tests {
             assert_eq!(refused("stat", params).1, Code::PathInvalid);
         }
         assert_eq!(refused("fetch", json!({"path": "a", "then": {"move_to": "../b"}})).1, Code::PathInvalid);
+        invalid("fetch", json!({"path": "a", "then": {"move_to": "a"}}), "another place");
+        invalid("fetch", json!({"path": "a", "then": "burn"}), "unknown variant `burn`");
         assert_eq!(refused("move", json!({"from": "a", "to": ""})).1, Code::PathInvalid);
     }
 

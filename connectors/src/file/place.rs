@@ -11,6 +11,8 @@ const MAX_PATH: usize = 4096;
 /// How the names begin that this connector keeps for itself.
 const OWN_PREFIX: &str = ".passerelle-";
 const OWN_SUFFIX: &str = ".part";
+/// Of a file that was set aside to be deleted or moved.
+const TAKEN_SUFFIX: &str = ".taken";
 
 /// A file or folder below the root, checked for form: relative, `/` between names, no `.`, `..`, empty name or NUL.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +80,11 @@ impl Place {
         self.beside(&format!("{OWN_PREFIX}{job}-{attempt}{OWN_SUFFIX}"))
     }
 
+    /// Where a picked-up file is before it goes.
+    pub(super) fn aside(&self, id: Uuid) -> Self {
+        self.beside(&format!("{OWN_PREFIX}{id}-taken{OWN_SUFFIX}"))
+    }
+
     /// The part that an intent names, if an attempt of this job would have written it beside this place. An intent may
     /// come with the hub's word: it must not lead to any other file.
     pub(super) fn own_part(&self, job: Uuid, path: &str) -> Option<Self> {
@@ -88,6 +95,11 @@ impl Place {
     /// The name that an intent gives to what shall lie here, if it is one of the first `names` to try.
     pub(super) fn own_name(&self, path: &str, names: u32) -> Option<Self> {
         (1..=names).map(|n| self.nth(n)).find(|place| place.as_str() == path)
+    }
+
+    /// Where a job sets aside the file that it found here, whatever its attempt: a later one finds it again.
+    pub(super) fn taken(&self, job: Uuid) -> Self {
+        self.beside(&format!("{OWN_PREFIX}{job}{TAKEN_SUFFIX}"))
     }
 
     /// The `n`-th name to try for `on_conflict: "suffix"`: `report.csv`, `report (2).csv`, `report (3).csv`, …
@@ -118,6 +130,11 @@ impl fmt::Display for Place {
     }
 }
 
+/// Whether a name is never shown in lists: that of an unfinished file, or of one that was set aside for a moment.
+pub(super) fn is_hidden(name: &[u8]) -> bool {
+    is_part(name) || name.starts_with(OWN_PREFIX.as_bytes()) && name.ends_with(TAKEN_SUFFIX.as_bytes())
+}
+
 /// `folder/name`, where the root is `""`.
 pub(super) fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
@@ -126,6 +143,11 @@ pub(super) fn join(folder: &str, name: &str) -> String {
 /// Whether a name is that of an unfinished file of ours, never shown in lists.
 pub(super) fn is_part(name: &[u8]) -> bool {
     name.starts_with(OWN_PREFIX.as_bytes()) && name.ends_with(OWN_SUFFIX.as_bytes())
+}
+
+/// Whether a name is one that this connector keeps for itself.
+pub(super) fn is_own(name: &[u8]) -> bool {
+    name.starts_with(OWN_PREFIX.as_bytes())
 }
 
 #[cfg(test)]
@@ -181,6 +203,14 @@ mod tests {
         assert_eq!(part.as_str(), "in/.passerelle-00000000-0000-0000-0000-000000000000-3.part");
         assert!(is_part(part.name().as_bytes()));
         assert!(!is_part(b".passerelle-notes"));
+    }
+
+    #[test]
+    fn what_is_set_aside_lies_beside_its_place_and_is_hidden_but_no_part() {
+        let taken = Place::new("in/a.csv").unwrap().taken(Uuid::nil());
+        assert_eq!(taken.as_str(), "in/.passerelle-00000000-0000-0000-0000-000000000000.taken");
+        assert!(is_hidden(taken.name().as_bytes()) && !is_part(taken.name().as_bytes()));
+        assert!(!is_hidden(b".passerelle-notes") && !is_hidden(b"a.taken"));
     }
 
     proptest! {

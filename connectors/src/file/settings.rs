@@ -4,6 +4,7 @@ use super::{
     backend::Connect,
     ftp::{self, FtpSettings},
     local::LocalFolder,
+    s3::{self, S3Keys, S3Settings},
     sftp::{Login, SftpServer},
     webdav::{self, WebDavKeys, WebDavSettings},
 };
@@ -28,7 +29,7 @@ const MAX_SESSIONS: usize = 64;
 const LOCAL_THREADS: usize = 32;
 
 /// What a url may begin with.
-const SCHEMES: &str = "file://, sftp://, ftp://, ftps://, webdav:// and webdavs://";
+const SCHEMES: &str = "file://, sftp://, ftp://, ftps://, webdav://, webdavs:// and s3://";
 
 /// The keys as they are written.
 #[derive(Debug, Deserialize)]
@@ -41,6 +42,11 @@ pub(super) struct Raw {
     pub(super) passphrase: Option<SecretRef>,
     pub(super) known_hosts: Option<PathBuf>,
     pub(super) tls: Option<String>,
+    pub(super) endpoint: Option<String>,
+    pub(super) region: Option<String>,
+    pub(super) addressing: Option<String>,
+    pub(super) access_key_id: Option<SecretRef>,
+    pub(super) secret_access_key: Option<SecretRef>,
     pub(super) ca_file: Option<PathBuf>,
     pub(super) connect_timeout: Option<HumanDuration>,
     pub(super) max_sessions: Option<usize>,
@@ -58,6 +64,7 @@ enum PlaceSettings {
     Sftp(SftpSettings),
     Ftp(FtpSettings),
     WebDav(WebDavSettings),
+    S3(S3Settings),
 }
 
 #[derive(Debug)]
@@ -117,12 +124,16 @@ impl Checker<'_> {
         if url.query().is_some() || url.fragment().is_some() {
             self.wrong("url", "no ? or # belongs here; write them in a folder's name as %3F and %23");
         }
+        if url.scheme() != "s3" {
+            self.only_s3(&raw);
+        }
         match url.scheme() {
             "file" => self.local(&url, &raw),
             "sftp" => self.sftp(&url, raw),
             "ftp" | "ftps" => ftp::check(self, &url, raw).map(PlaceSettings::Ftp),
             "webdav" | "webdavs" => self.webdav(&url, raw),
-            "smb" | "s3" => {
+            "s3" => self.s3(&url, raw),
+            "smb" => {
                 let message =
                     format!("{}:// is not built into this version yet; it has {SCHEMES}", url.scheme());
                 self.wrong("url", message);
@@ -260,6 +271,52 @@ impl Checker<'_> {
         }))
     }
 
+    /// Keys that other places than object stores know nothing of.
+    fn only_s3(&mut self, raw: &Raw) {
+        for (key, set) in [
+            ("endpoint", raw.endpoint.is_some()),
+            ("region", raw.region.is_some()),
+            ("addressing", raw.addressing.is_some()),
+            ("access_key_id", raw.access_key_id.is_some()),
+            ("secret_access_key", raw.secret_access_key.is_some()),
+        ] {
+            if set {
+                self.wrong(key, "has a meaning for s3:// only; remove it");
+            }
+        }
+    }
+
+    fn s3(&mut self, url: &Url, raw: Raw) -> Option<PlaceSettings> {
+        let max_sessions = self.max_sessions(raw.max_sessions);
+        let connect_timeout = self.connect_timeout(raw.connect_timeout);
+        for (key, set) in [("username", raw.username.is_some()), ("password", raw.password.is_some())] {
+            if set {
+                self.wrong(key, "has no meaning for s3://; use access_key_id and secret_access_key");
+            }
+        }
+        for (key, set) in [
+            ("tls", raw.tls.is_some()),
+            ("private_key", raw.private_key.is_some()),
+            ("passphrase", raw.passphrase.is_some()),
+            ("known_hosts", raw.known_hosts.is_some()),
+        ] {
+            if set {
+                self.wrong(key, "has no meaning for s3://; remove it");
+            }
+        }
+        let keys = S3Keys {
+            endpoint: raw.endpoint,
+            region: raw.region,
+            addressing: raw.addressing,
+            access_key_id: raw.access_key_id,
+            secret_access_key: raw.secret_access_key,
+            ca_file: raw.ca_file,
+            connect_timeout,
+            max_sessions,
+        };
+        s3::check(url, keys, &mut |key, message| self.wrong(key, message)).map(PlaceSettings::S3)
+    }
+
     fn webdav(&mut self, url: &Url, raw: Raw) -> Option<PlaceSettings> {
         let max_sessions = self.max_sessions(raw.max_sessions);
         let connect_timeout = self.connect_timeout(raw.connect_timeout);
@@ -293,6 +350,7 @@ impl Settings {
             PlaceSettings::Sftp(sftp) => sftp.max_sessions,
             PlaceSettings::Ftp(ftp) => ftp.max_sessions,
             PlaceSettings::WebDav(webdav) => webdav.max_sessions(),
+            PlaceSettings::S3(s3) => s3.max_sessions(),
         }
     }
 
@@ -303,6 +361,7 @@ impl Settings {
             PlaceSettings::Sftp(sftp) => sftp.connect(base),
             PlaceSettings::Ftp(ftp) => ftp.connect(base),
             PlaceSettings::WebDav(webdav) => webdav.connect(base),
+            PlaceSettings::S3(s3) => s3.connect(base),
         }
     }
 }

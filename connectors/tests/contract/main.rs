@@ -8,6 +8,7 @@ mod cases;
 mod ftp;
 mod memory;
 mod race;
+mod s3;
 mod settings;
 mod sftp;
 #[path = "../support/mod.rs"]
@@ -73,7 +74,6 @@ contract! {
         fetch_gives_content_and_time,
         fetch_refuses_what_is_not_a_file,
         fetch_stops_at_the_allowed_size,
-        fetch_with_then_is_not_offered_yet,
         stat_shows_one_item,
         list_pages_through_a_large_folder,
         list_filters_and_descends,
@@ -86,4 +86,19 @@ contract! {
         move_needs_its_source_and_folder,
         the_gate_is_asked_before_each_effect,
         the_probe_finds_the_folder;
+    then:
+        what_was_fetched_is_deleted_or_moved,
+        nothing_follows_before_the_content_is_kept,
+        a_file_put_in_the_place_of_what_was_fetched_stays,
+        what_was_fetched_moves_only_to_a_free_place_that_is_there,
+        what_follows_a_fetch_is_finished_by_what_is_found,
+        another_file_that_was_set_aside_is_put_back,
+        a_cancelled_fetch_looks_what_followed,
+        what_follows_a_fetch_is_only_what_its_own_job_could_have_chosen;
+    trigger:
+        a_scan_pages_through_files_alone,
+        a_file_is_read_only_as_it_was_seen,
+        the_file_that_was_read_is_deleted_or_moved,
+        a_newer_file_of_the_same_name_is_never_deleted,
+        a_settling_that_was_cut_off_anywhere_is_finished;
 }

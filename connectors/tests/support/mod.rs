@@ -1,6 +1,7 @@
 //! What the tests share: resources built from a real configuration folder, calls, payloads and gates.
 
 pub mod dav;
+pub mod s3;
 pub mod sshd;
 pub mod vsftpd;
 
@@ -201,6 +202,26 @@ impl Place {
         Self { connector, root, abilities, sshd: None, vsftpd: None, dav: Some(server), base, _dir: dir }
     }
 
+    /// A prefix of a bucket in an object store, and the store.
+    pub fn s3(kind: s3::Kind) -> (Self, s3::S3) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = s3::S3::start(kind, &dir.path().join("s3"));
+        let root = store.bucket().join("root");
+        std::fs::create_dir(&root).unwrap();
+        let place = Self::local_at(dir, root);
+        std::fs::write(place.base.join("id"), s3::ACCESS_KEY_ID).unwrap();
+        std::fs::write(place.base.join("key"), s3::SECRET_ACCESS_KEY).unwrap();
+        let connector = check(&place.base, &s3_settings(&store.endpoint(), "")).unwrap();
+        let abilities = Abilities {
+            tells_folders_apart: false,
+            sees_links: false,
+            sees_pipes: false,
+            takes_line_ends: false,
+            ..Abilities::ALL
+        };
+        (Self { connector, abilities, ..place }, store)
+    }
+
     /// The same place by another connector.
     pub fn with(self, connector: Arc<dyn DynConnector>) -> Self {
         Self { connector, ..self }
@@ -212,6 +233,8 @@ impl Place {
     }
 
     pub fn write(&self, path: &str, content: &[u8]) {
+        // An object store may have taken the empty folder away.
+        std::fs::create_dir_all(&self.root).unwrap();
         std::fs::write(self.root.join(path), content).unwrap();
     }
 
@@ -223,7 +246,7 @@ impl Place {
     pub fn parts(&self) -> Vec<String> {
         let mut found = Vec::new();
         let mut folders = vec![self.root.clone()];
-        while let Some(folder) = folders.pop() {
+        while let Some(folder) = folders.pop().filter(|folder| folder.exists()) {
             for entry in std::fs::read_dir(folder).unwrap() {
                 let entry = entry.unwrap();
                 let name = entry.file_name().to_string_lossy().into_owned();
@@ -290,6 +313,15 @@ pub fn dav_settings(server: &Dav, more: &str) -> String {
         "connector = \"file\"\nurl = \"{}\"\nusername = \"{}\"\npassword = {{ file = \"password\" }}\n{more}",
         server.url("root"),
         dav::USER,
+    )
+}
+
+/// The settings of a resource in an object store.
+pub fn s3_settings(endpoint: &str, more: &str) -> String {
+    format!(
+        "connector = \"file\"\nurl = \"s3://{}/root\"\nendpoint = \"{endpoint}\"\n\
+         access_key_id = {{ file = \"id\" }}\nsecret_access_key = {{ file = \"key\" }}\n{more}",
+        s3::BUCKET,
     )
 }
 

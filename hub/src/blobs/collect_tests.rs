@@ -399,11 +399,35 @@ async fn uploads_that_stood_still_are_given_up_with_what_no_report_claimed() {
         .await
         .unwrap();
     let done = blobs.collect(&KEEP, tomorrow).await.unwrap();
-    assert_eq!(done, Collected { uploads: 2, ..Collected::default() });
+    assert_eq!(done, Collected { uploads: 1, ..Collected::default() });
     assert!(matches!(blobs.upload_offset(name("acme"), old).await, Err(Error::NotFound(_))));
     assert_eq!(blobs.upload_offset(name("acme"), fresh).await.unwrap().offset, 0);
     assert_eq!(std::fs::read_dir(hub.dir.path().join("uploads")).unwrap().count(), 1);
-    assert_eq!(rows(&hub, "files").await, 1, "the blob of the same content");
+    // The output may be the only copy of what its attempt took away: it stays while the job runs, and while nobody knows
+    // what became of it.
+    end(&hub, job, "unknown").await;
+    effect(&hub, job, "unknown").await;
+    let done = blobs.collect(&KEEP, in_days(31)).await.unwrap();
+    assert_eq!(
+        done,
+        Collected { blobs: 1, uploads: 1, ..Collected::default() },
+        "but the blob, and the other"
+    );
+    assert_eq!((rows(&hub, "files").await, rows(&hub, "uploads").await), (1, 1));
+    effect(&hub, job, "not_applied").await;
+    let done = blobs.collect(&KEEP, in_days(31)).await.unwrap();
+    assert_eq!(done, Collected { outputs: 1, uploads: 1, files: 1, bytes: 6, ..Collected::default() });
+}
+
+/// Says what the job's last attempt did.
+async fn effect(hub: &Hub, id: JobId, effect: &'static str) {
+    hub.store
+        .write(move |tx| {
+            let sql = "UPDATE jobs SET error_effect = ?2 WHERE id = ?1";
+            Ok(tx.conn.execute(sql, params![id.uuid().as_bytes(), effect])?)
+        })
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

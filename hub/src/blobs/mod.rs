@@ -298,7 +298,14 @@ impl Blobs {
     }
 
     async fn forget(&self, id: BlobId, done: &mut Collected) -> Result<u64, Error> {
-        let removed = self.store.write(move |tx| retention::forget_upload(tx, id)).await?;
+        let removed = self.store.write(move |tx| {
+            // Its job was retried meanwhile, perhaps.
+            if retention::is_needed(tx.conn, id)? {
+                return Ok(retention::Removed::default());
+            }
+            retention::forget_upload(tx, id)
+        });
+        let removed = removed.await?;
         self.remove_loose(removed.loose, done).await?;
         Ok(removed.count)
     }

@@ -222,6 +222,36 @@ mod tests {
         assert!(refused.to_string().contains("replaced already"), "{refused}");
     }
 
+    /// What `enrol` says was replaced, when `by` vouches for the agent that is to follow.
+    async fn replaced(hub: &Hub, agent: &Identity, by: &SigningKey) -> Option<AgentId> {
+        let new = next();
+        let said =
+            AgentKey::new(agent.id, hub.store.audience().to_owned(), new.public().clone(), clock::unix());
+        let mut request = crate::testing::request(&hub.token("paris", 1).await, &new);
+        request.replaces = Some(said.sign(by).unwrap());
+        hub.store.enrol(request).await.unwrap().replaced
+    }
+
+    #[tokio::test]
+    async fn a_retired_key_has_nobody_replaced() {
+        let hub = Hub::new().await;
+        let agent = hub.agent().await;
+        let new = next();
+        let request = statement(&hub, &agent, &agent.key, &new);
+        hub.store.register_key(&*record(&hub, &agent).await, request).await.unwrap();
+        assert!(use_key(&hub, &agent, &new, "1").await);
+        let (id, past) = (agent.id, ms(clock::now()) - 1);
+        hub.store
+            .write(move |tx| {
+                let sql = "UPDATE agent_keys SET ends_at = ?2 WHERE agent = ?1 AND ends_at IS NOT NULL";
+                Ok(tx.conn.execute(sql, params![id.uuid().as_bytes(), past])?)
+            })
+            .await
+            .unwrap();
+        assert_eq!(replaced(&hub, &agent, &agent.key).await, None, "by an old copy");
+        assert_eq!(replaced(&hub, &agent, &new).await, Some(agent.id));
+    }
+
     #[tokio::test]
     async fn a_key_that_was_never_used_gives_way() {
         let hub = Hub::new().await;

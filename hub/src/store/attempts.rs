@@ -22,8 +22,8 @@ use crate::{
 use bytes::Bytes;
 use jiff::Timestamp;
 use passerelle_protocol::{
-    AgentId, Code, Commit, CommitMode, Decline, Effect, Failure, Outcome, Progress, Repeat, Report, Sha256,
-    Verdict, session::Attempt,
+    AgentId, Code, Commit, CommitMode, Decline, Effect, Failure, JobId, Outcome, Progress, Repeat, Report,
+    Sha256, Verdict, session::Attempt,
 };
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -193,7 +193,7 @@ pub(crate) fn reported(tx: &mut Tx<'_>, agent: AgentId, checked: &CheckedReport)
             let output = output.as_ref();
             if let Some(output) = output
                 && checked.data.is_none()
-                && !uploaded(tx.conn, attempt, output.size, output.sha256)?
+                && !uploaded(tx.conn, report.job, output.size, output.sha256)?
             {
                 let failure = Failure::new(
                     Verdict::Retry,
@@ -289,19 +289,44 @@ fn told_of(tx: &mut Tx<'_>, job: &JobRow, report: &Report) {
     }
 }
 
-/// Whether the agent has uploaded this output; its upload is then used up.
-fn uploaded(conn: &Connection, attempt: Attempt, size: u64, sha256: Sha256) -> Result<bool, Error> {
+/// Whether an attempt of the job has uploaded this output; its upload is then used up. An earlier one's counts as well: what
+/// it was made from may be gone since, so that a later one can only finish what that one began. So does an output that the
+/// job has already.
+fn uploaded(conn: &Connection, job: JobId, size: u64, sha256: Sha256) -> Result<bool, Error> {
+    let size = i64::try_from(size).unwrap_or(i64::MAX);
+    let job = job.uuid();
+    let output = params![job.as_bytes(), size, sha256.bytes()];
     let used = conn
         .prepare_cached(
-            "DELETE FROM uploads WHERE job = ?1 AND attempt = ?2 AND complete = 1 AND length = ?3 AND sha256 = ?4",
+            "DELETE FROM uploads WHERE job = ?1 AND complete = 1 AND length = ?2 AND sha256 = ?3",
         )?
-        .execute(params![
-            attempt.job.uuid().as_bytes(),
-            attempt.number,
-            i64::try_from(size).unwrap_or(i64::MAX),
-            sha256.bytes()
-        ])?;
-    Ok(used == 1)
+        .execute(output)?;
+    Ok(used > 0
+        || conn
+            .prepare_cached("SELECT 1 FROM jobs WHERE id = ?1 AND output_size = ?2 AND output_sha256 = ?3")?
+            .exists(output)?)
+}
+
+/// Gives the job the output that its last attempt to come so far had stored before it was lost.
+pub(crate) fn adopt_output(tx: &mut Tx<'_>, job: &JobRow) -> Result<(), Error> {
+    let stored: Option<(u32, i64, [u8; 32])> = tx
+        .conn
+        .prepare_cached(
+            "SELECT attempt, length, sha256 FROM uploads WHERE job = ?1 AND complete = 1 ORDER BY attempt DESC LIMIT 1",
+        )?
+        .query_row([job.id.uuid().as_bytes()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    let Some((attempt, size, sha256)) = stored else { return Ok(()) };
+    tx.conn
+        .prepare_cached("DELETE FROM uploads WHERE job = ?1 AND attempt = ?2")?
+        .execute(params![job.id.uuid().as_bytes(), attempt])?;
+    tx.conn
+        .prepare_cached(
+            "UPDATE jobs SET output_size = ?2, output_sha256 = ?3, output_media_type = 'application/octet-stream' \
+             WHERE seq = ?1 AND output_sha256 IS NULL",
+        )?
+        .execute(params![job.seq, size, sha256])?;
+    Ok(())
 }
 
 /// After a success, attempts of the same job that are still under way are asked to stop.

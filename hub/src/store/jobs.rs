@@ -173,6 +173,9 @@ impl Store {
                     tx.conn
                         .prepare_cached("UPDATE jobs SET granted = 0 WHERE seq = ?1")?
                         .execute([job.seq])?;
+                    if resolution == Resolution::Applied {
+                        attempts::adopt_output(tx, &job)?;
+                    }
                     // However it was resolved, those behind it go on.
                     if let Some(line) = &job.line {
                         lines::leave(tx, &job, &line.key)?;

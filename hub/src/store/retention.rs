@@ -160,9 +160,14 @@ pub(crate) fn remove_outputs(tx: &mut Tx<'_>, jobs: &[i64], before: Timestamp) -
     Ok(removed)
 }
 
-/// An output's row `f` in `files` that can go: its job is gone, or settled before ?1.
+/// An output's row `f` in `files` that can go: its job is gone, or settled before ?1 and cannot need it any more.
 const OLD_OUTPUT: &str = "f.output = 1 AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = f.owner \
-    AND (j.finished_at IS NULL OR j.finished_at >= ?1))";
+    AND (j.finished_at IS NULL OR j.finished_at >= ?1 OR (j.output_sha256 IS NULL AND j.error_effect = 'unknown')))";
+
+/// An upload `u` is a whole output that its job may need yet: an attempt may have taken away what it was made from, so that
+/// it is the only copy, which a later attempt or an operator's word makes the job's own.
+const NEEDED: &str = "u.complete = 1 AND EXISTS (SELECT 1 FROM jobs j WHERE j.id = u.job AND j.output_sha256 IS NULL \
+    AND (j.finished_at IS NULL OR j.error_effect = 'unknown'))";
 
 /// Jobs with outputs in files that ended before `before`.
 pub(crate) fn old_output_files(conn: &Connection, after: Key, before: Timestamp) -> Result<Vec<Key>, Error> {
@@ -292,9 +297,16 @@ pub(crate) fn forget_upload(tx: &mut Tx<'_>, upload: BlobId) -> Result<Removed, 
     Ok(removed)
 }
 
-/// Uploads opened before `before`.
+/// Whether an upload is an output that its job may need.
+pub(crate) fn is_needed(conn: &Connection, upload: BlobId) -> Result<bool, Error> {
+    let sql = format!("SELECT 1 FROM uploads u WHERE u.id = ?1 AND {NEEDED}");
+    Ok(conn.prepare_cached(&sql)?.exists([upload.uuid().as_bytes()])?)
+}
+
+/// Uploads opened before `before`, but for outputs that their jobs may need.
 pub(crate) fn old_uploads(conn: &Connection, before: Timestamp) -> Result<Vec<BlobId>, Error> {
-    let mut statement = conn.prepare_cached("SELECT id FROM uploads WHERE created_at < ?1")?;
+    let sql = format!("SELECT u.id FROM uploads u WHERE u.created_at < ?1 AND NOT ({NEEDED})");
+    let mut statement = conn.prepare_cached(&sql)?;
     let rows = statement.query_map([ms(before)], |found| row::from_uuid(found, 0))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }

@@ -74,6 +74,28 @@ async fn a_source_of_wrong_credentials_is_told_to_wait_and_right_ones_pass() {
 }
 
 #[tokio::test]
+async fn wrong_credentials_count_wherever_an_agent_shows_them() {
+    for (method, path) in [
+        (Method::POST, "/agent/v1/keys"),
+        (Method::GET, "/agent/v1/tunnel"),
+        (Method::GET, "/agent/v1/jobs/01a1fcb0-ab7c-7000-8000-000000000004/payload"),
+        (Method::POST, "/agent/v1/jobs/01a1fcb0-ab7c-7000-8000-000000000004/attempts/1/output"),
+    ] {
+        let hub = Hub::start().await;
+        let forged = async || {
+            let request = hub.anonymous(method.clone(), path).bearer_auth("a.b.c").json(&json!({}));
+            Answer::of(request).await.status
+        };
+        let mut codes = Vec::new();
+        for _ in 0..130 {
+            codes.push(forged().await);
+        }
+        assert_eq!((codes[0], codes[119], codes[120], codes[129]), (401, 401, 429, 429), "{path}");
+        hub.end().await;
+    }
+}
+
+#[tokio::test]
 async fn a_tenant_at_its_quota_is_refused_until_something_ends() {
     let hub = Hub::start().await;
     hub.store.set_quotas(Quotas { open_jobs: 2, blob_bytes: 10, agents: 1, ..Quotas::default() });

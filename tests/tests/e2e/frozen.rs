@@ -179,6 +179,30 @@ const FETCH: Case = Case {
     },
 };
 
+const FETCH_AND_DELETE: Case = Case {
+    job: |number| job("compta", "fetch", json!({"path": format!("export-{number}"), "then": "delete"})),
+    check: |pair, number, end| {
+        assert_eq!(end["output"]["size"], json!(CONTENT.len()), "{end:#}");
+        assert!(!pair.share().join(format!("export-{number}")).exists(), "{end:#}");
+        assert_eq!(parts(&pair.share()), [""; 0], "{end:#}");
+    },
+    ..FETCH
+};
+
+const FETCH_AND_MOVE: Case = Case {
+    job: |number| {
+        let to = format!("{number}.csv");
+        job("compta", "fetch", json!({"path": format!("export-{number}"), "then": {"move_to": to}}))
+    },
+    check: |pair, number, end| {
+        assert_eq!(end["output"]["size"], json!(CONTENT.len()), "{end:#}");
+        assert!(!pair.share().join(format!("export-{number}")).exists(), "{end:#}");
+        assert_eq!(take(&pair.share(), number), 1, "{end:#}");
+        assert_eq!(parts(&pair.share()), [""; 0], "{end:#}");
+    },
+    ..FETCH
+};
+
 const NOTIFY: Case = Case {
     prepare: |_, _| (),
     job: |number| notify_job(&format!("orders/{number}")),
@@ -231,6 +255,11 @@ async fn an_agent_frozen_past_its_lease_and_its_successor_move_and_delete_a_file
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_frozen_past_its_lease_and_its_successor_fetch_a_file_and_tell_under_one_key() {
     each_message_of_each([&FETCH, &NOTIFY]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_frozen_past_its_lease_and_its_successor_fetch_a_file_and_take_it_away_once() {
+    each_message_of_each([&FETCH_AND_DELETE, &FETCH_AND_MOVE]).await;
 }
 
 /// What is true of a job whose share was replaced: success only with a file that is there, once.

@@ -3,6 +3,12 @@
 use crate::common::{SITE, drop_into, with};
 use passerelle_tests::{Answer, FakeAgent, FakeIdentity, Hub, http_client};
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_tungstenite::tungstenite::Message;
 
 fn drop_a() -> Value {
@@ -114,6 +120,25 @@ async fn a_tunnel_without_a_hello_is_closed_after_the_handshake_time() {
     let mut tunnel = identity.session(json!([])).await;
     let id = hub.api.submit(&drop_a()).await;
     assert_eq!(serve_one(&mut tunnel).await, id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tls_handshake_that_stalls_is_closed_in_time_while_others_are_served() {
+    let hub = Hub::start_tls().await;
+    let began = Instant::now();
+    let silent = TcpStream::connect(("127.0.0.1", hub.port())).await.unwrap();
+    let mut halted = TcpStream::connect(("127.0.0.1", hub.port())).await.unwrap();
+    // The head of a record that announces more than ever comes.
+    halted.write_all(&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01]).await.unwrap();
+    hub.api.submit(&drop_a()).await;
+    for mut socket in [silent, halted] {
+        let mut rest = Vec::new();
+        let closed = timeout(Duration::from_secs(20), socket.read_to_end(&mut rest)).await;
+        // Ended, or reset since bytes were left unread.
+        drop(closed.expect("the hub keeps a connection that says nothing"));
+        assert!(began.elapsed() > Duration::from_secs(5), "closed before a slow line could have answered");
+    }
+    assert_eq!(hub.api.get("/v1/jobs").await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,11 @@
 use crate::common::{SITE, Site, drop_job, notify_job, with};
 use passerelle_tests::{Agent, Reply, code, resources, until};
 use serde_json::{Value, json};
-use std::{os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{
+    fs::Permissions,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    time::Duration,
+};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -151,6 +155,36 @@ async fn a_pause_can_be_said_without_a_running_agent_and_only_of_what_there_is()
         assert!(error.contains(word), "{arguments:?}: {error}");
     }
     command(&site.agent, &["resume", "compta"]);
+    site.hub.api.succeed(&drop_job("now.csv", "x")).await;
+}
+
+/// Needs root, which alone can be somebody else for a moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_user_is_refused_at_the_control_socket_even_where_it_can_be_reached() {
+    const NOBODY: u32 = 65_534;
+    const ASK: &str = "use IO::Socket::UNIX; my $s = IO::Socket::UNIX->new($ARGV[0]) or die \"$!\\n\"; print $s \"$ARGV[1]\\n\"; print <$s>;";
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let site = Site::start().await;
+    let state = site.agent.folder().join("state");
+    let socket = state.join("control.sock");
+    let ask = |command: &str| {
+        let mut perl = std::process::Command::new("perl");
+        perl.args(["-e", ASK]).arg(&socket).arg(command).uid(NOBODY).gid(NOBODY);
+        perl.output().expect("perl")
+    };
+    let pause = r#"{"command":"pause","resource":"compta"}"#;
+    assert!(!ask(pause).status.success(), "its rights keep others away");
+    // Somebody opened all doors.
+    let doors = [site.agent.folder().parent().expect("a home"), site.agent.folder(), &state];
+    for (path, mode) in doors.map(|folder| (folder, 0o755)).into_iter().chain([(socket.as_path(), 0o666)]) {
+        std::fs::set_permissions(path, Permissions::from_mode(mode)).expect("rights");
+    }
+    for command in [pause, r#"{"command":"resume","resource":"compta"}"#, "nonsense"] {
+        let answer: Value = serde_json::from_slice(&ask(command).stdout).expect("an answer");
+        assert_eq!(answer, json!({"refused": "uid 65534 may not ask: run this as uid 0 or as root"}));
+    }
     site.hub.api.succeed(&drop_job("now.csv", "x")).await;
 }
 

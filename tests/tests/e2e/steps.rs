@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
 use crate::common::{SITE, drop_into, files_below, job, notify_job};
+use passerelle_protocol::Sha256;
 use passerelle_tests::{Agent, App, Hub, Proxy, SshServer, ended, resources};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
@@ -218,6 +219,36 @@ const FETCH: Case = Case {
     },
 };
 
+/// Larger than what a report carries, so that more goes over the line.
+const FETCH_AND_DELETE: Case = Case {
+    prepare: |root, number| fs::write(root.join(format!("export-{number}")), large(number)).unwrap(),
+    job: |number| job("sftp", "fetch", json!({"path": format!("export-{number}"), "then": "delete"})),
+    check: |done, world, number, _| {
+        assert_eq!(done["output"]["sha256"], json!(Sha256::of(&large(number)).to_string()), "{done:#}");
+        assert_eq!(done["result"]["then"], "deleted", "step {number}: {done:#}");
+        assert!(!world.ssh.root().join(format!("export-{number}")).exists(), "step {number}");
+    },
+    ..FETCH
+};
+
+const FETCH_AND_MOVE: Case = Case {
+    job: |number| {
+        let to = format!("{number}.csv");
+        job("sftp", "fetch", json!({"path": format!("export-{number}"), "then": {"move_to": to}}))
+    },
+    check: |done, world, number, _| {
+        assert_eq!(done["output"]["size"], json!(CONTENT.len()), "step {number}: {done:#}");
+        assert_eq!(done["result"]["moved_to"], json!(format!("{number}.csv")), "step {number}: {done:#}");
+        assert!(!world.ssh.root().join(format!("export-{number}")).exists(), "step {number}");
+        assert_eq!(take(world.ssh.root(), number), 1, "step {number}: {done:#}");
+    },
+    ..FETCH
+};
+
+fn large(number: u64) -> Vec<u8> {
+    format!("{number};{CONTENT}").repeat(20_000).into_bytes()
+}
+
 const LIST: Case = Case {
     resource: "sftp",
     prepare: |root, number| fs::write(root.join(format!("{number}.txt")), CONTENT).unwrap(),
@@ -357,6 +388,33 @@ async fn what_is_fetched_is_whole_though_agent_or_file_server_die_at_any_step() 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_fetched_is_whole_though_the_hub_dies_at_any_message() {
     at_each_message(&FETCH, Fault::HubDies).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_fetched_and_deleted_is_whole_though_the_agent_dies_at_any_step() {
+    at_each_request_and_answer(&FETCH_AND_DELETE, Fault::AgentDies, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_fetched_and_deleted_is_whole_though_the_file_server_dies_at_any_step() {
+    at_each_request_and_answer(&FETCH_AND_DELETE, Fault::FileServerDies, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_fetched_and_deleted_is_whole_though_the_agent_dies_at_any_message() {
+    at_each_message(&FETCH_AND_DELETE, Fault::AgentDies).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_fetched_and_moved_is_whole_though_agent_or_file_server_die_at_any_step() {
+    at_each_request_and_answer(&FETCH_AND_MOVE, Fault::AgentDies, 4).await;
+    at_each_request_and_answer(&FETCH_AND_MOVE, Fault::FileServerDies, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_fetched_and_moved_is_whole_though_the_hub_dies_or_the_tunnel_is_cut_at_any_message() {
+    at_each_message(&FETCH_AND_MOVE, Fault::HubDies).await;
+    at_each_message(&FETCH_AND_MOVE, Fault::LineIsCut).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -45,11 +45,17 @@ fn gained(from: &[ResourceView], to: &[ResourceView], forward: bool) -> Vec<Chan
             changes.insert(Change { resource: resource.name.clone(), what });
         };
         let atoms: Vec<Atom<'_>> = atoms(resource).collect();
+        let moved = other
+            .is_some_and(|other| (&other.place, &other.connector) != (&resource.place, &resource.connector));
+        for trigger in &resource.triggers {
+            let mut before = other.filter(|_| !moved).into_iter().flat_map(|other| &other.triggers);
+            if !before.any(|other| other.does == trigger.does) {
+                say(format!("by itself: {}", trigger.does));
+            }
+        }
         if atoms.is_empty() {
             continue;
         }
-        let moved = other
-            .is_some_and(|other| (&other.place, &other.connector) != (&resource.place, &resource.connector));
         if moved && let Some(place) = &resource.place {
             say(format!("leads to {place}"));
         }

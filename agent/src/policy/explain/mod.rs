@@ -6,9 +6,11 @@
 mod diff;
 #[cfg(test)]
 mod tests;
+mod triggers;
 mod words;
 
 pub use diff::{Difference, difference};
+pub use triggers::TriggerView;
 
 use super::{ResourcePolicy, Rule, default_methods, default_rights, paths::covers};
 use crate::settings::Settings;
@@ -33,8 +35,11 @@ pub struct Overview {
 const SENDS: &[&str] = &[
     "to the hub: the agent's name and version, and of each resource its name, its kind, the operations that a rule allows, \
      their parameters, its limits and pauses; never a host, an outside path or a secret",
+    "to each resource, at the start, after a change of its configuration and for `check`: a look whether it answers and takes the \
+     credentials; to an in-house application that is a HEAD request to its address",
     "to the hub: which jobs it holds, how far they are and how they ended, with what their operations give back",
-    "nothing else: there are no triggers, no listeners for the cloud and no diagnostics that leave this machine",
+    "to the hub: the files of the triggers that are listed with their resources above, each with its path below the resource",
+    "nothing else: there are no listeners for the cloud and no diagnostics that leave this machine",
 ];
 
 /// One resource.
@@ -50,6 +55,8 @@ pub struct ResourceView {
     pub at: String,
     /// Its rules; none: nothing is allowed.
     pub rules: Vec<RuleView>,
+    /// What is sent to the cloud by itself.
+    pub triggers: Vec<TriggerView>,
     /// Operations that no rule allows.
     pub never: Vec<String>,
     /// Attempts at once.
@@ -122,6 +129,7 @@ fn view(resource: &ResourceConfig, base: &Path) -> ResourceView {
         place: place(resource),
         at: at(&resource.section.finding("", ""), base),
         never: never.collect(),
+        triggers: triggers::views(resource, base),
         rules,
         max_concurrent: resource.limits.max_concurrent,
         rate_per_minute: resource.limits.rate_per_minute,

@@ -64,7 +64,7 @@ url = "file:///srv/closed"
         "    with headers x-trace\n",
         "    at most 10 times a day\n",
         "  Nothing: it has no allow rule.\n",
-        "no triggers, no listeners for the cloud",
+        "no listeners for the cloud",
     ] {
         assert!(text.contains(line), "{line:?} is not in\n{text}");
     }
@@ -197,4 +197,38 @@ fn a_difference_is_told_in_both_directions() {
     let dir = folder(COMPTA);
     let same = difference(&read(dir.path()), &read(dir.path())).to_string();
     assert_eq!(same, "The cloud can do the same as before.\n");
+}
+
+#[test]
+fn triggers_are_told_in_plain_words_and_a_new_one_is_a_difference() {
+    let triggers = "[[resources.compta.pickup]]\nfolder = \"out\"\npattern = \"*.xml\"\nafter = \"delete\"\nmax_size = \"1MiB\"\n\
+                    [[resources.compta.watch]]\npath = \"prices.csv\"\n";
+    let (old, new) = (folder(COMPTA), folder(&format!("{COMPTA}{triggers}")));
+    let (old, new) = (read(old.path()), read(new.path()));
+    assert!(new.findings.is_empty(), "{:?}", new.findings);
+    let text = new.to_string();
+    for line in [
+        "  By itself, by pickup pickup (resources.d/r.toml:9): files matching *.xml in out/ up to 1MiB are sent to the cloud \
+         when they have not changed for 10s, and then deleted; looked for every 30s.\n",
+        "  By itself, by watch watch (resources.d/r.toml:14): each new content of the file prices.csv is sent to the cloud; \
+         looked at every 30s.\n",
+    ] {
+        assert!(text.contains(line), "{line:?} is not in\n{text}");
+    }
+    let difference = difference(&old, &new);
+    assert_eq!((difference.more.len(), difference.less.len()), (2, 0), "{difference:?}");
+    assert!(difference.more.iter().all(|change| change.what.starts_with("by itself: ")), "{difference:?}");
+}
+
+#[test]
+fn a_kind_without_triggers_is_told() {
+    let app = "[resources.app]\nconnector = \"http\"\nurl = \"http://127.0.0.1:1/\"\n\
+               [[resources.app.pickup]]\npattern = \"*\"\nafter = \"keep\"\n";
+    let folder = folder(app);
+    let findings = read(folder.path()).findings;
+    let [finding] = findings.as_slice() else { panic!("{findings:?}") };
+    assert!(
+        finding.contains("r.toml:4:1: resources.app.pickup[1]: ") && finding.contains("no triggers"),
+        "{finding}"
+    );
 }

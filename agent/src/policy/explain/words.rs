@@ -62,8 +62,12 @@ impl Display for ResourceView {
         if self.broken {
             return f.write_str("  Nothing until its mistakes are mended; see the findings.\n");
         }
+        self.triggers.iter().try_for_each(|trigger| write!(f, "{trigger}"))?;
         if self.rules.is_empty() {
-            return f.write_str("  Nothing: it has no allow rule.\n");
+            return f.write_str(match self.triggers.is_empty() {
+                true => "  Nothing: it has no allow rule.\n",
+                false => "  No job: it has no allow rule.\n",
+            });
         }
         self.rules.iter().try_for_each(|rule| write!(f, "{rule}"))?;
         if !self.never.is_empty() {

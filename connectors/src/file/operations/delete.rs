@@ -30,15 +30,14 @@ pub(super) async fn delete(pool: &Pool, call: &Call, place: &Place) -> Result<Ou
 async fn decide(lease: &mut Lease, call: &Call, place: &Place) -> Result<bool, Failure> {
     let looked_at = place.clone();
     let found = lease.run(move |hands| look(hands.fs.as_mut(), &looked_at, Links::Keep)).await?;
-    let fingerprint = found.map(Fingerprint::from);
     if let Some(intent) = &call.prior_intent {
         // Gone, or another file by now: the one that was meant has been deleted. A newer one is not touched.
         let kept: DeleteState = state(intent)?;
-        if fingerprint.as_ref() != Some(&kept.file) {
+        if !found.is_some_and(|found| kept.file.matches(found)) {
             return Ok(true);
         }
     }
-    let (Some(found), Some(file)) = (found, fingerprint) else { return Ok(false) };
+    let Some(found) = found else { return Ok(false) };
     match found.kind {
         EntryKind::File | EntryKind::Symlink => {}
         EntryKind::Directory => return Err(FsError::new(Problem::IsAFolder, place).into()),
@@ -49,7 +48,7 @@ async fn decide(lease: &mut Lease, call: &Call, place: &Place) -> Result<bool, F
         target: Some(place.to_string()),
         size: Some(found.size),
         sha256: None,
-        state: json!(DeleteState { operation: "delete".to_owned(), file }),
+        state: json!(DeleteState { operation: "delete".to_owned(), file: found.into() }),
     };
     call.gate.pass(&intent).await?;
     lease.commit();

@@ -33,6 +33,13 @@ pub(super) struct DropState {
     pub(super) folder: Value,
 }
 
+/// What the target is like, and what was chosen before the part was opened.
+struct Prepared {
+    slice: usize,
+    /// Set where a part is bound to its target from the beginning.
+    bound: Option<Place>,
+}
+
 /// A part that is complete, and where it lies.
 struct Written {
     synced: bool,
@@ -102,7 +109,8 @@ async fn write_and_name(
     let sha256 = input.sha256();
     let size = input.size();
     call.progress.set_total(size);
-    let slice = lease.run(prepare(params, call, part.clone(), size)).await?;
+    let prepared = lease.run(prepare(params, call, part.clone(), size)).await?;
+    let Prepared { slice, bound } = prepared.ok_or_else(no_free_name)?;
     stream(lease, call, &mut input, slice).await?;
     let written = lease.run(move |hands| complete(hands, size)).await?;
     call.progress.beat();
@@ -110,9 +118,10 @@ async fn write_and_name(
     let mut candidate = 1;
     loop {
         let on_conflict = params.on_conflict;
-        let (target, number) = match on_conflict {
-            OnConflict::Replace | OnConflict::Fail => (params.place.clone(), candidate),
-            OnConflict::Suffix => free_name(lease, &params.place, candidate).await?,
+        let (target, number) = match (on_conflict, &bound) {
+            (_, Some(bound)) => (bound.clone(), candidate),
+            (OnConflict::Replace | OnConflict::Fail, None) => (params.place.clone(), candidate),
+            (OnConflict::Suffix, None) => free_name(lease, &params.place, candidate).await?,
         };
         // From here on the part is no longer this attempt's to remove: the intent may be on disk already when the
         // gate fails, and a part that is gone would then count as renamed.
@@ -138,6 +147,15 @@ async fn write_and_name(
         lease.commit();
         match name(lease, &part, &target, on_conflict).await {
             Ok(named) => return Ok(outcome(&intent, written.synced && named.synced, named.atomic)),
+            Err(error)
+                if error.problem == Problem::Exists
+                    && on_conflict == OnConflict::Suffix
+                    && bound.is_some() =>
+            {
+                call.gate.withdraw().await?;
+                lease.run(move |hands| hands.fs.delete(&part)).await?;
+                return Err(name_taken(error).into());
+            }
             Err(error) if error.problem == Problem::Exists && on_conflict == OnConflict::Suffix => {
                 candidate = number + 1;
             }
@@ -150,13 +168,13 @@ async fn write_and_name(
 }
 
 /// Makes missing folders if allowed, looks at the target, clears away what dead attempts of the job left, and opens
-/// the part. Gives the size of the slices to write.
+/// the part. `None` if no name is free.
 fn prepare(
     params: &Drop,
     call: &Call,
     part: Place,
     size: u64,
-) -> impl FnOnce(&mut Hands) -> Result<usize, FsError> + Send + 'static {
+) -> impl FnOnce(&mut Hands) -> Result<Option<Prepared>, FsError> + Send + 'static {
     let Drop { place, on_conflict, create_dirs } = params;
     let (place, on_conflict, create_dirs) = (place.clone(), *on_conflict, *create_dirs);
     let (job, attempt) = (call.job, call.attempt);
@@ -184,18 +202,48 @@ fn prepare(
         for dead in 1..attempt {
             remove_if_there(hands, &place.part(job, dead))?;
         }
-        let file = match hands.fs.create_sized(&part, size) {
+        let bound = if hands.fs.binds_parts() {
+            match on_conflict {
+                OnConflict::Replace | OnConflict::Fail => Some(place.clone()),
+                OnConflict::Suffix => match set_aside(hands, &place)? {
+                    Some(free) => Some(free),
+                    None => return Ok(None),
+                },
+            }
+        } else {
+            None
+        };
+        let target = bound.as_ref().unwrap_or(&place);
+        let file = match hands.fs.create_for(&part, target, size) {
             // Left by this very attempt when it was cut off before its intent.
             Err(error) if error.problem == Problem::Exists => {
                 remove_if_there(hands, &part)?;
-                hands.fs.create_sized(&part, size)
+                hands.fs.create_for(&part, target, size)
             }
             other => other,
         }?;
         hands.part = Some(file);
         hands.doomed = Some(part);
-        Ok(hands.fs.features().write)
+        Ok(Some(Prepared { slice: hands.fs.features().write, bound }))
     }
+}
+
+/// The first name that is free, and that no other drop of this resource is about to take.
+fn set_aside(hands: &mut Hands, place: &Place) -> Result<Option<Place>, FsError> {
+    for number in 1..=MAX_SUFFIX {
+        let candidate = place.nth(number);
+        // In this order: whoever had it aside has taken it by the time that it is let go.
+        if hands.fs.reserve(&candidate) && look(hands.fs.as_mut(), &candidate, Links::Keep)?.is_none() {
+            return Ok(Some(candidate));
+        }
+    }
+    Ok(None)
+}
+
+/// Somebody took the name that a part is bound to. The next attempt writes for the next name.
+pub(super) fn name_taken(error: FsError) -> Failure {
+    let message = "the free name was taken by somebody else meanwhile; the next attempt takes the next one";
+    Failure::retry(Code::TargetConflict, message).detail(error)
 }
 
 fn remove_if_there(hands: &mut Hands, place: &Place) -> Result<(), FsError> {

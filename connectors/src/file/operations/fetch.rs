@@ -9,8 +9,8 @@ use super::{
     },
     plain,
 };
-use crate::{Call, Code, Failure, Outcome, Output};
-use serde_json::json;
+use crate::{Call, Code, Failure, Outcome, Output, Produced};
+use serde_json::{Value, json};
 
 /// Performs one attempt.
 pub(super) async fn fetch(
@@ -19,13 +19,35 @@ pub(super) async fn fetch(
     place: Place,
     output: &mut Output,
 ) -> Result<Outcome, Failure> {
+    let path = place.to_string();
     let mut lease = pool.lease_for(call).await?;
     let fetched = read(&mut lease, call, place, output).await;
     lease.release().await;
-    fetched
+    let Read { produced, modified, tag: _ } = fetched?;
+    Ok(plain(result(&path, produced.size, produced.sha256, modified.as_deref())))
 }
 
-async fn read(lease: &mut Lease, call: &Call, place: Place, output: &mut Output) -> Result<Outcome, Failure> {
+/// What was read.
+pub(super) struct Read {
+    pub(super) produced: Produced,
+    pub(super) modified: Option<String>,
+    /// What the target calls this version of the content.
+    pub(super) tag: Option<String>,
+}
+
+/// The result of a fetch.
+pub(super) fn result(path: &str, size: u64, sha256: [u8; 32], modified: Option<&str>) -> Value {
+    let sha256 = sha256.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    json!({ "path": path, "size": size, "sha256": sha256, "modified_at": modified })
+}
+
+/// Reads all of a file that stays the same meanwhile.
+pub(super) async fn read(
+    lease: &mut Lease,
+    call: &Call,
+    place: Place,
+    output: &mut Output,
+) -> Result<Read, Failure> {
     let path = place.to_string();
     let opened = lease.run(move |hands| {
         let mut source = hands.fs.open(&place)?;
@@ -47,23 +69,22 @@ async fn read(lease: &mut Lease, call: &Call, place: Place, output: &mut Output)
         spare = full;
         (full, n) = (buffer, following);
     }
-    let after = lease.run(|hands| hands.source.as_mut().map(|source| source.stat()).transpose()).await?;
-    if call.progress.done() < stat.size
-        || after.is_some_and(|after| after.size != stat.size || after.modified != stat.modified)
-    {
+    let after = lease.run(|hands| {
+        let Some(mut source) = hands.source.take() else { return Ok(None) };
+        Ok(Some((source.stat()?, source.tag())))
+    });
+    let after = after.await?;
+    let changed =
+        after.as_ref().is_some_and(|(after, _)| after.size != stat.size || after.modified != stat.modified);
+    if call.progress.done() < stat.size || changed {
         let message = "the file changed while it was read";
         return Err(
             Failure::retry(Code::TargetConflict, message).detail(format!("{path}: {stat:?}, then {after:?}"))
         );
     }
     let produced = output.finish("application/octet-stream").await?;
-    let sha256 = produced.sha256.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    Ok(plain(json!({
-        "path": path,
-        "size": produced.size,
-        "sha256": sha256,
-        "modified_at": stat.modified.map(|time| time.to_string()),
-    })))
+    let modified = stat.modified.map(|time| time.to_string());
+    Ok(Read { produced, modified, tag: after.and_then(|(_, tag)| tag) })
 }
 
 fn next(

@@ -6,6 +6,8 @@
 //! | there, damaged | | it was not: withdraw the intent, remove the part and begin afresh |
 //! | gone | the intent's, part had been synced | it was, even if a consumer has taken the file away since |
 //! | gone | the intent's, part had not been synced | it was, if the target is there with the intent's content |
+//! | there or gone | bound to its target (an object store's upload), which says that it came from it | it was |
+//! | gone | bound to its target, which does not say so | it was, if the target has the intent's content; else nobody can tell |
 //! | gone | another one, or not synced and no such target | nobody can tell: `unknown` |
 
 use super::{
@@ -16,7 +18,7 @@ use super::{
         pool::{Lease, Pool},
         worker::Hands,
     },
-    drop::{DropState, free_name, identity, name, outcome},
+    drop::{DropState, free_name, identity, name, name_taken, outcome},
     effect_failure, intended, look, of_another_job, state,
 };
 use crate::{Call, Code, Failure, Intent, Outcome};
@@ -40,6 +42,8 @@ struct Found {
     folder: Option<Value>,
     /// Whether this kind of place reads a part back even if it was synced.
     rereads: bool,
+    /// Whether a part is bound to its target, and one that is gone proves nothing.
+    binds: bool,
 }
 
 /// Decides and, where it was not done, does it.
@@ -81,8 +85,11 @@ async fn decide(
     let target = intended(&params.place, params.on_conflict, target)?;
     let found = lease.run(find(&part)).await.map_err(unknown)?;
     call.progress.beat();
+    if found.binds && lease.run(says_so(&target, &part)).await.map_err(unknown)? {
+        return Ok(Finished::Done(outcome(intent, kept.synced, true)));
+    }
     let Some(found_size) = found.part else {
-        if kept.synced && found.folder.as_ref() == Some(&kept.folder) {
+        if kept.synced && !found.binds && found.folder.as_ref() == Some(&kept.folder) {
             let folder = target.folder().to_owned();
             let synced = lease.run(move |hands| hands.fs.sync_folder(&folder)).await.unwrap_or(false);
             return Ok(Finished::Done(outcome(intent, synced, true)));
@@ -110,7 +117,7 @@ async fn decide(
         lease.run(remove(&part)).await?;
         return Ok(Finished::Afresh);
     }
-    rename(lease, call, params, intent.clone(), &kept, (&part, target)).await
+    rename(lease, call, params, intent.clone(), &kept, (&part, target), found.binds).await
 }
 
 /// The part is whole: gives it its name.
@@ -121,6 +128,7 @@ async fn rename(
     mut intent: Intent,
     kept: &DropState,
     (part, mut target): (&Place, Place),
+    binds: bool,
 ) -> Result<Finished, Failure> {
     let mut candidate = 1;
     loop {
@@ -142,6 +150,11 @@ async fn rename(
                 if params.on_conflict != OnConflict::Suffix {
                     return Err(error.into());
                 }
+                if binds {
+                    call.gate.withdraw().await?;
+                    lease.run(remove(part)).await?;
+                    return Err(name_taken(error));
+                }
                 let (next, number) = free_name(lease, &params.place, candidate).await?;
                 candidate = number + 1;
                 intent.target = Some(next.to_string());
@@ -155,7 +168,7 @@ async fn rename(
 fn find(part: &Place) -> impl FnOnce(&mut Hands) -> Result<Found, FsError> + Send + 'static {
     let part = part.clone();
     move |hands| {
-        let rereads = hands.fs.features().rereads_parts;
+        let (rereads, binds) = (hands.fs.features().rereads_parts, hands.fs.binds_parts());
         let folder = match identity(hands, part.folder()) {
             Ok(identity) => Some(identity),
             Err(error) if error.problem == Problem::NotFound => None,
@@ -165,8 +178,16 @@ fn find(part: &Place) -> impl FnOnce(&mut Hands) -> Result<Found, FsError> + Sen
             Some(_) => look(hands.fs.as_mut(), &part, Links::Keep)?.map(|stat| stat.size),
             None => None,
         };
-        Ok(Found { part, folder, rereads })
+        Ok(Found { part, folder, rereads, binds })
     }
+}
+
+fn says_so(
+    target: &Place,
+    part: &Place,
+) -> impl FnOnce(&mut Hands) -> Result<bool, FsError> + Send + 'static {
+    let (target, part) = (target.clone(), part.clone());
+    move |hands| hands.fs.came_from(&target, &part, None)
 }
 
 fn remove(place: &Place) -> impl FnOnce(&mut Hands) -> Result<(), FsError> + Send + 'static {
@@ -193,7 +214,7 @@ async fn arrived(
 }
 
 /// Reads a file and compares its digest.
-async fn has_content(
+pub(super) async fn has_content(
     lease: &mut Lease,
     call: &Call,
     place: &Place,

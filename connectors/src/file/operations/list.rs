@@ -33,10 +33,48 @@ pub(super) async fn stat(pool: &Pool, call: &Call, place: Place) -> Result<Outco
 
 /// One page of items.
 pub(super) async fn list(pool: &Pool, call: &Call, params: List) -> Result<Outcome, Failure> {
+    let List { folder, pattern, recursive, limit, cursor } = params;
+    let matcher = pattern.map(|glob| glob.compile_matcher());
+    let cursor = cursor.map(|cursor| Cursor { inside: cursor.inside && recursive, ..cursor });
+    let way = Way {
+        folder: folder.clone(),
+        limit,
+        cursor,
+        // Before anything else counts: neither the page's size nor its cursor may tell of other names.
+        shows: &|path, name, _| shown(matcher.as_ref(), name) && call.visible.shows(&join(&folder, path)),
+        enters: &|_| recursive,
+        beat: &|| call.progress.beat(),
+    };
     let mut lease = pool.lease_for(call).await?;
-    let listed = walk(&mut lease, call, params).await;
+    let walked = walk(&mut lease, way).await;
     lease.release().await;
-    listed
+    let Walked { items, next, unreadable } = walked?;
+    let items = items.into_iter().map(|(path, stat)| item(&join(&folder, &path), stat)).collect();
+    let tells = call.visible.is_everything();
+    Ok(page(items, next.map(|cursor| cursor.encode()), if tells { unreadable } else { 0 }))
+}
+
+/// What a walk looks for. Paths are relative to its folder.
+pub(in crate::file) struct Way<'a> {
+    pub(in crate::file) folder: String,
+    pub(in crate::file) limit: usize,
+    pub(in crate::file) cursor: Option<Cursor>,
+    /// Whether an item counts, by its path, its name, and what it is.
+    pub(in crate::file) shows: &'a (dyn Fn(&str, &str, &Stat) -> bool + Send + Sync),
+    /// Whether a folder is entered.
+    pub(in crate::file) enters: &'a (dyn Fn(&str) -> bool + Send + Sync),
+    /// Told of each piece that was read.
+    pub(in crate::file) beat: &'a (dyn Fn() + Send + Sync),
+}
+
+/// What a walk found.
+pub(in crate::file) struct Walked {
+    /// Relative to the walk's folder.
+    pub(in crate::file) items: Vec<(String, Stat)>,
+    /// Where the next page begins, if there is more.
+    pub(in crate::file) next: Option<Cursor>,
+    /// How many names are not UTF-8.
+    pub(in crate::file) unreadable: u64,
 }
 
 /// A folder on the way down.
@@ -57,11 +95,11 @@ impl Level {
     }
 }
 
-async fn walk(lease: &mut Lease, call: &Call, params: List) -> Result<Outcome, Failure> {
-    let List { folder, pattern, recursive, limit, cursor } = params;
-    let matcher = pattern.map(|glob| glob.compile_matcher());
-    let mut levels = start(cursor, recursive);
-    let mut items: Vec<Value> = Vec::new();
+/// Walks until the page is full.
+pub(in crate::file) async fn walk(lease: &mut Lease, way: Way<'_>) -> Result<Walked, Failure> {
+    let Way { folder, limit, cursor, shows, enters, beat } = way;
+    let mut levels = start(cursor);
+    let mut items = Vec::new();
     let mut last: Option<Cursor> = None;
     let mut unreadable = 0;
     while let Some(level) = levels.last_mut() {
@@ -73,11 +111,10 @@ async fn walk(lease: &mut Lease, call: &Call, params: List) -> Result<Outcome, F
             let path = if level.folder.is_empty() { folder.clone() } else { join(&folder, &level.folder) };
             let is_first = level.folder.is_empty();
             let page = read(lease, path, level.after.clone()).await;
-            call.progress.beat();
+            beat();
             match page {
                 Ok(page) => {
-                    let tells = level.after.is_none() && call.visible.is_everything();
-                    unreadable += if tells { page.unreadable } else { 0 };
+                    unreadable += if level.after.is_none() { page.unreadable } else { 0 };
                     level.exhausted = !page.more;
                     level.entries = page.entries.into();
                 }
@@ -88,13 +125,12 @@ async fn walk(lease: &mut Lease, call: &Call, params: List) -> Result<Outcome, F
             continue;
         };
         let path = join(&level.folder, &name);
-        let enters = recursive && stat.kind == EntryKind::Directory;
-        // Before anything else counts: neither the page's size nor its cursor may tell of other names.
-        if shown(matcher.as_ref(), &name) && call.visible.shows(&join(&folder, &path)) {
+        let enters = stat.kind == EntryKind::Directory && enters(&path);
+        if shows(&path, &name, &stat) {
             if items.len() == limit {
-                return Ok(page(items, last.map(|cursor| cursor.encode()), unreadable));
+                return Ok(Walked { items, next: last, unreadable });
             }
-            items.push(item(&join(&folder, &path), stat));
+            items.push((path.clone(), stat));
             last = Some(Cursor { last: path.clone(), inside: enters });
         }
         level.after = Some(name);
@@ -102,11 +138,11 @@ async fn walk(lease: &mut Lease, call: &Call, params: List) -> Result<Outcome, F
             levels.push(Level::new(path, None));
         }
     }
-    Ok(page(items, None, unreadable))
+    Ok(Walked { items, next: None, unreadable })
 }
 
 /// The way down to where the cursor stands.
-fn start(cursor: Option<Cursor>, recursive: bool) -> Vec<Level> {
+fn start(cursor: Option<Cursor>) -> Vec<Level> {
     let Some(Cursor { last, inside }) = cursor else {
         return vec![Level::new(String::new(), None)];
     };
@@ -116,7 +152,7 @@ fn start(cursor: Option<Cursor>, recursive: bool) -> Vec<Level> {
         levels.push(Level::new(folder.clone(), Some(name.to_owned())));
         folder = join(&folder, name);
     }
-    if inside && recursive {
+    if inside {
         levels.push(Level::new(folder, None));
     }
     levels.truncate(MAX_DEPTH);

@@ -1,18 +1,19 @@
 //! The operations, written once over any backend.
 //!
-//! Those with an effect (drop, move, delete) ask the call's gate right before it, and after a crash decide from what
+//! Those with an effect (drop, move, delete, what follows a fetch) ask the call's gate right before it, and after a crash decide from what
 //! they find under their intent whether it happened.
 
 mod delete;
 mod drop;
 mod fetch;
 mod finish;
-mod list;
+pub(super) mod list;
 mod moving;
+mod then;
 
 use super::{
     backend::{Backend, FsError, Links, Problem, Stat},
-    params::{OnConflict, Params, Then},
+    params::{Fetch, OnConflict, Params},
     place::Place,
     pool::Pool,
 };
@@ -33,11 +34,10 @@ pub(super) async fn execute(
 ) -> Result<Outcome, Failure> {
     match params {
         Params::Drop(params) => drop::drop(pool, call, &params, input).await,
-        Params::Fetch { place, then: Then::Keep } => fetch::fetch(pool, call, place, output).await,
-        Params::Fetch { then: Then::Delete | Then::MoveTo(_), .. } => Err(Failure::permanent(
-            Code::TargetUnsupported,
-            "this version fetches with `then: \"keep\"` only; delete or move the file by a job of its own",
-        )),
+        Params::Fetch(Fetch { place, then: None }) => fetch::fetch(pool, call, place, output).await,
+        Params::Fetch(Fetch { place, then: Some(after) }) => {
+            then::fetch(pool, call, place, after, output).await
+        }
         Params::List(params) => list::list(pool, call, params).await,
         Params::Stat(place) => list::stat(pool, call, place).await,
         Params::Move(params) => moving::move_file(pool, call, &params).await,
@@ -51,6 +51,15 @@ struct Fingerprint {
     size: u64,
     modified: Option<String>,
     inode: Option<(u64, u64)>,
+}
+
+impl Fingerprint {
+    /// Whether that is the file. The device's number does not count: it changes with each mount, and from agent to agent.
+    fn matches(&self, stat: Stat) -> bool {
+        let there = Self::from(stat);
+        let number = |of: &Self| of.inode.map(|(_, number)| number);
+        self.size == there.size && self.modified == there.modified && number(self) == number(&there)
+    }
 }
 
 impl From<Stat> for Fingerprint {

@@ -42,17 +42,31 @@ async fn resume(lease: &mut Lease, call: &Call, params: &Move, intent: &Intent) 
         return Err(Failure::permanent(Code::Internal, message).effect_unknown());
     };
     let (from, to) = (params.from.clone(), intended(&params.to, params.on_conflict, &target)?);
+    let (size, modified) = (kept.file.size, kept.file.modified.clone());
     let found = lease.run(move |hands| {
         let fs = hands.fs.as_mut();
-        Ok((look(fs, &from, Links::Keep)?, look(fs, &to, Links::Keep)?))
+        let copied = fs.came_from(&to, &from, Some((size, modified.as_deref())))?;
+        Ok((look(fs, &from, Links::Keep)?, look(fs, &to, Links::Keep)?, copied))
     });
-    let (source, moved) = found.await.map_err(|error| Failure::from(error).effect_unknown())?;
-    let is_it = |stat: Option<Stat>| stat.map(Fingerprint::from).as_ref() == Some(&kept.file);
+    let (source, moved, copied) = found.await.map_err(|error| Failure::from(error).effect_unknown())?;
+    let is_it = |stat: Option<Stat>| stat.is_some_and(|stat| kept.file.matches(stat));
+    if copied {
+        // Where a move is a copy and a delete, the second half may be missing.
+        if is_it(source) {
+            let from = params.from.clone();
+            lease.commit();
+            lease.run(move |hands| hands.fs.delete(&from)).await.map_err(effect_failure)?;
+        }
+        return Ok(target);
+    }
+    let one_file = source
+        .and_then(|stat| stat.inode)
+        .is_some_and(|inode| Some(inode) == moved.and_then(|stat| stat.inode));
     match (is_it(source), is_it(moved)) {
         (true, false) => rename(lease, call, params).await,
         (false, true) => Ok(target),
         // Cut off between link and unlink, where a rename is made of these two.
-        (true, true) if kept.file.inode.is_some() => {
+        (true, true) if one_file => {
             let from = params.from.clone();
             lease.commit();
             lease.run(move |hands| hands.fs.delete(&from)).await.map_err(effect_failure)?;

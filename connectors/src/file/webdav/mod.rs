@@ -311,6 +311,10 @@ impl Backend for Remote {
         self.change(&Method::DELETE, &url, &headers).map(drop)
     }
 
+    fn tag(&mut self, place: &Place) -> Result<Option<String>, FsError> {
+        Ok(self.item(place.as_str())?.etag.as_deref().map(plain))
+    }
+
     fn make_folder(&mut self, path: &str) -> Result<(), FsError> {
         let url = self.session.root.folder(path)?;
         match self.change(&method("MKCOL"), &url, &HeaderMap::new()) {
@@ -442,6 +446,11 @@ fn is_strong(etag: &str) -> bool {
     etag.starts_with('"')
 }
 
+/// An entity tag without the mark of a weak one, which falls away once the file has been left alone for a second.
+fn plain(etag: &str) -> String {
+    etag.trim_start_matches("W/").to_owned()
+}
+
 /// A GET under way.
 struct Source {
     session: Arc<Session>,
@@ -531,7 +540,6 @@ impl SourceFile for Source {
             return Ok(self.stat);
         }
         let now = self.session.look_at(&self.place, &self.url)?;
-        let plain = |etag: &str| etag.trim_start_matches("W/").to_owned();
         if let (Some(before), Some(after)) = (&self.etag, &now.etag)
             && plain(before) != plain(after)
         {
@@ -539,5 +547,9 @@ impl SourceFile for Source {
             return Err(FsError::new(Problem::Changed, detail));
         }
         Ok(stat_of(&now))
+    }
+
+    fn tag(&self) -> Option<String> {
+        self.etag.as_deref().map(plain)
     }
 }

@@ -5,6 +5,8 @@ pub mod crash;
 pub mod dropping;
 pub mod jail;
 pub mod reading;
+pub mod then;
+pub mod trigger;
 
 use passerelle_connectors::{Code, Effect, Failure, Verdict};
 use std::fmt::Debug;

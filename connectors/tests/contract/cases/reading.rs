@@ -57,15 +57,6 @@ pub async fn fetch_stops_at_the_allowed_size(place: &Place) {
     }
 }
 
-pub async fn fetch_with_then_is_not_offered_yet(place: &Place) {
-    place.write("a.csv", b"content");
-    for then in [json!("delete"), json!({"move_to": "done/a.csv"})] {
-        let result = place.fetch(json!({"path": "a.csv", "then": then})).await;
-        failed(result, Verdict::Permanent, Code::TargetUnsupported, Effect::NotApplied);
-        assert_eq!(place.read("a.csv"), b"content");
-    }
-}
-
 pub async fn stat_shows_one_item(place: &Place) {
     std::fs::create_dir(place.root.join("folder")).unwrap();
     place.write("folder/a.csv", b"content");

@@ -3,14 +3,19 @@
 use super::agent::{Agent, LONG, Served, failure, hello, opened, success, success_with, until};
 use crate::{
     model::{JobState, NewJob},
-    store::{Error, Resolution},
+    store::{Content, Error, Resolution},
     testing::{Hub, job, name},
 };
+use bytes::Bytes;
+use futures_util::stream;
 use passerelle_protocol::{
     Code, CommitMode, Effect, Intent, JobId, Sha256, Verdict,
     session::{AgentEvent, Attempt},
 };
-use std::time::{Duration, Instant};
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant},
+};
 
 /// The shortest there is.
 const LEASE: Duration = Duration::from_secs(2);
@@ -329,4 +334,60 @@ async fn a_target_that_is_down_opens_the_breaker_and_jobs_wait_until_a_try_succe
     agent.nothing_comes().await;
     agent.report(tried, success()).await;
     assert_eq!((agent.offered().await.0.job, breaker().as_str()), (ids[1], "closed"));
+}
+
+/// Uploads the whole output of an attempt.
+async fn upload(
+    served: &Served,
+    identity: &crate::testing::Identity,
+    attempt: Attempt,
+    content: &'static [u8],
+) {
+    let (tunnel, agent) = (&served.tunnel, identity.id);
+    let (job, number, size) = (attempt.job, attempt.number, content.len() as u64);
+    tunnel.output_open(agent, job, number, size, Sha256::of(content)).await.unwrap();
+    let body = stream::iter([Ok::<_, Infallible>(Bytes::from_static(content))]);
+    assert_eq!(tunnel.output_append(agent, job, number, 0, body).await.unwrap().offset, size);
+}
+
+#[tokio::test]
+async fn an_output_that_one_attempt_stored_can_be_claimed_by_the_next_and_by_a_late_report() {
+    let hub = Hub::new().await;
+    let identity = hub.agent().await;
+    let served = Served::start(&hub.store).await;
+    let (mut agent, _) = Agent::connect(served.address, &identity, hello(&identity)).await;
+    let id = hub.store.submit(drop_job()).await.unwrap().job.id;
+    let (first, _) = agent.offered().await;
+    agent.accept(first).await;
+    upload(&served, &identity, first, b"only copy").await;
+    agent.report(first, failure(Verdict::Retry, Effect::Unknown, Code::Busy)).await;
+    let (second, _) = agent.offered().await;
+    agent.accept(second).await;
+    agent.report(second, success_with(b"only copy", false)).await;
+    let (view, content) = hub.store.output(name("acme"), id).await.unwrap();
+    assert_eq!((state(&hub, id).await, view.sha256), (JobState::Succeeded, Sha256::of(b"only copy")));
+    assert!(matches!(content, Content::File(path) if std::fs::read(&path).unwrap() == b"only copy"));
+    // The first attempt's agent was thought lost, say, and tells the same at last.
+    agent.report(first, success_with(b"only copy", false)).await;
+    assert_eq!(state(&hub, id).await, JobState::Succeeded);
+}
+
+#[tokio::test]
+async fn an_output_that_was_stored_before_its_agent_was_lost_is_the_jobs_once_it_is_known_to_be_applied() {
+    let hub = Hub::new().await;
+    let identity = hub.agent().await;
+    let served = Served::start(&hub.store).await;
+    for (resolution, kept) in [(Resolution::Applied, true), (Resolution::Skipped, false)] {
+        let (mut agent, _) = Agent::connect(served.address, &identity, hello(&identity)).await;
+        let id = hub.store.submit(NewJob { max_attempts: 1, ..drop_job() }).await.unwrap().job.id;
+        let (attempt, _) = agent.offered().await;
+        agent.accept(attempt).await;
+        upload(&served, &identity, attempt, b"only copy").await;
+        agent.report(attempt, failure(Verdict::Permanent, Effect::Unknown, Code::Internal)).await;
+        assert_eq!(state(&hub, id).await, JobState::Unknown);
+        assert!(matches!(hub.store.output(name("acme"), id).await, Err(Error::NotFound(_))));
+        hub.store.resolve(name("acme"), id, resolution, None).await.unwrap();
+        let output = hub.store.output(name("acme"), id).await;
+        assert_eq!(output.is_ok(), kept, "{resolution:?}: {output:?}");
+    }
 }

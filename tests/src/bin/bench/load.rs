@@ -2,7 +2,7 @@
 
 use crate::line::Sorted;
 use futures_util::future::join_all;
-use passerelle_tests::{Agent, App, Hub, Reply, resources};
+use passerelle_tests::{Agent, App, Hub, Reply, cpu_time, resources};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,8 @@ pub const PAYLOAD: &str = r#"{"EventKind":"CommandeValidee","Data":{"CommandeNum
 pub struct Site {
     /// The agents.
     pub agents: Vec<Agent>,
+    /// Their processes.
+    processes: Vec<u32>,
     /// The hub.
     pub hub: Hub,
     /// The application.
@@ -38,15 +40,16 @@ impl Site {
     async fn with_app(agents: usize, at_once: usize, app: App) -> Self {
         let hub = Hub::start().await;
         let limits = format!("limits = {{ max_concurrent = {at_once} }}");
-        let mut started = Vec::new();
+        let (mut started, mut processes) = (Vec::new(), Vec::new());
         for number in 1..=agents {
             let mut agent = Agent::new(&hub, "paris", &format!("paris-{number}"));
             agent.resource("orders-app", &resources::application_with("orders-app", &app.url, &limits));
             agent.agent_key(&format!("max_jobs = {at_once}")).start().await;
+            processes.push(agent.process().id());
             started.push(agent);
         }
         hub.api.agents_online("paris", agents).await;
-        Self { agents: started, hub, app }
+        Self { agents: started, processes, hub, app }
     }
 
     /// Submits a job and waits for its stored outcome.
@@ -56,6 +59,11 @@ impl Site {
             let answer: Value = request.send().await.expect("an answer").json().await.expect("a job");
             assert_eq!(answer["state"], "succeeded", "{answer:#}");
         }
+    }
+
+    /// The processor time that hub and agents have taken so far.
+    pub fn cpu(&self) -> (Duration, Duration) {
+        (cpu_time(self.hub.process.id()), self.processes.iter().copied().map(cpu_time).sum())
     }
 
     /// Durable jobs a second, from submission to stored outcome, with so many clients.

@@ -6,6 +6,7 @@ mod audit;
 mod baseline;
 mod celery;
 mod dispatch;
+mod files;
 mod growth;
 mod line;
 mod load;
@@ -25,9 +26,10 @@ Measures Passerelle on real processes and prints JSON lines.
 
 Usage: tests/bench [--quick | --long] [--check] [NAME…]
 
-  NAME      start, memory, notify, dispatch, rate, waiting, growth, celery, sftp, audit, signing; all of them by
-            default
-  --quick   fewer repetitions, 128 MiB in place of 1 GiB, 2000 finished jobs in place of 100,000
+  NAME      start, memory, notify, dispatch, rate, waiting, growth, celery, sftp, files, audit, signing; all of them
+            by default; files:sftp and the like measure one kind of file resource
+  --quick   fewer repetitions, 128 MiB in place of 1 GiB, 200 small files in place of 2000, 2000 finished jobs in
+            place of 100,000
   --long    1,000,000 finished jobs too
   --check   exit with 1 if a target is not met
 ";
@@ -45,20 +47,30 @@ struct Effort {
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, rest @ ..] = arguments.as_slice()
+        && first == files::ALONE
+    {
+        files::alone(rest).await;
+        return ExitCode::SUCCESS;
+    }
     if arguments.iter().any(|a| a == "--help" || a == "-h") {
         print(HELP.trim_end());
         return ExitCode::SUCCESS;
     }
     let known = [
-        "start", "memory", "notify", "dispatch", "rate", "waiting", "growth", "celery", "sftp", "audit",
-        "signing",
+        "start", "memory", "notify", "dispatch", "rate", "waiting", "growth", "celery", "sftp", "files",
+        "audit", "signing",
     ];
+    let is_known = |name: &str| {
+        let kind = |kind: &str| files::Kind::ALL.iter().any(|known| known.name() == kind);
+        known.contains(&name) || name.strip_prefix("files:").is_some_and(kind)
+    };
     let (options, names): (Vec<&str>, Vec<&str>) =
         arguments.iter().map(String::as_str).partition(|a| a.starts_with('-'));
     if let Some(wrong) = options
         .iter()
         .find(|o| !["--quick", "--long", "--check"].contains(o))
-        .or_else(|| names.iter().find(|n| !known.contains(n)))
+        .or_else(|| names.iter().find(|n| !is_known(n)))
     {
         eprintln!("unknown argument {wrong}\n{HELP}");
         return ExitCode::from(2);
@@ -103,6 +115,10 @@ async fn main() -> ExitCode {
     }
     if wanted("sftp") {
         tell(sftp::measure(effort).await);
+    }
+    let kinds: Vec<&str> = names.iter().filter_map(|name| name.strip_prefix("files:")).collect();
+    if wanted("files") || !kinds.is_empty() {
+        files::measure(effort, &kinds, &mut tell).await;
     }
     if wanted("audit") {
         tell(audit::measure(effort).await);

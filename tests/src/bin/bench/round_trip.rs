@@ -7,6 +7,7 @@ use crate::{
 };
 use passerelle_tests::http_client;
 use serde_json::json;
+use std::time::Duration;
 
 const CONCURRENT: usize = 32;
 
@@ -30,7 +31,10 @@ pub async fn measure(effort: Effort) -> Vec<Line> {
     let (alone, _) = many(1, effort.repetitions, &submit).await;
     let (direct_alone, _) = many(1, effort.repetitions, &direct).await;
     let commits = baseline::sqlite_commits(hub.data(), effort.repetitions * 2);
+    let (hub_before, agent_before) = site.cpu();
     let (crowd, took) = many(CONCURRENT, effort.repetitions * 4, &submit).await;
+    let (hub_after, agent_after) = site.cpu();
+    let per_job = |spent: Duration| spent.as_secs_f64() * 1e6 / (effort.repetitions * 4) as f64;
     let (direct_crowd, direct_took) = many(CONCURRENT, effort.repetitions * 4, &direct).await;
     let rate = (effort.repetitions * 4) as f64 / took.as_secs_f64();
     let direct_rate = (effort.repetitions * 4) as f64 / direct_took.as_secs_f64();
@@ -59,7 +63,11 @@ pub async fn measure(effort: Effort) -> Vec<Line> {
             rate,
             ("sqlite_plain_full_commits_per_s", commits.plain),
             rule(Target::AtLeast(2.0 * commits.plain), "2 × commits of a plain SQLite loop"),
-            json!({"direct_calls_per_s": direct_rate, "sqlite_wal_full_commits_per_s": commits.wal}),
+            json!({
+                "direct_calls_per_s": direct_rate, "sqlite_wal_full_commits_per_s": commits.wal,
+                "hub_cpu_us_per_job": per_job(hub_after - hub_before),
+                "agent_cpu_us_per_job": per_job(agent_after - agent_before),
+            }),
         ),
     ]
 }

@@ -1,0 +1,219 @@
+//! What triggers are doing, for the status page, the metrics, and the sender: counts of the journal's rows in memory.
+
+use crate::{
+    clock,
+    journal::events::{Counts, Key},
+};
+use jiff::Timestamp;
+use passerelle_protocol::Name;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// How many files of a trigger are shown that it does not take.
+const MAX_SHOWN: usize = 20;
+
+/// A file that is not taken as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftFile {
+    /// The file, relative to the resource's root.
+    pub path: String,
+    /// Why.
+    pub why: String,
+}
+
+/// One trigger, as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TriggerStatus {
+    /// The resource.
+    pub resource: Name,
+    /// Its name.
+    pub trigger: Name,
+    /// `pickup` or `watch`.
+    pub kind: String,
+    /// Whether it runs; if not, why.
+    pub paused: Option<String>,
+    /// What went wrong at the last look; nothing if it went well.
+    pub problem: Option<String>,
+    /// When it last looked.
+    pub looked_at: Option<Timestamp>,
+    /// Files taken since the process started.
+    pub taken: u64,
+    /// Files seen that are not taken yet.
+    pub seen: u64,
+    /// Files that wait for the hub.
+    pub waiting: u64,
+    /// Bytes of those.
+    pub waiting_bytes: u64,
+    /// Files that the hub has, and that are to be deleted or moved yet.
+    pub unsettled: u64,
+    /// Files that the hub refused for good; they stay where they are.
+    pub refused: u64,
+    /// The last files that were left where they are, and why.
+    pub left: VecDeque<LeftFile>,
+}
+
+impl TriggerStatus {
+    /// A few lines about it.
+    pub fn sentence(&self) -> String {
+        let mut text = format!(
+            "{} {}/{}: {} taken, {} not yet, {} wait for the hub, {} to be put away, {} refused by the hub\n",
+            self.kind,
+            self.resource,
+            self.trigger,
+            self.taken,
+            self.seen,
+            self.waiting,
+            self.unsettled,
+            self.refused
+        );
+        let more = [("takes nothing for now", &self.paused), ("problem", &self.problem)];
+        for (what, why) in more {
+            text.extend(why.as_ref().map(|why| format!("  {what}: {why}\n")));
+        }
+        text.extend(
+            self.left.iter().map(|left| format!("  left where it is: {:?}: {}\n", left.path, left.why)),
+        );
+        text
+    }
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    /// `None`: not configured any more, but something of it is under way.
+    kind: Option<&'static str>,
+    paused: Option<String>,
+    problem: Option<String>,
+    looked_at: Option<Timestamp>,
+    taken: u64,
+    seen: u64,
+    counts: Counts,
+    left: VecDeque<LeftFile>,
+}
+
+/// See the [module](self).
+#[derive(Debug, Default)]
+pub struct Board(Mutex<BTreeMap<Key, Entry>>);
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Entry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, key: &Key, change: impl FnOnce(&mut Entry)) {
+        change(self.lock().entry(key.clone()).or_default());
+    }
+
+    /// What the journal held at the start.
+    pub fn begin(&self, counts: BTreeMap<Key, Counts>) {
+        let mut entries = self.lock();
+        for (key, counts) in counts {
+            entries.entry(key).or_default().counts = counts;
+        }
+    }
+
+    /// These are configured; of the others only what is under way is shown.
+    pub fn configured(&self, kinds: &BTreeMap<Key, &'static str>) {
+        let mut entries = self.lock();
+        for entry in entries.values_mut() {
+            entry.kind = None;
+        }
+        for (key, kind) in kinds {
+            entries.entry(key.clone()).or_default().kind = Some(kind);
+        }
+        entries.retain(|_, entry| entry.kind.is_some() || entry.counts != Counts::default());
+    }
+
+    /// It does not run, and why; or it does. `true` if that is new.
+    pub fn paused(&self, key: &Key, why: Option<String>) -> bool {
+        let mut entries = self.lock();
+        let entry = entries.entry(key.clone()).or_default();
+        let new = entry.paused != why;
+        entry.paused = why;
+        new
+    }
+
+    /// It has looked. `true` if the problem is new.
+    pub fn looked(&self, key: &Key, seen: Option<u64>, problem: Option<String>) -> bool {
+        let mut entries = self.lock();
+        let entry = entries.entry(key.clone()).or_default();
+        entry.looked_at = Some(clock::now());
+        entry.seen = seen.unwrap_or(entry.seen);
+        let new = entry.problem != problem;
+        entry.problem = problem;
+        new
+    }
+
+    /// A file was left where it is.
+    pub fn left(&self, key: &Key, path: &str, why: &str) {
+        self.change(key, |entry| {
+            entry.left.retain(|left| left.path != path);
+            entry.left.truncate(MAX_SHOWN - 1);
+            entry.left.push_front(LeftFile { path: path.to_owned(), why: why.to_owned() });
+        });
+    }
+
+    /// A file was taken.
+    pub fn taken(&self, key: &Key, size: u64) {
+        self.change(key, |entry| {
+            entry.taken += 1;
+            entry.counts.waiting += 1;
+            entry.counts.bytes += size;
+            entry.seen = entry.seen.saturating_sub(1);
+        });
+    }
+
+    /// The hub answered for a file.
+    pub fn answered(&self, key: &Key, size: u64, follows: bool, refused: bool) {
+        self.change(key, |entry| {
+            entry.counts.waiting = entry.counts.waiting.saturating_sub(1);
+            entry.counts.bytes = entry.counts.bytes.saturating_sub(size);
+            entry.counts.dead += u64::from(refused);
+            entry.counts.unsettled += u64::from(follows && !refused);
+        });
+    }
+
+    /// What was to follow is done.
+    pub fn settled(&self, key: &Key) {
+        self.change(key, |entry| entry.counts.unsettled = entry.counts.unsettled.saturating_sub(1));
+    }
+
+    /// The triggers of which something waits for the hub.
+    pub fn waiting(&self) -> Vec<Key> {
+        let entries = self.lock();
+        entries.iter().filter(|(_, entry)| entry.counts.waiting > 0).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// All triggers together.
+    pub fn total(&self) -> Counts {
+        self.lock().values().fold(Counts::default(), |sum, Entry { counts, .. }| Counts {
+            waiting: sum.waiting + counts.waiting,
+            unsettled: sum.unsettled + counts.unsettled,
+            dead: sum.dead + counts.dead,
+            bytes: sum.bytes + counts.bytes,
+        })
+    }
+
+    /// Everything, as it is shown.
+    pub fn snapshot(&self) -> Vec<TriggerStatus> {
+        let entries = self.lock();
+        let shown = |(key, entry): (&Key, &Entry)| TriggerStatus {
+            resource: key.resource.clone(),
+            trigger: key.trigger.clone(),
+            kind: entry.kind.unwrap_or("removed").to_owned(),
+            paused: entry.paused.clone().filter(|_| entry.kind.is_some()),
+            problem: entry.problem.clone(),
+            looked_at: entry.looked_at,
+            taken: entry.taken,
+            seen: entry.seen,
+            waiting: entry.counts.waiting,
+            waiting_bytes: entry.counts.bytes,
+            unsettled: entry.counts.unsettled,
+            refused: entry.counts.dead,
+            left: entry.left.clone(),
+        };
+        entries.iter().map(shown).collect()
+    }
+}
