@@ -158,11 +158,12 @@ async fn a_pause_can_be_said_without_a_running_agent_and_only_of_what_there_is()
     site.hub.api.succeed(&drop_job("now.csv", "x")).await;
 }
 
-/// Needs root, which alone can be somebody else for a moment.
+/// Needs root, which alone can be somebody else for a moment. The agent refuses without reading: what is asked may find the
+/// other end closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_user_is_refused_at_the_control_socket_even_where_it_can_be_reached() {
     const NOBODY: u32 = 65_534;
-    const ASK: &str = "use IO::Socket::UNIX; my $s = IO::Socket::UNIX->new($ARGV[0]) or die \"$!\\n\"; print $s \"$ARGV[1]\\n\"; print <$s>;";
+    const ASK: &str = "use IO::Socket::UNIX; $SIG{PIPE} = \"IGNORE\"; my $s = IO::Socket::UNIX->new($ARGV[0]) or die \"$!\\n\"; print $s \"$ARGV[1]\\n\"; print <$s>;";
     if !rustix::process::geteuid().is_root() {
         return;
     }
