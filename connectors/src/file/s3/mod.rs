@@ -135,7 +135,7 @@ impl Remote {
             None => self.session.pieces(&key, &marker.upload)?,
         };
         let only_if_free = existing == Existing::Refuse;
-        let conditional = only_if_free && self.session.obeys_conditions(to.folder())?;
+        let conditional = only_if_free && self.session.obeys_conditions()?;
         let bucket = Arc::clone(&self.session.bucket);
         let held = only_if_free.then(|| bucket.careful.lock().unwrap_or_else(PoisonError::into_inner));
         if only_if_free && self.head(to)?.is_some() {

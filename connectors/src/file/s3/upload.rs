@@ -239,7 +239,7 @@ impl Part {
 
     fn launch(&mut self) -> Result<(), FsError> {
         self.land()?;
-        let full = mem::replace(&mut self.filling, Vec::new());
+        let full = mem::take(&mut self.filling);
         self.number += 1;
         let (bucket, key, upload) = (Arc::clone(&self.session.bucket), self.key.clone(), self.upload.clone());
         let number = self.number;
