@@ -189,7 +189,8 @@ async fn at_each_step(case: &Case, answers: bool, fault: Fault) {
         } else {
             world.line.hold_after(Some(number))
         }
-        let id = world.hub.api.submit(&(case.job)(number)).await;
+        // On a busy machine a store takes longer to come back than the ordinary attempts last.
+        let id = world.hub.api.submit(&with((case.job)(number), json!({"max_attempts": 50}))).await;
         let held = until("the job to end or be held", RECOVERED, async || {
             let ended = ended(&world.hub.api.job(&id).await);
             (ended || world.line.is_holding()).then_some(!ended)
