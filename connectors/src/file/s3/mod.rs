@@ -318,6 +318,10 @@ impl Backend for Remote {
                 }
                 other => other?,
             };
+            if pieces.is_empty() {
+                // Even an empty file is one piece: being completed at this moment, or gone with a store that does not say so.
+                return Err(FsError::new(Problem::NotFound, format!("{path}: its upload has no pieces")));
+            }
             let size = pieces.iter().map(|piece| piece.size).sum();
             return Ok(Stat { kind: EntryKind::File, size, modified: None, inode: None });
         }
