@@ -80,6 +80,7 @@ impl ObjectStore {
             careful: Mutex::new(()),
             conditional: Mutex::new(None),
             reserved: Mutex::new(HashSet::new()),
+            untidy: Mutex::new(Vec::new()),
         };
         Ok(Self { base, bucket: Arc::new(bucket), connect_timeout })
     }

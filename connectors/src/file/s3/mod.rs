@@ -49,6 +49,9 @@ const SLICE: usize = 512 * 1024;
 /// How long an idle session is trusted without asking the store.
 const TRUSTED: Duration = Duration::from_secs(5);
 
+/// How many markers are remembered to be taken away later.
+const MAX_UNTIDY: usize = 1000;
+
 /// What a store says of an object.
 #[derive(Debug, Clone)]
 struct Head {
@@ -135,7 +138,7 @@ impl Remote {
             None => self.session.pieces(&key, &marker.upload)?,
         };
         let only_if_free = existing == Existing::Refuse;
-        let conditional = only_if_free && self.session.obeys_conditions(to.folder())?;
+        let conditional = only_if_free && self.session.obeys_conditions()?;
         let bucket = Arc::clone(&self.session.bucket);
         let held = only_if_free.then(|| bucket.careful.lock().unwrap_or_else(PoisonError::into_inner));
         if only_if_free && self.head(to)?.is_some() {
@@ -164,11 +167,31 @@ impl Remote {
         Ok(Renamed { atomic: !only_if_free || conditional })
     }
 
-    /// Takes away the marker of an upload that has become an object. One that stays is harmless.
+    /// Takes away the marker of an upload that has become an object. One that stays is harmless, and tried again.
     fn forget(&self, part: &Place) {
-        let deleted = self.key(part).and_then(|key| self.session.tell(&Request::new(Method::DELETE, &key)));
-        if let Err(error) = deleted {
-            tracing::debug!(detail = %error.detail, "the marker of a finished upload stays");
+        if let Ok(key) = self.key(part)
+            && let Err(error) = self.session.tell(&Request::new(Method::DELETE, &key))
+        {
+            tracing::debug!(detail = %error.detail, "the marker of a finished upload stays for now");
+            let mut untidy = self.session.bucket.untidy.lock().unwrap_or_else(PoisonError::into_inner);
+            if untidy.len() < MAX_UNTIDY {
+                untidy.push(key);
+            }
+        }
+    }
+
+    /// Takes away what an unreachable store kept.
+    fn tidy_up(&self) {
+        let untidy =
+            std::mem::take(&mut *self.session.bucket.untidy.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut left = untidy.into_iter();
+        for key in left.by_ref() {
+            if self.session.tell(&Request::new(Method::DELETE, &key)).is_err() {
+                let mut untidy = self.session.bucket.untidy.lock().unwrap_or_else(PoisonError::into_inner);
+                untidy.push(key);
+                untidy.extend(left);
+                return;
+            }
         }
     }
 }
@@ -197,6 +220,10 @@ impl Backend for Remote {
 
     fn alive(&mut self, idle: Duration) -> bool {
         !self.session.fired.is_cancelled() && (idle < TRUSTED || self.session.has_below("").is_ok())
+    }
+
+    fn keep_warm(&mut self) {
+        self.tidy_up();
     }
 
     fn create(&mut self, place: &Place) -> Result<Box<dyn PartFile>, FsError> {
@@ -296,6 +323,10 @@ impl Backend for Remote {
                 }
                 other => other?,
             };
+            if pieces.is_empty() {
+                // Even an empty file is one piece: being completed at this moment, or gone with a store that does not say so.
+                return Err(FsError::new(Problem::NotFound, format!("{path}: its upload has no pieces")));
+            }
             let size = pieces.iter().map(|piece| piece.size).sum();
             return Ok(Stat { kind: EntryKind::File, size, modified: None, inode: None });
         }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::file::{
     backend::{Existing, FsError, Problem, Renamed},
-    place::{Place, join},
+    place::Place,
 };
 use bytes::Bytes;
 use reqwest::{
@@ -16,12 +16,13 @@ use reqwest::{
     header::{HeaderMap, HeaderValue},
 };
 use std::sync::PoisonError;
-use uuid::Uuid;
 
 /// The most that is copied by one request: more in one takes stores longer than some wait.
 const COPY: u64 = 256 * 1024 * 1024;
 /// Tells which file, as it was, a copy was made from.
 pub(super) const MADE_FROM_FILE: &str = "x-amz-meta-passerelle-from";
+/// What conditions are tried on, never shown in lists.
+const TRIED: &str = ".passerelle-check-conditions.part";
 /// What is said of an object beside its content, and kept by a copy.
 const KEPT: &[&str] = &[
     "cache-control",
@@ -47,7 +48,7 @@ impl Remote {
         let (source, target) = (self.key(from)?, self.key(to)?);
         let head = Head::of(&self.session, &source)?;
         let only_if_free = existing == Existing::Refuse;
-        let conditional = only_if_free && self.session.obeys_conditions(to.folder())?;
+        let conditional = only_if_free && self.session.obeys_conditions()?;
         let bucket = std::sync::Arc::clone(&self.session.bucket);
         let held = only_if_free.then(|| bucket.careful.lock().unwrap_or_else(PoisonError::into_inner));
         if only_if_free && self.head(to)?.is_some() {
@@ -170,35 +171,45 @@ impl Session {
     }
 
     /// Whether the store obeys the condition that the name be free when an upload is completed. Some know no such
-    /// condition and replace what is there. Tried once, on an object of our own that is deleted at once.
-    pub(super) fn obeys_conditions(&self, folder: &str) -> Result<bool, FsError> {
+    /// condition and replace what is there. Tried once, on an object of our own that is deleted at once; its name is always
+    /// the same, so that the next try takes away what a killed agent left.
+    pub(super) fn obeys_conditions(&self) -> Result<bool, FsError> {
         let mut known = self.bucket.conditional.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(obeys) = *known {
             return Ok(obeys);
         }
-        let place = join(folder, &format!(".passerelle-check-{}.part", Uuid::now_v7()));
-        let key = self.bucket.key(&place)?;
-        self.tell(&Request::new(Method::PUT, &key))?;
-        let tried = self.begin_upload(&key, HeaderMap::new()).and_then(|upload| {
-            let piece = self.send_piece(&key, &upload, 1, Bytes::new())?;
-            let completed = self.complete_upload(&key, &upload, &[piece], true);
-            if completed.is_err() {
-                drop(self.abort_upload(&key, &upload));
-            }
-            match completed {
-                Ok(()) => Ok(false),
-                Err(error) if error.problem == Problem::Exists => Ok(true),
-                Err(error) if error.problem == Problem::Unsupported => Ok(false),
-                Err(error) => Err(error),
-            }
-        });
-        self.tell(&Request::new(Method::DELETE, &key))?;
-        let obeys = tried?;
+        let key = self.bucket.key(TRIED)?;
+        // Twice, since another agent may just take the same object away.
+        let tried = self.try_condition(&key).and_then(|obeys| Ok(obeys || self.try_condition(&key)?));
+        let obeys = match tried {
+            // An access key that may not write here may write elsewhere, without this comfort.
+            Err(error) if matches!(error.problem, Problem::Unsupported | Problem::Refused) => false,
+            other => other?,
+        };
         *known = Some(obeys);
         if !obeys {
             tracing::info!("the object store takes names without looking whether they are free");
         }
         Ok(obeys)
+    }
+
+    fn try_condition(&self, key: &str) -> Result<bool, FsError> {
+        self.tell(&Request::new(Method::PUT, key))?;
+        let tried = self.begin_upload(key, HeaderMap::new()).and_then(|upload| {
+            let completed = self
+                .send_piece(key, &upload, 1, Bytes::new())
+                .and_then(|piece| self.complete_upload(key, &upload, &[piece], true));
+            if completed.is_err() {
+                drop(self.abort_upload(key, &upload));
+            }
+            match completed {
+                Ok(()) => Ok(false),
+                Err(error) if error.problem == Problem::Exists => Ok(true),
+                Err(error) => Err(error),
+            }
+        });
+        self.tell(&Request::new(Method::DELETE, key))?;
+        tried
     }
 }
 
