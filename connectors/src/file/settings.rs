@@ -5,6 +5,7 @@ use super::{
     ftp::{self, FtpSettings},
     local::LocalFolder,
     sftp::{Login, SftpServer},
+    smb::{self, SmbSettings},
     webdav::{self, WebDavKeys, WebDavSettings},
 };
 use crate::{
@@ -28,7 +29,7 @@ const MAX_SESSIONS: usize = 64;
 const LOCAL_THREADS: usize = 32;
 
 /// What a url may begin with.
-const SCHEMES: &str = "file://, sftp://, ftp://, ftps://, webdav:// and webdavs://";
+const SCHEMES: &str = "file://, sftp://, smb://, ftp://, ftps://, webdav:// and webdavs://";
 
 /// The keys as they are written.
 #[derive(Debug, Deserialize)]
@@ -42,6 +43,8 @@ pub(super) struct Raw {
     pub(super) known_hosts: Option<PathBuf>,
     pub(super) tls: Option<String>,
     pub(super) ca_file: Option<PathBuf>,
+    pub(super) domain: Option<String>,
+    pub(super) encryption: Option<String>,
     pub(super) connect_timeout: Option<HumanDuration>,
     pub(super) max_sessions: Option<usize>,
 }
@@ -56,6 +59,7 @@ pub struct Settings {
 enum PlaceSettings {
     Local { root: PathBuf },
     Sftp(SftpSettings),
+    Smb(SmbSettings),
     Ftp(FtpSettings),
     WebDav(WebDavSettings),
 }
@@ -117,12 +121,18 @@ impl Checker<'_> {
         if url.query().is_some() || url.fragment().is_some() {
             self.wrong("url", "no ? or # belongs here; write them in a folder's name as %3F and %23");
         }
+        for (key, set) in [("domain", raw.domain.is_some()), ("encryption", raw.encryption.is_some())] {
+            if set && url.scheme() != "smb" {
+                self.wrong(key, format!("has no meaning for {}://; remove it", url.scheme()));
+            }
+        }
         match url.scheme() {
             "file" => self.local(&url, &raw),
             "sftp" => self.sftp(&url, raw),
             "ftp" | "ftps" => ftp::check(self, &url, raw).map(PlaceSettings::Ftp),
             "webdav" | "webdavs" => self.webdav(&url, raw),
-            "smb" | "s3" => {
+            "smb" => smb::check(self, &url, raw).map(PlaceSettings::Smb),
+            "s3" => {
                 let message =
                     format!("{}:// is not built into this version yet; it has {SCHEMES}", url.scheme());
                 self.wrong("url", message);
@@ -291,6 +301,7 @@ impl Settings {
         match &self.place {
             PlaceSettings::Local { .. } => LOCAL_THREADS,
             PlaceSettings::Sftp(sftp) => sftp.max_sessions,
+            PlaceSettings::Smb(smb) => smb.max_sessions,
             PlaceSettings::Ftp(ftp) => ftp.max_sessions,
             PlaceSettings::WebDav(webdav) => webdav.max_sessions(),
         }
@@ -301,6 +312,7 @@ impl Settings {
         match &self.place {
             PlaceSettings::Local { root } => Ok(Arc::new(LocalFolder::new(root.clone()))),
             PlaceSettings::Sftp(sftp) => sftp.connect(base),
+            PlaceSettings::Smb(smb) => smb.connect(base),
             PlaceSettings::Ftp(ftp) => ftp.connect(base),
             PlaceSettings::WebDav(webdav) => webdav.connect(base),
         }
