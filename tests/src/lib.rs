@@ -21,6 +21,9 @@ mod port;
 mod process;
 mod proxy;
 pub mod resources;
+#[path = "../../connectors/tests/support/samba.rs"]
+pub mod samba;
+mod smb;
 mod squid;
 mod ssh;
 #[path = "../../connectors/tests/support/sshd.rs"]
@@ -42,6 +45,7 @@ pub use nginx::Nginx;
 pub use port::free_port;
 pub use process::{Process, binary, run};
 pub use proxy::Proxy;
+pub use smb::SmbServer;
 pub use squid::{FORBIDDEN_NAME, PROXY_ONLY_NAME, PROXY_PASSWORD, PROXY_USER, Squid};
 pub use ssh::SshServer;
 

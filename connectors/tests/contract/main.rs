@@ -10,6 +10,7 @@ mod memory;
 mod race;
 mod settings;
 mod sftp;
+mod smb;
 #[path = "../support/mod.rs"]
 mod support;
 mod webdav;
@@ -20,6 +21,8 @@ macro_rules! contract {
         contract!(@place ftp_server, support::Place::ftp(support::vsftpd::Tls::None); $($module: $($case),+;)+);
         contract!(@place ftps_server, support::Place::ftp(support::vsftpd::Tls::Explicit); $($module: $($case),+;)+);
         contract!(@place sftp_server, support::Place::sftp(); $($module: $($case),+;)+);
+        contract!(@place smb_signed, support::Place::smb(false); $($module: $($case),+;)+);
+        contract!(@place smb_encrypted, support::Place::smb(true); $($module: $($case),+;)+);
         contract!(@place webdav_apache, support::Place::webdav(support::dav::Kind::Apache); $($module: $($case),+;)+);
         contract!(@place webdav_nginx, support::Place::webdav(support::dav::Kind::Nginx); $($module: $($case),+;)+);
     };

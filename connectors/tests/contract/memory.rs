@@ -2,7 +2,7 @@
 
 use crate::{
     cases::failed,
-    support::{Place, call, hex, large_payload, sshd::Options, vsftpd::Tls},
+    support::{Place, call, hex, large_payload, samba, sshd::Options, vsftpd::Tls},
 };
 use passerelle_connectors::{Code, Effect, Output, Verdict};
 use serde_json::json;
@@ -39,11 +39,19 @@ async fn large_files() {
         return;
     }
     let mib = std::env::var("PASSERELLE_TEST_MIB").ok().and_then(|mib| mib.parse().ok()).unwrap_or(256_u64);
-    for place in [Place::local(), Place::sftp(), Place::ftp(Tls::None), Place::ftp(Tls::Explicit)] {
+    for place in [
+        Place::local(),
+        Place::sftp(),
+        Place::ftp(Tls::None),
+        Place::ftp(Tls::Explicit),
+        Place::smb(false),
+        Place::smb(true),
+    ] {
         let kind = match (&place.sshd, &place.vsftpd) {
             (Some(_), _) => "sftp",
             (_, Some(server)) if server.tls == Tls::None => "ftp",
             (_, Some(_)) => "ftps",
+            (None, None) if place.samba.is_some() => "smb",
             (None, None) => "local",
         };
         let (input, digest) = large_payload(mib << 20);
@@ -94,7 +102,7 @@ impl Drop for Tmpfs<'_> {
 
 /// Each kind of place on a file system with the given options.
 async fn on_tmpfs(options: &str, case: impl AsyncFn(&Place)) {
-    for kind in ["local", "sftp", "ftp"] {
+    for kind in ["local", "sftp", "ftp", "smb"] {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
         std::fs::create_dir(&root).unwrap();
@@ -102,6 +110,7 @@ async fn on_tmpfs(options: &str, case: impl AsyncFn(&Place)) {
         let place = match kind {
             "sftp" => Place::sftp_at(dir, root.clone(), Options::default(), ""),
             "ftp" => Place::ftp_at(dir, root.clone(), Tls::None, "", ""),
+            "smb" => Place::smb_at(dir, root.clone(), samba::Options::default(), ""),
             _ => Place::local_at(dir, root.clone()),
         };
         case(&place).await;

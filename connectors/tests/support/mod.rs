@@ -1,6 +1,7 @@
 //! What the tests share: resources built from a real configuration folder, calls, payloads and gates.
 
 pub mod dav;
+pub mod samba;
 pub mod sshd;
 pub mod vsftpd;
 
@@ -11,6 +12,7 @@ use passerelle_connectors::{
     BuildError, Call, Demands, DynConnector, Failure, Gate, Input, Intent, Outcome, Output, Produced,
     Progress, REGISTRY,
 };
+use samba::Samba;
 use serde_json::Value;
 use sshd::{Options, Sshd};
 use std::{
@@ -59,6 +61,8 @@ pub struct Abilities {
     pub sees_pipes: bool,
     /// A name may hold a line end.
     pub takes_line_ends: bool,
+    /// A name may be any text, and not only what Windows takes.
+    pub takes_odd_names: bool,
     /// A part can be seen while it is being written.
     pub shows_parts: bool,
     /// Replacing is one step.
@@ -73,6 +77,7 @@ impl Abilities {
         sees_links: true,
         sees_pipes: true,
         takes_line_ends: true,
+        takes_odd_names: true,
         shows_parts: true,
         replaces_at_once: true,
     };
@@ -86,6 +91,7 @@ pub struct Place {
     pub sshd: Option<Sshd>,
     pub vsftpd: Option<Vsftpd>,
     pub dav: Option<Dav>,
+    pub samba: Option<Samba>,
     /// The configuration folder; what else the test needs goes there.
     pub base: PathBuf,
     _dir: TempDir,
@@ -106,7 +112,7 @@ impl Place {
         let settings = format!("connector = \"file\"\nurl = \"file://{}\"", root.display());
         let connector = check(&base, &settings).unwrap();
         let abilities = Abilities::ALL;
-        Self { connector, root, abilities, sshd: None, vsftpd: None, dav: None, base, _dir: dir }
+        Self { connector, root, abilities, sshd: None, vsftpd: None, dav: None, samba: None, base, _dir: dir }
     }
 
     /// A folder on an OpenSSH server.
@@ -130,7 +136,17 @@ impl Place {
         std::fs::write(base.join("known_hosts"), sshd.known_hosts()).unwrap();
         let connector = check(&base, &sftp_settings(&sshd, &root, &sshd.client_key(), settings)).unwrap();
         let abilities = Abilities { tells_folders_apart: false, tells_files_apart: false, ..Abilities::ALL };
-        Self { connector, root, abilities, sshd: Some(sshd), vsftpd: None, dav: None, base, _dir: dir }
+        Self {
+            connector,
+            root,
+            abilities,
+            sshd: Some(sshd),
+            vsftpd: None,
+            dav: None,
+            samba: None,
+            base,
+            _dir: dir,
+        }
     }
 
     /// A folder on an FTP server.
@@ -160,7 +176,17 @@ impl Place {
             takes_line_ends: false,
             ..Abilities::ALL
         };
-        Self { connector, root, abilities, sshd: None, vsftpd: Some(vsftpd), dav: None, base, _dir: dir }
+        Self {
+            connector,
+            root,
+            abilities,
+            sshd: None,
+            vsftpd: Some(vsftpd),
+            dav: None,
+            samba: None,
+            base,
+            _dir: dir,
+        }
     }
 
     /// A folder on a WebDAV server.
@@ -195,10 +221,53 @@ impl Place {
             sees_links: false,
             sees_pipes: false,
             takes_line_ends: false,
+            takes_odd_names: true,
             shows_parts: false,
             replaces_at_once: kind == dav::Kind::Nginx,
         };
-        Self { connector, root, abilities, sshd: None, vsftpd: None, dav: Some(server), base, _dir: dir }
+        Self {
+            connector,
+            root,
+            abilities,
+            sshd: None,
+            vsftpd: None,
+            dav: Some(server),
+            samba: None,
+            base,
+            _dir: dir,
+        }
+    }
+
+    /// A folder on an SMB share.
+    pub fn smb(encrypted: bool) -> Self {
+        Self::smb_with(samba::Options { encrypted, ..samba::Options::default() }, "")
+    }
+
+    /// A folder on an unusual share, or with more settings.
+    pub fn smb_with(options: samba::Options, settings: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("share/root");
+        std::fs::create_dir_all(&root).unwrap();
+        Self::smb_at(dir, root, options, settings)
+    }
+
+    /// A folder on an SMB share that is `root`, in the folder that is shared.
+    pub fn smb_at(dir: TempDir, root: PathBuf, options: samba::Options, settings: &str) -> Self {
+        let base = dir.path().join("config");
+        std::fs::create_dir(&base).unwrap();
+        let server = Samba::start(&dir.path().join("samba"), root.parent().unwrap(), options);
+        std::fs::write(base.join("smb-password"), samba::PASSWORD).unwrap();
+        let connector = check(&base, &server.settings("/root", settings)).unwrap();
+        let abilities = Abilities {
+            // The server follows links by itself, as far as its share goes, and shows where they lead.
+            sees_links: false,
+            sees_pipes: false,
+            takes_line_ends: false,
+            takes_odd_names: false,
+            ..Abilities::ALL
+        };
+        let (sshd, vsftpd, dav, samba) = (None, None, None, Some(server));
+        Self { connector, root, abilities, sshd, vsftpd, dav, samba, base, _dir: dir }
     }
 
     /// The same place by another connector.

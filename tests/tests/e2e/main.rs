@@ -32,6 +32,7 @@ mod rolling;
 mod secrets;
 mod shutdown;
 mod signed;
+mod smb;
 mod startup;
 mod steps;
 mod tunnel;

@@ -88,7 +88,8 @@ pub async fn the_probe_finds_the_folder(place: &Place) {
     place.connector.probe(Duration::from_secs(10)).await.unwrap();
     // Also once a connection is warm: the folder may have gone meanwhile.
     std::fs::remove_dir(&place.root).unwrap();
-    if place.sshd.is_none() && place.vsftpd.is_none() && place.dav.is_none() {
+    let keeps_sessions = place.sshd.is_some() || place.samba.is_some();
+    if !keeps_sessions && place.vsftpd.is_none() && place.dav.is_none() {
         let result = place.connector.probe(Duration::from_secs(10)).await;
         failed(result, Verdict::Permanent, Code::TargetNotFound, Effect::NotApplied);
     }
