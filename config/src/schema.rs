@@ -86,7 +86,10 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
         let config = crate::load(&root).unwrap_or_else(|findings| panic!("{findings}"));
         let names: Vec<_> = config.resources.iter().map(|resource| resource.name.as_str()).collect();
-        assert_eq!(names, ["compta", "documents", "invoices", "loyalty", "orders-app", "partner", "stock"]);
+        assert_eq!(
+            names,
+            ["compta", "documents", "factures", "invoices", "loyalty", "orders-app", "partner", "stock"]
+        );
         assert!(config.warnings.is_empty(), "{:?}", config.warnings);
         let text = text_of(&[
             "examples/agent.toml",

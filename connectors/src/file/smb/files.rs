@@ -6,15 +6,13 @@ use super::{
     error::from_status,
     handshake::Agreed,
     listing, names,
+    opening::{Found, Opening, time},
     wire::{Reply, Request, Wire},
 };
 use crate::file::backend::{EntryKind, FsError, Problem, Smallest, Stat};
-use jiff::Timestamp;
 use smb2::{
     msg::{
         close::CloseRequest,
-        create::{CreateDisposition, CreateRequest, CreateResponse, ImpersonationLevel, ShareAccess},
-        create_context::{NAME_QFID, OnDiskId, find, pack_contexts, parse_contexts},
         echo::EchoRequest,
         flush::FlushRequest,
         query_directory::{
@@ -24,158 +22,19 @@ use smb2::{
         set_info::SetInfoRequest,
     },
     pack::{FileTime, WriteCursor},
-    types::{
-        Command, FileId, OplockLevel,
-        flags::{FileAccessMask, FileAttributes},
-        status::NtStatus,
-    },
+    types::{Command, FileId, flags::FileAttributes, status::NtStatus},
 };
-
-const DIRECTORY_FILE: u32 = 0x0000_0001;
-const NON_DIRECTORY_FILE: u32 = 0x0000_0040;
-const OPEN_REPARSE_POINT: u32 = 0x0020_0000;
-const SHARE_ALL: u32 =
-    ShareAccess::FILE_SHARE_READ | ShareAccess::FILE_SHARE_WRITE | ShareAccess::FILE_SHARE_DELETE;
 
 // Classes of information about a file (MS-FSCC 2.4).
 const STANDARD: u8 = 5;
+const STANDARD_LENGTH: u32 = 24;
 const RENAME: u8 = 10;
 const DISPOSITION: u8 = 13;
 const NETWORK_OPEN: u8 = 34;
 const ATTRIBUTE_TAG: u8 = 35;
 
-/// The bit of a reparse tag that says that it stands for another name.
-const NAME_SURROGATE: u32 = 0x2000_0000;
-/// A link, pipe or device that an NFS server has put on the share.
-const TAG_NFS: u32 = 0x8000_0014;
 /// How much of a listing is asked for at a time.
 const LISTING: usize = 256 * 1024;
-/// Ticks of 100 ns from 1601 to 1970.
-const EPOCH: i128 = 116_444_736_000_000_000;
-
-/// How something is opened.
-pub(super) struct Opening {
-    access: u32,
-    share: u32,
-    disposition: CreateDisposition,
-    options: u32,
-}
-
-impl Opening {
-    const fn existing(access: u32, options: u32) -> Self {
-        Self {
-            access: access | FileAccessMask::FILE_READ_ATTRIBUTES | FileAccessMask::SYNCHRONIZE,
-            share: SHARE_ALL,
-            disposition: CreateDisposition::FileOpen,
-            options,
-        }
-    }
-
-    const LOOK: Self = Self::existing(0, OPEN_REPARSE_POINT);
-    const LOOK_AT_FOLDER: Self = Self::existing(0, OPEN_REPARSE_POINT | DIRECTORY_FILE);
-    const LIST: Self = Self::existing(FileAccessMask::FILE_READ_DATA, OPEN_REPARSE_POINT | DIRECTORY_FILE);
-    const RENAME: Self = Self::existing(FileAccessMask::DELETE, OPEN_REPARSE_POINT | NON_DIRECTORY_FILE);
-    /// Adding files is what a folder must be opened for to be flushed.
-    const FLUSH_FOLDER: Self = Self::existing(FileAccessMask::FILE_WRITE_DATA, DIRECTORY_FILE);
-    /// Content, of a link nothing; what storage filters keep elsewhere is read through them.
-    pub(super) const READ: Self = Self::existing(FileAccessMask::FILE_READ_DATA, NON_DIRECTORY_FILE);
-    const READ_ITSELF: Self =
-        Self::existing(FileAccessMask::FILE_READ_DATA, OPEN_REPARSE_POINT | NON_DIRECTORY_FILE);
-    const MAKE_FOLDER: Self =
-        Self { disposition: CreateDisposition::FileCreate, ..Self::existing(0, DIRECTORY_FILE) };
-    /// Alone with it, which fails if anybody else has it open.
-    const ALONE: Self =
-        Self { share: 0, ..Self::existing(FileAccessMask::DELETE, OPEN_REPARSE_POINT | NON_DIRECTORY_FILE) };
-    pub(super) const CREATE: Self = Self {
-        share: ShareAccess::FILE_SHARE_READ | ShareAccess::FILE_SHARE_DELETE,
-        disposition: CreateDisposition::FileCreate,
-        ..Self::existing(
-            FileAccessMask::FILE_WRITE_DATA | FileAccessMask::FILE_WRITE_ATTRIBUTES,
-            NON_DIRECTORY_FILE,
-        )
-    };
-
-    fn request(&self, name: &str) -> CreateRequest {
-        CreateRequest {
-            requested_oplock_level: OplockLevel::None,
-            impersonation_level: ImpersonationLevel::Impersonation,
-            desired_access: FileAccessMask::new(self.access),
-            file_attributes: 0,
-            share_access: ShareAccess(self.share),
-            create_disposition: self.disposition,
-            create_options: self.options,
-            name: name.to_owned(),
-            create_contexts: pack_contexts(&[OnDiskId::request()]),
-        }
-    }
-}
-
-/// What was opened or looked at.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Found {
-    pub(super) handle: FileId,
-    pub(super) size: u64,
-    pub(super) modified: Option<Timestamp>,
-    pub(super) attributes: u32,
-    /// Of a reparse point, what kind it is.
-    pub(super) tag: Option<u32>,
-    /// The file's number on its volume.
-    pub(super) number: Option<u64>,
-}
-
-impl Found {
-    fn read(reply: &Reply) -> Result<Self, FsError> {
-        let opened: CreateResponse = reply.read()?;
-        let contexts = parse_contexts(&opened.create_contexts).unwrap_or_default();
-        let number = find(&contexts, NAME_QFID).and_then(|context| OnDiskId::from_bytes(&context.data).ok());
-        Ok(Self {
-            handle: opened.file_id,
-            size: opened.end_of_file,
-            modified: time(opened.last_write_time),
-            attributes: opened.file_attributes,
-            tag: None,
-            number: number.map(|id| id.disk_file_id).filter(|id| !matches!(*id, 0 | u64::MAX)),
-        })
-    }
-
-    fn has(&self, attribute: u32) -> bool {
-        self.attributes & attribute != 0
-    }
-
-    pub(super) fn is_folder(&self) -> bool {
-        self.has(FileAttributes::DIRECTORY)
-    }
-
-    pub(super) fn is_link(&self) -> bool {
-        self.tag.is_some_and(|tag| tag & NAME_SURROGATE != 0)
-    }
-
-    pub(super) fn stat(&self) -> Stat {
-        Stat {
-            kind: kind(self.attributes, self.tag),
-            size: if self.is_folder() { 0 } else { self.size },
-            modified: self.modified,
-            inode: self.number.map(|number| (0, number)),
-        }
-    }
-}
-
-/// What attributes and reparse tag make of something.
-pub(super) fn kind(attributes: u32, tag: Option<u32>) -> EntryKind {
-    match tag {
-        Some(tag) if tag & NAME_SURROGATE != 0 => EntryKind::Symlink,
-        Some(TAG_NFS) => EntryKind::Other,
-        _ if attributes & FileAttributes::DIRECTORY != 0 => EntryKind::Directory,
-        _ => EntryKind::File,
-    }
-}
-
-/// A time of the protocol; 0 and what is before 1970 are none.
-pub(super) fn time(time: FileTime) -> Option<Timestamp> {
-    let ticks = i128::from(time.0) - EPOCH;
-    if ticks < 0 { None } else { Timestamp::from_nanosecond(ticks * 100).ok() }
-}
-
 /// A session in a share.
 pub(super) struct Session {
     pub(super) wire: Wire,
@@ -247,8 +106,7 @@ impl Session {
 
     /// What is at a place; of a link the link itself.
     pub(super) fn look(&mut self, path: &str) -> Result<Found, FsError> {
-        // The resource's own folder is the operator's choice, wherever it leads.
-        let opening = if path.is_empty() { Opening::existing(0, DIRECTORY_FILE) } else { Opening::LOOK };
+        let opening = if path.is_empty() { Opening::LOOK_AT_ROOT } else { Opening::LOOK };
         self.look_by(path, &opening)
     }
 
@@ -288,16 +146,7 @@ impl Session {
     }
 
     fn query(&mut self, path: &str, handle: FileId, class: u8, length: u32) -> Result<Vec<u8>, FsError> {
-        let request = QueryInfoRequest {
-            info_type: InfoType::File,
-            file_info_class: class,
-            output_buffer_length: length,
-            additional_information: 0,
-            flags: 0,
-            file_id: handle,
-            input_buffer: Vec::new(),
-        };
-        let reply = self.wire.ask(Command::QueryInfo, &request)?;
+        let reply = self.wire.ask(Command::QueryInfo, &query_info(handle, class, length))?;
         succeeded(path, &reply)?;
         Ok(reply.read::<QueryInfoResponse>()?.output_buffer)
     }
@@ -309,7 +158,7 @@ impl Session {
 
     /// The size of an open file.
     pub(super) fn size(&mut self, path: &str, handle: FileId) -> Result<u64, FsError> {
-        let answer = self.query(path, handle, STANDARD, 24)?;
+        let answer = self.query(path, handle, STANDARD, STANDARD_LENGTH)?;
         number(&answer, 8..16)
     }
 
@@ -320,13 +169,22 @@ impl Session {
         Ok(Found { size: number(&answer, 40..48)?, modified, ..*found })
     }
 
-    /// Brings an open file to the disk: `false` if the server does not offer that.
-    pub(super) fn flush(&mut self, path: &str, handle: FileId) -> Result<bool, FsError> {
-        let reply = self.wire.ask(Command::Flush, &FlushRequest { file_id: handle })?;
-        match succeeded(path, &reply) {
-            Err(error) if error.problem == Problem::Unsupported => Ok(false),
-            other => other.map(|()| true),
-        }
+    /// Brings an open file to the disk, `false` if the server does not offer that, and asks for its size.
+    pub(super) fn flush(&mut self, path: &str, handle: FileId) -> Result<(bool, u64), FsError> {
+        let flush = FlushRequest { file_id: handle };
+        let query = query_info(handle, STANDARD, STANDARD_LENGTH);
+        let mut ids = self.wire.send(&[Request::new(Command::Flush, &flush)])?;
+        ids.extend(self.wire.send(&[Request::new(Command::QueryInfo, &query)])?);
+        let replies: Result<Vec<Reply>, FsError> = ids.into_iter().map(|id| self.wire.receive(id)).collect();
+        let [flushed, queried] =
+            replies?.try_into().map_err(|_| FsError::new(Problem::Protocol, "answers are missing"))?;
+        let synced = match succeeded(path, &flushed) {
+            Err(error) if error.problem == Problem::Unsupported => false,
+            other => other.map(|()| true)?,
+        };
+        succeeded(path, &queried)?;
+        let size = number(&queried.read::<QueryInfoResponse>()?.output_buffer, 8..16)?;
+        Ok((synced, size))
     }
 
     /// Brings the names in a folder to the disk: `false` if the server does not offer that.
@@ -434,6 +292,18 @@ const CLOSE: Request<'static> = Request {
     bytes: 0,
 };
 
+fn query_info(handle: FileId, class: u8, length: u32) -> QueryInfoRequest {
+    QueryInfoRequest {
+        info_type: InfoType::File,
+        file_info_class: class,
+        output_buffer_length: length,
+        additional_information: 0,
+        flags: 0,
+        file_id: handle,
+        input_buffer: Vec::new(),
+    }
+}
+
 fn set_info(class: u8, buffer: Vec<u8>, handle: FileId) -> SetInfoRequest {
     SetInfoRequest {
         info_type: InfoType::File,
@@ -487,31 +357,6 @@ fn opened(path: &str, replies: &[Reply]) -> Result<Found, FsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn links_are_told_from_files_kept_elsewhere() {
-        for (attributes, tag, expected) in [
-            (0x20, None, EntryKind::File),
-            (0x10, None, EntryKind::Directory),
-            (0x410, Some(0xA000_0003), EntryKind::Symlink),
-            (0x400, Some(0xA000_000C), EntryKind::Symlink),
-            (0x400, Some(0xA000_001D), EntryKind::Symlink),
-            (0x420, Some(0x8000_0013), EntryKind::File),
-            (0x410, Some(0x9000_101A), EntryKind::Directory),
-            (0x400, Some(0x8000_0014), EntryKind::Other),
-        ] {
-            assert_eq!(kind(attributes, tag), expected, "{attributes:#x} {tag:x?}");
-        }
-    }
-
-    #[test]
-    fn times_are_read() {
-        let at = |ticks| time(FileTime(ticks)).map(|time| time.to_string());
-        assert_eq!(at(0), None);
-        assert_eq!(at(116_444_736_000_000_000).unwrap(), "1970-01-01T00:00:00Z");
-        assert_eq!(at(134_000_000_001_234_567).unwrap(), "2025-08-18T14:13:20.1234567Z");
-        assert_eq!(at(u64::MAX), None);
-    }
 
     #[test]
     fn a_new_name_is_written_as_the_protocol_wants_it() {

@@ -1,6 +1,6 @@
 //! The entries of a folder as servers send them.
 
-use super::files::{kind, time};
+use super::opening::{kind, time};
 use crate::file::backend::{EntryKind, FsError, Problem, Smallest, Stat};
 use smb2::{
     pack::{FileTime, ReadCursor},

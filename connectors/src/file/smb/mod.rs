@@ -2,7 +2,8 @@
 //!
 //! - `connect`: name, TCP, log-in, share, folder; `settings`: what the operator writes; `handshake`: dialect, keys, share
 //! - `wire`: requests and answers on the socket; `protection`: signatures and encryption
-//! - `files`: requests about files; `listing`: reading folders; `transfer`: content on its way
+//! - `opening`: how files are opened and what they are then; `files`: requests about them; `listing`: reading folders;
+//!   `transfer`: content on its way
 //! - `names`: names that stay what they are; `error`: statuses as problems
 //!
 //! The messages themselves, NTLM and the derivation of keys come from `smb2`. Its client is not used: it cannot enter
@@ -14,6 +15,7 @@ mod files;
 mod handshake;
 mod listing;
 mod names;
+mod opening;
 mod protection;
 mod settings;
 mod transfer;
@@ -28,7 +30,8 @@ use super::{
     },
     place::Place,
 };
-use files::{Found, Opening, Session};
+use files::Session;
+use opening::{Found, Opening};
 use serde_json::{Value, json};
 use std::{
     collections::HashSet,

@@ -2,8 +2,9 @@
 
 use super::{
     SLICE, SharedSession,
-    files::{Found, succeeded},
+    files::succeeded,
     lock,
+    opening::Found,
     wire::{Reply, Request},
 };
 use crate::file::backend::{FsError, PartFile, Problem, SourceFile, Stat};
@@ -45,11 +46,13 @@ pub(super) struct Part {
     handle: FileId,
     offset: u64,
     under_way: VecDeque<(u64, u32)>,
+    /// The size that the server saw when it had brought the content to its disk.
+    size: Option<u64>,
 }
 
 impl Part {
     pub(super) fn new(session: SharedSession, path: String, found: &Found) -> Self {
-        Self { session, path, handle: found.handle, offset: 0, under_way: VecDeque::new() }
+        Self { session, path, handle: found.handle, offset: 0, under_way: VecDeque::new(), size: None }
     }
 
     /// Waits for the oldest writes until at most `left` are under way.
@@ -70,6 +73,7 @@ impl Part {
 
 impl PartFile for Part {
     fn write(&mut self, mut bytes: &[u8]) -> Result<(), FsError> {
+        self.size = None;
         while !bytes.is_empty() {
             self.confirm(WINDOW - 1)?;
             let mut session = lock(&self.session);
@@ -93,12 +97,17 @@ impl PartFile for Part {
 
     fn sync(&mut self) -> Result<bool, FsError> {
         self.confirm(0)?;
-        lock(&self.session).flush(&self.path, self.handle)
+        let (synced, size) = lock(&self.session).flush(&self.path, self.handle)?;
+        self.size = Some(size);
+        Ok(synced)
     }
 
     fn size(&mut self) -> Result<u64, FsError> {
         self.confirm(0)?;
-        lock(&self.session).size(&self.path, self.handle)
+        match self.size {
+            Some(size) => Ok(size),
+            None => lock(&self.session).size(&self.path, self.handle),
+        }
     }
 }
 
@@ -109,8 +118,8 @@ impl Drop for Part {
             session.wire.ignore(id);
         }
         if !session.wire.is_broken() {
-            // The server closes what is left open once the connection ends.
-            drop(session.close(self.handle));
+            // The next request comes after it, and the server closes what is left open once the connection ends.
+            drop(session.close_later(self.handle));
         }
     }
 }
