@@ -35,7 +35,7 @@ fn broken(what: &str) -> FsError {
 enum Signer {
     Gmac(LessSafeKey),
     Cmac(cmac::Key),
-    Hmac(hmac::Key),
+    Hmac(Box<hmac::Key>),
 }
 
 impl Signer {
@@ -97,7 +97,7 @@ impl Protection {
         let bound = (dialect == Dialect::Smb3_1_1).then(|| exchanged.value());
         let derived = |bits| derive_session_keys(session_key, dialect, bound, bits);
         if matches!(dialect, Dialect::Smb2_0_2 | Dialect::Smb2_1) {
-            let signer = Signer::Hmac(hmac::Key::new(hmac::HMAC_SHA256, session_key));
+            let signer = Signer::Hmac(Box::new(hmac::Key::new(hmac::HMAC_SHA256, session_key)));
             return Ok(Self { signer, sealer: None, sealed: 0 });
         }
         let signing_key = Zeroizing::new(derived(128).signing_key);

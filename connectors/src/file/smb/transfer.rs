@@ -118,8 +118,8 @@ impl Drop for Part {
             session.wire.ignore(id);
         }
         if !session.wire.is_broken() {
-            // The next request comes after it, and the server closes what is left open once the connection ends.
-            drop(session.close_later(self.handle));
+            // Waited for, so that whoever deletes the part finds it closed. The server closes what a broken connection left.
+            drop(session.close(self.handle));
         }
     }
 }
