@@ -15,7 +15,11 @@ use crate::{
 };
 use passerelle_config::Secret;
 use smb2::{auth::NtlmCredentials, types::status::NtStatus};
-use std::{fmt::Display, time::Duration};
+use std::{
+    fmt::Display,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 /// A share that can be connected to.
 pub(super) struct SmbServer {
@@ -30,6 +34,8 @@ pub(super) struct SmbServer {
     /// Whether encryption is demanded, whatever the server thinks.
     pub(super) encrypt: bool,
     pub(super) connect_timeout: Duration,
+    /// Held during renames, by any session.
+    pub(super) naming: Arc<Mutex<()>>,
 }
 
 impl Connect for SmbServer {
@@ -66,7 +72,7 @@ impl Connect for SmbServer {
         }
         passed("folder", format!("\\{} is there", self.root));
         session.wire.set_timeout(timeout);
-        Ok(Box::new(Remote::new(session)))
+        Ok(Box::new(Remote::new(session, Arc::clone(&self.naming))))
     }
 }
 

@@ -58,11 +58,13 @@ struct Remote {
     session: SharedSession,
     /// Folders of the current operation that are known to be folders and no links.
     folders: HashSet<String>,
+    /// Held during renames: Samba looks first and renames then, so that two sessions of ours could meet.
+    naming: Arc<Mutex<()>>,
 }
 
 impl Remote {
-    fn new(session: Session) -> Self {
-        Self { session: Arc::new(Mutex::new(session)), folders: HashSet::new() }
+    fn new(session: Session, naming: Arc<Mutex<()>>) -> Self {
+        Self { session: Arc::new(Mutex::new(session)), folders: HashSet::new(), naming }
     }
 
     fn session(&self) -> MutexGuard<'_, Session> {
@@ -161,6 +163,7 @@ impl Backend for Remote {
         self.enter(from.folder())?;
         self.enter(to.folder())?;
         let replace = existing == Existing::Replace;
+        let _turn = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
         self.session().rename(from.as_str(), to.as_str(), replace).map(|()| Renamed { atomic: true })
     }
 

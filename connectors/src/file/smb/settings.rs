@@ -151,6 +151,7 @@ impl SmbSettings {
             password,
             encrypt: self.encrypt,
             connect_timeout: self.connect_timeout,
+            naming: Arc::default(),
         }))
     }
 }
