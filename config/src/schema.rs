@@ -88,7 +88,17 @@ mod tests {
         let names: Vec<_> = config.resources.iter().map(|resource| resource.name.as_str()).collect();
         assert_eq!(
             names,
-            ["archive", "compta", "documents", "invoices", "loyalty", "orders-app", "partner", "stock"]
+            [
+                "archive",
+                "compta",
+                "documents",
+                "factures",
+                "invoices",
+                "loyalty",
+                "orders-app",
+                "partner",
+                "stock"
+            ]
         );
         assert!(config.warnings.is_empty(), "{:?}", config.warnings);
         let text = text_of(&[

@@ -26,9 +26,12 @@ mod proxy;
 pub mod resources;
 #[path = "../../connectors/tests/support/s3.rs"]
 pub mod s3;
+#[path = "../../connectors/tests/support/samba.rs"]
+pub mod samba;
 #[path = "../../connectors/tests/support/server.rs"]
 pub mod server;
 mod share;
+mod smb;
 mod squid;
 mod ssh;
 #[path = "../../connectors/tests/support/sshd.rs"]
@@ -54,6 +57,7 @@ pub use port::free_port;
 pub use process::{Process, binary, cpu_time, run};
 pub use proxy::Proxy;
 pub use share::{Protocol, Share};
+pub use smb::SmbServer;
 pub use squid::{FORBIDDEN_NAME, PROXY_ONLY_NAME, PROXY_PASSWORD, PROXY_USER, Squid};
 pub use ssh::SshServer;
 

@@ -55,6 +55,16 @@ pub fn bucket(name: &str, port: u16) -> String {
     )
 }
 
+/// The folder `root` on the share `files` of an SMB server, on which everything is allowed. The password is
+/// `secrets/smb_password`.
+#[must_use]
+pub fn smb(name: &str, port: u16) -> String {
+    format!(
+        "[resources.{name}]\nconnector = \"file\"\nurl = \"smb://127.0.0.1:{port}/files/root\"\nusername = \"root\"\n\
+         password = {{ file = \"secrets/smb_password\" }}\n[[resources.{name}.allow]]\n{FILE_RULE}"
+    )
+}
+
 /// An in-house application: `notify` and `request` everywhere below its address.
 #[must_use]
 pub fn application(name: &str, url: &str) -> String {

@@ -337,6 +337,8 @@ pub(super) enum Problem {
     NameTooLong,
     /// A name that this kind of target does not take.
     BadName,
+    /// A name that file shares of Windows' kind do not take, or bend into another.
+    BadShareName,
     Escapes,
     CrossDevice,
     Unsupported,
@@ -414,6 +416,10 @@ impl From<FsError> for Failure {
                 Code::PathInvalid,
                 "the path has a line end or another character that the target's protocol cannot carry",
             ),
+            Problem::BadShareName => denied(
+                Code::PathInvalid,
+                "the path has a name that file shares do not take: one with \\ : * ? \" < > | or a control character, with a dot or space at its end, or a device's such as CON",
+            ),
             Problem::Escapes => denied(
                 Code::PathInvalid,
                 "the path leads out of the resource's folder through a symbolic link",
@@ -469,6 +475,7 @@ mod tests {
         check(Problem::Quota, Verdict::Retry, Code::TargetFull);
         check(Problem::NameTooLong, Verdict::Denied, Code::PathInvalid);
         check(Problem::BadName, Verdict::Denied, Code::PathInvalid);
+        check(Problem::BadShareName, Verdict::Denied, Code::PathInvalid);
         check(Problem::Escapes, Verdict::Denied, Code::PathInvalid);
         check(Problem::CrossDevice, Verdict::Permanent, Code::TargetUnsupported);
         check(Problem::BadName, Verdict::Denied, Code::PathInvalid);

@@ -1,7 +1,7 @@
 //! The `file` connector: whole-file drops that appear atomically, and reading back, on folders and servers.
 //!
 //! - `settings`: what the operator writes; `params`: what a job says and what that demands of the policy
-//! - `backend`: the one small trait that each kind of place implements (`local`, `sftp`, `ftp`, `webdav`, `s3`), blocking; `dial`: the
+//! - `backend`: the one small trait that each kind of place implements (`local`, `sftp`, `smb`, `ftp`, `webdav`, `s3`), blocking; `dial`: the
 //!   way to servers
 //! - `worker`, `pool`: the threads those places live on, kept warm between jobs
 //! - `examine`: each link on its own, for the operator
@@ -23,6 +23,7 @@ mod pool;
 mod s3;
 mod settings;
 mod sftp;
+mod smb;
 mod trigger;
 mod webdav;
 mod worker;

@@ -6,6 +6,7 @@ use super::{
     local::LocalFolder,
     s3::{self, S3Keys, S3Settings},
     sftp::{Login, SftpServer},
+    smb::{self, SmbSettings},
     webdav::{self, WebDavKeys, WebDavSettings},
 };
 use crate::{
@@ -29,7 +30,7 @@ const MAX_SESSIONS: usize = 64;
 const LOCAL_THREADS: usize = 32;
 
 /// What a url may begin with.
-const SCHEMES: &str = "file://, sftp://, ftp://, ftps://, webdav://, webdavs:// and s3://";
+const SCHEMES: &str = "file://, sftp://, smb://, ftp://, ftps://, webdav://, webdavs:// and s3://";
 
 /// The keys as they are written.
 #[derive(Debug, Deserialize)]
@@ -48,6 +49,8 @@ pub(super) struct Raw {
     pub(super) access_key_id: Option<SecretRef>,
     pub(super) secret_access_key: Option<SecretRef>,
     pub(super) ca_file: Option<PathBuf>,
+    pub(super) domain: Option<String>,
+    pub(super) encryption: Option<String>,
     pub(super) connect_timeout: Option<HumanDuration>,
     pub(super) max_sessions: Option<usize>,
 }
@@ -62,6 +65,7 @@ pub struct Settings {
 enum PlaceSettings {
     Local { root: PathBuf },
     Sftp(SftpSettings),
+    Smb(SmbSettings),
     Ftp(FtpSettings),
     WebDav(WebDavSettings),
     S3(S3Settings),
@@ -124,6 +128,11 @@ impl Checker<'_> {
         if url.query().is_some() || url.fragment().is_some() {
             self.wrong("url", "no ? or # belongs here; write them in a folder's name as %3F and %23");
         }
+        for (key, set) in [("domain", raw.domain.is_some()), ("encryption", raw.encryption.is_some())] {
+            if set && url.scheme() != "smb" {
+                self.wrong(key, format!("has no meaning for {}://; remove it", url.scheme()));
+            }
+        }
         if url.scheme() != "s3" {
             self.only_s3(&raw);
         }
@@ -133,12 +142,7 @@ impl Checker<'_> {
             "ftp" | "ftps" => ftp::check(self, &url, raw).map(PlaceSettings::Ftp),
             "webdav" | "webdavs" => self.webdav(&url, raw),
             "s3" => self.s3(&url, raw),
-            "smb" => {
-                let message =
-                    format!("{}:// is not built into this version yet; it has {SCHEMES}", url.scheme());
-                self.wrong("url", message);
-                None
-            }
+            "smb" => smb::check(self, &url, raw).map(PlaceSettings::Smb),
             other => {
                 self.wrong("url", format!("{other}:// is not known to the file connector; it has {SCHEMES}"));
                 None
@@ -348,6 +352,7 @@ impl Settings {
         match &self.place {
             PlaceSettings::Local { .. } => LOCAL_THREADS,
             PlaceSettings::Sftp(sftp) => sftp.max_sessions,
+            PlaceSettings::Smb(smb) => smb.max_sessions,
             PlaceSettings::Ftp(ftp) => ftp.max_sessions,
             PlaceSettings::WebDav(webdav) => webdav.max_sessions(),
             PlaceSettings::S3(s3) => s3.max_sessions(),
@@ -359,6 +364,7 @@ impl Settings {
         match &self.place {
             PlaceSettings::Local { root } => Ok(Arc::new(LocalFolder::new(root.clone()))),
             PlaceSettings::Sftp(sftp) => sftp.connect(base),
+            PlaceSettings::Smb(smb) => smb.connect(base),
             PlaceSettings::Ftp(ftp) => ftp.connect(base),
             PlaceSettings::WebDav(webdav) => webdav.connect(base),
             PlaceSettings::S3(s3) => s3.connect(base),

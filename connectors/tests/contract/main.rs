@@ -11,6 +11,7 @@ mod race;
 mod s3;
 mod settings;
 mod sftp;
+mod smb;
 #[path = "../support/mod.rs"]
 mod support;
 mod table;
@@ -53,6 +54,8 @@ places: {
     sftp_openssh = support::Place::sftp();
     sftp_no_extensions = support::Place::sftp_without_extensions();
     sftp_proftpd = support::Place::proftpd(Speaks::Sftp, "");
+    smb_signed = support::Place::smb(false);
+    smb_encrypted = support::Place::smb(true);
     ftp_vsftpd = support::Place::ftp(Tls::None);
     ftps_vsftpd = support::Place::ftp(Tls::Explicit);
     ftp_proftpd = support::Place::proftpd(Speaks::Ftp, "");

@@ -2,7 +2,9 @@
 
 use crate::{
     cases::failed,
-    support::{Place, call, dav::Kind, hex, large_payload, proftpd::Speaks, sshd::Options, vsftpd::Tls},
+    support::{
+        Place, call, dav::Kind, hex, large_payload, proftpd::Speaks, samba, sshd::Options, vsftpd::Tls,
+    },
 };
 use passerelle_connectors::{Code, Effect, Output, Verdict};
 use serde_json::json;
@@ -44,6 +46,8 @@ async fn large_files() {
         ("sftp", Place::sftp()),
         ("ftp", Place::ftp(Tls::None)),
         ("ftps", Place::ftp(Tls::Explicit)),
+        ("smb", Place::smb(false)),
+        ("smb_encrypted", Place::smb(true)),
         ("webdav", Place::webdav(Kind::Apache)),
         ("webdavs", Place::webdavs(Kind::Nginx)),
     ] {
@@ -96,7 +100,9 @@ impl Drop for Tmpfs<'_> {
 
 /// Each kind of server's place on a file system with the given options.
 async fn on_tmpfs(options: &str, case: impl AsyncFn(&str, &Place)) {
-    for kind in ["local", "sftp", "sftp_proftpd", "ftp", "ftp_proftpd", "webdav_nginx", "webdav_apache"] {
+    for kind in
+        ["local", "sftp", "sftp_proftpd", "ftp", "ftp_proftpd", "smb", "webdav_nginx", "webdav_apache"]
+    {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("served/root");
         std::fs::create_dir_all(&root).unwrap();
@@ -108,6 +114,7 @@ async fn on_tmpfs(options: &str, case: impl AsyncFn(&str, &Place)) {
             "ftp_proftpd" => Place::proftpd_at(dir, root.clone(), Speaks::Ftp, ""),
             "webdav_nginx" => Place::webdav_at(dir, root.clone(), Kind::Nginx, None, ""),
             "webdav_apache" => Place::webdav_at(dir, root.clone(), Kind::Apache, None, ""),
+            "smb" => Place::smb_at(dir, root.clone(), samba::Options::default(), ""),
             _ => Place::local_at(dir, root.clone()),
         };
         case(kind, &place).await;

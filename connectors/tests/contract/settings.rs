@@ -18,7 +18,7 @@ fn wrong_settings_are_refused_with_what_is_right() {
     refused("", &["resources.test.url", "file:///folder"]);
     refused("url = \"exports\"", &["resources.test.url", "not a URL"]);
     refused("url = \"http://x/\"", &["http:// is not known"]);
-    refused("url = \"smb://x/y\"", &["smb:// is not built into this version"]);
+    refused("url = \"s3://x/y\"", &["s3:// is not built into this version"]);
     refused("url = \"file://server/share\"", &["three slashes"]);
     refused(
         "url = \"file:///srv\"\nusername = \"x\"",

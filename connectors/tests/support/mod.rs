@@ -4,6 +4,7 @@ pub mod dav;
 pub mod line;
 pub mod proftpd;
 pub mod s3;
+pub mod samba;
 pub mod server;
 pub mod sshd;
 pub mod vsftpd;
@@ -16,6 +17,7 @@ use passerelle_connectors::{
     Progress, REGISTRY,
 };
 use proftpd::{Proftpd, Speaks};
+use samba::Samba;
 use serde_json::Value;
 use server::Server;
 use sshd::{Options, Sshd};
@@ -115,6 +117,7 @@ pub struct Place {
     pub vsftpd: Option<Vsftpd>,
     pub proftpd: Option<Proftpd>,
     pub dav: Option<Dav>,
+    pub samba: Option<Samba>,
     /// The configuration folder; what else the test needs goes there.
     pub base: PathBuf,
     /// The resource's settings.
@@ -128,8 +131,8 @@ impl Place {
         let base = dir.path().join("config");
         let settings = std::fs::read_to_string(base.join("resources.d/test.toml")).unwrap();
         let settings = settings.replacen("[resources.test]\n", "", 1);
-        let (sshd, vsftpd, proftpd, dav) = (None, None, None, None);
-        Self { connector, root, abilities, sshd, vsftpd, proftpd, dav, base, settings, _dir: dir }
+        let (sshd, vsftpd, proftpd, dav, samba) = (None, None, None, None, None);
+        Self { connector, root, abilities, sshd, vsftpd, proftpd, dav, samba, base, settings, _dir: dir }
     }
 
     /// The server that it is on; `None` for a folder.
@@ -138,6 +141,7 @@ impl Place {
             .or(self.vsftpd.as_mut().map(|server| server as &mut dyn Server))
             .or(self.proftpd.as_mut().map(|server| server as &mut dyn Server))
             .or(self.dav.as_mut().map(|server| server as &mut dyn Server))
+            .or(self.samba.as_mut().map(|server| server as &mut dyn Server))
     }
 
     /// A local folder.
@@ -300,6 +304,7 @@ impl Place {
             sees_links: false,
             sees_pipes: false,
             takes_line_ends: false,
+            takes_odd_names: true,
             shows_parts: false,
             replaces_at_once: kind == dav::Kind::Nginx,
             lists_dot_names: kind != dav::Kind::Nginx,
@@ -351,6 +356,37 @@ impl Place {
             ..Abilities::ALL
         };
         (Self { connector, abilities, ..place }, store)
+    }
+
+    /// A folder on an SMB share.
+    pub fn smb(encrypted: bool) -> Self {
+        Self::smb_with(samba::Options { encrypted, ..samba::Options::default() }, "")
+    }
+
+    /// A folder on an unusual share, or with more settings.
+    pub fn smb_with(options: samba::Options, settings: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("share/root");
+        std::fs::create_dir_all(&root).unwrap();
+        Self::smb_at(dir, root, options, settings)
+    }
+
+    /// A folder on an SMB share that is `root`, in the folder that is shared.
+    pub fn smb_at(dir: TempDir, root: PathBuf, options: samba::Options, settings: &str) -> Self {
+        let base = dir.path().join("config");
+        std::fs::create_dir(&base).unwrap();
+        let server = Samba::start(&dir.path().join("samba"), root.parent().unwrap(), options);
+        std::fs::write(base.join("smb-password"), samba::PASSWORD).unwrap();
+        let connector = check(&base, &server.settings("/root", settings)).unwrap();
+        let abilities = Abilities {
+            // The server follows links by itself, as far as its share goes, and shows where they lead.
+            sees_links: false,
+            sees_pipes: false,
+            takes_line_ends: false,
+            takes_odd_names: false,
+            ..Abilities::ALL
+        };
+        Self { samba: Some(server), ..Self::new(dir, root, connector, abilities) }
     }
 
     /// The same place by another connector.

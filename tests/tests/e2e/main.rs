@@ -36,6 +36,7 @@ mod secrets;
 mod shares;
 mod shutdown;
 mod signed;
+mod smb;
 mod startup;
 mod steps;
 mod then;

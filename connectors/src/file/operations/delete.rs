@@ -21,7 +21,11 @@ struct DeleteState {
 
 /// Performs one attempt.
 pub(super) async fn delete(pool: &Pool, call: &Call, place: &Place) -> Result<Outcome, Failure> {
-    let mut lease = pool.lease_for(call).await?;
+    // Until it is known what the earlier attempt did, no failure may say that nothing was done.
+    let mut lease = match (pool.lease_for(call).await, &call.prior_intent) {
+        (Err(failure), Some(_)) => return Err(failure.effect_unknown()),
+        (leased, _) => leased?,
+    };
     let deleted = decide(&mut lease, call, place).await;
     lease.release().await;
     deleted.map(|deleted| plain(json!({ "deleted": deleted })))

@@ -26,7 +26,11 @@ struct MoveState {
 
 /// Performs one attempt.
 pub(super) async fn move_file(pool: &Pool, call: &Call, params: &Move) -> Result<Outcome, Failure> {
-    let mut lease = pool.lease_for(call).await?;
+    // Until it is known what the earlier attempt did, no failure may say that nothing was done.
+    let mut lease = match (pool.lease_for(call).await, &call.prior_intent) {
+        (Err(failure), Some(_)) => return Err(failure.effect_unknown()),
+        (leased, _) => leased?,
+    };
     let moved = match &call.prior_intent {
         Some(intent) => resume(&mut lease, call, params, intent).await,
         None => rename(&mut lease, call, params).await,

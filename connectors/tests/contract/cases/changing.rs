@@ -88,6 +88,7 @@ pub async fn the_probe_finds_the_folder(place: &mut Place) {
     place.connector.probe(Duration::from_secs(10)).await.unwrap();
     // Also once a connection is warm: the folder may have gone meanwhile.
     std::fs::remove_dir(&place.root).unwrap();
+    // A share of Samba stays where it was as long as a session has it open.
     if place.server().is_none() {
         let result = place.connector.probe(Duration::from_secs(10)).await;
         failed(result, Verdict::Permanent, Code::TargetNotFound, Effect::NotApplied);

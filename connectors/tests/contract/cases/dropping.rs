@@ -56,7 +56,10 @@ pub async fn odd_names_arrive(place: &Place) {
         "...",
         &longest,
     ] {
-        if name.contains('\n') && !place.abilities.takes_line_ends {
+        let is_odd = name.contains(['\n', '\\', '"', '*', '?']) || name.ends_with(['.', ' ']);
+        let is_refused = name.contains('\n') && !place.abilities.takes_line_ends
+            || is_odd && !place.abilities.takes_odd_names;
+        if is_refused {
             for operation in ["fetch", "stat", "delete", "list"] {
                 let result = place.ask(operation, json!({"path": name})).await;
                 failed(result, Verdict::Denied, Code::PathInvalid, Effect::NotApplied);
