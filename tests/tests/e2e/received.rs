@@ -28,7 +28,7 @@ fn event(path: &str, content: &[u8]) -> Value {
 
 /// A session of an agent that has a trigger, and may run it.
 async fn session(identity: &FakeIdentity) -> FakeAgent {
-    let mut tunnel = identity.tunnel(&identity.token(0)).await.ok().unwrap();
+    let mut tunnel = identity.tunnel(&identity.token(0)).await.unwrap_or_else(|answer| panic!("{answer:?}"));
     let triggers = json!({"triggers": [{"resource": "compta", "name": "incoming", "kind": "pickup"}]});
     let hello = with(tunnel.hello(json!([])), triggers);
     tunnel.send(&hello).await;
