@@ -225,6 +225,10 @@ pub(super) trait Backend: Send {
     fn renames_keep_files(&self) -> bool {
         true
     }
+    /// Whether folders are there by themselves, rather than by what lies in them.
+    fn has_folders(&self) -> bool {
+        true
+    }
     /// What the target calls the version of a file's content, where it does.
     fn tag(&mut self, place: &Place) -> Result<Option<String>, FsError> {
         let _ = place;

@@ -18,7 +18,9 @@ fn wrong_settings_are_refused_with_what_is_right() {
     refused("", &["resources.test.url", "file:///folder"]);
     refused("url = \"exports\"", &["resources.test.url", "not a URL"]);
     refused("url = \"http://x/\"", &["http:// is not known"]);
-    refused("url = \"s3://x/y\"", &["s3:// is not built into this version"]);
+    refused("url = \"s3://bucket/y\"", &["resources.test.region"]);
+    refused("url = \"smb://host\"", &["resources.test.url", "resources.test.username"]);
+    refused("url = \"gopher://x/y\"", &["gopher:// is not known", "smb://"]);
     refused("url = \"file://server/share\"", &["three slashes"]);
     refused(
         "url = \"file:///srv\"\nusername = \"x\"",

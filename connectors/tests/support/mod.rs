@@ -81,6 +81,8 @@ pub struct Abilities {
     pub says_why: bool,
     /// `A` and `a` are two names.
     pub tells_cases_apart: bool,
+    /// Names that are no UTF-8 are at least counted, rather than hidden by the server.
+    pub tells_unreadable_names: bool,
 }
 
 impl Abilities {
@@ -98,6 +100,7 @@ impl Abilities {
         refuses_long_paths: true,
         says_why: true,
         tells_cases_apart: true,
+        tells_unreadable_names: true,
     };
 }
 
@@ -384,6 +387,8 @@ impl Place {
             sees_pipes: false,
             takes_line_ends: false,
             takes_odd_names: false,
+            tells_cases_apart: false,
+            tells_unreadable_names: false,
             ..Abilities::ALL
         };
         Self { samba: Some(server), ..Self::new(dir, root, connector, abilities) }

@@ -273,6 +273,10 @@ impl Backend for Remote {
         free
     }
 
+    fn has_folders(&self) -> bool {
+        false
+    }
+
     /// A copy has another time, and that of a large object another version.
     fn renames_keep_files(&self) -> bool {
         false

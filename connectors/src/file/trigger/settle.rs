@@ -45,6 +45,9 @@ impl Work {
 
     /// Begins, or goes on where an earlier try was cut off.
     pub(super) fn go_on(&self, fs: &mut dyn Backend) -> Result<Settled, FsError> {
+        if !fs.renames_keep_files() {
+            return self.at_once(fs);
+        }
         if look(fs, self.aside.as_str())?.is_none() {
             match look(fs, self.place.as_str())? {
                 None => return Ok(Settled::Gone),
@@ -78,25 +81,61 @@ impl Work {
         }
     }
 
+    /// Where renaming makes a copy, nothing is gained by taking a file aside: a look right before has to do. A copy that an
+    /// earlier try has made says of itself what it was.
+    fn at_once(&self, fs: &mut dyn Backend) -> Result<Settled, FsError> {
+        let there = look(fs, self.place.as_str())?;
+        let replaced = there.as_ref().is_some_and(|now| !super::same(now, &self.file));
+        let modified = self.file.modified.map(|time| time.to_string());
+        let was = Some((self.file.size, modified.as_deref()));
+        let targets = self.move_to.iter().flat_map(|target| (1..=MAX_NAMES).map(|number| target.nth(number)));
+        for target in targets {
+            let copied = fs.came_from(&target, &self.place, was)?;
+            match (copied, &there) {
+                // The mark does not tell two files of one size and second apart.
+                (true, Some(_)) if !replaced && self.holds(fs, &target)? => fs.delete(&self.place)?,
+                (true, None) => {}
+                (true, Some(_)) if replaced => {}
+                (_, Some(_)) if !replaced => match fs.rename(&self.place, &target, Existing::Refuse) {
+                    Err(error) if error.problem == Problem::Exists => continue,
+                    other => drop(other?),
+                },
+                (_, _) => break,
+            }
+            return Ok(Settled::Moved(target.to_string()));
+        }
+        match there {
+            None => Ok(Settled::Gone),
+            Some(_) if replaced => Ok(Settled::Replaced),
+            Some(_) if self.move_to.is_none() => {
+                fs.delete(&self.place)?;
+                Ok(Settled::Deleted)
+            }
+            Some(_) => Err(FsError::new(Problem::Exists, format!("{MAX_NAMES} names with a suffix"))),
+        }
+    }
+
     /// Whether what was taken aside is what was read. Where neither inode nor time proves it, its content does.
     fn is_it(&self, fs: &mut dyn Backend, aside: &Seen) -> Result<bool, FsError> {
         if aside.size != self.file.size {
             return Ok(false);
         }
-        let one = aside.inode.is_some() && aside.inode == self.file.inode;
-        if fs.renames_keep_files() {
-            if aside.inode.is_some() && self.file.inode.is_some() {
-                return Ok(one && aside.modified == self.file.modified);
-            }
-            if aside.modified.is_some() && aside.modified == self.file.modified {
-                return Ok(true);
-            }
-        } else if one {
-            // A copy has a time of its own, but what names its content is the same.
+        if aside.inode.is_some() && self.file.inode.is_some() {
+            return Ok(aside.inode == self.file.inode && aside.modified == self.file.modified);
+        }
+        if aside.modified.is_some() && aside.modified == self.file.modified {
             return Ok(true);
         }
-        let Some(sha256) = self.sha256 else { return Ok(aside.modified == self.file.modified) };
-        let mut source = fs.open(&self.aside)?;
+        match self.sha256 {
+            Some(_) => self.holds(fs, &self.aside),
+            None => Ok(aside.modified == self.file.modified),
+        }
+    }
+
+    /// Whether a place has the content that was read, as far as its digest is known.
+    fn holds(&self, fs: &mut dyn Backend, place: &Place) -> Result<bool, FsError> {
+        let Some(sha256) = self.sha256 else { return Ok(false) };
+        let mut source = fs.open(place)?;
         let mut context = Context::new(&SHA256);
         let mut buffer = vec![0; fs.features().read];
         loop {

@@ -47,19 +47,9 @@ async fn is_denied(place: &Place, name: &str) {
 }
 
 pub async fn names_that_mean_something_elsewhere_arrive(place: &Place) {
-    for name in [
-        "%41%2F.csv",
-        "50 %",
-        "a#b&c;d=e+f",
-        "~root",
-        "-",
-        "--help",
-        "..a",
-        "x -> y",
-        "@a!b^c",
-        "{a,b}[c]",
-        "'",
-    ] {
+    for name in
+        ["%41%2F.csv", "50 %", "a#b&c;d=e+f", "~root", "-", "--help", "..a", "@a!b^c", "{a,b}[c]", "'"]
+    {
         works(place, name).await;
     }
 }
@@ -73,6 +63,7 @@ pub async fn names_that_windows_forbids_arrive_or_are_denied(place: &Place) {
         "a|b",
         "\"a\"",
         "a\\b",
+        "x -> y",
         "CON",
         "nul.txt",
         "dot.",
@@ -158,5 +149,6 @@ pub async fn names_that_are_not_utf_8_are_counted(place: &Place) {
     }
     let listed = place.ask("list", json!({})).await.unwrap();
     let paths: Vec<&Value> = listed["items"].as_array().unwrap().iter().map(|item| &item["path"]).collect();
-    assert_eq!((paths, &listed["unreadable_names"]), (vec![&json!("a.csv")], &json!(2)));
+    let told = if place.abilities.tells_unreadable_names { json!(2) } else { json!(null) };
+    assert_eq!((paths, &listed["unreadable_names"]), (vec![&json!("a.csv")], &told));
 }

@@ -31,10 +31,10 @@ impl Gate for Meanwhile {
 }
 
 /// What came of a fetch.
-struct Fetched {
-    then: String,
+pub struct Fetched {
+    pub then: String,
     moved_to: Value,
-    content: Vec<u8>,
+    pub content: Vec<u8>,
     produced: Produced,
     recalled: bool,
 }
@@ -59,7 +59,7 @@ async fn fetch_kept(
     Ok(Fetched { then, moved_to: result["moved_to"].clone(), content, produced, recalled })
 }
 
-async fn fetch(place: &Place, call: &Call, params: &Value) -> Result<Fetched, Failure> {
+pub async fn fetch(place: &Place, call: &Call, params: &Value) -> Result<Fetched, Failure> {
     fetch_kept(place, call, params, || Ok(())).await
 }
 

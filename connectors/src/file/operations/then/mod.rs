@@ -117,9 +117,13 @@ async fn prepare(lease: &mut Lease, place: &Place, after: &After) -> Result<Stat
         let place = to.clone();
         let found = lease.run(move |hands| {
             let fs = hands.fs.as_mut();
-            let folder = match fs.stat(place.folder(), Links::Follow) {
-                Err(error) if error.problem == Problem::NotFound => None,
-                other => Some(other?.kind),
+            let folder = if !fs.has_folders() {
+                Some(EntryKind::Directory)
+            } else {
+                match fs.stat(place.folder(), Links::Follow) {
+                    Err(error) if error.problem == Problem::NotFound => None,
+                    other => Some(other?.kind),
+                }
             };
             // In a folder that is not there nothing is asked for: some servers have no answer to that.
             let there = if folder.is_some() { look(fs, &place, Links::Keep)? } else { None };
