@@ -526,8 +526,10 @@ fn the_example_folder_passes_its_connectors_and_the_policy() {
     assert_eq!(
         allowed,
         [
+            "archive: drop list stat",
             "compta: drop fetch list stat",
             "documents: drop list",
+            "factures: drop list stat move",
             "invoices: drop",
             "loyalty: request",
             "orders-app: notify",

@@ -153,6 +153,10 @@ impl IntoResponse for Problem {
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"passerelle\""));
         }
+        if self.status == StatusCode::PAYLOAD_TOO_LARGE {
+            // What is left of the body is not read: the client must not send another request behind it (RFC 9110, 15.5.14).
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         headers.extend(self.headers);
         // A struct of texts and numbers: writing it as JSON cannot fail.
         (self.status, headers, serde_json::to_vec(&document).unwrap_or_default()).into_response()

@@ -250,9 +250,11 @@ async fn files_are_listed_looked_at_moved_and_deleted() {
         let seen = api.succeed(&job(resource, "stat", json!({"path": "2026/a.csv"}))).await;
         assert_eq!(seen["result"]["size"], json!(10));
         assert_eq!(seen["result"]["kind"], "file");
-        let then = json!({"path": "2026/a.csv", "then": "delete"});
-        let unsupported = api.run(&job(resource, "fetch", then)).await;
-        assert_eq!(code(&unsupported), "target_unsupported", "{unsupported:#}");
+        fs::write(root.join("2026/taken.csv"), resource).unwrap();
+        let then = json!({"path": "2026/taken.csv", "then": "delete"});
+        let fetched = api.succeed(&job(resource, "fetch", then)).await;
+        assert_eq!(fetched["result"]["then"], "deleted", "{fetched:#}");
+        assert!(!root.join("2026/taken.csv").exists());
         let missing = api.run(&job(resource, "stat", json!({"path": "2026/none.csv"}))).await;
         assert_eq!(
             (missing["state"].as_str(), code(&missing)),
