@@ -41,6 +41,7 @@ pub fn all(place: &Place, load: &Load, sync: bool) -> Vec<Peer> {
         }
         Kind::Local => vec![peers.then_sync("cp", format!("cp {from}/* {}/", place.root().display()), false)],
         Kind::Sftp | Kind::SftpUnsynced => peers.sftp(),
+        Kind::Smb => vec![peers.smbclient()],
         Kind::Ftp | Kind::Ftps => peers.ftp(),
         Kind::WebDav => peers.webdav(),
     };
@@ -103,6 +104,17 @@ impl Peers<'_> {
         let connect = format!("set sftp:connect-program \"ssh -a -x {options}\"");
         let lftp = self.lftp(&connect, &format!("sftp://{host}:{port}"), &user, "none", &folder);
         vec![openssh, Peer { counted: false, ..lftp }]
+    }
+
+    fn smbclient(&self) -> Peer {
+        let (host, port, folder) = self.place.address();
+        let (share, folder) = folder.trim_start_matches('/').split_once('/').expect("a folder in a share");
+        let login =
+            format!("username = {}\npassword = {}\n", self.place.setting("username"), self.password());
+        let login = self.script("smbclient.login", &login);
+        let commands = format!("prompt off; lcd {}; cd {folder}; mput *", self.source.display());
+        let line = format!("smbclient //{host}/{share} -p {port} -A {login} -c '{commands}' 2>/dev/null");
+        self.then_sync("smbclient", line, true)
     }
 
     fn ftp(&self) -> Vec<Peer> {
@@ -168,6 +180,11 @@ impl Peers<'_> {
                     ":sftp,host={host},port={port},user={user},key_file='{}',known_hosts_file='{}',disable_hashcheck=true:{folder}",
                     self.place.secret("private_key").display(),
                     self.place.config().join("known_hosts").display(),
+                ),
+                Kind::Smb => format!(
+                    ":smb,host={host},port={port},user={user},pass='{}':{}",
+                    obscured(&self.password()),
+                    folder.trim_start_matches('/'),
                 ),
                 Kind::Ftp | Kind::Ftps => format!(
                     ":ftp,host={host},port={port},user={user},pass='{}'{}:{folder}",

@@ -21,20 +21,22 @@ pub enum Kind {
     Sftp,
     /// The same server without `fsync@openssh.com`: nobody syncs.
     SftpUnsynced,
+    Smb,
     Ftp,
     Ftps,
     WebDav,
 }
 
 impl Kind {
-    pub const ALL: [Self; 6] =
-        [Self::Local, Self::Sftp, Self::SftpUnsynced, Self::Ftp, Self::Ftps, Self::WebDav];
+    pub const ALL: [Self; 7] =
+        [Self::Local, Self::Sftp, Self::SftpUnsynced, Self::Smb, Self::Ftp, Self::Ftps, Self::WebDav];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Local => "local",
             Self::Sftp => "sftp",
             Self::SftpUnsynced => "sftp_unsynced",
+            Self::Smb => "smb",
             Self::Ftp => "ftp",
             Self::Ftps => "ftps",
             Self::WebDav => "webdav",
@@ -43,15 +45,15 @@ impl Kind {
 
     /// Whether a drop is on the server's disk before it succeeds.
     pub fn syncs(self) -> bool {
-        matches!(self, Self::Local | Self::Sftp)
+        matches!(self, Self::Local | Self::Sftp | Self::Smb)
     }
 
     /// The least that the connector alone should reach of its peer.
     pub fn target(self, large: bool) -> Option<f64> {
         match (self, large) {
-            (Self::Local, true) => Some(0.8),
+            (Self::Local | Self::Smb, true) => Some(0.8),
             (Self::Local, false) | (Self::Ftps, _) => None,
-            (Self::Sftp | Self::SftpUnsynced, false) => Some(2.0),
+            (Self::Sftp | Self::SftpUnsynced | Self::Smb, false) => Some(2.0),
             (Self::Sftp | Self::SftpUnsynced, true) | (Self::Ftp | Self::WebDav, _) => Some(1.0),
         }
     }
@@ -77,6 +79,7 @@ pub fn start(kind: Kind) -> Place {
             let options = Options { sftp: "internal-sftp -P fsync".to_owned(), ..Options::default() };
             support::Place::sftp_with(options, "")
         }
+        Kind::Smb => support::Place::smb(false),
         Kind::Ftp => support::Place::ftp(Tls::None),
         Kind::Ftps => support::Place::ftp(Tls::Explicit),
         Kind::WebDav => support::Place::webdav(dav::Kind::Nginx),
