@@ -45,7 +45,10 @@ pub fn all(place: &Place, load: &Load, sync: bool) -> Vec<Peer> {
         Kind::Ftp | Kind::Ftps => peers.ftp(),
         Kind::WebDav => peers.webdav(),
     };
-    found.push(peers.rclone());
+    // The rclone of Debian 12 cannot sign what it sends to a share.
+    if place.kind() != Kind::Smb {
+        found.push(peers.rclone());
+    }
     found
 }
 
@@ -181,11 +184,6 @@ impl Peers<'_> {
                     self.place.secret("private_key").display(),
                     self.place.config().join("known_hosts").display(),
                 ),
-                Kind::Smb => format!(
-                    ":smb,host={host},port={port},user={user},pass='{}':{}",
-                    obscured(&self.password()),
-                    folder.trim_start_matches('/'),
-                ),
                 Kind::Ftp | Kind::Ftps => format!(
                     ":ftp,host={host},port={port},user={user},pass='{}'{}:{folder}",
                     obscured(&self.password()),
@@ -195,7 +193,7 @@ impl Peers<'_> {
                     ":webdav,url='http://{host}:{port}{folder}',vendor=other,user={user},pass='{}':",
                     obscured(&self.password()),
                 ),
-                Kind::Local => unreachable!("a folder has no address"),
+                Kind::Local | Kind::Smb => unreachable!("{kind:?} is not for rclone"),
             }
         };
         let line = format!(
