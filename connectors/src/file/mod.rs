@@ -2,7 +2,7 @@
 //!
 //! - `settings`: what the operator writes; `params`: what a job says and what that demands of the policy
 //! - `backend`: the one small trait that each kind of place implements (`local`, `sftp`, `smb`, `ftp`, `webdav`, `s3`), blocking; `dial`: the
-//!   way to servers
+//!   way to servers; `over_http`: what those behind HTTP share
 //! - `worker`, `pool`: the threads those places live on, kept warm between jobs
 //! - `examine`: each link on its own, for the operator
 //! - `operations`: drop, fetch, list, stat, move, delete, written once over any backend
@@ -17,6 +17,7 @@ mod examine;
 mod ftp;
 mod local;
 mod operations;
+mod over_http;
 mod params;
 mod place;
 mod pool;

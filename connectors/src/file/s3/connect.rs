@@ -8,10 +8,13 @@ use super::{
 };
 use crate::{
     BuildError, Code, Failure, address,
-    file::backend::{Backend, Connect, FsError, Interrupt, Problem},
+    file::{
+        backend::{Backend, Connect, FsError, Interrupt, Problem},
+        over_http::{self, Idle, Waits as _},
+    },
     http::fault::{chain, find, unreachable},
 };
-use reqwest::{Client, Method, Url};
+use reqwest::{Method, Url};
 use rustls::ClientConfig;
 use std::{
     collections::{HashMap, HashSet},
@@ -26,7 +29,6 @@ use tokio::net::lookup_host;
 const MAX_IDLE: usize = 8;
 /// Shorter than stores keep them.
 const POOL_IDLE: Duration = Duration::from_secs(20);
-const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// A store that can be connected to.
 pub(super) struct ObjectStore {
@@ -47,21 +49,7 @@ impl ObjectStore {
         connect_timeout: Duration,
         runtime: Background,
     ) -> Result<Self, BuildError> {
-        let client = Client::builder()
-            .user_agent(concat!("passerelle-agent/", env!("CARGO_PKG_VERSION")))
-            // A resource's requests ignore HTTPS_PROXY and the like.
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .http1_only()
-            .connect_timeout(connect_timeout)
-            .pool_max_idle_per_host(MAX_IDLE)
-            .pool_idle_timeout(POOL_IDLE)
-            .tcp_nodelay(true)
-            .tcp_keepalive(TCP_KEEPALIVE)
-            .dns_resolver(address::resolver())
-            .tls_backend_preconfigured(tls)
-            .build()
+        let client = over_http::client(tls, connect_timeout, Idle { most: MAX_IDLE, time: POOL_IDLE })
             .map_err(|error| BuildError(format!("endpoint: {}", chain(&error.without_url()))))?;
         let host = match (base.host_str().unwrap_or_default(), base.port()) {
             (host, Some(port)) => format!("{host}:{port}"),

@@ -8,10 +8,13 @@ use super::{
     xml,
 };
 use crate::{
-    file::backend::{FsError, Problem},
-    http::{answer::retry_after, fault::chain},
+    file::{
+        backend::{FsError, Problem},
+        over_http::{Waits, lost},
+    },
+    http::answer::retry_after,
 };
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use jiff::Timestamp;
 use reqwest::{
     Client, Method, Response, StatusCode, Url,
@@ -132,12 +135,6 @@ impl From<NoAnswer> for FsError {
     }
 }
 
-/// An error of the exchange itself.
-pub(super) fn lost(error: reqwest::Error) -> FsError {
-    let problem = if error.is_timeout() { Problem::TimedOut } else { Problem::Lost };
-    FsError::new(problem, chain(&error.without_url()))
-}
-
 impl Bucket {
     /// The key of a place.
     pub(super) fn key(&self, path: &str) -> Result<String, FsError> {
@@ -220,9 +217,8 @@ pub(super) struct Piece {
     pub(super) size: u64,
 }
 
-impl Session {
-    /// Waits for something of the network.
-    pub(super) fn wait<T>(&self, what: &str, future: impl Future<Output = T>) -> Result<T, FsError> {
+impl Waits for Session {
+    fn wait<T>(&self, what: &str, future: impl Future<Output = T>) -> Result<T, FsError> {
         let limit = Duration::from_millis(self.patience.load(Ordering::Relaxed));
         let Some(runtime) = self.bucket.runtime.handle() else {
             return Err(FsError::new(Problem::Lost, "the resource is being closed"));
@@ -238,7 +234,9 @@ impl Session {
             }
         })
     }
+}
 
+impl Session {
     /// The head of the answer, whatever it is.
     pub(super) fn ask(&self, request: &Request<'_>) -> Result<Response, NoAnswer> {
         let mut repeated = false;
@@ -440,50 +438,6 @@ pub(super) fn problem(code: &str, status: u16) -> Problem {
             // Redirections among them: they are never followed.
             _ => Problem::Protocol,
         },
-    }
-}
-
-/// The content of an object, read as it comes.
-pub(super) struct Body {
-    session: Arc<Session>,
-    response: Response,
-    chunk: Bytes,
-    /// What ended it, to be told once all that came before has been taken.
-    failed: Option<FsError>,
-}
-
-impl Body {
-    pub(super) fn new(session: Arc<Session>, response: Response) -> Self {
-        Self { session, response, chunk: Bytes::new(), failed: None }
-    }
-
-    /// Some bytes; 0 only at the end.
-    pub(super) fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, FsError> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            if self.chunk.is_empty() {
-                if let Some(failed) = self.failed.take() {
-                    return Err(failed);
-                }
-                match self.session.wait("reading an object", self.response.chunk()) {
-                    Ok(Ok(Some(chunk))) => self.chunk = chunk,
-                    Ok(Ok(None)) => break,
-                    Ok(Err(error)) => self.failed = Some(lost(error)),
-                    Err(error) => self.failed = Some(error),
-                }
-                if self.failed.is_some() && filled > 0 {
-                    break;
-                }
-                continue;
-            }
-            let room = buffer.get_mut(filled..).unwrap_or_default();
-            let n = self.chunk.len().min(room.len());
-            if let Some(room) = room.get_mut(..n) {
-                self.chunk.copy_to_slice(room);
-            }
-            filled += n;
-        }
-        Ok(filled)
     }
 }
 

@@ -2,9 +2,12 @@
 
 use super::{
     Head,
-    exchange::{Body, Request, Session, refused},
+    exchange::{Request, Session, refused},
 };
-use crate::file::backend::{FsError, Problem, SourceFile, Stat};
+use crate::file::{
+    backend::{FsError, Problem, SourceFile, Stat},
+    over_http::{Body, Waits as _},
+};
 use reqwest::{Method, StatusCode, header::CONTENT_RANGE};
 use std::sync::Arc;
 
@@ -16,7 +19,7 @@ pub(super) struct Source {
     session: Arc<Session>,
     key: String,
     head: Head,
-    body: Option<Body>,
+    body: Option<Body<Session>>,
     done: u64,
     resumed: u32,
 }

@@ -6,12 +6,13 @@
 //! upload and the target, and shows to a later attempt, or to another agent, what there is to go on with or to give up.
 
 use super::{
-    exchange::{Bucket, Piece, Request, Session, lost},
+    exchange::{Bucket, Piece, Request, Session},
     sign::encode,
     xml,
 };
 use crate::file::{
     backend::{FsError, PartFile, Problem},
+    over_http::{Waits as _, lost},
     place::Place,
 };
 use bytes::Bytes;

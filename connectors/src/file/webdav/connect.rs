@@ -8,10 +8,13 @@ use super::{
 };
 use crate::{
     Code, Failure, address,
-    file::backend::{Backend, Connect, FsError, Interrupt, Problem},
+    file::{
+        backend::{Backend, Connect, FsError, Interrupt, Problem},
+        over_http::{self, Idle, Waits as _},
+    },
     http::fault::{chain, find, unreachable},
 };
-use reqwest::{Client, Method, StatusCode, Url, header::HeaderMap};
+use reqwest::{Method, StatusCode, Url, header::HeaderMap};
 use rustls::ClientConfig;
 use std::{
     collections::HashSet,
@@ -26,7 +29,6 @@ use tokio::{net::lookup_host, runtime};
 const MAX_IDLE: usize = 2;
 /// Shorter than the keep-alive of common servers; Apache's is 5 s, but then the runtime sees its end.
 const POOL_IDLE: Duration = Duration::from_secs(30);
-const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// A server that can be connected to.
 pub(super) struct WebDavServer {
@@ -84,21 +86,7 @@ impl WebDavServer {
         };
         let runtime =
             runtime::Builder::new_current_thread().enable_all().build().map_err(|error| failed(&error))?;
-        let client = Client::builder()
-            .user_agent(concat!("passerelle-agent/", env!("CARGO_PKG_VERSION")))
-            // A resource's requests ignore HTTPS_PROXY and the like.
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .http1_only()
-            .connect_timeout(limit)
-            .pool_max_idle_per_host(MAX_IDLE)
-            .pool_idle_timeout(POOL_IDLE)
-            .tcp_nodelay(true)
-            .tcp_keepalive(TCP_KEEPALIVE)
-            .dns_resolver(address::resolver())
-            .tls_backend_preconfigured(self.tls.clone())
-            .build()
+        let client = over_http::client(self.tls.clone(), limit, Idle { most: MAX_IDLE, time: POOL_IDLE })
             .map_err(|error| failed(&error))?;
         Ok(Session {
             runtime,

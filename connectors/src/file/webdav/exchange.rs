@@ -9,10 +9,12 @@ use super::{
     names::{Member, Root},
 };
 use crate::{
-    file::backend::{FsError, Problem},
-    http::{answer::retry_after, fault::chain},
+    file::{
+        backend::{FsError, Problem},
+        over_http::{Body, Waits, lost},
+    },
+    http::answer::retry_after,
 };
-use bytes::{Buf as _, Bytes};
 use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
 use reqwest::{
@@ -21,7 +23,6 @@ use reqwest::{
 };
 use std::{
     future::Future,
-    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -74,15 +75,8 @@ impl From<NoAnswer> for FsError {
     }
 }
 
-/// An error of the exchange itself.
-pub(super) fn lost(error: reqwest::Error) -> FsError {
-    let problem = if error.is_timeout() { Problem::TimedOut } else { Problem::Lost };
-    FsError::new(problem, chain(&error.without_url()))
-}
-
-impl Session {
-    /// Waits for something of the network.
-    pub(super) fn wait<T>(&self, what: &str, future: impl Future<Output = T>) -> Result<T, FsError> {
+impl Waits for Session {
+    fn wait<T>(&self, what: &str, future: impl Future<Output = T>) -> Result<T, FsError> {
         let limit = Duration::from_millis(self.patience.load(Ordering::Relaxed));
         self.runtime.block_on(async {
             tokio::select! {
@@ -95,7 +89,9 @@ impl Session {
             }
         })
     }
+}
 
+impl Session {
     /// Lets the runtime see what came meanwhile, such as the server's end of an idle connection.
     pub(super) fn look_around(&self) {
         self.runtime.block_on(async {
@@ -290,56 +286,6 @@ pub(super) fn problem(status: u16) -> Problem {
         400..600 => Problem::Other,
         // Redirections among them: they are never followed.
         _ => Problem::Protocol,
-    }
-}
-
-/// The body of an answer, read as it comes.
-pub(super) struct Body {
-    session: Arc<Session>,
-    pub(super) response: Response,
-    chunk: Bytes,
-    /// What ended it, to be told once all that came before has been taken.
-    failed: Option<FsError>,
-}
-
-impl Body {
-    pub(super) fn new(session: Arc<Session>, response: Response) -> Self {
-        Self { session, response, chunk: Bytes::new(), failed: None }
-    }
-
-    /// Some bytes; 0 only at the end.
-    pub(super) fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, FsError> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            if self.chunk.is_empty() {
-                if let Some(failed) = self.failed.take() {
-                    return Err(failed);
-                }
-                match self.session.wait("reading an answer", self.response.chunk()) {
-                    Ok(Ok(Some(chunk))) => self.chunk = chunk,
-                    Ok(Ok(None)) => break,
-                    Ok(Err(error)) => self.failed = Some(lost(error)),
-                    Err(error) => self.failed = Some(error),
-                }
-                if self.failed.is_some() && filled > 0 {
-                    break;
-                }
-                continue;
-            }
-            let room = buffer.get_mut(filled..).unwrap_or_default();
-            let n = self.chunk.len().min(room.len());
-            if let Some(room) = room.get_mut(..n) {
-                self.chunk.copy_to_slice(room);
-            }
-            filled += n;
-        }
-        Ok(filled)
-    }
-}
-
-impl io::Read for Body {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.fill(buffer).map_err(io::Error::other)
     }
 }
 

@@ -1,10 +1,10 @@
 //! Content on its way: a PUT and a GET, and the file at this end of each.
 
-use super::{
-    exchange::{Body, Session, lost},
-    stat_of,
+use super::{exchange::Session, stat_of};
+use crate::file::{
+    backend::{FsError, PartFile, Problem, SourceFile, Stat},
+    over_http::{Body, Waits as _, lost},
 };
-use crate::file::backend::{FsError, PartFile, Problem, SourceFile, Stat};
 use bytes::Bytes;
 use reqwest::{
     Method, Response, StatusCode, Url,
@@ -126,7 +126,7 @@ pub(super) struct Source {
     pub(super) url: Url,
     pub(super) etag: Option<String>,
     pub(super) stat: Stat,
-    pub(super) body: Option<Body>,
+    pub(super) body: Option<Body<Session>>,
     pub(super) done: u64,
     pub(super) resumed: u32,
 }
