@@ -20,7 +20,8 @@ mod memory;
 mod mitmproxy;
 mod network;
 mod nginx;
-mod port;
+#[path = "../../connectors/tests/support/port.rs"]
+pub mod port;
 mod process;
 mod proxy;
 pub mod resources;

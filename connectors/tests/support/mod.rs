@@ -2,6 +2,7 @@
 
 pub mod dav;
 pub mod line;
+pub mod port;
 pub mod proftpd;
 pub mod s3;
 pub mod samba;

@@ -4,9 +4,10 @@
 //! another crate's library can include it as a public module with `#[path]`.
 #![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
+use super::port::free_port;
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -187,8 +188,4 @@ fn program(name: &str) -> PathBuf {
     let me = std::env::current_exe().unwrap();
     let installed = me.ancestors().map(|dir| dir.join("test-s3/bin").join(name)).find(|path| path.is_file());
     installed.unwrap_or_else(|| name.into())
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }

@@ -2,9 +2,10 @@
 //! waited for, frozen, killed and started again. Another crate's library can include it as a module with `#[path]`.
 #![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
+use super::port::free_port;
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -186,12 +187,6 @@ fn signal(child: &Child, name: &str) {
         .stderr(Stdio::null())
         .status();
     drop(told);
-}
-
-/// A port that is free at the moment.
-#[must_use]
-pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// A process and all that it started, from `/proc`.

@@ -1,4 +1,5 @@
-//! Free loopback ports for servers that cannot be asked to choose one themselves.
+//! Free loopback ports for servers that cannot be asked to choose one themselves. Another crate's library can include it
+//! as a module with `#[path]`.
 
 use std::{
     net::TcpListener,
