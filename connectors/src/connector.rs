@@ -1,6 +1,6 @@
 //! The trait that every kind of connector implements, and how the registry parses and builds a kind.
 
-use crate::{Call, Examine, Failure, Input, Link, Outcome, Output, Triggers, examine::Links};
+use crate::{Call, Examine, Failure, Feeds, Input, Link, Outcome, Output, Triggers, examine::Links};
 use passerelle_config::{Diagnostics, Section};
 use serde_json::Value;
 use std::{future::Future, path::Path, time::Duration};
@@ -132,6 +132,11 @@ pub trait Connector: Send + Sync + 'static {
 
     /// What pickup and watch need; `None` where there is nothing that could be picked up.
     fn triggers(&self) -> Option<&dyn Triggers> {
+        None
+    }
+
+    /// The change feed; `None` where there is none.
+    fn feeds(&self) -> Option<&dyn Feeds> {
         None
     }
 

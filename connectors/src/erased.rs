@@ -1,7 +1,7 @@
 //! The object-safe twin of [`Connector`]: authors write plain `async fn`, the agent holds `Arc<dyn DynConnector>`.
 
 use crate::{
-    Call, Capabilities, Connector, Demands, Examine, Failure, Input, Link, Outcome, Output, Triggers,
+    Call, Capabilities, Connector, Demands, Examine, Failure, Feeds, Input, Link, Outcome, Output, Triggers,
 };
 use serde_json::Value;
 use std::{future::Future, pin::Pin, time::Duration};
@@ -34,6 +34,9 @@ pub trait DynConnector: Send + Sync {
 
     /// See [`Connector::triggers`].
     fn triggers(&self) -> Option<&dyn Triggers>;
+
+    /// See [`Connector::feeds`].
+    fn feeds(&self) -> Option<&dyn Feeds>;
 
     /// See [`Connector::execute`].
     fn execute<'a>(
@@ -73,6 +76,10 @@ impl<C: Connector> DynConnector for C {
 
     fn triggers(&self) -> Option<&dyn Triggers> {
         Connector::triggers(self)
+    }
+
+    fn feeds(&self) -> Option<&dyn Feeds> {
+        Connector::feeds(self)
     }
 
     fn execute<'a>(

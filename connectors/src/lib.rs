@@ -9,6 +9,7 @@ mod connector;
 mod erased;
 mod examine;
 mod failure;
+mod feed;
 mod payload;
 mod registry;
 mod trigger;
@@ -21,6 +22,7 @@ pub use connector::{BuildError, Capabilities, Connector, Demands, Kind, Operatio
 pub use erased::DynConnector;
 pub use examine::{Examine, Found, Link};
 pub use failure::{Code, Effect, Failure, Verdict};
+pub use feed::{Change, ChangeOp, Changes, Feeds, Start};
 pub use payload::{Input, Keeper, Output, Produced};
 pub use registry::{Checked, REGISTRY, kind_names};
 pub use trigger::{Notices, Patience, Scan, Scanned, Seen, Settle, Settled, Triggers};
