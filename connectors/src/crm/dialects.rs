@@ -2,8 +2,12 @@
 
 use super::{
     dialect::Dialect,
+    dolibarr,
+    espocrm,
     exchange::Exchange,
+    odoo,
     settings::{Findings, Settings},
+    suitecrm,
 };
 use crate::BuildError;
 use std::{path::Path, sync::Arc};
@@ -45,4 +49,4 @@ impl std::fmt::Debug for Product {
 }
 
 /// Every product, in the order in which they are named to operators.
-pub(crate) static PRODUCTS: &[Product] = &[];
+pub(crate) static PRODUCTS: &[Product] = &[odoo::PRODUCT, espocrm::PRODUCT, dolibarr::PRODUCT, suitecrm::PRODUCT];

@@ -19,12 +19,17 @@ mod deletion;
 mod describe;
 mod dialect;
 mod dialects;
+mod dolibarr;
 mod error;
+mod espocrm;
 mod exchange;
 mod feed;
+mod odoo;
 mod params;
 mod reading;
 mod settings;
+mod shape;
+mod suitecrm;
 #[cfg(test)]
 mod tests;
 mod upsert;

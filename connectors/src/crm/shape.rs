@@ -91,7 +91,10 @@ pub(super) fn check_calls(settings: &Settings, findings: &mut Findings<'_>) {
         };
         let odd = path.starts_with('/') || path.contains(['?', '#', '\\', '%']) || path.contains("//");
         if odd || path.split('/').any(|part| matches!(part, "" | "." | "..")) {
-            findings.wrong(&key("path"), "expected the like of \"Contact/{id}/action\", below the resource's url");
+            findings.wrong(
+                &key("path"),
+                "expected the like of \"Contact/{id}/action\", below the resource's url",
+            );
         }
         for name in placeholders(path).filter(|name| !call.required.contains(*name)) {
             findings.wrong(&key("path"), format!("{{{name}}} must be one of args and of required"));

@@ -12,8 +12,22 @@ use serde_json::Value;
 
 /// What may follow a field's name in an attribute.
 const SUFFIXES: &[&str] = &[
-    "Id", "Name", "Ids", "Names", "Type", "Types", "Columns", "Currency", "Converted", "Street", "City", "State",
-    "Country", "PostalCode", "Data", "Date",
+    "Id",
+    "Name",
+    "Ids",
+    "Names",
+    "Type",
+    "Types",
+    "Columns",
+    "Currency",
+    "Converted",
+    "Street",
+    "City",
+    "State",
+    "Country",
+    "PostalCode",
+    "Data",
+    "Date",
 ];
 
 /// Reads the answer for `entityDefs.X.fields`; older versions ignore the key and send all metadata.
@@ -24,7 +38,10 @@ pub(super) fn read(answer: &Value, entity: &str) -> Option<Description> {
     for (name, field) in fields {
         let Some(kind) = field.get("type").and_then(Value::as_str) else { continue };
         let is = |key: &str| field.get(key) == Some(&Value::Bool(true));
-        let compound = matches!(kind, "link" | "linkParent" | "linkMultiple" | "address" | "personName" | "file" | "image");
+        let compound = matches!(
+            kind,
+            "link" | "linkParent" | "linkMultiple" | "address" | "personName" | "file" | "image"
+        );
         known.push(Described {
             target: name.clone(),
             required: is("required") && !compound,
@@ -42,7 +59,8 @@ pub(super) fn read(answer: &Value, entity: &str) -> Option<Description> {
             max_length: None,
         }));
     }
-    let id = Described { target: "id".to_owned(), required: false, read_only: true, kind: None, max_length: None };
+    let id =
+        Described { target: "id".to_owned(), required: false, read_only: true, kind: None, max_length: None };
     known.push(id);
     (known.len() > 1).then_some(Description { fields: known, complete: true })
 }

@@ -41,7 +41,7 @@ const MAX_PAGE: usize = 200;
 const MIN_PAGE: usize = 20;
 
 /// `EspoCRM`.
-pub(super) static PRODUCT: Product = Product {
+pub(super) const PRODUCT: Product = Product {
     name: "espocrm",
     auth: &["api_key", "hmac", "basic"],
     options: &[DUPLICATE_CHECK, VERSIONS],
@@ -84,7 +84,10 @@ pub(super) static PRODUCT: Product = Product {
 
 fn check(settings: &Settings, findings: &mut Findings<'_>) {
     if settings.auth.is_none() {
-        findings.wrong("auth", "missing; write { kind = \"api_key\", header = \"X-Api-Key\", value = { file = \"…\" } }");
+        findings.wrong(
+            "auth",
+            "missing; write { kind = \"api_key\", header = \"X-Api-Key\", value = { file = \"…\" } }",
+        );
     }
     for name in [DUPLICATE_CHECK, VERSIONS] {
         if settings.option(name).is_some_and(|value| !matches!(value, "on" | "off")) {
@@ -119,7 +122,13 @@ struct EspoCrm {
 
 impl EspoCrm {
     /// Sends a request to a path that holds nothing to be encoded but ids, and signs it if need be.
-    async fn send(&self, talk: &Talk, method: Method, path: &str, with: impl FnOnce(Request) -> Request) -> Result<Answer, CrmError> {
+    async fn send(
+        &self,
+        talk: &Talk,
+        method: Method,
+        path: &str,
+        with: impl FnOnce(Request) -> Request,
+    ) -> Result<Answer, CrmError> {
         let request = with(Request::path(method.clone(), path));
         let answer = match &self.signer {
             None => self.exchange.send(talk, request).await?,
@@ -265,7 +274,12 @@ impl Dialect for EspoCrm {
         })
     }
 
-    fn create<'a>(&'a self, talk: &'a Talk, entity: &'a Entity, fields: &'a [Given<'a>]) -> Boxed<'a, Written> {
+    fn create<'a>(
+        &'a self,
+        talk: &'a Talk,
+        entity: &'a Entity,
+        fields: &'a [Given<'a>],
+    ) -> Boxed<'a, Written> {
         Box::pin(async move {
             let skip = if self.duplicate_check { "false" } else { "true" };
             let body = Value::Object(object(fields));
@@ -353,7 +367,12 @@ impl Dialect for EspoCrm {
         })
     }
 
-    fn call<'a>(&'a self, talk: &'a Talk, call: &'a CallSpec, args: &'a Map<String, Value>) -> Boxed<'a, Value> {
+    fn call<'a>(
+        &'a self,
+        talk: &'a Talk,
+        call: &'a CallSpec,
+        args: &'a Map<String, Value>,
+    ) -> Boxed<'a, Value> {
         Box::pin(async move {
             let (method, path, request) = shape::call_parts(call, args)?;
             let answer = self.send(talk, method, &path, |_| request).await?;
@@ -365,7 +384,8 @@ impl Dialect for EspoCrm {
     fn describe<'a>(&'a self, talk: &'a Talk, entity: &'a Entity) -> Boxed<'a, Option<Description>> {
         Box::pin(async move {
             let key = format!("entityDefs.{}.fields", entity.target);
-            let answer = self.send(talk, Method::GET, "Metadata", |request| request.query("key", &key)).await?;
+            let answer =
+                self.send(talk, Method::GET, "Metadata", |request| request.query("key", &key)).await?;
             if !answer.status.is_success() {
                 // An account that may not read it is no reason to write nothing.
                 return Ok(None);
