@@ -1,7 +1,10 @@
 //! Builds a resource's HTTP client: TLS roots, proxy, pool, and the credentials it sends.
 
-use super::settings::{Auth, Settings};
-use crate::{BuildError, address};
+use super::{
+    oauth::{Token, Tokens},
+    settings::{Auth, Settings},
+};
+use crate::{BuildError, Failure, address};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
 use passerelle_config::{Secret, SecretRef};
@@ -103,16 +106,62 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     if certificates.is_empty() { Err(wrong(&"no certificate in it")) } else { Ok(certificates) }
 }
 
-/// The header that authenticates each request; marked sensitive, so no log shows its value.
+/// What shows the application who asks.
+pub(super) enum Credentials {
+    None,
+    /// The same header with each request; marked sensitive, so no log shows its value.
+    Fixed(HeaderName, HeaderValue),
+    /// A token that comes from a server and ends after a while.
+    Oauth(Tokens),
+}
+
+/// A header with its value, and the token that it carries, if it is one that can be replaced.
+pub(super) struct Shown {
+    pub(super) name: HeaderName,
+    pub(super) value: HeaderValue,
+    pub(super) token: Option<Token>,
+}
+
+impl Credentials {
+    /// The header for a request now.
+    ///
+    /// # Errors
+    /// If there is no token; nothing was asked of the application.
+    pub(super) async fn shown(&self) -> Result<Option<Shown>, Failure> {
+        Ok(match self {
+            Self::None => None,
+            Self::Fixed(name, value) => Some(Shown { name: name.clone(), value: value.clone(), token: None }),
+            Self::Oauth(tokens) => Some(tokens.current().await?.into()),
+        })
+    }
+
+    /// The header that they fill.
+    pub(super) fn header(&self) -> Option<&HeaderName> {
+        match self {
+            Self::None => None,
+            Self::Fixed(name, _) => Some(name),
+            Self::Oauth(_) => Some(&AUTHORIZATION),
+        }
+    }
+}
+
+impl From<Token> for Shown {
+    fn from(token: Token) -> Self {
+        Self { name: AUTHORIZATION, value: token.header.clone(), token: Some(token) }
+    }
+}
+
+/// Reads what shows the application who asks. `client` fetches tokens.
 ///
 /// # Errors
 /// If a secret cannot be read, or cannot be sent in a header.
 pub(super) fn credentials(
     settings: &Settings,
     base: &Path,
-) -> Result<Option<(HeaderName, HeaderValue)>, BuildError> {
+    client: &reqwest::Client,
+) -> Result<Credentials, BuildError> {
     let Some(auth) = &settings.auth else {
-        return Ok(None);
+        return Ok(Credentials::None);
     };
     let (name, key, value) = match auth {
         Auth::Bearer { token } => {
@@ -128,12 +177,18 @@ pub(super) fn credentials(
             let secret = read(settings, "auth.value", value, base)?;
             (header.clone(), "auth.value", HeaderValue::from_str(secret.expose()))
         }
+        Auth::Oauth(oauth) => {
+            let tokens = Tokens::build(oauth, client.clone(), base);
+            return tokens
+                .map(Credentials::Oauth)
+                .map_err(|(key, cause)| failed(settings, &format!("auth.{key}"), &cause));
+        }
     };
     let mut value = value.map_err(|_| {
         failed(settings, key, &"the secret contains a line end or another character that no header may carry")
     })?;
     value.set_sensitive(true);
-    Ok(Some((name, value)))
+    Ok(Credentials::Fixed(name, value))
 }
 
 fn read(settings: &Settings, key: &str, secret: &SecretRef, base: &Path) -> Result<Secret, BuildError> {

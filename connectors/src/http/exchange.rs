@@ -1,6 +1,6 @@
 //! One exchange with the application: the payload streams out, the answer streams back, nothing is held whole.
 
-use super::{Http, answer, fault, params::Params, path};
+use super::{Http, answer, client::Shown, fault, params::Params, path};
 use crate::{Call, Code, Failure, Input, Intent, Outcome, Output};
 use bytes::Bytes;
 use futures_util::stream;
@@ -72,7 +72,8 @@ async fn send(
     if !params.query.is_empty() {
         url.query_pairs_mut().extend_pairs(&params.query);
     }
-    let headers = headers(http, call, params, input.as_ref())?;
+    let shown = alive(call, http.credentials.shown()).await.map_err(|stopped| stopped.failure(true))??;
+    let headers = headers(call, params, input.as_ref(), shown)?;
     let payload = prepare(call, params, input).await?;
     if !params.method.is_safe() || params.notify {
         pass_gate(call, params, payload.size).await?;
@@ -81,10 +82,15 @@ async fn send(
     Ok((response, url))
 }
 
-fn headers(http: &Http, call: &Call, params: &Params, input: Option<&Input>) -> Result<HeaderMap, Failure> {
+fn headers(
+    call: &Call,
+    params: &Params,
+    input: Option<&Input>,
+    shown: Option<Shown>,
+) -> Result<HeaderMap, Failure> {
     let mut headers = params.headers.clone();
-    if let Some((name, value)) = &http.credentials {
-        headers.insert(name.clone(), value.clone());
+    if let Some(Shown { name, value, .. }) = shown {
+        headers.insert(name, value);
     }
     if !params.is_reading() {
         let key = HeaderValue::from_str(&call.job.hyphenated().to_string())
@@ -343,18 +349,21 @@ async fn discard(call: &Call, mut response: Response) {
 
 /// Asks the application's root whether it is there and takes the credentials.
 pub(super) async fn probe(http: &Http, timeout: Duration) -> Result<(), Failure> {
-    let mut request = http.client.head(http.base.clone());
-    if let Some((name, value)) = &http.credentials {
-        request = request.header(name.clone(), value.clone());
-    }
-    match tokio::time::timeout(timeout, request.send()).await {
+    let look = async {
+        let mut request = http.client.head(http.base.clone());
+        if let Some(Shown { name, value, .. }) = http.credentials.shown().await? {
+            request = request.header(name, value);
+        }
+        request.send().await.map_err(|error| fault::failure(error, true))
+    };
+    match tokio::time::timeout(timeout, look).await {
         Ok(Ok(response)) => match response.status().as_u16() {
             401 | 403 | 407 => Err(answer::refusal(response.status(), response.headers(), true, false)
                 .detail(format!("HEAD {}", http.base))),
             // Whether there is something at the root is not known; that it answers is what counts.
             _ => Ok(()),
         },
-        Ok(Err(error)) => Err(fault::failure(error, true)),
+        Ok(Err(failure)) => Err(failure),
         Err(_) => Err(Failure::retry(Code::TargetTimeout, "the target did not answer in time")),
     }
 }

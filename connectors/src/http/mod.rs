@@ -9,6 +9,7 @@ pub(crate) mod client;
 mod examine;
 mod exchange;
 pub(crate) mod fault;
+pub(crate) mod oauth;
 mod params;
 mod path;
 mod settings;
@@ -17,7 +18,7 @@ use crate::{
     BuildError, Call, Capabilities, Connector, Demands, Examine, Failure, Input, Kind, Link, OperationSpec,
     Outcome, Output, Repeat,
 };
-use http::{HeaderName, HeaderValue};
+use client::Credentials;
 use params::Params;
 use passerelle_config::{Diagnostics, Section};
 use rustls::ClientConfig;
@@ -38,7 +39,7 @@ pub struct Http {
     tls: Arc<ClientConfig>,
     /// The resource's own proxy.
     proxy: Option<Url>,
-    credentials: Option<(HeaderName, HeaderValue)>,
+    credentials: Credentials,
     max_response: u64,
 }
 
@@ -68,12 +69,13 @@ impl Kind for HttpKind {
 
     fn build(checked: &Settings, base: &Path) -> Result<Http, BuildError> {
         let tls = client::tls(checked, base)?;
+        let client = client::client(checked, base, tls.clone())?;
         Ok(Http {
             base: checked.url.clone(),
-            client: client::client(checked, base, tls.clone())?,
+            credentials: client::credentials(checked, base, &client)?,
+            client,
             tls: Arc::new(tls),
             proxy: checked.proxy.as_ref().map(|proxy| proxy.url.clone()),
-            credentials: client::credentials(checked, base)?,
             max_response: checked.max_response,
         })
     }
@@ -81,7 +83,7 @@ impl Kind for HttpKind {
 
 impl Http {
     fn params(&self, operation: &str, params: &Value) -> Result<Params, Failure> {
-        Params::check(operation, params, self.credentials.as_ref().map(|(name, _)| name))
+        Params::check(operation, params, self.credentials.header())
     }
 }
 

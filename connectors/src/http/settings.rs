@@ -1,6 +1,7 @@
 //! The settings of an `http` resource.
 
-use crate::address::{BLOCKED_HERE, is_blocked_host};
+use super::oauth::{OauthSettings, RawOauth};
+use crate::address;
 use http::HeaderName;
 use passerelle_config::{ByteSize, Diagnostics, HumanDuration, SecretRef, Section};
 use serde::Deserialize;
@@ -35,6 +36,12 @@ struct RawAuth {
     password: Option<SecretRef>,
     header: Option<String>,
     value: Option<SecretRef>,
+    token_url: Option<String>,
+    client_id: Option<String>,
+    client_secret: Option<SecretRef>,
+    scope: Option<String>,
+    audience: Option<String>,
+    style: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -64,6 +71,7 @@ pub(super) enum Auth {
     Bearer { token: SecretRef },
     Basic { username: String, password: SecretRef },
     ApiKey { header: HeaderName, value: SecretRef },
+    Oauth(OauthSettings),
 }
 
 /// The proxy on the way to the application.
@@ -144,46 +152,50 @@ impl Reader<'_> {
     }
 
     fn host_url(&mut self, key: &str, text: &str) -> Option<Url> {
-        let url = match Url::parse(text) {
-            Ok(url) => url,
-            Err(e) => {
-                self.wrong(
-                    key,
-                    format!("not a URL ({e}); expected the like of https://orders.intra:8443/api/"),
-                );
-                return None;
-            }
-        };
-        if !matches!(url.scheme(), "http" | "https") {
-            self.wrong(key, format!("expected a URL with https:// or http://, found {}://", url.scheme()));
-            return None;
-        }
-        if url.host().is_some_and(|host| is_blocked_host(&host)) {
-            self.wrong(key, BLOCKED_HERE);
-            return None;
-        }
-        Some(url)
+        address::host_url(text).map_err(|message| self.wrong(key, message)).ok()
     }
 
     fn auth(&mut self, raw: RawAuth) -> Option<Auth> {
-        let RawAuth { kind, token, username, password, header, value } = raw;
+        let RawAuth {
+            kind,
+            token,
+            username,
+            password,
+            header,
+            value,
+            token_url,
+            client_id,
+            client_secret,
+            scope,
+            audience,
+            style,
+        } = raw;
         let given = [
             ("token", token.is_some()),
             ("username", username.is_some()),
             ("password", password.is_some()),
             ("header", header.is_some()),
             ("value", value.is_some()),
+            ("token_url", token_url.is_some()),
+            ("client_id", client_id.is_some()),
+            ("client_secret", client_secret.is_some()),
+            ("scope", scope.is_some()),
+            ("audience", audience.is_some()),
+            ("style", style.is_some()),
         ];
         let needed: &[&str] = match kind.as_str() {
             "bearer" => &["token"],
             "basic" => &["username", "password"],
             "api_key" => &["header", "value"],
+            "oauth2" => &["token_url", "client_id", "client_secret"],
             other => {
-                self.wrong("auth.kind", format!("unknown kind {other:?}; expected bearer, basic or api_key"));
+                let message = format!("unknown kind {other:?}; expected bearer, basic or api_key, or oauth2");
+                self.wrong("auth.kind", message);
                 return None;
             }
         };
-        for (key, is_given) in given {
+        let also: &[&str] = if kind == "oauth2" { &["scope", "audience", "style"] } else { &[] };
+        for (key, is_given) in given.into_iter().filter(|(key, _)| !also.contains(key)) {
             let at = format!("auth.{key}");
             match (is_given, needed.contains(&key)) {
                 (true, false) => {
@@ -206,6 +218,19 @@ impl Reader<'_> {
                     self.wrong("auth.username", "must not contain a colon or control characters");
                 }
                 Some(Auth::Basic { username, password: password? })
+            }
+            "oauth2" => {
+                let raw = RawOauth {
+                    token_url,
+                    client_id,
+                    client_secret,
+                    scope,
+                    audience,
+                    style,
+                    ..RawOauth::default()
+                };
+                let settings = raw.check(&mut |key, message| self.wrong(&format!("auth.{key}"), message));
+                settings.map(Auth::Oauth)
             }
             _ => {
                 let (name, value) = (header?, value?);
