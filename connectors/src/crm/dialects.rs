@@ -2,8 +2,7 @@
 
 use super::{
     dialect::Dialect,
-    dolibarr,
-    espocrm,
+    dolibarr, espocrm,
     exchange::Exchange,
     odoo,
     settings::{Findings, Settings},
@@ -49,4 +48,5 @@ impl std::fmt::Debug for Product {
 }
 
 /// Every product, in the order in which they are named to operators.
-pub(crate) static PRODUCTS: &[Product] = &[odoo::PRODUCT, espocrm::PRODUCT, dolibarr::PRODUCT, suitecrm::PRODUCT];
+pub(crate) static PRODUCTS: &[Product] =
+    &[odoo::PRODUCT, espocrm::PRODUCT, dolibarr::PRODUCT, suitecrm::PRODUCT];

@@ -138,3 +138,45 @@ pub(super) fn call_parts(
     };
     Ok((method, path, request))
 }
+
+/// A page by number that holds the window of `limit` records after the first `offset` ones: its size, its number from 0,
+/// and how many of its first records are before the window. May hold only the beginning of the window.
+pub(super) fn numbered(offset: usize, limit: usize, most: usize) -> (usize, usize, usize) {
+    let limit = limit.clamp(1, most);
+    let holds = |size: &usize| offset / size == (offset + limit - 1) / size;
+    let size = (limit..=most).find(holds).unwrap_or(limit);
+    (size, offset / size, offset % size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{at, numbered, put};
+    use serde_json::{Map, json};
+
+    #[test]
+    fn a_dot_leads_into_an_inner_object() {
+        let mut object = Map::new();
+        put(&mut object, "array_options.options_guid", json!("x"));
+        put(&mut object, "array_options.options_b", json!(1));
+        put(&mut object, "email", json!("a@b"));
+        let object = json!(object);
+        assert_eq!(
+            object,
+            json!({ "array_options": { "options_guid": "x", "options_b": 1 }, "email": "a@b" })
+        );
+        assert_eq!(at(&object, "array_options.options_b"), Some(&json!(1)));
+        assert_eq!(at(&object, "email.x"), None);
+    }
+
+    #[test]
+    fn a_window_lies_on_a_page_by_number_from_its_first_record_on() {
+        for offset in 0..300 {
+            for limit in [1, 2, 7, 99, 100] {
+                let (size, number, skip) = numbered(offset, limit, 100);
+                assert!(size <= 100 && skip < size, "{offset} {limit}");
+                assert_eq!(size * number + skip, offset, "{offset} {limit}");
+            }
+        }
+        assert_eq!(numbered(99, 50, 100), (74, 1, 25), "whole on one page");
+    }
+}
