@@ -3,6 +3,7 @@
 use super::{
     dialect::Dialect,
     exchange::Exchange,
+    rest,
     settings::{Findings, Settings},
 };
 use crate::BuildError;
@@ -45,4 +46,4 @@ impl std::fmt::Debug for Product {
 }
 
 /// Every product, in the order in which they are named to operators.
-pub(crate) static PRODUCTS: &[Product] = &[];
+pub(crate) static PRODUCTS: &[Product] = &[rest::PRODUCT];
