@@ -4,7 +4,7 @@ use super::{
     dialect::Dialect,
     dolibarr, espocrm,
     exchange::Exchange,
-    odoo,
+    odoo, rest,
     settings::{Findings, Settings},
     suitecrm,
 };
@@ -49,4 +49,4 @@ impl std::fmt::Debug for Product {
 
 /// Every product, in the order in which they are named to operators.
 pub(crate) static PRODUCTS: &[Product] =
-    &[odoo::PRODUCT, espocrm::PRODUCT, dolibarr::PRODUCT, suitecrm::PRODUCT];
+    &[rest::PRODUCT, odoo::PRODUCT, espocrm::PRODUCT, dolibarr::PRODUCT, suitecrm::PRODUCT];
