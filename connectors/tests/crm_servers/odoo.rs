@@ -25,7 +25,13 @@ const PARTNER: &[(&str, &str)] = &[
     ("email", "char"),
     ("phone", "char"),
     ("street", "char"),
+    ("street2", "char"),
+    ("zip", "char"),
     ("city", "char"),
+    ("lang", "char"),
+    ("website", "char"),
+    ("vat", "char"),
+    ("parent_id", "many2one"),
     ("ref", "char"),
     ("comment", "html"),
     ("is_company", "boolean"),
@@ -39,7 +45,7 @@ const PARTNER: &[(&str, &str)] = &[
     ("create_date", "datetime"),
 ];
 
-const COUNTRIES: &[(i64, &str)] = &[(75, "France"), (57, "Germany")];
+const COUNTRIES: &[(i64, &str, &str)] = &[(75, "France", "FR"), (57, "Germany", "DE")];
 
 #[derive(Default)]
 pub struct Odoo {
@@ -151,6 +157,13 @@ impl Odoo {
         match model {
             "res.partner" => {}
             "ir.model.data" if method == "search_read" => return Ok(self.external_ids(&named)),
+            "res.users" if method == "search_count" => return Ok(json!(0)),
+            "res.country" if method == "search_read" => {
+                let domain = named.get("domain").cloned().unwrap_or_default();
+                let rows =
+                    COUNTRIES.iter().map(|(id, name, code)| json!({ "id": id, "name": name, "code": code }));
+                return Ok(rows.filter(|row| holds(&domain, row).unwrap_or(false)).collect());
+            }
             "ir.model.data" => {
                 return Err(("odoo.exceptions.AccessError", "not allowed to modify".to_owned()));
             }
@@ -164,6 +177,7 @@ impl Odoo {
         };
         match method {
             "fields_get" => Ok(fields_get()),
+            "default_get" => Ok(json!({ "type": "contact" })),
             "load" => self.load(&named).await,
             "search_read" | "search" | "search_count" => self.search(method, &named),
             "read" => {
@@ -397,6 +411,7 @@ fn named_args(method: &str, positional: Vec<Value>, mut named: Map<String, Value
         "write" => &["ids", "vals"],
         "create" => &["vals_list"],
         "unlink" | "get_external_id" | "action_archive" => &["ids"],
+        "default_get" => &["fields_list"],
         "search_read" => &["domain", "fields", "offset", "limit", "order"],
         "fields_get" => &["allfields", "attributes"],
         _ => &["domain"],
@@ -422,6 +437,7 @@ fn fields_get() -> Value {
             "string": name,
         });
         match *of {
+            "many2one" if *name == "parent_id" => described["relation"] = json!("res.partner"),
             "many2one" => described["relation"] = json!("res.country"),
             "selection" => {
                 described["selection"] = json!([["contact", "Contact"], ["invoice", "Invoice Address"]])
@@ -459,13 +475,14 @@ fn converted(header: &str, cell: &str) -> Result<(String, Value), String> {
             )
         }
         ("many2one", Some(".id")) => {
-            let id = cell.parse::<i64>().ok().filter(|id| COUNTRIES.iter().any(|(known, _)| known == id));
+            let known = |id: &i64| name == "parent_id" || COUNTRIES.iter().any(|(known, ..)| known == id);
+            let id = cell.parse::<i64>().ok().filter(known);
             json!(id.ok_or_else(|| format!(
                 "No matching record found for database id '{cell}' in field '{name}'"
             ))?)
         }
         ("many2one", None) => {
-            let found = COUNTRIES.iter().find(|(_, country)| *country == cell);
+            let found = COUNTRIES.iter().find(|(_, country, _)| *country == cell);
             json!(
                 found
                     .ok_or_else(|| format!("No matching record found for name '{cell}' in field '{name}'"))?
@@ -486,10 +503,11 @@ fn whole(row: &Row) -> Value {
     for (name, of) in PARTNER {
         let stored = row.fields.get(*name).cloned().unwrap_or(json!(false));
         value[*name] = match *of {
+            "many2one" if *name == "parent_id" && stored.is_i64() => json!([stored, "a company"]),
             "many2one" => COUNTRIES
                 .iter()
-                .find(|(id, _)| stored == json!(id))
-                .map_or(json!(false), |(id, name)| json!([id, name])),
+                .find(|(id, ..)| stored == json!(id))
+                .map_or(json!(false), |(id, name, _)| json!([id, name])),
             "integer" | "float" if stored == json!(false) => json!(0),
             _ => stored,
         };

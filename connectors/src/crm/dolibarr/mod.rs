@@ -8,8 +8,6 @@
 //!   [`zone`] finds it out.
 
 mod filter;
-#[cfg(test)]
-mod tests;
 mod zone;
 
 use super::{

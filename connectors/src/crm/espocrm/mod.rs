@@ -8,8 +8,6 @@
 
 mod describe;
 mod refusal;
-#[cfg(test)]
-mod tests;
 
 use super::{
     client,

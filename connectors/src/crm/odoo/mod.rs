@@ -9,8 +9,6 @@
 
 mod relation;
 mod rpc;
-#[cfg(test)]
-mod tests;
 mod values;
 
 use super::{

@@ -9,8 +9,6 @@
 
 mod ids;
 mod refusal;
-#[cfg(test)]
-mod tests;
 mod token;
 
 use super::{

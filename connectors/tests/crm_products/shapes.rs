@@ -1,11 +1,7 @@
 //! The stand-ins for CRM products answer in the recorded shapes, races included: what the dialects are built on.
 
-#![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
-
-mod crm_servers;
-
+use crate::crm_servers::{Product, Site, dolibarr, espocrm, odoo, suitecrm};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use crm_servers::{Product, Site, dolibarr, espocrm, odoo, suitecrm};
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 
