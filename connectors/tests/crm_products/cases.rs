@@ -220,8 +220,8 @@ async fn wrong_credentials_are_tried_twice_at_most() {
     for &kind in KINDS {
         let place = Place::start(kind).await;
         let agent = place.agent_with("bad", "");
-        let tries =
-            join_all((0..6).map(|i| agent.upsert(&format!("K{i}"), json!({ place.name(): "x" })))).await;
+        let keys: Vec<String> = (0..6).map(|i| format!("K{i}")).collect();
+        let tries = join_all(keys.iter().map(|key| agent.upsert(key, json!({ place.name(): "x" })))).await;
         for failure in tries {
             let failure = failure.unwrap_err();
             assert_eq!(

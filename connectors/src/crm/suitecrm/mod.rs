@@ -17,7 +17,7 @@ use super::{
     },
     dialects::{KnownEntity, Product},
     error::{Clash, CrmError, Problem},
-    exchange::{Answer, Exchange, Request, Talk, segment},
+    exchange::{Exchange, Request, Talk, segment},
     settings::{Auth, CallSpec, Findings, Settings},
     shape,
     vocabulary::{Entity, Field, FieldType, Given, Record, timestamp},
