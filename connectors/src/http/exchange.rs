@@ -310,6 +310,11 @@ async fn discard(call: &Call, mut response: Response) {
 
 /// Asks the application's root whether it is there and takes the credentials.
 pub(super) async fn probe(http: &Http, timeout: Duration) -> Result<(), Failure> {
+    look(http, timeout).await.map(drop)
+}
+
+/// The same; gives the status of its answer.
+pub(super) async fn look(http: &Http, timeout: Duration) -> Result<StatusCode, Failure> {
     let look = async {
         let mut request = http.client.head(http.base.clone());
         if let Some(Shown { name, value, .. }) = http.credentials.shown().await? {
@@ -322,7 +327,7 @@ pub(super) async fn probe(http: &Http, timeout: Duration) -> Result<(), Failure>
             401 | 403 | 407 => Err(answer::refusal(response.status(), response.headers(), true, false)
                 .detail(format!("HEAD {}", http.base))),
             // Whether there is something at the root is not known; that it answers is what counts.
-            _ => Ok(()),
+            _ => Ok(response.status()),
         },
         Ok(Err(failure)) => Err(failure),
         Err(_) => Err(Failure::retry(Code::TargetTimeout, "the target did not answer in time")),

@@ -71,7 +71,7 @@ url = "file:///srv/closed"
         "    with headers x-trace\n",
         "    at most 10 times a day\n",
         "  Nothing: it has no allow rule.\n",
-        "  Rule 2 (resources.d/r.toml:22) lets the cloud\n    request: send requests and read the answers\n    as its requests say: status (GET orders/{{ order }})\n",
+        "  Rule 2 (resources.d/r.toml:21) lets the cloud\n    request: send requests and read the answers\n    as its requests say: status (GET orders/{{ order }})\n",
         "no listeners for the cloud",
     ] {
         assert!(text.contains(line), "{line:?} is not in\n{text}");
@@ -120,6 +120,8 @@ fn a_difference_is_told_in_both_directions() {
     let rules = |rules: &str| format!("[resources.r]\nconnector = \"http\"\nurl = \"http://app/\"\n{rules}");
     let rule = |keys: &str| rules(&format!("[[resources.r.allow]]\n{keys}\n"));
     let request = "operations = [\"request\"]\npaths = [\"a/*\"]";
+    let status = "[resources.r.requests.status]\nmethod = \"GET\"\npath = \"orders/{{ order }}\"\nparameters = { order = {} }\n";
+    let named = format!("{status}[[resources.r.allow]]\noperations = [\"request\"]\nrequests = [\"status\"]\n");
     let cases: &[(String, String, &[&str])] = &[
         (COMPTA.to_owned(), COMPTA.to_owned(), &[]),
         (
