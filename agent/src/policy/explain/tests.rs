@@ -121,7 +121,8 @@ fn a_difference_is_told_in_both_directions() {
     let rule = |keys: &str| rules(&format!("[[resources.r.allow]]\n{keys}\n"));
     let request = "operations = [\"request\"]\npaths = [\"a/*\"]";
     let status = "[resources.r.requests.status]\nmethod = \"GET\"\npath = \"orders/{{ order }}\"\nparameters = { order = {} }\n";
-    let named = format!("{status}[[resources.r.allow]]\noperations = [\"request\"]\nrequests = [\"status\"]\n");
+    let named =
+        format!("{status}[[resources.r.allow]]\noperations = [\"request\"]\nrequests = [\"status\"]\n");
     let cases: &[(String, String, &[&str])] = &[
         (COMPTA.to_owned(), COMPTA.to_owned(), &[]),
         (
