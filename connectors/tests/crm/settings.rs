@@ -34,7 +34,7 @@ fn wrong_settings_are_refused_with_what_is_right() {
     );
     refused(
         &rest("auth = { kind = \"hmac\", key = \"k\", secret = { env = \"S\" } }"),
-        &["auth.kind: dialect \"rest\" takes auth of kind basic or bearer or api_key"],
+        &["auth.kind: dialect \"rest\" takes auth of kind basic or bearer or api_key or oauth2"],
     );
     refused(
         &rest("auth = { kind = \"bearer\" }"),
