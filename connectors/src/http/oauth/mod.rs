@@ -94,6 +94,13 @@ impl RawOauth {
     }
 }
 
+impl OauthSettings {
+    /// Whether the token server is reached by TLS.
+    pub(crate) fn speaks_tls(&self) -> bool {
+        self.token_url.scheme() == "https"
+    }
+}
+
 /// A token as it goes into the `Authorization` header.
 #[derive(Debug, Clone)]
 pub(crate) struct Token {
