@@ -53,10 +53,10 @@ fn answers() -> Vec<Reply> {
     answers
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hostile_answers_end_in_a_failure_that_tells_nothing() {
     for &kind in KINDS {
-        let place = Place::start(kind).await;
+        let place = Place::start(kind);
         let name = place.name();
         let operations = [
             (

@@ -8,8 +8,8 @@
 #[path = "../crm_servers/mod.rs"]
 mod crm_servers;
 
-mod cases;
 mod hostile;
 mod place;
+mod repetition;
 mod shapes;
 mod traps;

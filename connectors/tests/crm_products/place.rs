@@ -11,7 +11,7 @@ use passerelle_config::Diagnostics;
 use passerelle_connectors::{
     Call, DynConnector, Failure, Gate, Intent, Outcome, Output, Progress, REGISTRY, Visible,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::{
     future::Future,
     pin::Pin,
@@ -59,18 +59,18 @@ pub struct Place {
 }
 
 impl Place {
-    pub async fn start(kind: Kind) -> Self {
+    pub fn start(kind: Kind) -> Self {
         let stand = match kind {
-            Kind::Odoo18 => Stand::Odoo(Site::start(Odoo::version(18)).await),
-            Kind::Odoo19 => Stand::Odoo(Site::start(Odoo::version(19)).await),
-            Kind::EspoCrm => Stand::EspoCrm(Site::start(EspoCrm::default()).await),
+            Kind::Odoo18 => Stand::Odoo(Site::start(Odoo::version(18))),
+            Kind::Odoo19 => Stand::Odoo(Site::start(Odoo::version(19))),
+            Kind::EspoCrm => Stand::EspoCrm(Site::start(EspoCrm::default())),
             Kind::EspoCrmSigned => {
                 let product = EspoCrm::default();
                 product.versions.store(true, std::sync::atomic::Ordering::SeqCst);
-                Stand::EspoCrm(Site::start(product).await)
+                Stand::EspoCrm(Site::start(product))
             }
-            Kind::Dolibarr => Stand::Dolibarr(Site::start(Dolibarr::default()).await),
-            Kind::SuiteCrm => Stand::SuiteCrm(Site::start(SuiteCrm::default()).await),
+            Kind::Dolibarr => Stand::Dolibarr(Site::start(Dolibarr::default())),
+            Kind::SuiteCrm => Stand::SuiteCrm(Site::start(SuiteCrm::default())),
         };
         Self { kind, stand }
     }
@@ -128,12 +128,12 @@ impl Place {
         on!(self, site => site.refused())
     }
 
-    pub async fn stop(&self) {
-        on!(self, site => site.stop().await);
+    pub fn stop(&self) {
+        on!(self, site => site.stop());
     }
 
-    pub async fn restart(&self) {
-        on!(self, site => site.restart().await);
+    pub fn restart(&self) {
+        on!(self, site => site.restart());
     }
 
     /// What the field is called, in jobs, that every contact needs.
@@ -234,7 +234,8 @@ impl Place {
                 "suitecrm",
                 "Api/",
                 format!(
-                    "{{ kind = \"basic\", username = \"{}\", password = {{ file = \"{secret}\" }} }}",
+                    "{{ kind = \"oauth2\", token_url = \"{base}Api/access_token\", style = \"body\", \
+                     client_id = \"{}\", client_secret = {{ file = \"{secret}\" }} }}",
                     suitecrm::CLIENT_ID
                 ),
                 "{}".to_owned(),
@@ -357,9 +358,4 @@ pub fn call_with(gate: Arc<Kept>) -> Call {
         traceparent: None,
         visible: Visible::default(),
     }
-}
-
-/// An object's text at a name.
-pub fn text<'v>(value: &'v Map<String, Value>, name: &str) -> &'v str {
-    value.get(name).and_then(Value::as_str).unwrap_or("")
 }

@@ -35,9 +35,9 @@ async fn ask<P: Product>(
     Said { status, reason, body: serde_json::from_str(&text).unwrap_or_default(), text }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn espocrm_drops_unknown_fields_limits_pages_and_lets_two_of_four_duplicates_through() {
-    let site = Site::start(espocrm::EspoCrm::default()).await;
+    let site = Site::start(espocrm::EspoCrm::default());
     let key = [("x-api-key", espocrm::API_KEY)];
     let contact = json!({ "lastName": "Durand", "emailAddress": "d@ex.org", "cExternalId": "EXT-1" });
     let made = ask(&site, "POST", "/api/v1/Contact", &key, Some(contact.clone())).await;
@@ -99,9 +99,9 @@ fn execute(method: &str, args: &Value) -> Option<Value> {
     rpc("object", "execute_kw", &json!([odoo::DB, 2, odoo::API_KEY, "res.partner", method, args, {}]))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn odoo_fails_inside_http_200_loads_by_external_id_and_truncates_times() {
-    let site = Site::start(odoo::Odoo::version(18)).await;
+    let site = Site::start(odoo::Odoo::version(18));
     site.product().clock.hold("2026-11-21T21:05:21.302623Z");
     let login = |password: &str| rpc("common", "login", &json!([odoo::DB, odoo::LOGIN, password]));
     assert_eq!(ask(&site, "POST", "/jsonrpc", &[], login("no")).await.body["result"], json!(false));
@@ -128,9 +128,9 @@ async fn odoo_fails_inside_http_200_loads_by_external_id_and_truncates_times() {
     assert_eq!(ask(&site, "POST", "/json/2/res.partner/search", &[], Some(json!({}))).await.status, 404);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn odoo_19_tells_by_status_and_one_of_four_loads_wins() {
-    let site = Site::start(odoo::Odoo::version(19)).await;
+    let site = Site::start(odoo::Odoo::version(19));
     let bearer = format!("bearer {}", odoo::API_KEY);
     let good = [("authorization", bearer.as_str())];
     let call = |method: &str| format!("/json/2/res.partner/{method}");
@@ -158,9 +158,9 @@ async fn odoo_19_tells_by_status_and_one_of_four_loads_wins() {
     assert_eq!(site.product().partners.rows().len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dolibarr_answers_bare_numbers_404_for_an_empty_page_and_sql_in_a_503() {
-    let site = Site::start(dolibarr::Dolibarr::default()).await;
+    let site = Site::start(dolibarr::Dolibarr::default());
     let key = [("dolapikey", dolibarr::API_KEY)];
     let base = "/api/index.php/contacts";
     assert_eq!(ask(&site, "GET", base, &[], None).await.status, 401);
@@ -193,9 +193,9 @@ async fn dolibarr_answers_bare_numbers_404_for_an_empty_page_and_sql_in_a_503() 
     assert_eq!(ask(&site, "DELETE", &format!("{base}/1"), &key, None).await.status, 404);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn suitecrm_takes_our_ids_once_and_says_400_for_what_is_not_there() {
-    let site = Site::start(suitecrm::SuiteCrm::default()).await;
+    let site = Site::start(suitecrm::SuiteCrm::default());
     let grant = json!({
         "grant_type": "client_credentials", "client_id": suitecrm::CLIENT_ID, "client_secret": suitecrm::CLIENT_SECRET,
     });

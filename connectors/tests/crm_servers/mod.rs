@@ -26,7 +26,7 @@ use std::{
         atomic::{AtomicI64, AtomicUsize, Ordering},
     },
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, runtime::Runtime};
 
 /// A request as it came.
 #[derive(Debug, Clone)]
@@ -136,16 +136,16 @@ struct Inner<P> {
     refused: AtomicUsize,
 }
 
-/// A product that listens on a loopback port.
+/// A product that listens on a loopback port, on threads of its own.
 pub struct Site<P> {
     pub address: SocketAddr,
     inner: Arc<Inner<P>>,
-    serving: Mutex<Option<JoinHandle<()>>>,
+    serving: Mutex<Option<Runtime>>,
 }
 
 impl<P: Product> Site<P> {
-    pub async fn start(product: P) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    pub fn start(product: P) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let inner = Arc::new(Inner {
             product: Arc::new(product),
@@ -179,25 +179,43 @@ impl<P: Product> Site<P> {
         self.inner.refused.load(Ordering::SeqCst)
     }
 
-    /// Stops listening; the records stay.
-    pub async fn stop(&self) {
+    /// Stops it, connections and all; the records stay.
+    pub fn stop(&self) {
         let serving = self.serving.lock().unwrap().take();
         if let Some(serving) = serving {
-            serving.abort();
-            assert!(serving.await.is_err_and(|e| e.is_cancelled()));
+            end(serving);
         }
     }
 
     /// Listens again, at the same address.
-    pub async fn restart(&self) {
-        let listener = TcpListener::bind(self.address).await.unwrap();
+    pub fn restart(&self) {
+        let listener = std::net::TcpListener::bind(self.address).unwrap();
         *self.serving.lock().unwrap() = Some(serve(listener, self.inner.clone()));
     }
 }
 
-fn serve<P: Product>(listener: TcpListener, inner: Arc<Inner<P>>) -> JoinHandle<()> {
+impl<P> Drop for Site<P> {
+    fn drop(&mut self) {
+        if let Some(serving) = self.serving.get_mut().unwrap().take() {
+            serving.shutdown_background();
+        }
+    }
+}
+
+/// Ends a runtime and all that runs on it. A test's own runtime does not let one be ended on its threads.
+fn end(serving: Runtime) {
+    std::thread::spawn(move || serving.shutdown_timeout(std::time::Duration::from_secs(5))).join().unwrap();
+}
+
+fn serve<P: Product>(listener: std::net::TcpListener, inner: Arc<Inner<P>>) -> Runtime {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    listener.set_nonblocking(true).unwrap();
     let router = Router::new().fallback(handle::<P>).with_state(inner);
-    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() })
+    runtime.spawn(async move {
+        let listener = TcpListener::from_std(listener).unwrap();
+        axum::serve(listener, router).await.unwrap();
+    });
+    runtime
 }
 
 async fn handle<P: Product>(State(inner): State<Arc<Inner<P>>>, request: Request) -> Response {

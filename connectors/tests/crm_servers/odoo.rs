@@ -57,6 +57,7 @@ pub struct Odoo {
     /// The major version: below 19 there is no JSON-2, from 22 on no JSON-RPC.
     pub major: AtomicUsize,
     pub logins: AtomicUsize,
+    pub failed_logins: AtomicUsize,
 }
 
 /// What a method raised: the exception's name and its message.
@@ -88,6 +89,9 @@ impl Odoo {
                 self.logins.fetch_add(1, Ordering::SeqCst);
                 let args = &params["args"];
                 let good = args[0] == json!(DB) && args[1] == json!(LOGIN) && args[2] == json!(API_KEY);
+                if !good {
+                    self.failed_logins.fetch_add(1, Ordering::SeqCst);
+                }
                 Ok(if good { json!(UID) } else { json!(false) })
             }
             (Some("object"), Some("execute_kw")) => {

@@ -9,7 +9,6 @@
 
 mod ids;
 mod refusal;
-mod token;
 
 use super::{
     dialect::{
@@ -18,11 +17,11 @@ use super::{
     dialects::{KnownEntity, Product},
     error::{Clash, CrmError, Problem},
     exchange::{Exchange, Request, Talk, segment},
-    settings::{Auth, CallSpec, Findings, Settings},
+    settings::{CallSpec, Findings, Settings},
     shape,
     vocabulary::{Entity, Field, FieldType, Given, Record, timestamp},
 };
-use crate::{BuildError, http::oauth::Tokens};
+use crate::BuildError;
 use http::Method;
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::{Map, Value, json};
@@ -37,7 +36,7 @@ const GENERATIONS: u32 = 4;
 /// `SuiteCRM`.
 pub(super) const PRODUCT: Product = Product {
     name: "suitecrm",
-    auth: &["basic"],
+    auth: &["oauth2"],
     options: &[NAMESPACE],
     entities: &[
         KnownEntity {
@@ -77,16 +76,11 @@ pub(super) const PRODUCT: Product = Product {
 };
 
 fn check(settings: &Settings, findings: &mut Findings<'_>) {
-    match &settings.auth {
-        Some(Auth::Basic { username, password }) => {
-            let wrong = &mut |key: &str, message: String| findings.wrong(&format!("auth ({key})"), message);
-            // The settings of the token are checked when they are built as well.
-            drop(token::settings(settings, username, password, wrong));
-        }
-        Some(_) | None => findings.wrong(
+    if settings.auth.is_none() {
+        findings.wrong(
             "auth",
-            "expected { kind = \"basic\", username = \"the OAuth2 client's id\", password = { file = \"its secret\" } }",
-        ),
+            "missing; write { kind = \"oauth2\", token_url = \"…/Api/access_token\", style = \"body\", client_id = \"…\", client_secret = { file = \"…\" } }",
+        );
     }
     if settings.option(NAMESPACE).is_some_and(|text| text.parse::<Uuid>().is_err()) {
         findings.wrong("options.namespace", "expected a UUID");
@@ -94,22 +88,20 @@ fn check(settings: &Settings, findings: &mut Findings<'_>) {
     shape::check_calls(settings, findings);
 }
 
-fn build(settings: &Settings, base: &Path, exchange: Arc<Exchange>) -> Result<Arc<dyn Dialect>, BuildError> {
-    let tokens = token::build(settings, base, &exchange)?;
+fn build(settings: &Settings, _base: &Path, exchange: Arc<Exchange>) -> Result<Arc<dyn Dialect>, BuildError> {
     let namespace = settings.option(NAMESPACE).and_then(|text| text.parse().ok()).unwrap_or(ids::NAMESPACE);
-    Ok(Arc::new(SuiteCrm { exchange, tokens, namespace }))
+    Ok(Arc::new(SuiteCrm { exchange, namespace }))
 }
 
 struct SuiteCrm {
     exchange: Arc<Exchange>,
-    tokens: Tokens,
     namespace: Uuid,
 }
 
 impl SuiteCrm {
     async fn resource(&self, talk: &Talk, entity: &Entity, id: &str) -> Result<Value, CrmError> {
         let path = format!("V8/module/{}/{}", segment(&entity.target), segment(id));
-        let answer = self.send(talk, Request::path(Method::GET, path)).await?;
+        let answer = self.exchange.send(talk, Request::path(Method::GET, path)).await?;
         refusal::check(&answer, Some(entity))?;
         answer
             .json()?
@@ -136,7 +128,7 @@ impl SuiteCrm {
         for (key, value) in filter {
             request = request.query(key, value);
         }
-        let answer = self.send(talk, request).await?;
+        let answer = self.exchange.send(talk, request).await?;
         refusal::check(&answer, Some(entity))?;
         match answer.json()?.get_mut("data").map(Value::take) {
             Some(Value::Array(rows)) => Ok(rows),
@@ -161,7 +153,7 @@ impl SuiteCrm {
             data["id"] = json!(id);
         }
         let request = Request::path(method, "V8/module").json(&json!({ "data": data }));
-        let answer = self.send(talk, request).await?;
+        let answer = self.exchange.send(talk, request).await?;
         refusal::check(&answer, Some(entity))?;
         let said = answer.json()?;
         let id = shape::at(&said, "data.id").and_then(shape::id);
@@ -253,7 +245,7 @@ impl Dialect for SuiteCrm {
 
     fn probe<'a>(&'a self, talk: &'a Talk) -> Boxed<'a, ()> {
         Box::pin(async move {
-            let answer = self.send(talk, Request::path(Method::GET, "V8/meta/modules")).await?;
+            let answer = self.exchange.send(talk, Request::path(Method::GET, "V8/meta/modules")).await?;
             // Older versions have no such page, but they have looked at the token.
             if answer.status.as_u16() == 404 { Ok(()) } else { refusal::check(&answer, None) }
         })
@@ -367,7 +359,7 @@ impl Dialect for SuiteCrm {
     ) -> Boxed<'a, ()> {
         Box::pin(async move {
             let path = format!("V8/module/{}/{}", segment(&entity.target), segment(id));
-            let answer = self.send(talk, Request::path(Method::DELETE, path)).await?;
+            let answer = self.exchange.send(talk, Request::path(Method::DELETE, path)).await?;
             refusal::check(&answer, Some(entity))
         })
     }
@@ -404,7 +396,7 @@ impl Dialect for SuiteCrm {
     ) -> Boxed<'a, Value> {
         Box::pin(async move {
             let (_, _, request) = shape::call_parts(call, args)?;
-            let answer = self.send(talk, request).await?;
+            let answer = self.exchange.send(talk, request).await?;
             refusal::check(&answer, None)?;
             if answer.body.is_empty() { Ok(Value::Null) } else { answer.json() }
         })
@@ -413,7 +405,7 @@ impl Dialect for SuiteCrm {
     fn describe<'a>(&'a self, talk: &'a Talk, entity: &'a Entity) -> Boxed<'a, Option<Description>> {
         Box::pin(async move {
             let path = format!("V8/meta/fields/{}", segment(&entity.target));
-            let answer = self.send(talk, Request::path(Method::GET, path)).await?;
+            let answer = self.exchange.send(talk, Request::path(Method::GET, path)).await?;
             if !answer.status.is_success() {
                 return Ok(None);
             }

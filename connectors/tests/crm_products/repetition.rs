@@ -10,10 +10,10 @@ fn by_key(operation: &str, key: &str) -> (String, Value) {
     (operation.to_owned(), json!({ "entity": "contact", "key": { "external_id": key } }))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_is_made_once_changed_found_and_deleted() {
     for &kind in KINDS {
-        let place = Place::start(kind).await;
+        let place = Place::start(kind);
         let agent = place.agent();
         agent.connector.probe(std::time::Duration::from_secs(10)).await.unwrap();
         let name = place.name();
@@ -61,10 +61,10 @@ async fn a_record_is_made_once_changed_found_and_deleted() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upserts_of_one_key_at_once_make_one_record_even_from_two_agents() {
     for &kind in KINDS {
-        let place = Place::start(kind).await;
+        let place = Place::start(kind);
         let agents = [place.agent(), place.agent()];
         let name = place.name();
         let all = (0..8).map(|i| agents[i % 2].upsert("EXT-1", json!({ name: format!("N{i}") })));
@@ -79,10 +79,10 @@ async fn upserts_of_one_key_at_once_make_one_record_even_from_two_agents() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_answer_and_another_attempt_make_one_record() {
     for &kind in KINDS {
-        let place = Place::start(kind).await;
+        let place = Place::start(kind);
         let agent = place.agent();
         let params = json!({
             "entity": "contact", "key": { "external_id": "EXT-1" }, "fields": { place.name(): "Durand" },
@@ -103,10 +103,10 @@ async fn a_lost_answer_and_another_attempt_make_one_record() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_of_one_second_come_once_each_and_a_quiet_feed_is_quiet() {
     for &kind in KINDS {
-        let place = Place::start(kind).await;
+        let place = Place::start(kind);
         let agent = place.agent();
         place.clock().hold("2026-11-21T21:05:21.302623Z");
         let ids: Vec<String> = (0..25).map(|i| place.add(&format!("K{i}"), "first")).collect();
@@ -132,10 +132,10 @@ async fn changes_of_one_second_come_once_each_and_a_quiet_feed_is_quiet() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_feed_that_is_edited_and_stopped_while_it_is_read_loses_nothing() {
     for &kind in KINDS {
-        let place = Place::start(kind).await;
+        let place = Place::start(kind);
         let agent = place.agent();
         place.clock().hold("2026-11-21T21:05:21.000001Z");
         let ids: Vec<String> = (0..60)
@@ -149,12 +149,12 @@ async fn a_feed_that_is_edited_and_stopped_while_it_is_read_loses_nothing() {
         let mut edits = 0;
         for round in 0..400 {
             if round == 5 {
-                place.stop().await;
+                place.stop();
                 let mut params = json!({ "entity": "contact", "limit": 7 });
                 params["cursor"] = json!(cursor.clone().unwrap());
                 let failure = agent.run("changes", params).await.unwrap_err();
                 assert_eq!(failure.verdict, Verdict::Retry, "{kind:?}: {failure:?}");
-                place.restart().await;
+                place.restart();
             }
             let mut params = json!({ "entity": "contact", "limit": 7 });
             if let Some(cursor) = &cursor {
@@ -193,10 +193,10 @@ async fn a_feed_that_is_edited_and_stopped_while_it_is_read_loses_nothing() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_misspelt_field_is_named_and_nothing_is_written_where_the_target_can_tell() {
     for &kind in KINDS {
-        let place = Place::start(kind).await;
+        let place = Place::start(kind);
         let misspelt = "fields = { odd = \"no_such_field_at_all\" }\ntypes = { odd = \"text\" }";
         let agent = place.agent_with("good", misspelt);
         let failure = agent.upsert("EXT-1", json!({ place.name(): "Durand", "odd": "x" })).await.unwrap_err();
@@ -215,10 +215,10 @@ async fn a_misspelt_field_is_named_and_nothing_is_written_where_the_target_can_t
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_credentials_are_tried_twice_at_most() {
     for &kind in KINDS {
-        let place = Place::start(kind).await;
+        let place = Place::start(kind);
         let agent = place.agent_with("bad", "");
         let keys: Vec<String> = (0..6).map(|i| format!("K{i}")).collect();
         let tries = join_all(keys.iter().map(|key| agent.upsert(key, json!({ place.name(): "x" })))).await;
@@ -241,10 +241,10 @@ async fn wrong_credentials_are_tried_twice_at_most() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn values_that_the_target_refuses_come_back_with_the_field_where_it_names_one() {
     for &kind in KINDS {
-        let place = Place::start(kind).await;
+        let place = Place::start(kind);
         let agent = place.agent();
         let (fields, says) = match kind {
             Kind::Odoo18 | Kind::Odoo19 => (json!({ "name": "x", "country": "XX" }), "fields.country"),
