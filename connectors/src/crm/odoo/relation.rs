@@ -59,9 +59,10 @@ impl Odoo {
             ("attributes", json!(["type", "required", "readonly", "relation"])),
         ];
         let said = self.call(talk, model, "fields_get", None, args, false).await?;
-        let said = said
-            .as_object()
-            .ok_or_else(|| CrmError::new(Problem::Protocol).reason("fields_get gave no fields"))?;
+        // Every model has these; an answer without them is none.
+        let said = said.as_object().filter(|said| said.contains_key("id") || said.contains_key("write_date"));
+        let said =
+            said.ok_or_else(|| CrmError::new(Problem::Protocol).reason("fields_get gave no fields"))?;
         let known = |field: &Value| Known {
             kind: field.get("type").and_then(Value::as_str).unwrap_or("").to_owned(),
             required: field.get("required") == Some(&json!(true)),

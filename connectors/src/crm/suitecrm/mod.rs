@@ -410,7 +410,9 @@ impl Dialect for SuiteCrm {
                 return Ok(None);
             }
             let said = answer.json()?;
-            let Some(known) = shape::at(&said, "data.attributes").and_then(Value::as_object) else {
+            let known = shape::at(&said, "data.attributes").and_then(Value::as_object);
+            // Every module has it; an answer without it describes nothing.
+            let Some(known) = known.filter(|known| known.contains_key("date_modified")) else {
                 return Ok(None);
             };
             let mut fields: Vec<Described> = known
