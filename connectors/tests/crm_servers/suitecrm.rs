@@ -152,7 +152,7 @@ impl SuiteCrm {
             return wrong(&format!("Sort field {sort} in {module} module is not found"));
         }
         // Of equal ones the order is the database's own.
-        rows.sort_by(|a, b| column(a, sort).cmp(&column(b, sort)));
+        rows.sort_by_key(|row| column(row, sort));
         if down {
             rows.reverse();
         }
@@ -242,8 +242,11 @@ fn wrong(detail: &str) -> Reply {
     Reply::json(400, &json!({ "errors": { "status": 400, "title": null, "detail": detail } }))
 }
 
-/// The module, the id and the attributes of a request; unknown attributes are refused.
-fn document(asked: &Asked) -> Result<(String, Option<String>, Map<String, Value>), Reply> {
+/// The module, the id and the attributes of a request.
+type Document = (String, Option<String>, Map<String, Value>);
+
+/// Reads a request; unknown attributes are refused.
+fn document(asked: &Asked) -> Result<Document, Reply> {
     let said = asked.json().ok_or_else(|| wrong("Json decode error"))?;
     let data = &said["data"];
     let module = data["type"].as_str().ok_or_else(|| wrong("The required option \"type\" is missing."))?;
