@@ -82,13 +82,6 @@ impl Place {
         }
     }
 
-    pub fn espocrm(&self) -> &EspoCrm {
-        match &self.stand {
-            Stand::EspoCrm(site) => site.product(),
-            _ => panic!("not EspoCRM"),
-        }
-    }
-
     pub fn dolibarr(&self) -> &Dolibarr {
         match &self.stand {
             Stand::Dolibarr(site) => site.product(),
@@ -193,7 +186,7 @@ impl Place {
         row.version += 1;
     }
 
-    fn settings(&self, secret: &str) -> String {
+    fn settings(&self, secret: &str, other: Option<&str>) -> String {
         let base = on!(self, site => site.url("/"));
         let (dialect, path, auth, options) = match self.kind {
             Kind::Odoo18 | Kind::Odoo19 => (
@@ -241,6 +234,7 @@ impl Place {
                 "{}".to_owned(),
             ),
         };
+        let options = other.map_or(options, str::to_owned);
         format!("dialect = \"{dialect}\"\nurl = \"{base}{path}\"\nauth = {auth}\noptions = {options}\n")
     }
 
@@ -249,8 +243,17 @@ impl Place {
         self.agent_with("good", "")
     }
 
+    /// A resource with other options of its dialect.
+    pub fn agent_by(&self, options: &str) -> Agent {
+        self.build("good", "", Some(options))
+    }
+
     /// A resource with the secret of this name (`good` or `bad`), and more lines of configuration for its contacts.
     pub fn agent_with(&self, secret: &str, contact: &str) -> Agent {
+        self.build(secret, contact, None)
+    }
+
+    fn build(&self, secret: &str, contact: &str, options: Option<&str>) -> Agent {
         let dir = tempfile::tempdir().unwrap();
         let good = match self.kind {
             Kind::Odoo18 | Kind::Odoo19 => odoo::API_KEY,
@@ -262,12 +265,11 @@ impl Place {
         std::fs::write(dir.path().join("good"), good).unwrap();
         std::fs::write(dir.path().join("bad"), "no-such-secret").unwrap();
         let entities = format!("[resources.crm.entities.contact]\n{contact}\n");
-        let more = if contact.contains("[resources.crm.entities.company]") || contact.contains("calls") {
-            ""
-        } else {
-            "[resources.crm.entities.company]\n"
-        };
-        let text = format!("[resources.crm]\nconnector = \"crm\"\n{}{entities}{more}", self.settings(secret));
+        let more = "[resources.crm.entities.company]\n";
+        let text = format!(
+            "[resources.crm]\nconnector = \"crm\"\n{}{entities}{more}",
+            self.settings(secret, options)
+        );
         std::fs::write(dir.path().join("agent.toml"), "[hub]\nurl = \"https://hub.example.com\"\n").unwrap();
         std::fs::create_dir_all(dir.path().join("resources.d")).unwrap();
         std::fs::write(dir.path().join("resources.d/crm.toml"), &text).unwrap();

@@ -187,6 +187,26 @@ async fn odoo_leads_from_contacts_to_countries_and_companies_and_tells_the_archi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn odoo_never_turns_a_company_into_a_person_and_archives_where_the_operator_wants_it() {
+    let place = Place::start(Kind::Odoo18);
+    let agent = place.agent_by("{ database = \"crm\", delete = \"archive\" }");
+    let company =
+        json!({ "entity": "company", "key": { "external_id": "X-1" }, "fields": { "name": "Durand SA" } });
+    agent.run("upsert", company).await.unwrap();
+    let failure = agent.upsert("X-1", json!({ "name": "Anne" })).await.unwrap_err();
+    assert_eq!((failure.verdict, failure.code), (Verdict::Permanent, Code::TargetConflict), "{failure:?}");
+    assert_eq!(place.contacts().rows()[0].fields["name"], json!("Durand SA"));
+
+    agent.upsert("P-1", json!({ "name": "Anne" })).await.unwrap();
+    let params = json!({ "entity": "contact", "key": { "external_id": "P-1" } });
+    assert_eq!(agent.run("delete", params).await.unwrap()["outcome"], json!("deleted"));
+    assert_eq!(get(&agent, "P-1").await["fields"]["archived"], json!(true));
+    let back = agent.upsert("P-1", json!({ "archived": false })).await.unwrap();
+    assert_eq!(back["outcome"], json!("updated"), "the same record, not another one");
+    assert_eq!(place.contacts().rows().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn odoo_logs_in_once_and_speaks_what_the_version_speaks() {
     let place = Place::start(Kind::Odoo18);
     let agent = place.agent();

@@ -371,6 +371,18 @@ impl Odoo {
         if wrong.is_empty() { Ok(values) } else { Err(CrmError::invalid(wrong)) }
     }
 
+    /// Sees that an external id does not name a record already, of the other kind, say: `load` would change that one.
+    async fn hold_to_kind(&self, talk: &Talk, entity: &Entity, key: &str) -> Result<(), CrmError> {
+        let Some(id) = self.by_xmlid(talk, &entity.target, key).await? else { return Ok(()) };
+        let rows =
+            self.search_read(talk, &entity.target, json!([["id", "=", id]]), &["id"], (0, 1), "id").await?;
+        if rows.is_empty() {
+            // What it named is gone; `load` makes another one.
+            return Ok(());
+        }
+        Err(CrmError::conflict(Clash::Duplicate, vec![id.to_string()]))
+    }
+
     /// Makes a record together with its external id, in one transaction.
     async fn load(
         &self,
@@ -509,6 +521,7 @@ impl Dialect for Odoo {
         Box::pin(async move {
             let key = fields.iter().find(|given| Place::of(given.field) == Place::Xmlid);
             if let Some(key) = key.and_then(|given| given.value.as_str()) {
+                self.hold_to_kind(talk, entity, key).await?;
                 return self.load(talk, entity, key, fields).await;
             }
             let mut values = self.values(talk, entity, fields).await?;

@@ -224,3 +224,36 @@ pub(super) fn lines_to_load(
     let padded = rows.map(|row| std::iter::repeat_n(String::new(), before).chain(row).collect());
     Ok(padded.collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{lines_to_load, lines_to_write};
+    use crate::crm::vocabulary::{Field, FieldType, Given};
+    use serde_json::json;
+
+    #[test]
+    fn the_lines_of_an_order_become_columns_beside_it_or_replace_all_lines() {
+        let field = Field {
+            name: "lines".to_owned(),
+            target: "order_line".to_owned(),
+            kind: FieldType::Json,
+            read_only: false,
+            masked: false,
+        };
+        let lines = json!([{ "product_id": 7, "product_uom_qty": 2 }, { "product_id": 8, "name": "Gift" }]);
+        let given = Given { field: &field, value: &lines };
+        let (mut headers, mut cells) = (vec!["id".to_owned()], vec!["passerelle.o1".to_owned()]);
+        let more = lines_to_load(&given, &mut headers, &mut cells).unwrap();
+        assert_eq!(
+            headers,
+            ["id", "order_line/name", "order_line/product_id/.id", "order_line/product_uom_qty"]
+        );
+        assert_eq!(cells, ["passerelle.o1", "", "7", "2"]);
+        assert_eq!(more, [["", "Gift", "8", ""]]);
+        let commands = lines_to_write(&given).unwrap();
+        assert_eq!(commands, json!([[5, 0, 0], [0, 0, lines[0]], [0, 0, lines[1]]]));
+        for wrong in [json!("x"), json!([1]), json!({})] {
+            assert!(lines_to_write(&Given { field: &field, value: &wrong }).is_err(), "{wrong}");
+        }
+    }
+}
