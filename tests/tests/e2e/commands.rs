@@ -28,8 +28,9 @@ fn dev_once_shows_what_arrived_and_exits_0() {
     let text =
         stdout(&run(Command::new(binary("passerelle")).args(["dev", "--once", "--dir"]).arg(folder.path())));
     let digests = text.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() == 64).count();
-    assert!(digests >= 2, "{digests} SHA-256 digests in:\n{text}");
+    assert!(digests >= 3, "{digests} SHA-256 digests in:\n{text}");
     assert!(text.contains("FEC"), "the accounting export is not named:\n{text}");
+    assert!(text.contains("Customer in the CRM"), "the customer is not named:\n{text}");
     assert!(
         text.contains("CommandeValidee") || text.contains("validated") || text.contains("orders"),
         "{text}"
