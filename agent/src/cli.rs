@@ -245,7 +245,7 @@ fn state_dir(config: &std::path::Path) -> PathBuf {
 }
 
 async fn enrol_once(settings: Settings, json: bool) -> Result<(), Stop> {
-    logs::start(&settings.config.log)?;
+    let _logs = logs::start(&settings.config.log)?;
     let state = StateDir::open_patiently(&settings.state_dir()).await?;
     let identity = match Identity::load(&state)? {
         Some(identity) => identity,
@@ -265,7 +265,7 @@ async fn enrol_once(settings: Settings, json: bool) -> Result<(), Stop> {
 }
 
 async fn enrol_anew(settings: Settings, token_file: Option<PathBuf>, json: bool) -> Result<(), Stop> {
-    logs::start(&settings.config.log)?;
+    let _logs = logs::start(&settings.config.log)?;
     let state = StateDir::open(&settings.state_dir())?;
     let Done { identity, before, replaced, set_aside } =
         re_enrol::re_enrol(&settings, &state, token_file.as_deref()).await?;

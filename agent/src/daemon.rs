@@ -12,7 +12,7 @@ use crate::{
     identity::Identity,
     journal::{Found, Journal, JournalError},
     local::{self, Local},
-    logs,
+    logs::{self, LogLevel},
     metrics::Metrics,
     outbox::Outbox,
     pause::{self, Pauses},
@@ -61,6 +61,12 @@ const PRUNE_EVERY: u32 = 600;
 /// With the exit code of [`Stop`].
 pub async fn run(settings: Settings) -> Result<(), Stop> {
     let logs = logs::start(&settings.config.log)?;
+    let result = Box::pin(run_logged(settings, logs.level.clone())).await;
+    logs.ended(&result);
+    result
+}
+
+async fn run_logged(settings: Settings, logs: LogLevel) -> Result<(), Stop> {
     for warning in &settings.config.warnings {
         warn!("{warning}");
     }

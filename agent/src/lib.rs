@@ -8,6 +8,7 @@
 mod agent;
 mod audit;
 mod check;
+mod classic;
 mod cli;
 mod clock;
 mod control;

@@ -147,7 +147,7 @@ impl Settings {
         keep("agent.state_dir", old.agent.state_dir != new.agent.state_dir);
         keep("agent.listen", old.agent.listen != new.agent.listen);
         keep("log.format", old.log.format != new.log.format);
-        keep("log.classic_dir", old.log.classic_dir != new.log.classic_dir);
+        keep("log.classic_dir", old.log.classic != new.log.classic);
         new.hub = old.hub.clone();
         self.hub_mark = running.hub_mark;
         self.name = running.name.clone();
@@ -155,7 +155,7 @@ impl Settings {
         new.agent.state_dir.clone_from(&old.agent.state_dir);
         new.agent.listen = old.agent.listen;
         new.log.format = old.log.format;
-        new.log.classic_dir.clone_from(&old.log.classic_dir);
+        new.log.classic.clone_from(&old.log.classic);
         kept
     }
 

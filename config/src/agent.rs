@@ -106,8 +106,19 @@ pub struct LogSection {
     pub format: LogFormat,
     /// `error`, `warn`, `info`, `debug`, `trace`, or a `tracing` filter.
     pub level: String,
-    /// Folder of the classic log files.
-    pub classic_dir: Option<PathBuf>,
+    /// The classic log files; `None`: there are none.
+    pub classic: Option<ClassicLog>,
+}
+
+/// `[log] classic_dir`, `classic_keep` and `classic_quota`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClassicLog {
+    /// Their folder.
+    pub dir: PathBuf,
+    /// How long a file is kept.
+    pub keep: HumanDuration,
+    /// What they may take of the disk.
+    pub quota: ByteSize,
 }
 
 /// `[resources.NAME] limits`

@@ -34,6 +34,15 @@ pub const KEY_ROTATION: Duration = Duration::from_secs(30 * 24 * 3600);
 pub const KEY_ROTATION_MIN: Duration = Duration::from_secs(1);
 /// `[log] level`: state changes and what is worth a look.
 pub const LOG_LEVEL: &str = "info";
+/// `[log] classic_keep`: as long as the suite keeps the history of its runs.
+pub const CLASSIC_KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Less than an hour is less than a file.
+pub const CLASSIC_KEEP_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(3600)..=Duration::from_secs(3650 * 24 * 3600);
+/// `[log] classic_quota`: months of an agent that is not at debug level.
+pub const CLASSIC_QUOTA: u64 = 1 << 30;
+/// The least: an hour of a quiet agent.
+pub const CLASSIC_QUOTA_MIN: u64 = 1 << 20;
 /// `limits.max_concurrent`: file servers and in-house applications bear that many without tuning.
 pub const MAX_CONCURRENT: u32 = 4;
 /// The most attempts at once on one resource.

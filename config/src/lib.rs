@@ -27,8 +27,8 @@ mod trigger;
 mod units;
 
 pub use agent::{
-    AgentConfig, AgentSection, AllowRule, HubSection, Limits, LogFormat, LogSection, ProxySection,
-    ResourceConfig, TrustSection,
+    AgentConfig, AgentSection, AllowRule, ClassicLog, HubSection, Limits, LogFormat, LogSection,
+    ProxySection, ResourceConfig, TrustSection,
 };
 pub use audit::{AuditSection, Syslog, WhenFull};
 pub use diagnostics::{Diagnostics, Finding};

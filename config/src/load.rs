@@ -1,8 +1,8 @@
 //! Reads a configuration folder.
 
 use crate::{
-    AgentConfig, AgentSection, AuditSection, ByteSize, Diagnostics, HubSection, HumanDuration, KeyRotation,
-    LogFormat, LogSection, ProxySection, ResourceConfig, Section, TrustSection, audit,
+    AgentConfig, AgentSection, AuditSection, ByteSize, ClassicLog, Diagnostics, HubSection, HumanDuration,
+    KeyRotation, LogFormat, LogSection, ProxySection, ResourceConfig, Section, TrustSection, audit,
     check::{self, Use},
     defaults, files,
     hint::unknown_key,
@@ -409,8 +409,26 @@ impl Loader {
         LogSection {
             format: raw.format.unwrap_or(LogFormat::Text),
             level,
-            classic_dir: self.optional_path(root, "log.classic_dir", raw.classic_dir),
+            classic: self.check_classic_log(root, raw.classic_dir, raw.classic_keep, raw.classic_quota),
         }
+    }
+
+    fn check_classic_log(
+        &mut self,
+        root: &Section,
+        dir: Option<PathBuf>,
+        keep: Option<HumanDuration>,
+        quota: Option<ByteSize>,
+    ) -> Option<ClassicLog> {
+        let keep = keep.unwrap_or(HumanDuration(defaults::CLASSIC_KEEP));
+        if !defaults::CLASSIC_KEEP_RANGE.contains(&keep.0) {
+            self.diagnostics.push(root.finding("log.classic_keep", "expected \"1h\" to \"3650d\""));
+        }
+        let quota = quota.unwrap_or(ByteSize(defaults::CLASSIC_QUOTA));
+        if quota.0 < defaults::CLASSIC_QUOTA_MIN {
+            self.diagnostics.push(root.finding("log.classic_quota", "expected at least \"1MiB\""));
+        }
+        self.optional_path(root, "log.classic_dir", dir).map(|dir| ClassicLog { dir, keep, quota })
     }
 
     /// A required key that is missing, unless it is there and was refused already.

@@ -129,6 +129,12 @@ pub(crate) struct Log {
     pub(crate) level: Option<String>,
     /// Folder of the classic log files; without it there are none.
     pub(crate) classic_dir: Option<PathBuf>,
+    /// How long a classic log file is kept.
+    #[schemars(extend("default" = "30d"))]
+    pub(crate) classic_keep: Option<HumanDuration>,
+    /// What the classic log files may take of the disk; past it the oldest go.
+    #[schemars(extend("default" = "1GiB"))]
+    pub(crate) classic_quota: Option<ByteSize>,
 }
 
 /// One private system. Beside these keys it has those of its connector.

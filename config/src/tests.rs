@@ -59,7 +59,7 @@ fn the_shortest_configuration_gets_every_default() {
     assert_eq!(config.agent.shutdown_grace.0.as_secs(), 30);
     assert_eq!(config.agent.key_rotation.0.map(|period| period.as_secs()), Some(30 * 86_400));
     assert_eq!((config.log.format, config.log.level.as_str()), (LogFormat::Text, "info"));
-    assert!(config.log.classic_dir.is_none());
+    assert!(config.log.classic.is_none());
     assert!(config.resources.is_empty() && config.warnings.is_empty());
 }
 
@@ -83,6 +83,8 @@ shutdown_grace = "1m30s"
 format = "json"
 level = "warn,passerelle_agent=DEBUG"
 classic_dir = "logs"
+classic_keep = "7d"
+classic_quota = "2MiB"
 [resources.b]
 connector = "file"
 url = "file:///srv"
@@ -113,7 +115,9 @@ operations = ["notify"]
     assert_eq!((config.agent.name.as_str(), config.agent.max_jobs), ("paris-1", 1024));
     assert_eq!(config.agent.state_dir, Path::new("/var/lib/agent"));
     assert_eq!(config.agent.shutdown_grace.0.as_secs(), 90);
-    assert_eq!((config.log.format, config.log.classic_dir), (LogFormat::Json, Some(at("logs"))));
+    let classic = config.log.classic.unwrap();
+    assert_eq!((config.log.format, classic.dir), (LogFormat::Json, at("logs")));
+    assert_eq!((classic.keep.0.as_secs(), classic.quota.0), (7 * 86_400, 2 << 20));
     let [a, b] = &config.resources[..] else { panic!("{:?}", config.resources) };
     assert_eq!((a.name.as_str(), a.connector.as_str(), a.limits.max_concurrent), ("a", "http", 1));
     assert_eq!(a.limits.rate_per_minute, Some(60));
@@ -125,14 +129,14 @@ operations = ["notify"]
     assert_eq!((&rule.methods[..], &rule.query[..]), (&["GET".to_owned()][..], &["Page".to_owned()][..]));
     assert_eq!((&rule.headers[..], rule.max_size.unwrap().0), (&["x-id".to_owned()][..], 2 << 30));
     assert_eq!(rule.may, Some(Vec::new()));
-    assert_eq!((rule.at.line, rule.at.column, rule.at.path.as_str()), (25, 1, "resources.a.allow[1]"));
-    assert_eq!((second.at.line, second.may.is_none()), (33, true));
+    assert_eq!((rule.at.line, rule.at.column, rule.at.path.as_str()), (27, 1, "resources.a.allow[1]"));
+    assert_eq!((second.at.line, second.may.is_none()), (35, true));
     assert_eq!((b.limits.max_concurrent, b.limits.rate_per_minute, b.section.name()), (4, None, "b"));
     let warnings: Vec<_> =
         config.warnings.iter().map(|w| format!("{}:{}: {}", w.line, w.path, w.message)).collect();
     assert_eq!(
         warnings,
-        ["19:resources.b: nothing is allowed here: add an allow rule if the cloud should use it"]
+        ["21:resources.b: nothing is allowed here: add an allow rule if the cloud should use it"]
     );
 }
 

@@ -4,6 +4,7 @@ mod api;
 mod attacks;
 mod audit;
 mod check;
+mod classic_log;
 mod commands;
 mod common;
 mod crashes;
