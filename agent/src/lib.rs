@@ -19,6 +19,7 @@ mod enrol;
 mod exit;
 mod hub;
 mod identity;
+mod init;
 mod job;
 mod journal;
 mod local;

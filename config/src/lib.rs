@@ -10,6 +10,7 @@ mod audit;
 mod check;
 pub mod defaults;
 mod diagnostics;
+mod examples;
 mod files;
 mod glob;
 mod hint;
@@ -32,6 +33,7 @@ pub use agent::{
 };
 pub use audit::{AuditSection, Syslog, WhenFull};
 pub use diagnostics::{Diagnostics, Finding};
+pub use examples::{EXAMPLE_RESOURCES, EXAMPLES};
 pub use glob::path_glob;
 pub use load::{DEFAULT_DIR, listen_address, load, readable_resources, state_dir};
 pub use redact::redacted;

@@ -452,7 +452,7 @@ fn files_that_cannot_be_read_say_what_to_do() {
     let single = |files: &[(&str, &[u8])], expected: &str| assert_eq!(findings(files), [expected]);
     single(
         &[("other.toml", b"")],
-        "agent.toml:1:1: agent.toml: no such file; write one (config/examples in the sources is a complete, annotated folder), or name another folder with --config",
+        "agent.toml:1:1: agent.toml: no such file; write one with `passerelle-agent init`, or name another folder with --config",
     );
     single(
         &[("agent.toml/x", b"")],
