@@ -166,6 +166,8 @@ pub struct AllowRule {
     pub query: Vec<String>,
     /// Headers a job may set, lower case.
     pub headers: Vec<String>,
+    /// Requests that the operator wrote, by their names.
+    pub requests: Vec<String>,
     /// Largest payload or file.
     pub max_size: Option<ByteSize>,
     /// Rights on top (`replace`, `create_dirs`, `delete_after_fetch`); `None`: the default of the operation.

@@ -119,6 +119,7 @@ fn check_rule(common: &Section, number: usize, raw: raw::Rule, diagnostics: &mut
     let methods = raw.methods.unwrap_or_default();
     let query = raw.query.unwrap_or_default();
     let headers = raw.headers.unwrap_or_default();
+    let requests = raw.requests.unwrap_or_default();
     each("operations", &operations, &|name| {
         (!check::is_name(name)).then(|| format!("not an operation's name: {}", check::NAME_RULE))
     });
@@ -127,6 +128,9 @@ fn check_rule(common: &Section, number: usize, raw: raw::Rule, diagnostics: &mut
     each("query", &query, &|key| key.is_empty().then(|| "empty; write the name of a query key".to_owned()));
     each("headers", &headers, &|name| {
         (!check::is_token(name)).then(|| "not a header's name; write one such as \"x-request-id\"".to_owned())
+    });
+    each("requests", &requests, &|name| {
+        name.is_empty().then(|| "empty; write the name of a request of this resource".to_owned())
     });
     if let Some(may) = &raw.may {
         each("may", may, &|right| (!RIGHTS.contains(&right)).then(|| unknown_value(right, RIGHTS)));
@@ -147,6 +151,7 @@ fn check_rule(common: &Section, number: usize, raw: raw::Rule, diagnostics: &mut
         methods,
         query,
         headers: headers.iter().map(|name| name.to_ascii_lowercase()).collect(),
+        requests,
         max_size: raw.max_size,
         may: raw.may,
         at: common.finding(&rule, ""),

@@ -79,6 +79,8 @@ pub struct Demands {
     pub headers: Vec<String>,
     /// Rights it needs.
     pub rights: Vec<Right>,
+    /// The request of the operator that it names; then it touches nothing but what that request says.
+    pub request: Option<String>,
 }
 
 /// A configured link to one private system.

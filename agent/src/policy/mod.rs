@@ -2,7 +2,7 @@
 //!
 //! - A resource without a rule allows nothing; its rules are alternatives (OR).
 //! - A rule allows a call only if it allows everything the call demands (AND): operation, every path, method, every
-//!   query key, every header, every right, size. Two rules never add up.
+//!   query key, every header, every right, size; of a request that the operator wrote its name. Two rules never add up.
 //! - A message names what is not allowed in the job's own words, and nothing of the rules or of the private network.
 
 pub mod command;
@@ -44,11 +44,20 @@ struct Rule {
     methods: Vec<String>,
     query: Vec<String>,
     headers: Vec<String>,
+    requests: Vec<Named>,
     max_size: Option<u64>,
     may: Option<Vec<Right>>,
     daily: Daily,
     /// Where it stands.
     at: Finding,
+}
+
+/// A request that the operator wrote.
+#[derive(Debug)]
+struct Named {
+    name: String,
+    /// Method and path, as they are written.
+    does: String,
 }
 
 /// A call may go on.
@@ -84,6 +93,7 @@ enum Refusal<'d> {
     Method(&'d str),
     Query(&'d str),
     Header(&'d str),
+    Request(&'d str),
     Right(Right),
     Size { size: u64, max: u64 },
     Daily,
@@ -143,7 +153,8 @@ impl ResourcePolicy {
         let needs_paths = self.operations.iter().any(|known| known.name == operation && known.needs_paths);
         // An operation on a place that names none acts on the resource's root.
         let root = [String::new()];
-        let paths = if needs_paths && demands.paths.is_empty() { &root[..] } else { &demands.paths };
+        let on_root = needs_paths && demands.paths.is_empty() && demands.request.is_none();
+        let paths = if on_root { &root[..] } else { &demands.paths };
         let mut nearest: Option<(Refusal<'_>, usize)> = None;
         let mut filtered = None;
         for (index, rule) in self.rules.iter().enumerate() {
@@ -215,6 +226,9 @@ impl Rule {
         if let Some(name) = demands.headers.iter().find(|name| !listed(name)) {
             return Some(Refusal::Header(name));
         }
+        if let Some(name) = demands.request.as_deref().filter(|name| !self.has_request(name)) {
+            return Some(Refusal::Request(name));
+        }
         if let Some(right) = demands.rights.iter().find(|right| !self.gives(operation, **right)) {
             return Some(Refusal::Right(*right));
         }
@@ -227,13 +241,17 @@ impl Rule {
 
     /// Whether a listing, of which the rule does not allow every name, may show those that it does.
     fn lists(&self, operation: &str, demands: &Demands, used: volume::Used) -> bool {
-        let Demands { paths, method: None, query, headers, rights } = demands else { return false };
+        let Demands { paths, method: None, query, headers, rights, .. } = demands else { return false };
         // `folder/PATTERN`, and the same below it: patterns have no slash.
         let folder = paths.first().map_or("", |path| path.rsplit_once('/').map_or("", |(folder, _)| folder));
         operation == paths::LISTING
             && [query.is_empty(), headers.is_empty(), rights.is_empty()].iter().all(|empty| *empty)
             && self.daily.leave_room(used, 0)
             && self.paths.iter().any(|glob| glob.leads_below(folder))
+    }
+
+    fn has_request(&self, name: &str) -> bool {
+        self.requests.iter().any(|request| request.name == name)
     }
 
     fn allows_path(&self, operation: &str, path: &str) -> bool {
@@ -278,7 +296,7 @@ impl Refusal<'_> {
     /// How far the rule's checks came.
     fn stage(self) -> u8 {
         match self {
-            Self::Path(_) => 0,
+            Self::Path(_) | Self::Request(_) => 0,
             Self::Method(_) => 1,
             Self::Query(_) => 2,
             Self::Header(_) => 3,
@@ -295,6 +313,7 @@ impl Refusal<'_> {
             | Self::Method(_)
             | Self::Query(_)
             | Self::Header(_)
+            | Self::Request(_)
             | Self::Right(_)
             | Self::Daily => Code::PolicyDenied,
         }
@@ -312,6 +331,9 @@ impl Refusal<'_> {
             }
             Self::Query(key) => format!("query key {key:?} is not allowed for operation {operation:?} here"),
             Self::Header(name) => format!("header {name:?} is not allowed for operation {operation:?} here"),
+            Self::Request(name) => {
+                format!("request {name:?} is not allowed for operation {operation:?} here")
+            }
             Self::Right(right) => {
                 let what = match right {
                     Right::Replace => "replace what is there",

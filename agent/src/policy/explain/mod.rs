@@ -82,6 +82,8 @@ pub struct RuleView {
     pub query: Vec<String>,
     /// Headers that a job may set.
     pub headers: Vec<String>,
+    /// Requests that the operator wrote and a job may name, each with method and path.
+    pub requests: Vec<String>,
     /// The largest payload or output in bytes; null: no limit.
     pub max_size: Option<u64>,
     /// Attempts per day; null: no limit.
@@ -150,6 +152,8 @@ impl Rule {
             methods: match (self.methods.as_slice(), default_methods(name)) {
                 // Not an operation over HTTP.
                 (_, []) => Vec::new(),
+                // Each of its requests says its own.
+                _ if self.paths.is_empty() => Vec::new(),
                 ([], default) => default.iter().map(|method| (*method).to_owned()).collect(),
                 (listed, _) => listed.to_vec(),
             },
@@ -169,6 +173,7 @@ impl Rule {
             paths: self.paths.iter().map(|path| path.text().to_owned()).collect(),
             query: self.query.clone(),
             headers: self.headers.clone(),
+            requests: self.requests.iter().map(|of| format!("{} ({})", of.name, of.does)).collect(),
             max_size: self.max_size,
             max_per_day: self.daily.attempts,
             daily_volume: self.daily.bytes,
