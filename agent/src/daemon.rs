@@ -5,6 +5,7 @@
 use crate::{
     agent::Agent,
     audit::{self, Entry, Kind, keeper::Keeper},
+    calls::Calls,
     clock, control, drain,
     enrol::{EnrolError, enrol},
     exit::Stop,
@@ -173,6 +174,7 @@ fn assemble(
         hub,
         journal,
         registry: Registry::default(),
+        calls: Calls::since(clock::unix_seconds()),
         outbox: Outbox::default(),
         pauses: Arc::clone(pauses),
         volume,

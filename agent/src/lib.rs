@@ -7,6 +7,7 @@
 
 mod agent;
 mod audit;
+mod calls;
 mod check;
 mod classic;
 mod cli;

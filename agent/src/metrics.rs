@@ -4,7 +4,12 @@ use crate::{journal::events::Counts, registry::Load};
 use passerelle_protocol::Code;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
     registry::{Registry, Unit},
 };
 use std::sync::atomic::AtomicU64;
@@ -12,6 +17,13 @@ use std::sync::atomic::AtomicU64;
 /// Labels of a finished attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Finished {
+    connector: String,
+    outcome: &'static str,
+}
+
+/// Labels of an ended call.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Called {
     connector: String,
     outcome: &'static str,
 }
@@ -105,8 +117,12 @@ pub struct Metrics {
     /// What the audit's files take.
     pub audit_bytes: Gauge,
     audit_behind: Family<Export, Gauge>,
+    /// Seconds from a call's receipt to its answer.
+    pub call_seconds: Histogram,
     finished: Family<Finished, Counter>,
     declined: Family<Declined, Counter>,
+    called: Family<Called, Counter>,
+    calls_declined: Family<Declined, Counter>,
     reloads: Family<Reloaded, Counter>,
     held: Gauge,
     running: Gauge,
@@ -154,6 +170,9 @@ impl Default for Metrics {
             audit_filed: Gauge::default(),
             audit_bytes: Gauge::default(),
             audit_behind: Family::default(),
+            call_seconds: Histogram::new(exponential_buckets(0.000_25, 2.0, 18)),
+            called: Family::default(),
+            calls_declined: Family::default(),
             finished: Family::default(),
             declined: Family::default(),
             reloads: Family::default(),
@@ -178,6 +197,10 @@ impl Default for Metrics {
         r.register("jobs_accepted", "Attempts written to the journal", m.accepted.clone());
         r.register("jobs_finished", "Attempts that ended, by connector and outcome", m.finished.clone());
         r.register("offers_declined", "Offers not taken, by code", m.declined.clone());
+        r.register("calls", "Calls that ended, by connector and outcome", m.called.clone());
+        r.register("calls_declined", "Calls not taken, by code", m.calls_declined.clone());
+        let seconds = m.call_seconds.clone();
+        r.register_with_unit("call_duration", "From a call to its answer", Unit::Seconds, seconds);
         r.register("config_reloads", "Changed configurations, by result", m.reloads.clone());
         r.register("key_rotations", "Changes of the agent's own key", m.key_rotations.clone());
         r.register("hub_keys_followed", "New signing keys of the hub", m.hub_keys_followed.clone());
@@ -246,6 +269,17 @@ impl Metrics {
     /// Counts a declined offer.
     pub fn declined(&self, code: Code) {
         self.declined.get_or_create(&Declined { code: code.as_str() }).inc();
+    }
+
+    /// Counts an ended call.
+    pub fn call_finished(&self, connector: Option<String>, outcome: &'static str) {
+        let connector = connector.unwrap_or_else(|| "none".to_owned());
+        self.called.get_or_create(&Called { connector, outcome }).inc();
+    }
+
+    /// Counts a declined call.
+    pub fn call_declined(&self, code: Code) {
+        self.calls_declined.get_or_create(&Declined { code: code.as_str() }).inc();
     }
 
     /// How many rows a copy of the audit lacks.

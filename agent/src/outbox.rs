@@ -4,7 +4,7 @@
 //! Answers and progress may be lost with a connection (the hub learns the same from the next `Hello`); commit
 //! requests stay until granted or withdrawn and are sent again on each connection.
 
-use passerelle_protocol::{Decline, Intent, Progress, session::Attempt};
+use passerelle_protocol::{CallDeclined, CallResult, Decline, Intent, Progress, session::Attempt};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -21,6 +21,15 @@ pub enum Answer {
     Accept(Attempt),
     /// It was not taken.
     Decline(Decline),
+}
+
+/// The answer to a call.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CallAnswer {
+    /// It was carried out, or not allowed.
+    Ended(CallResult),
+    /// It was not taken.
+    Declined(CallDeclined),
 }
 
 /// What the session is to send next.
@@ -47,6 +56,8 @@ struct Inner {
     answers: VecDeque<Answer>,
     progress: BTreeMap<Attempt, Progress>,
     asks: BTreeMap<Attempt, Ask>,
+    /// Of calls of the connection: bounded by how many it may have.
+    calls: VecDeque<CallAnswer>,
     draining: Option<u32>,
 }
 
@@ -81,6 +92,16 @@ impl Outbox {
             }
             inner.answers.push_back(answer);
         });
+    }
+
+    /// Answers a call.
+    pub fn answer_call(&self, answer: CallAnswer) {
+        self.put(|inner| inner.calls.push_back(answer));
+    }
+
+    /// The next answer to a call.
+    pub fn next_call_answer(&self) -> Option<CallAnswer> {
+        self.lock().calls.pop_front()
     }
 
     /// Tells how far an attempt is; replaces what was not sent yet.
@@ -124,6 +145,7 @@ impl Outbox {
     pub fn reconnected(&self) {
         self.put(|inner| {
             inner.answers.clear();
+            inner.calls.clear();
             inner.asks.values_mut().for_each(|ask| ask.sent = false);
         });
     }
@@ -147,7 +169,10 @@ impl Outbox {
     /// How much waits to be sent.
     pub fn len(&self) -> usize {
         let inner = self.lock();
-        inner.answers.len() + inner.progress.len() + inner.asks.values().filter(|ask| !ask.sent).count()
+        inner.answers.len()
+            + inner.calls.len()
+            + inner.progress.len()
+            + inner.asks.values().filter(|ask| !ask.sent).count()
     }
 
     /// Waits until there may be something to take.

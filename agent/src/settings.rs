@@ -6,8 +6,9 @@ use crate::{
 use passerelle_config::{AgentConfig, Diagnostics, Finding, Limits, Pickup, ResourceConfig, Watch};
 use passerelle_connectors::{DynConnector, OperationSpec, REGISTRY, kind_names};
 use passerelle_protocol::{
-    ConnectorAnnouncement, Name, ResourceAnnouncement, Sha256, TriggerAnnouncement, VerifyingKey,
-    limits::{MAX_JOBS, MAX_RESOURCES, MAX_TRIGGERS},
+    CallsAnnouncement, ConnectorAnnouncement, Name, ResourceAnnouncement, Sha256, TriggerAnnouncement,
+    VerifyingKey,
+    limits::{MAX_CALLS, MAX_JOBS, MAX_RESOURCES, MAX_TRIGGERS},
 };
 use std::{
     collections::BTreeMap,
@@ -173,6 +174,12 @@ impl Settings {
     /// How many jobs the agent holds at once.
     pub fn max_jobs(&self) -> u32 {
         self.config.agent.max_jobs.clamp(1, MAX_JOBS)
+    }
+
+    /// What `Hello` tells of calls.
+    pub fn calls(&self, issued_after: i64) -> Option<CallsAnnouncement> {
+        let max = self.config.agent.max_calls.min(MAX_CALLS);
+        (max > 0).then_some(CallsAnnouncement { max, issued_after })
     }
 
     /// What `Hello` tells of connectors and resources.

@@ -77,6 +77,8 @@ pub struct AgentSection {
     pub listen: SocketAddr,
     /// How many jobs at once.
     pub max_jobs: u32,
+    /// How many real-time calls at once; 0: none.
+    pub max_calls: u32,
     /// How long running jobs may go on after SIGTERM.
     pub shutdown_grace: HumanDuration,
     /// The most bytes of payloads on their way.

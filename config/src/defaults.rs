@@ -12,6 +12,10 @@ pub const LISTEN_ENV: &str = "PASSERELLE_LISTEN";
 pub const MAX_JOBS: u32 = 32;
 /// The most jobs at once: what the protocol lets an agent hold.
 pub const MAX_JOBS_LIMIT: u32 = 1024;
+/// `[agent] max_calls`: somebody waits for each, so they are beside the jobs; more than a busy shop's tills.
+pub const MAX_CALLS: u32 = 64;
+/// The most calls at once: what the protocol lets an agent take.
+pub const MAX_CALLS_LIMIT: u32 = 1024;
 /// `[agent] shutdown_grace`: what container engines can be told to wait without surprising anybody.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
 /// The longest grace: beyond it a stop is no stop.

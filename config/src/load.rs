@@ -324,6 +324,10 @@ impl Loader {
             let range = 1..=defaults::MAX_JOBS_LIMIT;
             check::in_range(root, "agent.max_jobs", number, range, &mut self.diagnostics)
         });
+        let max_calls = raw.max_calls.map_or(defaults::MAX_CALLS, |number| {
+            let range = 0..=defaults::MAX_CALLS_LIMIT;
+            check::in_range(root, "agent.max_calls", number, range, &mut self.diagnostics)
+        });
         let shutdown_grace = raw.shutdown_grace.unwrap_or(HumanDuration(defaults::SHUTDOWN_GRACE));
         if shutdown_grace.0 > defaults::SHUTDOWN_GRACE_LIMIT {
             self.diagnostics.push(root.finding("agent.shutdown_grace", "expected at most \"1h\""));
@@ -337,6 +341,7 @@ impl Loader {
             state_dir: state_dir.unwrap_or_else(|| self.dir.join(defaults::STATE_DIR)),
             listen: listen?,
             max_jobs,
+            max_calls,
             shutdown_grace,
             spool_quota: self.quota(
                 root,

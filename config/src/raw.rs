@@ -87,6 +87,9 @@ pub(crate) struct Agent {
     /// Jobs at once, over all resources.
     #[schemars(range(min = 1, max = 1024), extend("default" = defaults::MAX_JOBS))]
     pub(crate) max_jobs: Option<i64>,
+    /// Real-time calls at once, beside the jobs; 0: this agent takes none.
+    #[schemars(range(min = 0, max = 1024), extend("default" = defaults::MAX_CALLS))]
+    pub(crate) max_calls: Option<i64>,
     /// How long running jobs may go on after SIGTERM.
     #[schemars(extend("default" = "30s"))]
     pub(crate) shutdown_grace: Option<HumanDuration>,

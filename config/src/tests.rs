@@ -194,7 +194,7 @@ fn all_findings_of_all_files_are_told_at_once() {
             "agent.toml:3:19: hub.enrolment_token: a secret is never written here: put it into a file and write { file = \"secrets/…\" }, or { env = \"…\" }",
             "agent.toml:4:2: agnt: unknown key; did you mean \"agent\"? known keys: agent, audit, hub, log, resources, trust",
             "agent.toml:6:12: agent.max_jobs: expected an integer, found a string",
-            "agent.toml:7:1: agent.max_job: unknown key; did you mean \"max_jobs\"? known keys: audit_quota, journal_quota, key_rotation, listen, max_jobs, name, shutdown_grace, spool_quota, state_dir",
+            "agent.toml:7:1: agent.max_job: unknown key; did you mean \"max_jobs\"? known keys: audit_quota, journal_quota, key_rotation, listen, max_calls, max_jobs, name, shutdown_grace, spool_quota, state_dir",
             "agent.toml:8:10: agent.listen: expected a string, found an integer",
             "agent.toml:10:13: resources.x.connector: expected a string, found an integer",
             "agent.toml:11:1: resources.y.connector: missing; name the kind of connector, such as \"file\" or \"http\"",

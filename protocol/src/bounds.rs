@@ -1,6 +1,7 @@
 //! Rules on a message's fields beyond their types: what makes every message finite.
 
 use crate::{
+    call::{Call, CallCancel, CallDeclined, CallResult},
     event::{Event, EventAck, EventRefused, Triggers},
     limits::{
         MAX_EVENT_DATA, MAX_HUB_KEYS, MAX_INLINE_PAYLOAD, MAX_INTENT_STATE, MAX_JSON, MAX_RESOURCES,
@@ -145,7 +146,37 @@ impl Bounded for Decline {
 }
 impl Bounded for Report {
     fn check(&self) -> Result<(), String> {
-        match &self.outcome {
+        self.outcome.check()
+    }
+    fn cut(&mut self) {
+        self.outcome.cut();
+    }
+}
+impl Bounded for CallResult {
+    fn check(&self) -> Result<(), String> {
+        self.outcome.check()
+    }
+    fn cut(&mut self) {
+        self.outcome.cut();
+    }
+}
+impl Bounded for CallDeclined {
+    fn cut(&mut self) {
+        cut_message(&mut self.message);
+    }
+}
+impl Bounded for Call {
+    fn check(&self) -> Result<(), String> {
+        match &self.payload {
+            Some(PayloadSource::Inline { data }) => inline(data),
+            Some(PayloadSource::Hub) | None => Ok(()),
+        }
+    }
+}
+impl Bounded for CallCancel {}
+impl Bounded for Outcome {
+    fn check(&self) -> Result<(), String> {
+        match self {
             Outcome::Succeeded { result, output, .. } => {
                 let json = serde_json::to_string(result).map_err(|e| e.to_string())?.len();
                 if json > MAX_JSON {
@@ -160,7 +191,7 @@ impl Bounded for Report {
         }
     }
     fn cut(&mut self) {
-        match &mut self.outcome {
+        match self {
             // It comes from the private system, so it may be anything; an end must be told all the same.
             Outcome::Succeeded { output: Some(output), .. } => cut(&mut output.media_type, MAX_TEXT),
             Outcome::Succeeded { output: None, .. } => {}

@@ -2,6 +2,7 @@
 
 use crate::{
     bounds::Bounded,
+    call::{Call, CallCancel, CallDeclined, CallResult},
     event::{Event, EventAck, EventRefused, Triggers},
     limits::{MAX_FRAME, MAX_TEXT},
     message::{
@@ -72,6 +73,8 @@ messages! {
     EventAck = "event_ack",
     EventRefused = "event_refused",
     Triggers = "triggers",
+    Call = "call",
+    CallCancel = "call_cancel",
     Unsupported = "unsupported",
 }
 
@@ -85,6 +88,8 @@ messages! {
     Commit = "commit",
     Report = "report",
     Event = "event",
+    CallResult = "call_result",
+    CallDeclined = "call_declined",
     Draining = "draining",
     Unsupported = "unsupported",
 }

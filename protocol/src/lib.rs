@@ -4,6 +4,7 @@
 //! specification that a second implementation is written from; `fixtures/v1/` holds one example per message.
 
 mod bounds;
+mod call;
 mod code;
 mod codec;
 mod digest;
@@ -20,6 +21,7 @@ pub mod session;
 mod signed;
 mod unverified;
 
+pub use call::{Call, CallCancel, CallDeclined, CallResult, CallsAnnouncement};
 pub use code::{ApiCode, Code};
 pub use codec::{DecodeError, EncodeError, ToAgent, ToHub, decode_to_agent, decode_to_hub};
 pub use digest::Sha256;

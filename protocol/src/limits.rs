@@ -16,6 +16,8 @@ pub const MAX_INTENT_STATE: usize = 4 * 1024;
 pub const MAX_EVENT_DATA: usize = 16 * 1024;
 /// How many jobs an agent may hold at once, whatever it announces.
 pub const MAX_JOBS: u32 = 1024;
+/// How many calls an agent may have at once, whatever it announces.
+pub const MAX_CALLS: u32 = 1024;
 /// How many resources an agent may announce.
 pub const MAX_RESOURCES: usize = 500;
 /// How many triggers an agent may announce.
@@ -52,6 +54,8 @@ pub const RESEND: Duration = Duration::from_secs(10);
 
 /// How long a hub-signed envelope and its ticket live.
 pub const ENVELOPE_LIFE: Duration = Duration::from_secs(15 * 60);
+/// How long a call may take, and the longest life of its envelope and ticket.
+pub const CALL_LIFE: Duration = Duration::from_secs(60);
 /// How long an agent's token (`Authorization: Bearer`) may live.
 pub const TOKEN_LIFE: Duration = Duration::from_secs(60);
 /// The clock difference between hub and agent that is tolerated.

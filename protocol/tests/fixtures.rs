@@ -180,6 +180,32 @@ fn every_offer_verifies_with_the_pinned_keys() {
 }
 
 #[test]
+fn every_call_verifies_as_a_call_and_as_nothing_else() {
+    let keys: Vec<VerifyingKey> = read::<EnrolResponse>("http.enrol_response").job_keys;
+    for (call, claims) in [("minimal", "call"), ("inline", "call_payload")] {
+        let Ok(ToAgent::Call(call)) = decode_to_agent(&fixtures()[&format!("to_agent.call.{call}")]) else {
+            panic!("no call")
+        };
+        let envelope = Envelope::verify_call(&keys, &call.envelope).unwrap();
+        assert_eq!(envelope, read(&format!("claims.envelope.{claims}")));
+        assert_eq!(
+            (envelope.job, envelope.sign_call(&key(HUB_SEED)).unwrap()),
+            (call.call, call.envelope.clone())
+        );
+        let ticket = Ticket::verify(&keys, &call.ticket).unwrap();
+        assert_eq!((ticket.job, ticket.attempt), (call.call, 1));
+        assert_eq!(ticket.envelope, Sha256::of(call.envelope.as_bytes()));
+        assert_eq!(
+            Envelope::verify(&keys, &call.envelope),
+            Err(JwsError::WrongKind { expected: Envelope::TYP })
+        );
+        if let (Some(PayloadSource::Inline { data }), Some(payload)) = (&call.payload, &envelope.payload) {
+            assert_eq!(Sha256::of(&STANDARD.decode(data).unwrap()), payload.sha256);
+        }
+    }
+}
+
+#[test]
 fn the_receipts_of_the_reports_verify_with_the_agents_key() {
     let public_key = read::<EnrolRequest>("http.enrol_request").public_key;
     for name in ["drop", "fetch"] {

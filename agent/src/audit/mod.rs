@@ -180,6 +180,20 @@ impl Entry {
         }
     }
 
+    /// How a call ended: its only row.
+    pub fn called(job: &Job, rule: Option<usize>, outcome: &Outcome) -> Self {
+        let row = Self::ended(job, outcome);
+        let places = places(&job.envelope.params);
+        let parts = ["call", places.as_str(), row.detail.as_deref().unwrap_or_default()];
+        let detail: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        let detail = detail.join(": ");
+        let row = row.detail(&detail);
+        match rule {
+            Some(rule) => row.rule(job, rule),
+            None => row,
+        }
+    }
+
     /// An output that was made could not be handed over.
     pub fn output_lost(attempt: Attempt, failure: &Failure) -> Self {
         Self::of(kind_of(failure), attempt).failed(failure)

@@ -139,7 +139,7 @@ fn apply(agent: &Arc<Agent>, mut settings: Settings, logs: &LogLevel) {
     agent.spool.set_quota(settings.config.agent.spool_quota.0);
     agent.pressure.set_journal_quota(settings.config.agent.journal_quota.0);
     let changes = Changes::between(&old, &settings);
-    let told = |of: &Settings| (of.announcements(), of.max_jobs(), of.triggers());
+    let told = |of: &Settings| (of.announcements(), of.max_jobs(), of.triggers(), of.calls(0));
     let announced = told(&old) != told(&settings);
     agent.status.set_resources(shown(&settings), &changes.changed);
     agent.set_settings(settings);

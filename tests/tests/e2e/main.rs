@@ -3,6 +3,8 @@
 mod api;
 mod attacks;
 mod audit;
+mod calls;
+mod calls_signed;
 mod check;
 mod classic_log;
 mod commands;
