@@ -4,6 +4,7 @@ use super::{
     dialect::Dialect,
     exchange::Exchange,
     settings::{Findings, Settings},
+    tryton::TRYTON,
 };
 use crate::BuildError;
 use std::{path::Path, sync::Arc};
@@ -45,4 +46,4 @@ impl std::fmt::Debug for Product {
 }
 
 /// Every product, in the order in which they are named to operators.
-pub(crate) static PRODUCTS: &[Product] = &[];
+pub(crate) static PRODUCTS: &[Product] = &[TRYTON];

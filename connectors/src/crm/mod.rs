@@ -10,4 +10,5 @@ mod dialects;
 mod error;
 mod exchange;
 mod settings;
+mod tryton;
 mod vocabulary;
