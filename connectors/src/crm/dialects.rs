@@ -3,6 +3,7 @@
 use super::{
     dialect::Dialect,
     exchange::Exchange,
+    odata::ODATA,
     settings::{Findings, Settings},
     tryton::TRYTON,
 };
@@ -46,4 +47,4 @@ impl std::fmt::Debug for Product {
 }
 
 /// Every product, in the order in which they are named to operators.
-pub(crate) static PRODUCTS: &[Product] = &[TRYTON];
+pub(crate) static PRODUCTS: &[Product] = &[TRYTON, ODATA];

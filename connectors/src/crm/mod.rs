@@ -9,6 +9,7 @@ mod dialect;
 mod dialects;
 mod error;
 mod exchange;
+mod odata;
 mod settings;
 mod tryton;
 mod vocabulary;
