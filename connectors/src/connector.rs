@@ -79,6 +79,12 @@ pub struct Demands {
     pub headers: Vec<String>,
     /// Rights it needs.
     pub rights: Vec<Right>,
+    /// Entities it names.
+    pub entities: Vec<String>,
+    /// Fields of them that it writes, searches by, or asks for by name.
+    pub fields: Vec<String>,
+    /// Declared calls that it makes.
+    pub calls: Vec<String>,
 }
 
 /// A configured link to one private system.

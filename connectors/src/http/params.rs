@@ -168,7 +168,7 @@ impl Params {
             method: Some(self.method.to_string()),
             query,
             headers: self.headers.keys().map(|name| name.as_str().to_owned()).collect(),
-            rights: Vec::new(),
+            ..Demands::default()
         }
     }
 }
