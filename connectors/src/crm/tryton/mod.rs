@@ -1,8 +1,8 @@
 //! The dialect `tryton`: Tryton's procedure calls, as its own clients make them; 8.2 and 6.0 are run by the tests.
 //!
-//! - A record's version is the moment of its last change, or of its making, in microseconds. A conditional write hands the server
-//!   its own `_timestamp` of the very record that was compared: it refuses if that has changed since, by a
-//!   `ConcurrencyException`. (On SQLite 6.0 knows whole seconds only there.)
+//! - A record's version is the moment of its last change, or of its making, in microseconds, and the server's own `_timestamp`
+//!   of it. A conditional write hands the latter back: the server refuses if the record has changed since, by a
+//!   `ConcurrencyException`. Where it knows whole seconds only (6.0 on SQLite), the former is compared before.
 //! - `party.code` is unique: the second of two creations fails, and what it failed for is looked up, since the text is
 //!   in the user's language.
 //! - Changes are read by that moment. Deletions leave no trace that an ordinary account could read.
@@ -164,10 +164,9 @@ struct Tryton {
     first: String,
 }
 
-/// A record as it was read, and what the server guards it by.
+/// A record as it was read, and as the wire had it.
 struct Found {
     record: Record,
-    guard: Option<String>,
     raw: Value,
 }
 
@@ -340,18 +339,24 @@ fn found(raw: Value, targets: &[(&Field, Target)]) -> Option<Found> {
             Some((field.name.clone(), value))
         })
         .collect();
-    let version = modified.map(|at| format!("{}.{:06}", at.as_second(), at.subsec_nanosecond() / 1000));
-    let guard = raw.get("_timestamp").and_then(Value::as_str).map(str::to_owned);
-    Some(Found { record: Record { id: id.to_string(), version, modified, fields }, guard, raw })
+    let guard = raw.get("_timestamp").and_then(Value::as_str).unwrap_or_default();
+    let version = modified.map(|at| format!("{}/{guard}", at.as_microsecond()));
+    Some(Found { record: Record { id: id.to_string(), version, modified, fields }, raw })
 }
 
-/// The context by which the server refuses a record that has changed since it was read.
-fn guarded(entity: &Entity, found: &Found) -> Value {
-    let key = format!("{},{}", entity.target, found.record.id);
-    match &found.guard {
-        Some(guard) => json!({ "active_test": false, "_timestamp": { key: guard } }),
-        None => all(),
+/// The context by which the server refuses a record that is no longer of this version.
+fn guarded(entity: &Entity, id: &str, version: Option<&str>) -> Value {
+    match version.and_then(|version| version.split_once('/')) {
+        Some((_, guard)) if !guard.is_empty() => {
+            json!({ "active_test": false, "_timestamp": { format!("{},{id}", entity.target): guard } })
+        }
+        _ => all(),
     }
+}
+
+/// Whether the server can tell this version from one a moment later: 6.0 on SQLite knows whole seconds only.
+fn is_fine(version: &str) -> bool {
+    version.split_once('/').is_some_and(|(_, guard)| guard.contains('.'))
 }
 
 impl Dialect for Tryton {
@@ -463,19 +468,15 @@ impl Dialect for Tryton {
                 .map(|given| given.field)
                 .filter(|field| Target::parse(&field.target).is_some_and(|target| target.list.is_some()))
                 .collect();
-            // Rows of lists are told by their ids, and a version has to be compared.
-            let current = if listed.is_empty() && if_version.is_none() {
+            // Rows of lists are told by their ids.
+            let current = if listed.is_empty() && if_version.is_none_or(is_fine) {
                 None
             } else {
-                Some(self.by_id(talk, entity, id, &listed).await?)
+                let current = self.by_id(talk, entity, id, &listed).await?;
+                stale(&current, if_version)?;
+                Some(current)
             };
-            let context = match &current {
-                Some(current) => {
-                    stale(current, if_version)?;
-                    guarded(entity, current)
-                }
-                None => all(),
-            };
+            let context = guarded(entity, id, if_version);
             let record = current.as_ref().map_or(&Value::Null, |current| &current.raw);
             let values = self.values(talk, entity, fields, record).await?;
             let method = format!("model.{}.write", entity.target);
@@ -503,7 +504,7 @@ impl Dialect for Tryton {
             // Deleting what is not there is a success to Tryton.
             let current = self.by_id(talk, entity, id, &[]).await?;
             stale(&current, if_version)?;
-            let context = if if_version.is_some() { guarded(entity, &current) } else { all() };
+            let context = guarded(entity, id, if_version);
             let number: i64 = id.parse().map_err(|_| CrmError::new(Problem::NotFound))?;
             let method = format!("model.{}.delete", entity.target);
             match self.server.call(talk, &method, vec![json!([number])], context, true).await {
