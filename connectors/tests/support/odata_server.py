@@ -37,15 +37,17 @@ from odatapy.server.inmemory import InMemoryDataStore, InMemoryProcessor
 from odatapy.server.processor import CustomETagSupport
 
 ROOT = "/api/data/v9.1"
+ADDRESS = {f"address1_{part}": "Edm.String" for part in ("line1", "line2", "postalcode", "city", "country")}
 SETS = {
     "contacts": ("contact", "contactid", {
         "new_externalid": "Edm.String", "firstname": "Edm.String", "lastname": "Edm.String",
-        "emailaddress1": "Edm.String", "telephone1": "Edm.String", "mobilephone": "Edm.String",
+        "emailaddress1": "Edm.String", "telephone1": "Edm.String", "mobilephone": "Edm.String", **ADDRESS,
         "numberofchildren": "Edm.Int32", "creditlimit": "Edm.Decimal", "birthdate": "Edm.Date",
         "donotemail": "Edm.Boolean", "createdon": "Edm.DateTimeOffset", "modifiedon": "Edm.DateTimeOffset",
     }),
     "accounts": ("account", "accountid", {
         "accountnumber": "Edm.String", "name": "Edm.String", "emailaddress1": "Edm.String",
+        "telephone1": "Edm.String", "websiteurl": "Edm.String", **ADDRESS,
         "createdon": "Edm.DateTimeOffset", "modifiedon": "Edm.DateTimeOffset",
     }),
 }

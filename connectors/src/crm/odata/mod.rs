@@ -306,9 +306,9 @@ impl OData {
         Ok(Written { id, version: etag.map(str::to_owned) })
     }
 
-    fn write(&self, method: Method, path: &str, place: &Place, body: &Value) -> Request {
-        // Only the id comes back: with the record's version, which some services tell in a body alone.
-        let path = query(path, &[("$select", place.id.clone())]);
+    /// A write whose answer holds the record: some services tell its version in a body alone. Without `$select`, which
+    /// services of OData 4.0 refuse here.
+    fn write(&self, method: Method, path: &str, body: &Value) -> Request {
         self.request(method, path).header(PREFER, "return=representation").json(body)
     }
 }
@@ -409,7 +409,7 @@ impl Dialect for OData {
         Box::pin(async move {
             let place = place(entity)?;
             let body = self.body(talk, &place, fields).await?;
-            let request = self.write(Method::POST, &place.set, &place, &body);
+            let request = self.write(Method::POST, &place.set, &body);
             let answer = self.send(talk, request, &of(fields)).await.map_err(|mut error| {
                 // There is no version to be stale here.
                 if let Problem::Conflict { clash, .. } = &mut error.problem {
@@ -433,7 +433,7 @@ impl Dialect for OData {
             let place = place(entity)?;
             let path = place.of(id).ok_or_else(|| CrmError::new(Problem::NotFound))?;
             let body = self.body(talk, &place, fields).await?;
-            let request = self.write(Method::PATCH, &path, &place, &body);
+            let request = self.write(Method::PATCH, &path, &body);
             let request = request.header(header::IF_MATCH, if_version.unwrap_or("*"));
             let answer = self.send(talk, request, &of(fields)).await?;
             let version = self.written(&place, &answer).ok().and_then(|written| written.version);
@@ -458,7 +458,7 @@ impl Dialect for OData {
             let path = place.by(&key.field.target, &literal);
             let mut given = of(fields);
             given.push(key.field);
-            let answer = self.send(talk, self.write(Method::PATCH, &path, &place, &body), &given).await;
+            let answer = self.send(talk, self.write(Method::PATCH, &path, &body), &given).await;
             let answer = answer.map_err(|error| match error.problem {
                 Problem::NotFound => CrmError::new(Problem::Unsupported)
                     .reason("it does not create by alternate key; set options.upsert to \"find\""),
