@@ -97,9 +97,12 @@ impl Recent {
         let high = high.div_euclid(1_000_000);
         self.0.retain(|(second, _)| *second >= high - OVERLAP);
         if self.0.len() > Self::MOST {
+            // The newest first; of one second those that were told last.
+            self.0.reverse();
             self.0.sort_by_key(|(second, _)| std::cmp::Reverse(*second));
             let oldest_dropped = self.0.get(Self::MOST).map_or(high, |(second, _)| *second);
             self.0.truncate(Self::MOST);
+            self.0.reverse();
             at.whole = at.whole.max(Some(oldest_dropped + 1));
         }
     }
@@ -146,6 +149,10 @@ pub(super) async fn page(
         From::Since(since) => Some(*since),
         From::Beginning | From::Cursor(_) => None,
     };
+    // The key is told with every change, whether it is shown as a field or not.
+    let key = entity.key().filter(|key| !wanted.iter().any(|field| field.name == key.name));
+    let shown = wanted;
+    let wanted: &[&Field] = &[wanted, key.as_slice()].concat();
     match (crm.dialect.abilities().feed, head) {
         (Feed::None, _) => {
             Err(CrmError::new(Problem::Unsupported).reason("it does not tell what changed").into())
@@ -162,7 +169,7 @@ pub(super) async fn page(
                     (At { floor, ..At::default() }, Recent::default())
                 }
             };
-            let reader = Reader { crm, talk, entity, wanted, granularity, keyset, limit };
+            let reader = Reader { crm, talk, entity, wanted, shown, granularity, keyset, limit };
             reader.read(at, recent).await
         }
         (Feed::Token { complete_deletes }, head) => {
@@ -178,7 +185,7 @@ pub(super) async fn page(
             };
             let delta = crm.dialect.delta(talk, entity, wanted, token.as_deref(), limit).await?;
             let items =
-                delta.changes.into_iter().map(|told| change(entity, wanted, told.op, told.record)).collect();
+                delta.changes.into_iter().map(|told| change(entity, shown, told.op, told.record)).collect();
             let kind = HeadKind::Token { t: delta.token, s: schema };
             let next_cursor = crm.cursors.seal(&Head { e: entity.name.clone(), kind }, &[])?;
             Ok(Changes { items, next_cursor, more: delta.more, complete_deletes })
@@ -246,6 +253,7 @@ struct Reader<'a> {
     talk: &'a Talk,
     entity: &'a Entity,
     wanted: &'a [&'a Field],
+    shown: &'a [&'a Field],
     granularity: Duration,
     keyset: bool,
     limit: usize,
@@ -266,7 +274,7 @@ impl Reader<'_> {
         let next_cursor = self.crm.cursors.seal(&head, &tail)?;
         let items = found
             .into_iter()
-            .map(|record| change(self.entity, self.wanted, ChangeOp::Upsert, record))
+            .map(|record| change(self.entity, self.shown, ChangeOp::Upsert, record))
             .collect();
         Ok(Changes { items, next_cursor, more, complete_deletes: false })
     }
@@ -449,24 +457,18 @@ fn schema(entity: &Entity, wanted: &[&Field]) -> String {
 }
 
 /// A record as a change.
-fn change(entity: &Entity, wanted: &[&Field], op: ChangeOp, record: Record) -> Change {
+fn change(entity: &Entity, shown: &[&Field], op: ChangeOp, mut record: Record) -> Change {
     let key = entity.key().and_then(|key| {
         let value = record.fields.get(&key.name).filter(|value| !value.is_null())?;
         Some(Map::from_iter([(key.name.clone(), value.clone())]))
     });
-    let shown = |key: &Field| wanted.iter().any(|field| field.name == key.name);
+    record.fields.retain(|name, _| shown.iter().any(|field| field.name == *name));
     let stamp = match (&record.modified, &record.version) {
         (Some(modified), Some(version)) => format!("{modified} {version}"),
         (Some(modified), None) => modified.to_string(),
         (None, Some(version)) => version.clone(),
         (None, None) => String::new(),
     };
-    Change {
-        op,
-        key: key.filter(|_| entity.key().is_some_and(shown)),
-        version: record.version,
-        fields: (op == ChangeOp::Upsert).then_some(record.fields),
-        stamp,
-        id: record.id,
-    }
+    let fields = (op == ChangeOp::Upsert).then_some(record.fields);
+    Change { op, key, version: record.version, fields, stamp, id: record.id }
 }

@@ -3,9 +3,9 @@
 use super::{
     dialect::Dialect,
     exchange::Exchange,
-    odata::ODATA,
+    odata, rest,
     settings::{Findings, Settings},
-    tryton::TRYTON,
+    tryton,
 };
 use crate::BuildError;
 use std::{path::Path, sync::Arc};
@@ -47,4 +47,4 @@ impl std::fmt::Debug for Product {
 }
 
 /// Every product, in the order in which they are named to operators.
-pub(crate) static PRODUCTS: &[Product] = &[TRYTON, ODATA];
+pub(crate) static PRODUCTS: &[Product] = &[rest::PRODUCT, tryton::PRODUCT, odata::PRODUCT];

@@ -337,7 +337,8 @@ impl<'e> Words<'e> {
 }
 
 impl Params<'_> {
-    /// What the policy must allow. Fields that are only shown are no demand: the rule's other fields are left out.
+    /// What the policy must allow. Fields that are only shown are no demand: the rule's other fields are left out. Nor is
+    /// a key: the operator declared it as what records are found by.
     pub(super) fn demands(&self) -> Demands {
         let of = |entity: &Entity, fields: Vec<&Field>| {
             let mut fields: Vec<String> = fields.iter().map(|field| field.name.clone()).collect();
@@ -354,22 +355,16 @@ impl Params<'_> {
             demands.fields.dedup();
             demands
         };
-        let of_which = |which: &Which<'_>| match which {
-            Which::Id(_) => Vec::new(),
-            Which::Key((field, _)) => vec![field.name.clone()],
-        };
         match self {
-            Self::Upsert { entity, key, fields, .. } => {
-                of(entity, fields.iter().map(|(field, _)| *field).chain([key.0]).collect())
+            Self::Upsert { entity, fields, .. } => {
+                of(entity, fields.iter().map(|(field, _)| *field).collect())
             }
-            Self::Get { entity, which, fields } => {
-                with(with(of(entity, Vec::new()), of_which(which)), asked(fields))
-            }
+            Self::Get { entity, fields, .. } => with(of(entity, Vec::new()), asked(fields)),
             Self::Find { entity, filter, fields, .. } => {
                 with(of(entity, filter.iter().map(|(field, _)| *field).collect()), asked(fields))
             }
             Self::Changes { entity, fields, .. } => with(of(entity, Vec::new()), asked(fields)),
-            Self::Delete { entity, which, .. } => with(of(entity, Vec::new()), of_which(which)),
+            Self::Delete { entity, .. } => of(entity, Vec::new()),
             Self::Call { call, .. } => Demands { calls: vec![call.name.clone()], ..Demands::default() },
         }
     }

@@ -3,6 +3,7 @@
 
 use super::{
     dialects::{self, Product},
+    rest::shape::{RawShape, Shape},
     vocabulary::{Entity, Field, FieldType, neutral_type},
 };
 use crate::address::{BLOCKED_HERE, is_blocked_host};
@@ -40,6 +41,7 @@ struct Raw {
     options: Option<BTreeMap<String, String>>,
     entities: Option<BTreeMap<String, RawEntity>>,
     calls: Option<BTreeMap<String, RawCall>>,
+    rest: Option<RawShape>,
 }
 
 /// The keys of every kind of `auth`; which belong to which kind is checked below, so that a finding has its position.
@@ -74,6 +76,7 @@ struct RawEntity {
     types: Option<BTreeMap<String, String>>,
     read_only: Option<Vec<String>>,
     masked: Option<Vec<String>>,
+    rest: Option<RawShape>,
 }
 
 #[derive(Deserialize)]
@@ -103,6 +106,8 @@ pub struct Settings {
     pub(super) options: BTreeMap<String, String>,
     pub(super) entities: Vec<Entity>,
     pub(super) calls: Vec<CallSpec>,
+    /// How the interface of the dialect `rest` looks, by our names of the entities.
+    pub(super) shapes: BTreeMap<String, Shape>,
 }
 
 /// How the agent authenticates to the target. What a kind looks like on the wire may be the dialect's.
@@ -200,7 +205,11 @@ impl Settings {
             };
             reader.wrong(&format!("options.{name}"), message);
         }
-        let entities = reader.entities(product, raw.entities.unwrap_or_default());
+        let mut raw_entities = raw.entities.unwrap_or_default();
+        let own: BTreeMap<String, Option<RawShape>> =
+            raw_entities.iter_mut().map(|(name, entity)| (name.clone(), entity.rest.take())).collect();
+        let entities = reader.entities(product, raw_entities);
+        let shapes = reader.shapes(product, &entities, raw.rest, own);
         let calls = reader.calls(raw.calls.unwrap_or_default());
         let sound = reader.sound;
         let settings = Self {
@@ -216,6 +225,7 @@ impl Settings {
             options,
             entities,
             calls,
+            shapes,
         };
         if !sound {
             return None;
@@ -464,6 +474,38 @@ impl Reader<'_> {
             })
             .collect();
         Entity { name, target: target.unwrap_or_default(), fields, keys }
+    }
+
+    fn shapes(
+        &mut self,
+        product: &Product,
+        entities: &[Entity],
+        base: Option<RawShape>,
+        mut own: BTreeMap<String, Option<RawShape>>,
+    ) -> BTreeMap<String, Shape> {
+        if product.name != "rest" {
+            let given = own.iter().find(|(_, shape)| shape.is_some());
+            let at =
+                given.map(|(name, _)| format!("entities.{name}.rest")).or(base.map(|_| "rest".to_owned()));
+            if let Some(at) = at {
+                self.wrong(&at, format!("dialect {:?} knows its interface; remove it", product.name));
+            }
+            return BTreeMap::new();
+        }
+        let base = base.unwrap_or_default();
+        let mut shapes = BTreeMap::new();
+        for entity in entities {
+            let own = own.remove(&entity.name).flatten();
+            let at = match own {
+                Some(_) => format!("entities.{}.rest", entity.name),
+                None => "rest".to_owned(),
+            };
+            let raw = own.unwrap_or_default().over(&base);
+            let shape =
+                raw.check(&entity.target, &mut |key, message| self.wrong(&format!("{at}.{key}"), message));
+            shapes.insert(entity.name.clone(), shape);
+        }
+        shapes
     }
 
     fn calls(&mut self, raw: BTreeMap<String, RawCall>) -> Vec<CallSpec> {

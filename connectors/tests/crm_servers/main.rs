@@ -10,9 +10,11 @@ mod tryton;
 /// What is started for the tests.
 #[path = "../support"]
 mod support {
+    #[expect(dead_code, reason = "other tests cut lines in other ways")]
     pub mod line;
     pub mod odata;
     pub mod port;
+    #[expect(dead_code, reason = "other tests freeze servers")]
     pub mod server;
     pub mod tryton;
 }

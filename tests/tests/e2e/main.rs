@@ -7,6 +7,7 @@ mod check;
 mod commands;
 mod common;
 mod crashes;
+mod crm;
 mod dead_peer;
 mod disk;
 mod drain;

@@ -82,6 +82,15 @@ pub struct RuleView {
     pub query: Vec<String>,
     /// Headers that a job may set.
     pub headers: Vec<String>,
+    /// Entities of a CRM.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub entities: Vec<String>,
+    /// Their fields; `*`: all that the resource maps.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<String>,
+    /// Declared calls.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<String>,
     /// The largest payload or output in bytes; null: no limit.
     pub max_size: Option<u64>,
     /// Attempts per day; null: no limit.
@@ -169,6 +178,9 @@ impl Rule {
             paths: self.paths.iter().map(|path| path.text().to_owned()).collect(),
             query: self.query.clone(),
             headers: self.headers.clone(),
+            entities: self.entities.clone(),
+            fields: self.fields.clone(),
+            calls: self.calls.clone(),
             max_size: self.max_size,
             max_per_day: self.daily.attempts,
             daily_volume: self.daily.bytes,

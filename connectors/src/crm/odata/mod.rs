@@ -39,7 +39,7 @@ use std::{
 };
 
 /// The product, as operators choose it.
-pub(crate) const ODATA: Product = Product {
+pub(crate) const PRODUCT: Product = Product {
     name: "odata",
     auth: &["basic", "bearer", "api_key"],
     options: &["upsert", "changes", "modified", "duplicate_detection"],

@@ -36,7 +36,7 @@ use std::{
 use target::{List, Target};
 
 /// The product, as operators choose it.
-pub(crate) const TRYTON: Product = Product {
+pub(crate) const PRODUCT: Product = Product {
     name: "tryton",
     auth: &["basic"],
     options: &[],
