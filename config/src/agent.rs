@@ -170,6 +170,12 @@ pub struct AllowRule {
     pub headers: Vec<String>,
     /// Requests that the operator wrote, by their names.
     pub requests: Vec<String>,
+    /// Entities of a CRM.
+    pub entities: Vec<String>,
+    /// Their fields; `*` means all that the resource maps.
+    pub fields: Vec<String>,
+    /// Declared calls of a CRM.
+    pub calls: Vec<String>,
     /// Largest payload or file.
     pub max_size: Option<ByteSize>,
     /// Rights on top (`replace`, `create_dirs`, `delete_after_fetch`); `None`: the default of the operation.

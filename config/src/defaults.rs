@@ -49,6 +49,8 @@ pub const CLASSIC_QUOTA: u64 = 1 << 30;
 pub const CLASSIC_QUOTA_MIN: u64 = 1 << 20;
 /// `limits.max_concurrent`: file servers and in-house applications bear that many without tuning.
 pub const MAX_CONCURRENT: u32 = 4;
+/// The same for a CRM: its users come first, and a key is written by one attempt at a time anyway.
+pub const CRM_MAX_CONCURRENT: u32 = 2;
 /// The most attempts at once on one resource.
 pub const MAX_CONCURRENT_LIMIT: u32 = 1000;
 /// The most attempts per minute that can be told: above it the limit means nothing.

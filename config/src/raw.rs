@@ -185,6 +185,12 @@ pub(crate) struct Rule {
     pub(crate) headers: Option<Vec<String>>,
     /// Requests of this resource, by their names, that a job may have sent. Default: none.
     pub(crate) requests: Option<Vec<String>>,
+    /// Entities of a CRM (`contact`, …), by the names of the resource's `entities`.
+    pub(crate) entities: Option<Vec<String>>,
+    /// Their fields that a job may write, search by and see; `*` means all that the resource maps.
+    pub(crate) fields: Option<Vec<String>>,
+    /// Calls of a CRM, by the names of the resource's `calls`.
+    pub(crate) calls: Option<Vec<String>>,
     /// The largest payload and output.
     pub(crate) max_size: Option<ByteSize>,
     /// Rights on top: `replace`, `create_dirs`, `delete_after_fetch`. Default: the first two for `drop`, else none.

@@ -44,7 +44,7 @@ pub(crate) fn check(
     }
     let raw: raw::Resource = common.parse_leniently(diagnostics)?;
     let connector = check_connector(&common, raw.connector, diagnostics);
-    let limits = check_limits(&common, &raw.limits.unwrap_or_default(), diagnostics);
+    let limits = check_limits(&common, connector.as_deref(), &raw.limits.unwrap_or_default(), diagnostics);
     let rules = raw.allow.unwrap_or_default();
     if rules.len() > defaults::MAX_RULES {
         let message = format!("expected at most {} allow rules, found {}", defaults::MAX_RULES, rules.len());
@@ -85,14 +85,23 @@ fn check_connector(
     None
 }
 
-fn check_limits(common: &Section, raw: &raw::Limits, diagnostics: &mut Diagnostics) -> Limits {
+fn check_limits(
+    common: &Section,
+    connector: Option<&str>,
+    raw: &raw::Limits,
+    diagnostics: &mut Diagnostics,
+) -> Limits {
+    let max_concurrent = match connector {
+        Some("crm") => defaults::CRM_MAX_CONCURRENT,
+        _ => defaults::MAX_CONCURRENT,
+    };
     let mut number = |key: &str, value: i64, max| {
         check::in_range(common, &format!("limits.{key}"), value, 1..=max, diagnostics)
     };
     Limits {
-        max_concurrent: raw.max_concurrent.map_or(defaults::MAX_CONCURRENT, |value| {
-            number("max_concurrent", value, defaults::MAX_CONCURRENT_LIMIT)
-        }),
+        max_concurrent: raw
+            .max_concurrent
+            .map_or(max_concurrent, |value| number("max_concurrent", value, defaults::MAX_CONCURRENT_LIMIT)),
         rate_per_minute: raw
             .rate_per_minute
             .map(|value| number("rate_per_minute", value, defaults::RATE_LIMIT)),
@@ -120,6 +129,9 @@ fn check_rule(common: &Section, number: usize, raw: raw::Rule, diagnostics: &mut
     let query = raw.query.unwrap_or_default();
     let headers = raw.headers.unwrap_or_default();
     let requests = raw.requests.unwrap_or_default();
+    let entities = raw.entities.unwrap_or_default();
+    let fields = raw.fields.unwrap_or_default();
+    let calls = raw.calls.unwrap_or_default();
     each("operations", &operations, &|name| {
         (!check::is_name(name)).then(|| format!("not an operation's name: {}", check::NAME_RULE))
     });
@@ -132,6 +144,14 @@ fn check_rule(common: &Section, number: usize, raw: raw::Rule, diagnostics: &mut
     each("requests", &requests, &|name| {
         name.is_empty().then(|| "empty; write the name of a request of this resource".to_owned())
     });
+    let word_problem = |name: &str| {
+        let is_word = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        (name.is_empty() || !is_word)
+            .then(|| "not a name of the resource's vocabulary; write one of a–z, 0–9 and _".to_owned())
+    };
+    each("entities", &entities, &word_problem);
+    each("fields", &fields, &|name| if name == "*" { None } else { word_problem(name) });
+    each("calls", &calls, &word_problem);
     if let Some(may) = &raw.may {
         each("may", may, &|right| (!RIGHTS.contains(&right)).then(|| unknown_value(right, RIGHTS)));
     }
@@ -152,6 +172,9 @@ fn check_rule(common: &Section, number: usize, raw: raw::Rule, diagnostics: &mut
         query,
         headers: headers.iter().map(|name| name.to_ascii_lowercase()).collect(),
         requests,
+        entities,
+        fields,
+        calls,
         max_size: raw.max_size,
         may: raw.may,
         at: common.finding(&rule, ""),

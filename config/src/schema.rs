@@ -91,6 +91,7 @@ mod tests {
             [
                 "archive",
                 "compta",
+                "crm",
                 "documents",
                 "factures",
                 "invoices",
@@ -105,6 +106,7 @@ mod tests {
             "examples/agent.toml",
             "examples/resources.d/files.toml",
             "examples/resources.d/applications.toml",
+            "examples/resources.d/crm.toml",
         ]);
         for key in keys() {
             let shown =

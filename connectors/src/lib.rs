@@ -14,6 +14,7 @@ mod payload;
 mod registry;
 mod trigger;
 
+pub mod crm;
 pub mod file;
 pub mod http;
 

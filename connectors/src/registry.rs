@@ -2,7 +2,7 @@
 //!
 //! A new kind is one folder and one line here.
 
-use crate::{BuildError, DynConnector, Kind, OperationSpec, file::FileKind, http::HttpKind};
+use crate::{BuildError, DynConnector, Kind, OperationSpec, crm::CrmKind, file::FileKind, http::HttpKind};
 use passerelle_config::{Diagnostics, Section};
 use std::{path::Path, sync::Arc};
 
@@ -62,7 +62,7 @@ const fn entry<K: Kind>() -> Entry {
 }
 
 /// Every kind.
-pub static REGISTRY: &[Entry] = &[entry::<FileKind>(), entry::<HttpKind>()];
+pub static REGISTRY: &[Entry] = &[entry::<FileKind>(), entry::<HttpKind>(), entry::<CrmKind>()];
 
 /// The names of all kinds.
 pub fn kind_names() -> Vec<&'static str> {

@@ -49,6 +49,24 @@ fn compile_rule(
         let message = format!("missing; operation {:?} needs path globs, such as [\"**/*.csv\"]", spec.name);
         report("paths", message);
     }
+    let takes = |spec: &OperationSpec, parameters: &[&str]| {
+        let properties = spec.params_schema.get("properties").and_then(serde_json::Value::as_object);
+        properties.is_some_and(|known| parameters.iter().all(|parameter| known.contains_key(*parameter)))
+    };
+    for (key, parameters, given, such_as) in [
+        ("entities", &["entity"][..], !rule.entities.is_empty(), "[\"contact\"]"),
+        (
+            "fields",
+            &["entity", "fields"],
+            !rule.fields.is_empty(),
+            "[\"email\", \"name\"] or, for all, [\"*\"]",
+        ),
+        ("calls", &["name", "args"], !rule.calls.is_empty(), "[\"recalculate\"]"),
+    ] {
+        if let Some(spec) = known.iter().find(|spec| !given && takes(spec, parameters)) {
+            report(key, format!("missing; operation {:?} needs {key}, such as {such_as}", spec.name));
+        }
+    }
     // A key that none of the rule's operations can use would promise a limit that does not exist. With an unknown
     // operation among them nobody can tell.
     if known.len() == rule.operations.len() {
@@ -96,6 +114,9 @@ fn compile_rule(
         query: rule.query.clone(),
         headers: rule.headers.clone(),
         requests,
+        entities: rule.entities.clone(),
+        fields: rule.fields.clone(),
+        calls: rule.calls.clone(),
         max_size: rule.max_size.map(|size| size.0),
         may,
         daily: Daily {
@@ -140,6 +161,15 @@ fn useless_keys(rule: &AllowRule, operations: &[&OperationSpec]) -> Vec<(&'stati
     }
     if !rule.headers.is_empty() && !takes("headers") {
         useless.push(("headers", "headers"));
+    }
+    if !rule.entities.is_empty() && !takes("entity") {
+        useless.push(("entities", "an entity"));
+    }
+    if !rule.fields.is_empty() && !takes("entity") {
+        useless.push(("fields", "fields of an entity"));
+    }
+    if !rule.calls.is_empty() && !(takes("name") && takes("args")) {
+        useless.push(("calls", "the name of a call"));
     }
     let carries = any(|spec| spec.takes_payload || spec.makes_output);
     for (key, set) in [("max_size", rule.max_size.is_some()), ("daily_volume", rule.daily_volume.is_some())] {

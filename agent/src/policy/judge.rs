@@ -78,6 +78,9 @@ impl Settings {
                 let visible = if filtered {
                     let resource = Arc::clone(&resource);
                     Visible::only(move |path| resource.policy.shows(rule, path))
+                } else if !demands.entities.is_empty() {
+                    let resource = Arc::clone(&resource);
+                    Visible::only(move |field| resource.policy.shows_field(rule, field))
                 } else {
                     Visible::default()
                 };

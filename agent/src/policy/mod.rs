@@ -7,6 +7,8 @@
 
 pub mod command;
 mod compile;
+#[cfg(test)]
+mod crm_tests;
 mod explain;
 mod judge;
 #[cfg(test)]
@@ -45,6 +47,9 @@ struct Rule {
     query: Vec<String>,
     headers: Vec<String>,
     requests: Vec<Named>,
+    entities: Vec<String>,
+    fields: Vec<String>,
+    calls: Vec<String>,
     max_size: Option<u64>,
     may: Option<Vec<Right>>,
     daily: Daily,
@@ -94,6 +99,9 @@ enum Refusal<'d> {
     Query(&'d str),
     Header(&'d str),
     Request(&'d str),
+    Entity(&'d str),
+    Field(&'d str),
+    Call(&'d str),
     Right(Right),
     Size { size: u64, max: u64 },
     Daily,
@@ -131,6 +139,13 @@ impl ResourcePolicy {
     pub fn shows(&self, rule: usize, path: &str) -> bool {
         let rule = rule.checked_sub(1).and_then(|index| self.rules.get(index));
         rule.is_some_and(|rule| rule.paths.iter().any(|glob| glob.allows_name(path)))
+    }
+
+    /// Whether a rule, counted from 1, lets a record's field be shown.
+    #[must_use]
+    pub fn shows_field(&self, rule: usize, field: &str) -> bool {
+        let rule = rule.checked_sub(1).and_then(|index| self.rules.get(index));
+        rule.is_some_and(|rule| rule.allows_field(field))
     }
 
     /// Where a rule stands, counted from 1.
@@ -229,6 +244,15 @@ impl Rule {
         if let Some(name) = demands.request.as_deref().filter(|name| !self.has_request(name)) {
             return Some(Refusal::Request(name));
         }
+        if let Some(entity) = demands.entities.iter().find(|entity| !self.entities.contains(entity)) {
+            return Some(Refusal::Entity(entity));
+        }
+        if let Some(field) = demands.fields.iter().find(|field| !self.allows_field(field)) {
+            return Some(Refusal::Field(field));
+        }
+        if let Some(call) = demands.calls.iter().find(|call| !self.calls.contains(call)) {
+            return Some(Refusal::Call(call));
+        }
         if let Some(right) = demands.rights.iter().find(|right| !self.gives(operation, **right)) {
             return Some(Refusal::Right(*right));
         }
@@ -242,6 +266,9 @@ impl Rule {
     /// Whether a listing, of which the rule does not allow every name, may show those that it does.
     fn lists(&self, operation: &str, demands: &Demands, used: volume::Used) -> bool {
         let Demands { paths, method: None, query, headers, rights, .. } = demands else { return false };
+        if !demands.entities.is_empty() || !demands.calls.is_empty() {
+            return false;
+        }
         // `folder/PATTERN`, and the same below it: patterns have no slash.
         let folder = paths.first().map_or("", |path| path.rsplit_once('/').map_or("", |(folder, _)| folder));
         operation == paths::LISTING
@@ -252,6 +279,10 @@ impl Rule {
 
     fn has_request(&self, name: &str) -> bool {
         self.requests.iter().any(|request| request.name == name)
+    }
+
+    fn allows_field(&self, field: &str) -> bool {
+        self.fields.iter().any(|listed| listed == "*" || listed == field)
     }
 
     fn allows_path(&self, operation: &str, path: &str) -> bool {
@@ -300,9 +331,11 @@ impl Refusal<'_> {
             Self::Method(_) => 1,
             Self::Query(_) => 2,
             Self::Header(_) => 3,
-            Self::Right(_) => 4,
-            Self::Size { .. } => 5,
-            Self::Daily => 6,
+            Self::Entity(_) => 4,
+            Self::Field(_) | Self::Call(_) => 5,
+            Self::Right(_) => 6,
+            Self::Size { .. } => 7,
+            Self::Daily => 8,
         }
     }
 
@@ -314,6 +347,9 @@ impl Refusal<'_> {
             | Self::Query(_)
             | Self::Header(_)
             | Self::Request(_)
+            | Self::Entity(_)
+            | Self::Field(_)
+            | Self::Call(_)
             | Self::Right(_)
             | Self::Daily => Code::PolicyDenied,
         }
@@ -334,6 +370,9 @@ impl Refusal<'_> {
             Self::Request(name) => {
                 format!("request {name:?} is not allowed for operation {operation:?} here")
             }
+            Self::Entity(name) => format!("operation {operation:?} is not allowed on entity {name:?} here"),
+            Self::Field(name) => format!("field {name:?} is not allowed for operation {operation:?} here"),
+            Self::Call(name) => format!("call {name:?} is not allowed here"),
             Self::Right(right) => {
                 let what = match right {
                     Right::Replace => "replace what is there",

@@ -374,6 +374,9 @@ fn some_rule() -> impl Strategy<Value = AllowRule> {
             query,
             headers,
             requests: Vec::new(),
+            entities: Vec::new(),
+            fields: Vec::new(),
+            calls: Vec::new(),
             max_size: max_size.map(ByteSize),
             may,
             max_per_day: None,
@@ -570,6 +573,7 @@ fn the_example_folder_passes_its_connectors_and_the_policy() {
         [
             "archive: drop list stat",
             "compta: drop fetch list stat",
+            "crm: upsert get changes call",
             "documents: drop list",
             "factures: drop list stat move",
             "invoices: drop",

@@ -10,6 +10,7 @@ mod classic_log;
 mod commands;
 mod common;
 mod crashes;
+mod crm;
 mod dead_peer;
 mod disk;
 mod drain;

@@ -141,8 +141,11 @@ impl Atom<'_> {
     fn beyond(&self, other: &Self, forward: bool) -> Vec<String> {
         let mut beyond = Vec::new();
         let mut lists = |what: &str, own: &[String], theirs: &[String]| {
-            let more: Vec<&str> =
-                own.iter().filter(|one| !theirs.contains(one)).map(String::as_str).collect();
+            let more: Vec<&str> = own
+                .iter()
+                .filter(|one| !theirs.iter().any(|other| other == *one || other == "*"))
+                .map(String::as_str)
+                .collect();
             if !more.is_empty() {
                 beyond.push(format!(" with {what} {}", more.join(", ")));
             }
@@ -153,6 +156,9 @@ impl Atom<'_> {
             lists("query key", &self.rule.query, &other.rule.query);
             lists("header", &self.rule.headers, &other.rule.headers);
         }
+        lists("entity", &self.rule.entities, &other.rule.entities);
+        lists("field", &self.rule.fields, &other.rule.fields);
+        lists("call", &self.rule.calls, &other.rule.calls);
         for right in self.operation.may.iter().filter(|right| !other.operation.may.contains(right)) {
             beyond.push(format!(": it may {}", words::right(right)));
         }

@@ -84,6 +84,15 @@ pub struct RuleView {
     pub headers: Vec<String>,
     /// Requests that the operator wrote and a job may name, each with method and path.
     pub requests: Vec<String>,
+    /// Entities of a CRM.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub entities: Vec<String>,
+    /// Their fields; `*`: all that the resource maps.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<String>,
+    /// Declared calls.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<String>,
     /// The largest payload or output in bytes; null: no limit.
     pub max_size: Option<u64>,
     /// Attempts per day; null: no limit.
@@ -174,6 +183,9 @@ impl Rule {
             query: self.query.clone(),
             headers: self.headers.clone(),
             requests: self.requests.iter().map(|of| format!("{} ({})", of.name, of.does)).collect(),
+            entities: self.entities.clone(),
+            fields: self.fields.clone(),
+            calls: self.calls.clone(),
             max_size: self.max_size,
             max_per_day: self.daily.attempts,
             daily_volume: self.daily.bytes,

@@ -14,6 +14,11 @@ fn meaning(operation: &str) -> &str {
         "move" => "move and rename files",
         "delete" => "delete files",
         "request" => "send requests and read the answers",
+        "upsert" => "create records and change their fields",
+        "get" => "read one record whose id or key it knows",
+        "find" => "search for records by their fields",
+        "changes" => "read which records changed, and what they are now",
+        "call" => "make the calls that the resource declares",
         "notify" => "send notifications, without seeing the answer's content",
         _ => "do what the connector's documentation says",
     }
@@ -81,7 +86,27 @@ impl Display for ResourceView {
 impl Display for RuleView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "  Rule {} ({}) lets the cloud", self.number, self.at)?;
-        self.operations.iter().try_for_each(|operation| writeln!(f, "    {operation}"))?;
+        for operation in &self.operations {
+            match operation.name.as_str() {
+                "delete" if !self.entities.is_empty() => writeln!(f, "    delete: delete records")?,
+                _ => writeln!(f, "    {operation}")?,
+            }
+        }
+        if !self.entities.is_empty() {
+            writeln!(f, "    on entities {}", self.entities.join(", "))?;
+        }
+        if self.fields.iter().any(|field| field == "*") {
+            f.write_str("    with all the fields that the resource maps\n")?;
+        } else if !self.fields.is_empty() {
+            writeln!(
+                f,
+                "    with fields {} (it sees no others; a key finds its record)",
+                self.fields.join(", ")
+            )?;
+        }
+        if !self.calls.is_empty() {
+            writeln!(f, "    with calls {}", self.calls.join(", "))?;
+        }
         if !self.paths.is_empty() {
             writeln!(f, "    on paths {}", self.paths.join("  "))?;
         }

@@ -1,0 +1,474 @@
+//! What changed: resumable, without loss, without endless repetition.
+//!
+//! A target that tells changes by time is read in the order of (time, id), always from the last time that was told, that
+//! time included; what of it was told already is left out. When nothing more follows, the last two minutes are looked
+//! through again for what appeared there late: a transaction that began early and was committed late carries an old
+//! time. What was told is remembered in the cursor itself, as five bytes per change: the changes of the last two minutes, or
+//! the last [`Recent::MOST`] of them. So a cursor needs no memory of the agent, and another agent of the site can go on with it.
+//!
+//! Offsets shift while records are edited. So a page begins with the record that the page before ended with; if it does
+//! not, the time is read again from its beginning. What may then come twice is told twice: nothing is lost.
+//!
+//! A server that ignores the filter or the order would make a feed that looks whole and is not: such a page is refused.
+
+use super::{
+    Crm,
+    cursor::{self, MAX_CONTENT},
+    dialect::{Changed, Feed, Span},
+    error::{CrmError, Problem},
+    exchange::Talk,
+    params::From,
+    vocabulary::{Entity, Field, Record},
+};
+use crate::{Change, ChangeOp, Changes, Failure, Start};
+use aws_lc_rs::digest;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::time::Duration;
+
+/// How far back late commits are looked for.
+const OVERLAP: i64 = 120;
+/// Requests for one page: more means that a target does not come forward.
+const MAX_REQUESTS: usize = 60;
+/// Pages that are read and dropped to begin a target's own feed with now.
+const MAX_SKIPPED: usize = 10_000;
+
+/// The head of a cursor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Head {
+    /// The entity, by our name.
+    e: String,
+    #[serde(flatten)]
+    kind: HeadKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "k", rename_all = "snake_case")]
+enum HeadKind {
+    /// By time.
+    Time(At),
+    /// By the target's token; `s` is a digest of the mapping, which such tokens may have inside.
+    Token { t: String, s: String },
+}
+
+/// Where a reading by time stands. Times in microseconds.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct At {
+    /// The last time that was told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    high: Option<i64>,
+    /// The id of the last record.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    last: String,
+    /// How many records from the beginning of the last time's grain on are told.
+    #[serde(default)]
+    off: usize,
+    /// Nothing before this is ever told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    floor: Option<i64>,
+    /// From this second on all that was told is remembered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    whole: Option<i64>,
+}
+
+/// What was told of late: a mark per change, with the seconds that it lies behind the last time.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Recent(Vec<(i64, [u8; 5])>);
+
+impl Recent {
+    const MOST: usize = 400;
+    const BYTES: usize = 6;
+
+    fn has(&self, mark: [u8; 5]) -> bool {
+        self.0.iter().any(|(_, known)| *known == mark)
+    }
+
+    /// Remembers a change of this second and forgets what is too old or too much, whole seconds at a time.
+    fn add(&mut self, second: i64, mark: [u8; 5], at: &mut At) {
+        self.0.push((second, mark));
+        if self.0.len() > Self::MOST + Self::MOST / 8 {
+            self.trim(at);
+        }
+    }
+
+    fn trim(&mut self, at: &mut At) {
+        let Some(high) = at.high else { return };
+        let high = high.div_euclid(1_000_000);
+        self.0.retain(|(second, _)| *second >= high - OVERLAP);
+        if self.0.len() > Self::MOST {
+            // The newest first; of one second those that were told last.
+            self.0.reverse();
+            self.0.sort_by_key(|(second, _)| std::cmp::Reverse(*second));
+            let oldest_dropped = self.0.get(Self::MOST).map_or(high, |(second, _)| *second);
+            self.0.truncate(Self::MOST);
+            self.0.reverse();
+            at.whole = at.whole.max(Some(oldest_dropped + 1));
+        }
+    }
+
+    fn to_bytes(&self, high: i64) -> Vec<u8> {
+        let high = high.div_euclid(1_000_000);
+        let entry = |(second, mark): &(i64, [u8; 5])| {
+            let behind = u8::try_from((high - second).clamp(0, OVERLAP)).unwrap_or(u8::MAX);
+            [&[behind][..], mark].concat()
+        };
+        self.0.iter().flat_map(entry).collect()
+    }
+
+    fn from_bytes(bytes: &[u8], high: i64) -> Self {
+        let high = high.div_euclid(1_000_000);
+        let entry = |chunk: &[u8]| {
+            let (behind, mark) = chunk.split_first()?;
+            Some((high - i64::from(*behind), mark.try_into().ok()?))
+        };
+        Self(bytes.chunks_exact(Self::BYTES).filter_map(entry).collect())
+    }
+}
+
+/// Reads one page for a job or a trigger. `wanted` are the fields that may be shown.
+pub(super) async fn page(
+    crm: &Crm,
+    talk: &Talk,
+    entity: &Entity,
+    wanted: &[&Field],
+    from: &From,
+    limit: usize,
+) -> Result<Changes, Failure> {
+    let head = match from {
+        From::Cursor(text) => {
+            let (head, tail): (Head, Vec<u8>) = crm.cursors.open(text)?;
+            if head.e != entity.name {
+                return Err(cursor::refused());
+            }
+            Some((head.kind, tail))
+        }
+        From::Beginning | From::Since(_) => None,
+    };
+    let since = match from {
+        From::Since(since) => Some(*since),
+        From::Beginning | From::Cursor(_) => None,
+    };
+    // The key is told with every change, whether it is shown as a field or not.
+    let key = entity.key().filter(|key| !wanted.iter().any(|field| field.name == key.name));
+    let shown = wanted;
+    let wanted: &[&Field] = &[wanted, key.as_slice()].concat();
+    match (crm.dialect.abilities().feed, head) {
+        (Feed::None, _) => {
+            Err(CrmError::new(Problem::Unsupported).reason("it does not tell what changed").into())
+        }
+        (Feed::Time { granularity, keyset }, head) => {
+            let (at, recent) = match head {
+                Some((HeadKind::Time(at), tail)) => {
+                    let recent = at.high.map(|high| Recent::from_bytes(&tail, high)).unwrap_or_default();
+                    (at, recent)
+                }
+                Some((HeadKind::Token { .. }, _)) => return Err(cursor::refused()),
+                None => {
+                    let floor = since.map(|since| since.as_microsecond());
+                    (At { floor, ..At::default() }, Recent::default())
+                }
+            };
+            let reader = Reader { crm, talk, entity, wanted, shown, granularity, keyset, limit };
+            reader.read(at, recent).await
+        }
+        (Feed::Token { complete_deletes }, head) => {
+            let schema = schema(entity, wanted);
+            let token = match head {
+                Some((HeadKind::Token { t, s }, _)) if s == schema => Some(t),
+                Some(_) => return Err(cursor::refused()),
+                None if since.is_some() => {
+                    let reason = "its feed has no times; begin with all records, or with a cursor";
+                    return Err(CrmError::new(Problem::Unsupported).reason(reason).into());
+                }
+                None => None,
+            };
+            let delta = crm.dialect.delta(talk, entity, wanted, token.as_deref(), limit).await?;
+            let items =
+                delta.changes.into_iter().map(|told| change(entity, shown, told.op, told.record)).collect();
+            let kind = HeadKind::Token { t: delta.token, s: schema };
+            let next_cursor = crm.cursors.seal(&Head { e: entity.name.clone(), kind }, &[])?;
+            Ok(Changes { items, next_cursor, more: delta.more, complete_deletes })
+        }
+    }
+}
+
+/// Where a trigger begins that wants only what changes from now on.
+pub(super) async fn now(
+    crm: &Crm,
+    talk: &Talk,
+    entity: &Entity,
+    wanted: &[&Field],
+) -> Result<String, Failure> {
+    match crm.dialect.abilities().feed {
+        Feed::None => Err(CrmError::new(Problem::Unsupported).reason("it does not tell what changed").into()),
+        Feed::Time { granularity, .. } => {
+            // Says what its clock shows, where it answers with a date.
+            crm.dialect.probe(talk).await?;
+            let now = crm.exchange.target_now().as_microsecond();
+            let floor = Some(floor_to(now, granularity));
+            let kind = HeadKind::Time(At { floor, ..At::default() });
+            crm.cursors.seal(&Head { e: entity.name.clone(), kind }, &[])
+        }
+        Feed::Token { .. } => {
+            let mut from = From::Beginning;
+            let limit = crm.dialect.abilities().max_page;
+            for _ in 0..MAX_SKIPPED {
+                let page = page(crm, talk, entity, wanted, &from, limit).await?;
+                if !page.more {
+                    return Ok(page.next_cursor);
+                }
+                from = From::Cursor(page.next_cursor);
+            }
+            Err(CrmError::new(Problem::Protocol).reason("its feed has no end").into())
+        }
+    }
+}
+
+/// As triggers begin.
+pub(super) async fn start(
+    crm: &Crm,
+    talk: &Talk,
+    entity: &Entity,
+    wanted: &[&Field],
+    start: Start<'_>,
+    limit: usize,
+) -> Result<Changes, Failure> {
+    let from = match start {
+        Start::Now => {
+            let next_cursor = now(crm, talk, entity, wanted).await?;
+            let complete_deletes =
+                matches!(crm.dialect.abilities().feed, Feed::Token { complete_deletes: true });
+            return Ok(Changes { items: Vec::new(), next_cursor, more: false, complete_deletes });
+        }
+        Start::Beginning => From::Beginning,
+        Start::Since(since) => From::Since(since),
+        Start::Cursor(cursor) => From::Cursor(cursor.to_owned()),
+    };
+    page(crm, talk, entity, wanted, &from, limit).await
+}
+
+struct Reader<'a> {
+    crm: &'a Crm,
+    talk: &'a Talk,
+    entity: &'a Entity,
+    wanted: &'a [&'a Field],
+    shown: &'a [&'a Field],
+    granularity: Duration,
+    keyset: bool,
+    limit: usize,
+}
+
+impl Reader<'_> {
+    async fn read(&self, mut at: At, mut recent: Recent) -> Result<Changes, Failure> {
+        let mut found = Vec::new();
+        let ended = self.forward(&mut at, &mut recent, &mut found).await?;
+        let mut more = !ended;
+        if ended && found.len() < self.limit {
+            more = self.late(&mut at, &mut recent, &mut found).await?;
+        }
+        recent.trim(&mut at);
+        let tail = at.high.map(|high| recent.to_bytes(high)).unwrap_or_default();
+        debug_assert!(tail.len() < MAX_CONTENT, "a cursor holds what is remembered");
+        let head = Head { e: self.entity.name.clone(), kind: HeadKind::Time(at) };
+        let next_cursor = self.crm.cursors.seal(&head, &tail)?;
+        let items = found
+            .into_iter()
+            .map(|record| change(self.entity, self.shown, ChangeOp::Upsert, record))
+            .collect();
+        Ok(Changes { items, next_cursor, more, complete_deletes: false })
+    }
+
+    /// What follows the last time; whether the end is reached.
+    async fn forward(
+        &self,
+        at: &mut At,
+        recent: &mut Recent,
+        found: &mut Vec<Record>,
+    ) -> Result<bool, Failure> {
+        // Whether to begin right after what is told, since a page held nothing but the record of the one before.
+        let mut plain = false;
+        for _ in 0..MAX_REQUESTS {
+            let last = at.last.clone();
+            let after = at.high.filter(|_| self.keyset && !last.is_empty()).map(|high| (high, last.as_str()));
+            // Begins with the record that the page before ended with, to see whether the offsets still hold.
+            let overlap = after.is_none() && at.off > 0 && !plain;
+            let offset = if after.is_some() { 0 } else { at.off - usize::from(overlap) };
+            let since = at.high.map(|high| floor_to(high, self.granularity)).or(at.floor);
+            let page = self.ask(since, after, offset).await?;
+            let mut records = page.records.into_iter().peekable();
+            if overlap {
+                match records.next_if(|first| first.id == last) {
+                    // It may have changed within the same grain of time.
+                    Some(again) => {
+                        let mark = mark(&again);
+                        if !recent.has(mark) {
+                            recent.add(second(&again), mark, at);
+                            found.push(again);
+                        }
+                    }
+                    None if offset > 0 => {
+                        at.off = 0;
+                        continue;
+                    }
+                    None => at.off = 0,
+                }
+            }
+            let onwards = records.peek().is_some();
+            for record in records {
+                if found.len() >= self.limit {
+                    return Ok(false);
+                }
+                self.advance(at, &record);
+                let mark = mark(&record);
+                if !recent.has(mark) {
+                    recent.add(second(&record), mark, at);
+                    found.push(record);
+                }
+            }
+            if page.end || (!onwards && !overlap) {
+                return Ok(true);
+            }
+            plain = !onwards;
+            if found.len() >= self.limit {
+                return Ok(false);
+            }
+        }
+        Ok(found.is_empty())
+    }
+
+    fn advance(&self, at: &mut At, record: &Record) {
+        let modified = micros(record);
+        let grain = |time: i64| floor_to(time, self.granularity);
+        at.off = if at.high.is_some_and(|high| grain(high) == grain(modified)) { at.off + 1 } else { 1 };
+        // Within a grain the order may be finer than the times that are told.
+        at.high = Some(at.high.map_or(modified, |high| high.max(modified)));
+        at.last.clone_from(&record.id);
+    }
+
+    /// What appeared late within the last two minutes; whether there is more of it.
+    async fn late(&self, at: &mut At, recent: &mut Recent, found: &mut Vec<Record>) -> Result<bool, Failure> {
+        let Some(high) = at.high else { return Ok(false) };
+        recent.trim(at);
+        let window = high.div_euclid(1_000_000) - OVERLAP;
+        let from = window.max(at.whole.unwrap_or(i64::MIN)).saturating_mul(1_000_000);
+        let from = from.max(at.floor.unwrap_or(i64::MIN));
+        let mut offset = 0;
+        for _ in 0..MAX_REQUESTS {
+            let page = self.ask(Some(floor_to(from, self.granularity)), None, offset).await?;
+            let read = page.records.len();
+            for record in page.records {
+                let modified = micros(&record);
+                if modified > high {
+                    // The next reading forward tells it.
+                    return Ok(true);
+                }
+                let mark = mark(&record);
+                if modified < from || recent.has(mark) {
+                    continue;
+                }
+                if found.len() >= self.limit {
+                    return Ok(true);
+                }
+                recent.add(second(&record), mark, at);
+                found.push(record);
+            }
+            if page.end || read == 0 {
+                return Ok(false);
+            }
+            offset += read;
+        }
+        Ok(false)
+    }
+
+    /// Asks for records and holds the answer to what was asked for.
+    async fn ask(
+        &self,
+        since: Option<i64>,
+        after: Option<(i64, &str)>,
+        offset: usize,
+    ) -> Result<Changed, Failure> {
+        let time = |micros: i64| {
+            Timestamp::from_microsecond(micros)
+                .map_err(|e| Failure::from(CrmError::new(Problem::Protocol).detail(e)))
+        };
+        let since = since.map(time).transpose()?;
+        let after = after.map(|(high, last)| Ok::<_, Failure>((time(high)?, last))).transpose()?;
+        let limit = self.crm.dialect.abilities().max_page.clamp(1, 500).min(self.limit + 1).max(2);
+        let span = Span { since, after, offset, limit };
+        let page = self.crm.dialect.changed(self.talk, self.entity, self.wanted, span).await?;
+        let refuses = |what: &str| {
+            let reason =
+                format!("it {what}, so that changes would be lost: this agent refuses to sync from it");
+            Err(Failure::permanent(crate::Code::TargetProtocol, reason))
+        };
+        let mut before = i64::MIN;
+        for record in &page.records {
+            let Some(modified) = record.modified.map(|at| at.as_microsecond()) else {
+                return refuses("gives records without the time of their last change");
+            };
+            if since.is_some_and(|since| modified < floor_to(since.as_microsecond(), self.granularity)) {
+                return refuses("ignores the filter on the time of the last change");
+            }
+            if modified < before {
+                return refuses("does not sort by the time of the last change");
+            }
+            before = floor_to(modified, self.granularity);
+        }
+        Ok(page)
+    }
+}
+
+fn micros(record: &Record) -> i64 {
+    record.modified.map_or(0, |at| at.as_microsecond())
+}
+
+fn second(record: &Record) -> i64 {
+    micros(record).div_euclid(1_000_000)
+}
+
+fn floor_to(micros: i64, granularity: Duration) -> i64 {
+    let grain = i64::try_from(granularity.as_micros()).unwrap_or(1).max(1);
+    micros.div_euclid(grain).saturating_mul(grain)
+}
+
+/// What tells a change from others: the record, its time, its version, and its content where versions are missing or too
+/// coarse.
+fn mark(record: &Record) -> [u8; 5] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(record.id.as_bytes());
+    context.update(&[0]);
+    context.update(&micros(record).to_be_bytes());
+    context.update(record.version.as_deref().unwrap_or_default().as_bytes());
+    context.update(&[0]);
+    context.update(Value::Object(record.fields.clone()).to_string().as_bytes());
+    let mut mark = [0; 5];
+    for (to, from) in mark.iter_mut().zip(context.finish().as_ref()) {
+        *to = *from;
+    }
+    mark
+}
+
+/// A digest of what a target's own token may have inside.
+fn schema(entity: &Entity, wanted: &[&Field]) -> String {
+    let names: Vec<_> = wanted.iter().map(|field| (field.name.as_str(), field.target.as_str())).collect();
+    let digest = digest::digest(&digest::SHA256, format!("{} {names:?}", entity.target).as_bytes());
+    digest.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A record as a change.
+fn change(entity: &Entity, shown: &[&Field], op: ChangeOp, mut record: Record) -> Change {
+    let key = entity.key().and_then(|key| {
+        let value = record.fields.get(&key.name).filter(|value| !value.is_null())?;
+        Some(Map::from_iter([(key.name.clone(), value.clone())]))
+    });
+    record.fields.retain(|name, _| shown.iter().any(|field| field.name == *name));
+    let stamp = match (&record.modified, &record.version) {
+        (Some(modified), Some(version)) => format!("{modified} {version}"),
+        (Some(modified), None) => modified.to_string(),
+        (None, Some(version)) => version.clone(),
+        (None, None) => String::new(),
+    };
+    let fields = (op == ChangeOp::Upsert).then_some(record.fields);
+    Change { op, key, version: record.version, fields, stamp, id: record.id }
+}

@@ -1,0 +1,103 @@
+//! Builds a resource's way to its target: TLS roots, proxy, pool, and the header that authenticates each request.
+
+use super::{
+    exchange::{Credentials, Exchange},
+    settings::{Auth, Settings},
+};
+use crate::{BuildError, address, http::client::tls_of};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
+use passerelle_config::{Secret, SecretRef};
+use std::{path::Path, sync::atomic::AtomicI64, time::Duration};
+
+/// Connections that wait to be used again: more than a resource has attempts at once.
+const POOL_MAX_IDLE: usize = 32;
+/// Shorter than common servers keep them.
+const POOL_IDLE: Duration = Duration::from_secs(30);
+const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// The way to the target.
+///
+/// # Errors
+/// If a secret or the CA file cannot be used.
+pub(super) fn exchange(settings: &Settings, base: &Path) -> Result<Exchange, BuildError> {
+    let speaks_tls = settings.url.scheme() == "https"
+        || settings.proxy.as_ref().is_some_and(|proxy| proxy.url.scheme() == "https");
+    let ca_file = settings.ca_file.as_ref().map(|file| base.join(file));
+    let tls = tls_of(speaks_tls, ca_file.as_deref(), &[b"h2", b"http/1.1"])
+        .map_err(|(key, cause)| failed(settings, key, &cause))?;
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("passerelle-agent/", env!("CARGO_PKG_VERSION")))
+        // A resource's requests ignore HTTPS_PROXY and the like; only its own setting counts.
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .connect_timeout(settings.connect_timeout)
+        .pool_max_idle_per_host(POOL_MAX_IDLE)
+        .pool_idle_timeout(POOL_IDLE)
+        .tcp_nodelay(true)
+        .tcp_keepalive(TCP_KEEPALIVE)
+        .dns_resolver(address::resolver())
+        .tls_backend_preconfigured(tls);
+    if let Some(proxy) = &settings.proxy {
+        let mut to = reqwest::Proxy::all(proxy.url.as_str())
+            .map_err(|e| failed(settings, "proxy.url", &e.without_url()))?;
+        if let (Some(username), Some(password)) = (&proxy.username, &proxy.password) {
+            to = to.basic_auth(username, read(settings, "proxy.password", password, base)?.expose());
+        }
+        builder = builder.proxy(to);
+    }
+    Ok(Exchange {
+        base: settings.url.clone(),
+        client: builder.build().map_err(|e| failed(settings, "url", &e))?,
+        credentials: header(settings, base)?,
+        trust: Credentials::default(),
+        max_response: usize::try_from(settings.max_response).unwrap_or(usize::MAX),
+        ahead_ms: AtomicI64::new(0),
+    })
+}
+
+/// The header that authenticates each request; marked sensitive, so no log shows its value. A dialect that logs in, or
+/// signs, makes its own of [`secret`] and sends bare requests.
+fn header(settings: &Settings, base: &Path) -> Result<Option<(HeaderName, HeaderValue)>, BuildError> {
+    let Some(auth) = &settings.auth else { return Ok(None) };
+    let (key, _) = auth.secret();
+    let secret = secret(settings, base)?;
+    let secret = secret.as_ref().map(Secret::expose).unwrap_or_default();
+    let (name, value) = match auth {
+        Auth::Bearer { scheme, .. } => (AUTHORIZATION, HeaderValue::from_str(&format!("{scheme} {secret}"))),
+        Auth::Basic { username, .. } => {
+            let pair = STANDARD.encode(format!("{username}:{secret}"));
+            (AUTHORIZATION, HeaderValue::from_str(&format!("Basic {pair}")))
+        }
+        Auth::ApiKey { header, .. } => (header.clone(), HeaderValue::from_str(secret)),
+        Auth::Hmac { .. } => return Ok(None),
+    };
+    let mut value = value.map_err(|_| {
+        failed(settings, key, &"the secret contains a line end or another character that no header may carry")
+    })?;
+    value.set_sensitive(true);
+    Ok(Some((name, value)))
+}
+
+/// The secret of the resource's `auth`.
+///
+/// # Errors
+/// If it cannot be read.
+pub(crate) fn secret(settings: &Settings, base: &Path) -> Result<Option<Secret>, BuildError> {
+    let secret = settings.auth.as_ref().map(Auth::secret);
+    secret.map(|(key, secret)| read(settings, key, secret, base)).transpose()
+}
+
+pub(super) fn read(
+    settings: &Settings,
+    key: &str,
+    secret: &SecretRef,
+    base: &Path,
+) -> Result<Secret, BuildError> {
+    secret.read(base).map_err(|e| failed(settings, key, &e))
+}
+
+fn failed(settings: &Settings, key: &str, cause: &dyn std::fmt::Display) -> BuildError {
+    BuildError(format!("resources.{}.{key}: {cause}", settings.resource))
+}

@@ -1,0 +1,477 @@
+//! The requests of a dialect: to the resource's url alone, one at a time per call, bounded, followed nowhere.
+//!
+//! - A path is built of segments ([`Request::path`]); a target's own link is followed only below the resource's url
+//!   ([`Exchange::link`]).
+//! - A write whose answer is lost is [`Problem::Ambiguous`]; a read that is lost is [`Problem::Unavailable`].
+//! - Credentials that were refused twice are not tried again for a quarter of an hour: some products lock the account,
+//!   or the whole address, after a few wrong passwords ([`Credentials`]).
+
+use super::error::{Clash, CrmError, Problem};
+use crate::{
+    Call, Code, Patience, Progress,
+    address::{self, Blocked},
+    http::{answer, fault},
+};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use jiff::Timestamp;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+/// What may stand in a path segment as it is (RFC 3986 §2.3).
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// How often credentials may be refused before they rest.
+const MAX_REFUSALS: u32 = 2;
+/// How long they rest; a reload of the configuration ends it.
+const REST: Duration = Duration::from_secs(15 * 60);
+
+/// How long to wait, whom to tell of progress, and what ends it.
+#[derive(Debug, Clone)]
+pub(crate) struct Talk {
+    /// For each request.
+    pub(crate) timeout: Duration,
+    /// Looked at before each request; a write that was begun is finished.
+    pub(crate) cancel: CancellationToken,
+    /// Beats with each answer.
+    pub(crate) progress: Progress,
+    /// W3C trace context to pass on.
+    pub(crate) traceparent: Option<String>,
+}
+
+impl From<&Call> for Talk {
+    fn from(call: &Call) -> Self {
+        Self {
+            timeout: call.timeout,
+            cancel: call.cancel.clone(),
+            progress: call.progress.clone(),
+            traceparent: call.traceparent.clone(),
+        }
+    }
+}
+
+impl From<&Patience> for Talk {
+    fn from(patience: &Patience) -> Self {
+        Self {
+            timeout: patience.timeout,
+            cancel: patience.cancel.clone(),
+            progress: Progress::default(),
+            traceparent: None,
+        }
+    }
+}
+
+impl Talk {
+    /// For a probe, which nobody cancels.
+    pub(crate) fn within(timeout: Duration) -> Self {
+        Self { timeout, cancel: CancellationToken::new(), progress: Progress::default(), traceparent: None }
+    }
+}
+
+/// One segment of a path, encoded.
+pub(crate) fn segment(text: &str) -> String {
+    match text {
+        // Dots alone would be taken for steps through the path.
+        "." => "%2E".to_owned(),
+        ".." => "%2E%2E".to_owned(),
+        text => utf8_percent_encode(text, SEGMENT).to_string(),
+    }
+}
+
+/// A request below the resource's url.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    method: Method,
+    url: Target,
+    query: Vec<(String, String)>,
+    headers: HeaderMap,
+    body: Option<Bytes>,
+    writes: bool,
+    bare: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Target {
+    /// Relative to the resource's url, encoded.
+    Path(String),
+    /// A target's own link, already checked.
+    Link(Url),
+}
+
+impl Request {
+    /// A request to a path below the resource's url. The path is code or configuration; what comes from a job or a target
+    /// goes through [`segment`] first. A method other than GET and HEAD counts as a write.
+    pub(crate) fn path(method: Method, path: impl Into<String>) -> Self {
+        Self::to(method, Target::Path(path.into()))
+    }
+
+    /// A GET of a target's own link: see [`Exchange::link`].
+    pub(crate) fn link(url: Url) -> Self {
+        Self::to(Method::GET, Target::Link(url))
+    }
+
+    fn to(method: Method, url: Target) -> Self {
+        let writes = !method.is_safe();
+        Self { method, url, query: Vec::new(), headers: HeaderMap::new(), body: None, writes, bare: false }
+    }
+
+    /// Adds a query parameter.
+    pub(crate) fn query(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.query.push((key.into(), value.into()));
+        self
+    }
+
+    /// Sets a header; a value that no header can carry is left out.
+    pub(crate) fn header(mut self, name: HeaderName, value: &str) -> Self {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.insert(name, value);
+        }
+        self
+    }
+
+    /// Sends JSON.
+    pub(crate) fn json(mut self, body: &Value) -> Self {
+        self.headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
+        self.body = Some(Bytes::from(body.to_string()));
+        self
+    }
+
+    /// Sends these bytes.
+    pub(crate) fn body(mut self, media_type: &str, body: impl Into<Bytes>) -> Self {
+        self.body = Some(body.into());
+        self.header(header::CONTENT_TYPE, media_type)
+    }
+
+    /// Says that this request only reads, whatever its method (a search by POST, JSON-RPC).
+    pub(crate) fn reads(mut self) -> Self {
+        self.writes = false;
+        self
+    }
+
+    /// Leaves the resource's `Authorization` out: the dialect sends credentials in its own way (a log-in).
+    pub(crate) fn bare(mut self) -> Self {
+        self.bare = true;
+        self
+    }
+}
+
+/// An answer, read whole.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    /// Its status.
+    pub(crate) status: StatusCode,
+    /// Its headers.
+    pub(crate) headers: HeaderMap,
+    /// Its body, at most `max_response`.
+    pub(crate) body: Bytes,
+    /// Whether the request was a write.
+    pub(crate) writes: bool,
+}
+
+impl Answer {
+    /// The body as JSON. Not JSON: ambiguous after a write with a success status, else a protocol error.
+    pub(crate) fn json(&self) -> Result<Value, CrmError> {
+        serde_json::from_slice(&self.body).map_err(|_| {
+            self.nonsense("an answer is not JSON").detail(format!(
+                "status {}, {} bytes of {}",
+                self.status.as_u16(),
+                self.body.len(),
+                self.text(header::CONTENT_TYPE.as_str()).unwrap_or("no media type")
+            ))
+        })
+    }
+
+    /// The error for an answer that makes no sense: ambiguous if it may stand for a write that happened.
+    pub(crate) fn nonsense(&self, reason: &str) -> CrmError {
+        let happened = self.writes && (self.status.is_success() || self.status.is_server_error());
+        CrmError::new(if happened { Problem::Ambiguous } else { Problem::Protocol }).reason(reason)
+    }
+
+    /// A header's text.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// When the target wants to be asked again.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        answer::retry_after(&self.headers, Timestamp::now())
+    }
+
+    /// What a status means where a dialect knows nothing better; `Ok` for 2xx.
+    ///
+    /// # Errors
+    /// The refusal, without a reason: the dialect adds field errors and its target's own words.
+    pub(crate) fn check(&self) -> Result<(), CrmError> {
+        let problem = match self.status.as_u16() {
+            200..=299 => return Ok(()),
+            401 | 407 => Problem::Auth,
+            403 => Problem::Forbidden,
+            404 | 410 => Problem::NotFound,
+            409 => Problem::Conflict { clash: Clash::Duplicate, candidates: Vec::new() },
+            412 => Problem::Conflict { clash: Clash::Version, candidates: Vec::new() },
+            425 | 429 => Problem::Throttled { retry_after: self.retry_after() },
+            400 | 422 => Problem::Invalid { fields: Vec::new() },
+            405 | 501 => Problem::Unsupported,
+            // Some gateways say so although the work was begun; with a time to come back it is a refusal.
+            503 if !self.writes || self.retry_after().is_some() => {
+                Problem::Throttled { retry_after: self.retry_after() }
+            }
+            500..=599 if self.writes => Problem::Ambiguous,
+            500..=599 => Problem::Unavailable,
+            _ => Problem::Protocol,
+        };
+        let error = CrmError::new(problem).detail(format!("status {}", self.status.as_u16()));
+        Err(match self.status.as_u16() {
+            300..=399 => error.reason("it answered with a redirect, which is not followed"),
+            500..=599 => error.reason(&format!("status {}", self.status.as_u16())),
+            _ => error,
+        })
+    }
+}
+
+/// Whether the credentials may be tried.
+#[derive(Debug, Default)]
+pub(crate) struct Credentials {
+    state: Mutex<Trust>,
+    /// Held while credentials that have not yet proved right are tried, so that no crowd tries wrong ones at once.
+    turn: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Trust {
+    proven: bool,
+    refusals: u32,
+    resting_until: Option<Instant>,
+}
+
+impl Credentials {
+    /// Makes a request that uses the credentials. Until they have proved right, one at a time; once they were refused
+    /// twice, none for a while.
+    ///
+    /// # Errors
+    /// What the request meets; [`Problem::Auth`] while they rest. Every [`Problem::Auth`] of the request counts.
+    pub(crate) async fn try_with<T>(
+        &self,
+        request: impl Future<Output = Result<T, CrmError>>,
+    ) -> Result<T, CrmError> {
+        let turn = if self.trust(|trust| trust.proven) { None } else { Some(self.turn.lock().await) };
+        if self.trust(|trust| trust.resting_until.is_some_and(|until| Instant::now() < until)) {
+            let reason = "refused twice, so not tried again for 15 minutes or until a reload, lest the target locks the account";
+            return Err(CrmError::new(Problem::Auth).reason(reason));
+        }
+        let done = request.await;
+        match &done {
+            Ok(_) => self.trust(|trust| *trust = Trust { proven: true, ..Trust::default() }),
+            Err(error) if error.problem == Problem::Auth => self.trust(|trust| {
+                trust.proven = false;
+                trust.refusals += 1;
+                if trust.refusals >= MAX_REFUSALS {
+                    trust.refusals = 0;
+                    trust.resting_until = Instant::now().checked_add(REST);
+                }
+            }),
+            Err(_) => {}
+        }
+        drop(turn);
+        done
+    }
+
+    fn trust<T>(&self, with: impl FnOnce(&mut Trust) -> T) -> T {
+        with(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The way to the target: one per resource.
+pub(crate) struct Exchange {
+    /// Its path ends with `/`.
+    pub(crate) base: Url,
+    /// The client: no redirects, checked addresses, the resource's CA and proxy.
+    pub(crate) client: reqwest::Client,
+    /// The header that authenticates each request, for the kinds of `auth` that are no more than that.
+    pub(crate) credentials: Option<(HeaderName, HeaderValue)>,
+    /// Whether they may be tried; dialects that log in put their log-in through it as well.
+    pub(crate) trust: Credentials,
+    /// The largest answer.
+    pub(crate) max_response: usize,
+    /// How far the target's clock is ahead of ours, in milliseconds, by the `Date` of its last answer.
+    pub(crate) ahead_ms: AtomicI64,
+}
+
+impl Exchange {
+    /// The target's clock.
+    pub(crate) fn target_now(&self) -> Timestamp {
+        let ahead = jiff::SignedDuration::from_millis(self.ahead_ms.load(Ordering::Relaxed));
+        Timestamp::now().checked_add(ahead).unwrap_or(Timestamp::now())
+    }
+
+    /// A target's own link (of a next page, say), if it leads below the resource's url. Relative ones start from the url.
+    ///
+    /// # Errors
+    /// [`Problem::Protocol`] if it leads elsewhere.
+    pub(crate) fn link(&self, link: &str) -> Result<Url, CrmError> {
+        let elsewhere = || {
+            CrmError::new(Problem::Protocol).reason("a link of the target leads away from the resource's url")
+        };
+        let url = self.base.join(link).map_err(|_| elsewhere())?;
+        let below = url.origin() == self.base.origin()
+            && url.path().starts_with(self.base.path())
+            && !url.path().contains("%2e")
+            && !url.path().contains("%2E")
+            && url.username().is_empty()
+            && url.password().is_none();
+        if below { Ok(url) } else { Err(elsewhere()) }
+    }
+
+    /// A link as it may be kept in a cursor: what follows the resource's url.
+    pub(crate) fn relative(&self, url: &Url) -> Option<String> {
+        url.as_str().strip_prefix(self.base.as_str()).map(str::to_owned)
+    }
+
+    /// Sends a request and reads the whole answer, whatever its status; a 401 counts against the credentials
+    /// unless the request is bare.
+    ///
+    /// # Errors
+    /// [`Problem::Auth`] (also for a 401, and while the credentials rest), [`Problem::Unavailable`],
+    /// [`Problem::Ambiguous`], [`Problem::Protocol`] (an answer that is too large), or one of ours.
+    pub(crate) async fn send(&self, talk: &Talk, request: Request) -> Result<Answer, CrmError> {
+        if request.bare || self.credentials.is_none() {
+            return self.once(talk, request).await;
+        }
+        let refused = async {
+            let answer = self.once(talk, request).await?;
+            if answer.status == StatusCode::UNAUTHORIZED {
+                return Err(CrmError::new(Problem::Auth).detail("status 401"));
+            }
+            Ok(answer)
+        };
+        self.trust.try_with(refused).await
+    }
+
+    async fn once(&self, talk: &Talk, request: Request) -> Result<Answer, CrmError> {
+        if talk.cancel.is_cancelled() {
+            return Err(CrmError::new(Problem::Ours(Code::Cancelled)));
+        }
+        let writes = request.writes;
+        let built = self.build(talk, request)?;
+        let exchange = async {
+            let response = self.client.execute(built).await.map_err(|error| lost(error, writes))?;
+            self.read(talk, response, writes).await
+        };
+        let limited = tokio::time::timeout(talk.timeout, exchange);
+        let answer = if writes {
+            limited.await
+        } else {
+            tokio::select! {
+                biased;
+                () = talk.cancel.cancelled() => return Err(CrmError::new(Problem::Ours(Code::Cancelled))),
+                answer = limited => answer,
+            }
+        };
+        match answer {
+            Ok(answer) => {
+                talk.progress.beat();
+                answer
+            }
+            Err(_) if writes => Err(CrmError::new(Problem::Ambiguous).reason("no answer in time")),
+            Err(_) => {
+                Err(CrmError::new(Problem::Ours(Code::TargetTimeout))
+                    .reason("the target did not answer in time"))
+            }
+        }
+    }
+
+    fn build(&self, talk: &Talk, request: Request) -> Result<reqwest::Request, CrmError> {
+        let mut url = match request.url {
+            Target::Link(url) => url,
+            Target::Path(path) => self.link(path.trim_start_matches('/'))?,
+        };
+        if !request.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(&request.query);
+        }
+        let mut built = reqwest::Request::new(request.method, url);
+        let headers = built.headers_mut();
+        headers.extend(request.headers);
+        headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("application/json"));
+        if let (Some((name, value)), false) = (&self.credentials, request.bare) {
+            headers.insert(name.clone(), value.clone());
+        }
+        // A trace context that no header can carry is no reason to fail.
+        if let Some(value) = talk.traceparent.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
+            headers.insert(HeaderName::from_static("traceparent"), value);
+        }
+        if let Some(body) = request.body {
+            *built.body_mut() = Some(body.into());
+        } else if request.writes {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+        }
+        Ok(built)
+    }
+
+    async fn read(
+        &self,
+        talk: &Talk,
+        mut response: reqwest::Response,
+        writes: bool,
+    ) -> Result<Answer, CrmError> {
+        let (status, headers) = (response.status(), response.headers().clone());
+        self.note_clock(&headers);
+        let mut answer = Answer { status, headers, body: Bytes::new(), writes };
+        let too_large = |answer: &Answer| {
+            answer.nonsense(&format!("an answer is larger than max_response of {} bytes", self.max_response))
+        };
+        if response.content_length().is_some_and(|length| length > self.max_response as u64) {
+            return Err(too_large(&answer));
+        }
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| lost(error, writes))? {
+            if body.len() + chunk.len() > self.max_response {
+                return Err(too_large(&answer));
+            }
+            body.extend_from_slice(&chunk);
+            talk.progress.beat();
+        }
+        answer.body = body.freeze();
+        Ok(answer)
+    }
+
+    fn note_clock(&self, headers: &HeaderMap) {
+        let date =
+            headers.get(header::DATE).and_then(|value| value.to_str().ok()).and_then(answer::http_date);
+        if let Some(date) = date {
+            let ahead = date.as_millisecond() - Timestamp::now().as_millisecond();
+            // The header has whole seconds, and the way takes its time.
+            self.ahead_ms.store(if ahead.abs() <= 2000 { 0 } else { ahead }, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What an error of the HTTP library means.
+fn lost(error: reqwest::Error, writes: bool) -> CrmError {
+    let error = error.without_url();
+    let detail = fault::chain(&error);
+    if fault::find::<Blocked>(&error).is_some() {
+        return CrmError {
+            reason: Some(address::BLOCKED.to_owned()),
+            ..Problem::Ours(Code::PolicyDenied).into()
+        }
+        .detail(detail);
+    }
+    let problem = match (error.is_connect(), writes) {
+        (true, _) | (false, false) => Problem::Unavailable,
+        (false, true) => Problem::Ambiguous,
+    };
+    let reason = if error.is_connect() {
+        fault::unreachable(&error, error.is_timeout())
+    } else {
+        "the connection ended without a whole answer".to_owned()
+    };
+    CrmError { reason: Some(reason), ..problem.into() }.detail(detail)
+}

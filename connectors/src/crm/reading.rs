@@ -1,0 +1,100 @@
+//! Reading records: one, or pages of those that fit.
+
+use super::{
+    Crm, cursor,
+    dialect::Page,
+    exchange::Talk,
+    params::{Pair, Which, given},
+    upsert::id_of,
+    vocabulary::{Entity, Field, Record},
+};
+use crate::{Call, Failure, Outcome};
+use aws_lc_rs::digest;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// What is searched for.
+pub(super) struct Find<'e> {
+    pub(super) entity: &'e Entity,
+    pub(super) filter: Vec<Pair<'e>>,
+    pub(super) limit: usize,
+    pub(super) cursor: Option<String>,
+}
+
+/// The head of a cursor of a search.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    /// A digest of what is searched for.
+    f: String,
+    /// Where the dialect goes on.
+    n: String,
+}
+
+/// One record.
+pub(super) async fn get(
+    crm: &Crm,
+    call: &Call,
+    entity: &Entity,
+    which: &Which<'_>,
+    wanted: &[&Field],
+) -> Result<Outcome, Failure> {
+    let talk = Talk::from(call);
+    let id = match which {
+        Which::Id(id) => id.clone(),
+        Which::Key(key) => match id_of(crm, &talk, entity, key).await? {
+            Some(record) => record.id,
+            None => return Err(super::error::CrmError::new(super::error::Problem::NotFound).into()),
+        },
+    };
+    let record = crm.dialect.get(&talk, entity, &id, wanted).await?;
+    Ok(Outcome { result: shown(record, wanted), synced: None })
+}
+
+/// A page of records.
+pub(super) async fn find(
+    crm: &Crm,
+    call: &Call,
+    find: &Find<'_>,
+    wanted: &[&Field],
+) -> Result<Outcome, Failure> {
+    let talk = Talk::from(call);
+    let asked = print(find, wanted);
+    let next = match &find.cursor {
+        None => None,
+        Some(text) => {
+            let (head, _): (Head, _) = crm.cursors.open(text)?;
+            if head.f != asked {
+                return Err(cursor::refused());
+            }
+            Some(head.n)
+        }
+    };
+    let limit = find.limit.min(crm.dialect.abilities().max_page.max(1));
+    let page = Page { limit, cursor: next.as_deref() };
+    let listed = crm.dialect.find(&talk, find.entity, wanted, &given(&find.filter), page).await?;
+    let next_cursor = listed.next.map(|n| crm.cursors.seal(&Head { f: asked, n }, &[])).transpose()?;
+    let items: Vec<Value> = listed.records.into_iter().map(|record| shown(record, wanted)).collect();
+    Ok(Outcome { result: json!({ "items": items, "next_cursor": next_cursor }), synced: None })
+}
+
+/// A cursor goes on with the search it came from, and no other.
+fn print(find: &Find<'_>, wanted: &[&Field]) -> String {
+    let filter: Vec<_> = find.filter.iter().map(|(field, value)| (&field.name, value)).collect();
+    let names: Vec<_> = wanted.iter().map(|field| &field.name).collect();
+    let text = format!("{} {filter:?} {names:?} {}", find.entity.name, find.limit);
+    let digest = digest::digest(&digest::SHA256, text.as_bytes());
+    digest.as_ref().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A record as the contract has it: nothing but what was asked for and may be shown.
+fn shown(mut record: Record, wanted: &[&Field]) -> Value {
+    record.fields.retain(|name, _| wanted.iter().any(|field| field.name == *name));
+    let mut item = json!({ "id": record.id, "fields": record.fields });
+    if let Some(version) = record.version {
+        item["version"] = Value::String(version);
+    }
+    if let Some(modified) = record.modified {
+        item["modified_at"] = Value::String(modified.to_string());
+    }
+    item
+}

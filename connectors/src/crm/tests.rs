@@ -1,0 +1,5 @@
+//! The engine over a dialect in memory that can lose replies, race and drop fields at will.
+
+mod memory;
+mod upserts;
+mod walks;
