@@ -2,7 +2,7 @@
 
 use crate::{
     bounds::Bounded,
-    event::{Event, EventAck, EventRefused, Triggers},
+    event::{Event, EventAck, EventRefused, TriggerCursor, Triggers},
     limits::{MAX_FRAME, MAX_TEXT},
     message::{
         Accept, Cancel, Commit, CommitGranted, Decline, Draining, Hello, HubKeys, Offer, Progress, Refuse,
@@ -85,6 +85,7 @@ messages! {
     Commit = "commit",
     Report = "report",
     Event = "event",
+    TriggerCursor = "trigger_cursor",
     Draining = "draining",
     Unsupported = "unsupported",
 }

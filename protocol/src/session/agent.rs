@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{
     Accept, Commit, Decline, Draining, Event, EventAck, EventRefused, Hello, HubKeys, Intent, Offer,
-    Progress, Refuse, Report, Sha256, ToAgent, ToHub, TriggerLease, Unsupported, VersionRange, Welcome,
-    decode_to_agent,
+    Progress, Refuse, Report, Sha256, ToAgent, ToHub, TriggerCursor, TriggerLease, Unsupported, VersionRange,
+    Welcome, decode_to_agent,
     limits::{HANDSHAKE, MAX_JOBS, MAX_UNACKED_REPORT_BYTES, MAX_UNACKED_REPORTS, RESEND},
     outcome::cut_message,
 };
@@ -301,6 +301,14 @@ impl AgentSession {
         let done = self.link.send(Ok(text));
         self.close_on(done);
         Ok(())
+    }
+
+    /// Tells how far a trigger has read its change feed. Lost without harm: a lease that does not name the cursor asks for
+    /// it again.
+    pub fn tell_cursor(&mut self, cursor: TriggerCursor) {
+        if self.is_open() && self.link.queued() < PROGRESS_BEHIND {
+            self.send(cursor);
+        }
     }
 
     /// How many events wait for their answer.

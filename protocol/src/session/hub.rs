@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{
     Cancel, Commit, CommitGranted, Decline, Event, EventAck, EventId, EventRefused, HeldAction, Hello,
-    HubKeys, Name, Offer, Progress, Refuse, Report, ReportAck, ToAgent, ToHub, TriggerLease, Triggers,
-    Unsupported, Welcome, decode_to_hub,
+    HubKeys, Name, Offer, Progress, Refuse, Report, ReportAck, ToAgent, ToHub, TriggerCursor, TriggerLease,
+    Triggers, Unsupported, Welcome, decode_to_hub,
     limits::{HANDSHAKE, MAX_JOBS, MAX_UNANSWERED_OFFER_BYTES, RESEND},
     outcome::cut_message,
 };
@@ -37,6 +37,8 @@ pub enum HubEvent {
     /// Something happened at a resource: store it, then [`HubSession::ack_event`] or [`HubSession::refuse_event`].
     /// May come more than once.
     Event(Event),
+    /// How far a trigger has read its change feed.
+    Cursor(TriggerCursor),
     /// The agent takes nothing more.
     Draining,
     /// The agent sent, or did not understand, a message of this type.
@@ -414,6 +416,10 @@ impl HubSession {
                     Err(CloseReason::PeerMisbehaved("more events than may be unanswered".to_owned()))
                 }
             },
+            (State::Open, ToHub::TriggerCursor(cursor)) => {
+                self.events.push_back(HubEvent::Cursor(cursor));
+                Ok(())
+            }
             (State::Open, ToHub::Draining(_)) => {
                 if !self.draining {
                     self.draining = true;
@@ -477,6 +483,7 @@ fn kind(message: &ToHub) -> &'static str {
         ToHub::Commit(_) => "commit",
         ToHub::Report(_) => "report",
         ToHub::Event(_) => "event",
+        ToHub::TriggerCursor(_) => "trigger_cursor",
         ToHub::Draining(_) => "draining",
         ToHub::Unsupported(_) => "unsupported",
     }

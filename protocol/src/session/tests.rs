@@ -53,6 +53,7 @@ fn hello(max_jobs: u32, resources: &[(&str, u32)]) -> Hello {
             .collect(),
         held: Vec::new(),
         triggers: Vec::new(),
+        listeners: Vec::new(),
     }
 }
 
@@ -115,7 +116,13 @@ fn event(number: u32) -> Event {
 }
 
 fn lease(number: u64) -> TriggerLease {
-    TriggerLease { resource: name("compta"), trigger: name("incoming"), lease: number, ttl_s: Some(30) }
+    TriggerLease {
+        resource: name("compta"),
+        trigger: name("incoming"),
+        lease: number,
+        ttl_s: Some(30),
+        cursor: None,
+    }
 }
 
 fn success() -> Outcome {

@@ -147,7 +147,7 @@ impl HubOwner {
                 let wait = if self.in_order { self.slow } else { rng.up_to(self.slow) };
                 self.todo.push((wait, HubTask::Keep { process, connection, event: Box::new(event) }));
             }
-            HubEvent::Progress(_) | HubEvent::Draining => {}
+            HubEvent::Progress(_) | HubEvent::Draining | HubEvent::Cursor(_) => {}
             HubEvent::Unsupported(of) => panic!("unsupported {of}"),
         }
     }
