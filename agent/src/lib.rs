@@ -20,6 +20,7 @@ mod hub;
 mod identity;
 mod job;
 mod journal;
+mod listeners;
 mod local;
 mod logs;
 mod metrics;

@@ -16,7 +16,7 @@ struct Finished {
     outcome: &'static str,
 }
 
-/// Labels of a declined offer.
+/// Labels of a declined offer, or of a refused post.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Declined {
     code: &'static str,
@@ -90,6 +90,10 @@ pub struct Metrics {
     pub files_taken: Counter,
     /// Files that triggers left where they are.
     pub files_left: Counter,
+    /// Changes of records that triggers took.
+    pub changes_taken: Counter,
+    /// Posts that listeners took.
+    pub posts_taken: Counter,
     /// Events that the hub stored.
     pub events_acknowledged: Counter,
     /// Events that the hub refused for good.
@@ -107,6 +111,7 @@ pub struct Metrics {
     audit_behind: Family<Export, Gauge>,
     finished: Family<Finished, Counter>,
     declined: Family<Declined, Counter>,
+    posts_refused: Family<Declined, Counter>,
     reloads: Family<Reloaded, Counter>,
     held: Gauge,
     running: Gauge,
@@ -146,6 +151,9 @@ impl Default for Metrics {
             leftovers_removed: Counter::default(),
             files_taken: Counter::default(),
             files_left: Counter::default(),
+            changes_taken: Counter::default(),
+            posts_taken: Counter::default(),
+            posts_refused: Family::default(),
             events_acknowledged: Counter::default(),
             events_refused: Counter::default(),
             journal_set_aside: Counter::default(),
@@ -202,6 +210,9 @@ impl Default for Metrics {
         r.register("leftovers_removed", "Parts of ended attempts removed from targets", removed);
         r.register("files_taken", "Files that triggers took", m.files_taken.clone());
         r.register("files_left", "Files that triggers left where they are", m.files_left.clone());
+        r.register("changes_taken", "Changes of records that triggers took", m.changes_taken.clone());
+        r.register("posts_taken", "Posts that listeners took", m.posts_taken.clone());
+        r.register("posts_refused", "Posts that listeners refused, by code", m.posts_refused.clone());
         r.register("events_acknowledged", "Events that the hub stored", m.events_acknowledged.clone());
         r.register("events_refused", "Events that the hub refused for good", m.events_refused.clone());
         r.register("events_waiting", "Events that wait for the hub", m.events_waiting.clone());
@@ -251,6 +262,11 @@ impl Metrics {
     /// How many rows a copy of the audit lacks.
     pub fn audit_behind(&self, export: &'static str, rows: i64) {
         self.audit_behind.get_or_create(&Export { export }).set(rows);
+    }
+
+    /// Counts a post that was refused, by its code.
+    pub fn post_refused(&self, code: &'static str) {
+        self.posts_refused.get_or_create(&Declined { code }).inc();
     }
 
     /// Counts a changed configuration: `applied` or `refused`.

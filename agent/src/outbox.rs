@@ -4,7 +4,7 @@
 //! Answers and progress may be lost with a connection (the hub learns the same from the next `Hello`); commit
 //! requests stay until granted or withdrawn and are sent again on each connection.
 
-use passerelle_protocol::{Decline, Intent, Progress, session::Attempt};
+use passerelle_protocol::{Decline, Intent, Name, Progress, TriggerCursor, session::Attempt};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -32,6 +32,8 @@ pub struct Batch {
     pub progress: Vec<Progress>,
     /// Commit requests that this connection has not sent yet.
     pub asks: Vec<(Attempt, Intent)>,
+    /// How far change feeds were read.
+    pub cursors: Vec<TriggerCursor>,
     /// Seconds of grace, once the agent drains.
     pub draining: Option<u32>,
 }
@@ -47,6 +49,8 @@ struct Inner {
     answers: VecDeque<Answer>,
     progress: BTreeMap<Attempt, Progress>,
     asks: BTreeMap<Attempt, Ask>,
+    /// By resource and trigger, of which there are few.
+    cursors: BTreeMap<(Name, Name), TriggerCursor>,
     draining: Option<u32>,
 }
 
@@ -115,6 +119,14 @@ impl Outbox {
         inner.asks.remove(&attempt);
     }
 
+    /// Tells how far a change feed was read; replaces what was not sent yet.
+    pub fn cursor(&self, cursor: TriggerCursor) {
+        let key = (cursor.resource.clone(), cursor.trigger.clone());
+        self.put(|inner| {
+            inner.cursors.insert(key, cursor);
+        });
+    }
+
     /// The agent drains.
     pub fn drain(&self, grace_s: u32) {
         self.put(|inner| inner.draining = Some(grace_s));
@@ -141,7 +153,8 @@ impl Outbox {
                 first.then(|| (*attempt, ask.intent.clone()))
             })
             .collect();
-        Batch { answers, progress, asks, draining: inner.draining }
+        let cursors = std::mem::take(&mut inner.cursors).into_values().collect();
+        Batch { answers, progress, asks, cursors, draining: inner.draining }
     }
 
     /// How much waits to be sent.

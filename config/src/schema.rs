@@ -105,6 +105,7 @@ mod tests {
             "examples/agent.toml",
             "examples/resources.d/files.toml",
             "examples/resources.d/applications.toml",
+            "examples/resources.d/listeners.toml",
         ]);
         for key in keys() {
             let shown =

@@ -322,7 +322,7 @@ async fn what_a_hostile_agent_tells_is_refused_and_counted() {
         ("forbidden", |event| event.trigger = name("other")),
         ("bad_request", |event| event.resource = name("crm")),
         ("bad_request", |event| event.kind = name("watch")),
-        ("forbidden", |event| event.kind = name("notification")),
+        ("forbidden", |event| event.kind = name("sighting")),
         ("bad_request", |event| event.data["path"] = json!("in/c.csv")),
         ("bad_request", |event| event.data["path"] = json!("../../etc/passwd")),
         ("bad_request", |event| event.payload = None),

@@ -22,6 +22,7 @@ mod jobs;
 mod large;
 mod leftovers;
 mod limits;
+mod listeners;
 mod object_store;
 mod pause;
 mod pickup;

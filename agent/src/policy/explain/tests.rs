@@ -64,7 +64,7 @@ url = "file:///srv/closed"
         "    with headers x-trace\n",
         "    at most 10 times a day\n",
         "  Nothing: it has no allow rule.\n",
-        "no listeners for the cloud",
+        "no ports for the cloud",
     ] {
         assert!(text.contains(line), "{line:?} is not in\n{text}");
     }
