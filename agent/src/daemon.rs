@@ -12,6 +12,7 @@ use crate::{
     hub::Hub,
     identity::Identity,
     journal::{Found, Journal, JournalError},
+    listeners,
     local::{self, Local},
     logs::{self, LogLevel},
     metrics::Metrics,
@@ -318,6 +319,7 @@ async fn serve(
     let pauses = tokio::spawn(pause::keep(Arc::clone(agent)).in_current_span());
     let sweeping = tokio::spawn(sweep::run(Arc::clone(agent)).in_current_span());
     let triggers = tokio::spawn(triggers::run(Arc::clone(agent)).in_current_span());
+    let mut listening = tokio::spawn(listeners::run(Arc::clone(agent)).in_current_span());
     let rotating = tokio::spawn(rotate::run(Arc::clone(agent)).in_current_span());
     let upkeep = tokio::spawn(upkeep(Arc::clone(agent)).in_current_span());
     let audit = Auditing::start(agent);
@@ -357,6 +359,9 @@ async fn serve(
             }
         }
     };
+    if timeout_at(Instant::now() + STOP_TIME, &mut listening).await.is_err() {
+        listening.abort();
+    }
     agent.halt.cancel();
     agent.tasks.close();
     if timeout_at(Instant::now() + STOP_TIME, agent.tasks.wait()).await.is_err() {

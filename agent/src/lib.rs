@@ -23,6 +23,7 @@ mod identity;
 mod init;
 mod job;
 mod journal;
+mod listeners;
 mod local;
 mod logs;
 mod metrics;

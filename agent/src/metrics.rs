@@ -28,7 +28,7 @@ struct Called {
     outcome: &'static str,
 }
 
-/// Labels of a declined offer.
+/// Labels of a declined offer, or of a refused post.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Declined {
     code: &'static str,
@@ -102,6 +102,10 @@ pub struct Metrics {
     pub files_taken: Counter,
     /// Files that triggers left where they are.
     pub files_left: Counter,
+    /// Changes of records that triggers took.
+    pub changes_taken: Counter,
+    /// Posts that listeners took.
+    pub posts_taken: Counter,
     /// Events that the hub stored.
     pub events_acknowledged: Counter,
     /// Events that the hub refused for good.
@@ -123,6 +127,7 @@ pub struct Metrics {
     declined: Family<Declined, Counter>,
     called: Family<Called, Counter>,
     calls_declined: Family<Declined, Counter>,
+    posts_refused: Family<Declined, Counter>,
     reloads: Family<Reloaded, Counter>,
     held: Gauge,
     running: Gauge,
@@ -162,6 +167,9 @@ impl Default for Metrics {
             leftovers_removed: Counter::default(),
             files_taken: Counter::default(),
             files_left: Counter::default(),
+            changes_taken: Counter::default(),
+            posts_taken: Counter::default(),
+            posts_refused: Family::default(),
             events_acknowledged: Counter::default(),
             events_refused: Counter::default(),
             journal_set_aside: Counter::default(),
@@ -225,6 +233,9 @@ impl Default for Metrics {
         r.register("leftovers_removed", "Parts of ended attempts removed from targets", removed);
         r.register("files_taken", "Files that triggers took", m.files_taken.clone());
         r.register("files_left", "Files that triggers left where they are", m.files_left.clone());
+        r.register("changes_taken", "Changes of records that triggers took", m.changes_taken.clone());
+        r.register("posts_taken", "Posts that listeners took", m.posts_taken.clone());
+        r.register("posts_refused", "Posts that listeners refused, by code", m.posts_refused.clone());
         r.register("events_acknowledged", "Events that the hub stored", m.events_acknowledged.clone());
         r.register("events_refused", "Events that the hub refused for good", m.events_refused.clone());
         r.register("events_waiting", "Events that wait for the hub", m.events_waiting.clone());
@@ -285,6 +296,11 @@ impl Metrics {
     /// How many rows a copy of the audit lacks.
     pub fn audit_behind(&self, export: &'static str, rows: i64) {
         self.audit_behind.get_or_create(&Export { export }).set(rows);
+    }
+
+    /// Counts a post that was refused, by its code.
+    pub fn post_refused(&self, code: &'static str) {
+        self.posts_refused.get_or_create(&Declined { code }).inc();
     }
 
     /// Counts a changed configuration: `applied` or `refused`.

@@ -4,7 +4,9 @@
 //! Answers and progress may be lost with a connection (the hub learns the same from the next `Hello`); commit
 //! requests stay until granted or withdrawn and are sent again on each connection.
 
-use passerelle_protocol::{CallDeclined, CallResult, Decline, Intent, Progress, session::Attempt};
+use passerelle_protocol::{
+    CallDeclined, CallResult, Decline, Intent, Name, Progress, TriggerCursor, session::Attempt,
+};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -41,6 +43,8 @@ pub struct Batch {
     pub progress: Vec<Progress>,
     /// Commit requests that this connection has not sent yet.
     pub asks: Vec<(Attempt, Intent)>,
+    /// How far change feeds were read.
+    pub cursors: Vec<TriggerCursor>,
     /// Seconds of grace, once the agent drains.
     pub draining: Option<u32>,
 }
@@ -58,6 +62,8 @@ struct Inner {
     asks: BTreeMap<Attempt, Ask>,
     /// Of calls of the connection: bounded by how many it may have.
     calls: VecDeque<CallAnswer>,
+    /// By resource and trigger, of which there are few.
+    cursors: BTreeMap<(Name, Name), TriggerCursor>,
     draining: Option<u32>,
 }
 
@@ -136,6 +142,14 @@ impl Outbox {
         inner.asks.remove(&attempt);
     }
 
+    /// Tells how far a change feed was read; replaces what was not sent yet.
+    pub fn cursor(&self, cursor: TriggerCursor) {
+        let key = (cursor.resource.clone(), cursor.trigger.clone());
+        self.put(|inner| {
+            inner.cursors.insert(key, cursor);
+        });
+    }
+
     /// The agent drains.
     pub fn drain(&self, grace_s: u32) {
         self.put(|inner| inner.draining = Some(grace_s));
@@ -163,7 +177,8 @@ impl Outbox {
                 first.then(|| (*attempt, ask.intent.clone()))
             })
             .collect();
-        Batch { answers, progress, asks, draining: inner.draining }
+        let cursors = std::mem::take(&mut inner.cursors).into_values().collect();
+        Batch { answers, progress, asks, cursors, draining: inner.draining }
     }
 
     /// How much waits to be sent.

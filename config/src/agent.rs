@@ -1,6 +1,9 @@
 //! The checked configuration of an agent: defaults filled in, no `Option` that must be `Some`.
 
-use crate::{AuditSection, ByteSize, Finding, HumanDuration, KeyRotation, Pickup, SecretRef, Section, Watch};
+use crate::{
+    AuditSection, ByteSize, Changes, Finding, HumanDuration, KeyRotation, ListenerConfig, Pickup, SecretRef,
+    Section, Watch,
+};
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 use url::Url;
 
@@ -21,6 +24,8 @@ pub struct AgentConfig {
     pub audit: AuditSection,
     /// `[resources.*]`, sorted by name.
     pub resources: Vec<ResourceConfig>,
+    /// `[listeners.*]`, sorted by name.
+    pub listeners: Vec<ListenerConfig>,
     /// What is worth a look, but refuses nothing.
     pub warnings: Vec<Finding>,
     /// What `[hub]` says but for the enrolment token, without places and spelling: the same settings have the same text.
@@ -147,6 +152,8 @@ pub struct ResourceConfig {
     pub pickups: Vec<Pickup>,
     /// Files whose changes are told.
     pub watches: Vec<Watch>,
+    /// Change feeds whose changes are told.
+    pub changes: Vec<Changes>,
     /// Everything else: the connector's own settings.
     pub section: Section,
     /// All that the table says, without places and spelling: the same settings have the same text.

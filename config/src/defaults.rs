@@ -80,5 +80,23 @@ pub const QUIET_RANGE: RangeInclusive<Duration> = Duration::from_millis(100)..=D
 pub const MAX_LOOKS: u32 = 1000;
 /// `every`: a file server does not feel it, and nobody waits long.
 pub const EVERY: Duration = Duration::from_secs(30);
+/// The most listeners: what the protocol lets an agent announce.
+pub const MAX_LISTENERS: usize = 64;
+/// `[listeners.*] max_size`: an event with all its lines fits; files have other ways.
+pub const LISTENER_SIZE: u64 = 1 << 20;
+/// `[listeners.*] rate_per_minute`: a hundred a second is more than an in-house application has to tell.
+pub const LISTENER_RATE: u32 = 6000;
+/// `[listeners.*] max_concurrent`: each may hold 256 KiB of memory.
+pub const LISTENER_CONCURRENT: u32 = 64;
+/// The longest path of a listener.
+pub const MAX_LISTENER_PATH: usize = 200;
+/// The most secrets of a listener: an old one, a new one, and some of several senders.
+pub const MAX_LISTENER_SECRETS: usize = 8;
+/// The longest `EventKind`.
+pub const MAX_EVENT_KIND: usize = 128;
+/// The most records that a page of a change feed has.
+pub const CHANGES_PAGE_LIMIT: u32 = 1000;
+/// `[[resources.*.changes]] page_size`: what every known CRM gives at once.
+pub const CHANGES_PAGE: u32 = 100;
 /// More often than each second a folder need not be looked at, and less often than once a day is never.
 pub const EVERY_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);

@@ -3,7 +3,8 @@
 
 use crate::{
     ByteSize, HumanDuration, KeyRotation, LogFormat, SecretRef, WhenFull, defaults,
-    trigger::{RawPickup, RawWatch},
+    listener::RawListener,
+    trigger::{RawChanges, RawPickup, RawWatch},
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -24,6 +25,12 @@ pub(crate) struct File {
     pub(crate) log: Option<Log>,
     /// What becomes of its audit.
     pub(crate) audit: Option<Audit>,
+    /// Where in-house applications post what the cloud is to hear of.
+    #[expect(
+        dead_code,
+        reason = "for the schema: the loader takes the listeners out and reads them one by one"
+    )]
+    pub(crate) listeners: Option<BTreeMap<String, RawListener>>,
     /// The private systems that the cloud may name, and what it may do with them.
     #[expect(
         dead_code,
@@ -154,6 +161,8 @@ pub(crate) struct Resource {
     pub(crate) pickup: Option<Vec<RawPickup>>,
     /// Files whose changes the agent sends to the cloud by itself.
     pub(crate) watch: Option<Vec<RawWatch>>,
+    /// Change feeds whose changes the agent sends to the cloud by itself.
+    pub(crate) changes: Option<Vec<RawChanges>>,
 }
 
 /// How hard a resource may be used.

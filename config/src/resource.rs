@@ -10,7 +10,7 @@ use crate::{
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 /// The keys that every resource has.
-pub(crate) const COMMON_KEYS: &[&str] = &["connector", "limits", "allow", "pickup", "watch"];
+pub(crate) const COMMON_KEYS: &[&str] = &["connector", "limits", "allow", "pickup", "watch", "changes"];
 /// The rights that a rule may give with `may`.
 pub(crate) const RIGHTS: &[&str] = &["replace", "create_dirs", "delete_after_fetch"];
 
@@ -55,8 +55,12 @@ pub(crate) fn check(
         .enumerate()
         .map(|(i, rule)| check_rule(&common, i + 1, rule, diagnostics))
         .collect();
-    let (pickups, watches) =
-        trigger::check(&common, raw.pickup.unwrap_or_default(), raw.watch.unwrap_or_default(), diagnostics);
+    let raw_triggers = trigger::Raw {
+        pickups: raw.pickup.unwrap_or_default(),
+        watches: raw.watch.unwrap_or_default(),
+        changes: raw.changes.unwrap_or_default(),
+    };
+    let trigger::Checked { pickups, watches, changes } = trigger::check(&common, raw_triggers, diagnostics);
     Some(ResourceConfig {
         name: name.to_owned(),
         connector: connector?,
@@ -64,6 +68,7 @@ pub(crate) fn check(
         allow,
         pickups,
         watches,
+        changes,
         section,
         text,
         files,

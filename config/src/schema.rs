@@ -107,6 +107,7 @@ mod tests {
             "examples/resources.d/files.toml",
             "examples/resources.d/applications.toml",
             "examples/resources.d/crm.toml",
+            "examples/resources.d/listeners.toml",
         ]);
         for key in keys() {
             let shown =

@@ -2,10 +2,10 @@
 
 use crate::{
     call::{Call, CallCancel, CallDeclined, CallResult},
-    event::{Event, EventAck, EventRefused, Triggers},
+    event::{Event, EventAck, EventRefused, TriggerCursor, Triggers},
     limits::{
-        MAX_EVENT_DATA, MAX_HUB_KEYS, MAX_INLINE_PAYLOAD, MAX_INTENT_STATE, MAX_JSON, MAX_RESOURCES,
-        MAX_TEXT, MAX_TRIGGERS,
+        MAX_CURSOR, MAX_EVENT_DATA, MAX_HUB_KEYS, MAX_INLINE_PAYLOAD, MAX_INTENT_STATE, MAX_JSON,
+        MAX_LISTENERS, MAX_RESOURCES, MAX_TEXT, MAX_TRIGGERS,
     },
     message::{
         Accept, Cancel, Commit, CommitGranted, Decline, Draining, Hello, HubKeys, Offer, PayloadSource,
@@ -35,6 +35,13 @@ fn short(field: &str, text: &str) -> Result<(), String> {
 fn few(field: &str, count: usize) -> Result<(), String> {
     if count > MAX_HUB_KEYS {
         return Err(format!("{field} has {count} entries, more than {MAX_HUB_KEYS}"));
+    }
+    Ok(())
+}
+
+fn cursor(text: &str) -> Result<(), String> {
+    if text.len() > MAX_CURSOR {
+        return Err(format!("a cursor of {} bytes is longer than {MAX_CURSOR}", text.len()));
     }
     Ok(())
 }
@@ -75,6 +82,13 @@ impl Bounded for Hello {
         if let Some(t) = self.triggers.iter().find(|t| !names.contains(&t.resource)) {
             return Err(format!("trigger {} names a resource that is not announced", t.name));
         }
+        if self.listeners.len() > MAX_LISTENERS {
+            return Err(format!("{} listeners, more than {MAX_LISTENERS}", self.listeners.len()));
+        }
+        // A resource may not bear the name of a listener: their events are told apart by it.
+        if let Some(l) = self.listeners.iter().find(|l| !names.insert(&l.name)) {
+            return Err(format!("listener {} has the name of a resource or of another listener", l.name));
+        }
         Ok(())
     }
 }
@@ -83,7 +97,12 @@ impl Bounded for Triggers {
         if self.leases.len() > MAX_TRIGGERS {
             return Err(format!("{} leases, more than {MAX_TRIGGERS}", self.leases.len()));
         }
-        Ok(())
+        self.leases.iter().filter_map(|lease| lease.cursor.as_deref()).try_for_each(cursor)
+    }
+}
+impl Bounded for TriggerCursor {
+    fn check(&self) -> Result<(), String> {
+        cursor(&self.cursor)
     }
 }
 impl Bounded for Event {

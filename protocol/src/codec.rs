@@ -3,7 +3,7 @@
 use crate::{
     bounds::Bounded,
     call::{Call, CallCancel, CallDeclined, CallResult},
-    event::{Event, EventAck, EventRefused, Triggers},
+    event::{Event, EventAck, EventRefused, TriggerCursor, Triggers},
     limits::{MAX_FRAME, MAX_TEXT},
     message::{
         Accept, Cancel, Commit, CommitGranted, Decline, Draining, Hello, HubKeys, Offer, Progress, Refuse,
@@ -90,6 +90,7 @@ messages! {
     Event = "event",
     CallResult = "call_result",
     CallDeclined = "call_declined",
+    TriggerCursor = "trigger_cursor",
     Draining = "draining",
     Unsupported = "unsupported",
 }

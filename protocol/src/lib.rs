@@ -26,8 +26,9 @@ pub use code::{ApiCode, Code};
 pub use codec::{DecodeError, EncodeError, ToAgent, ToHub, decode_to_agent, decode_to_hub};
 pub use digest::Sha256;
 pub use event::{
-    Event, EventAck, EventPayload, EventRefused, FileEvent, PICKUP, TriggerAnnouncement, TriggerLease,
-    Triggers, WATCH,
+    CHANGE, ChangeEvent, Event, EventAck, EventPayload, EventRefused, FileEvent, ListenerAnnouncement,
+    NOTIFICATION, NotificationEvent, PICKUP, TriggerAnnouncement, TriggerCursor, TriggerLease, Triggers,
+    WATCH,
 };
 pub use ids::{AgentId, BlobId, EventId, JobId, SessionId};
 pub use jws::{JwsError, KeyId, SigningKey, VerifyingKey};

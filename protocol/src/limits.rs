@@ -22,6 +22,10 @@ pub const MAX_CALLS: u32 = 1024;
 pub const MAX_RESOURCES: usize = 500;
 /// How many triggers an agent may announce.
 pub const MAX_TRIGGERS: usize = 1000;
+/// How many listeners an agent may announce.
+pub const MAX_LISTENERS: usize = 64;
+/// The longest cursor of a change feed.
+pub const MAX_CURSOR: usize = 4 * 1024;
 /// How many events may wait for their answer before the agent pauses sending more.
 pub const MAX_UNACKED_EVENTS: usize = 16;
 /// How many bytes of unanswered events an agent session keeps for re-sending (at least one event always fits).

@@ -4,8 +4,8 @@
 //! [`Unsupported`] by the session and otherwise ignored.
 
 use crate::{
-    AgentId, CallsAnnouncement, Code, JobId, KeyId, Name, SessionId, Sha256, TriggerAnnouncement,
-    outcome::Outcome,
+    AgentId, CallsAnnouncement, Code, JobId, KeyId, ListenerAnnouncement, Name, SessionId, Sha256,
+    TriggerAnnouncement, outcome::Outcome,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -147,6 +147,9 @@ pub struct Hello {
     /// Whether it takes calls, and how many; absent: it takes none, or does not know them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calls: Option<CallsAnnouncement>,
+    /// Its listeners: no resource, and no lease.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listeners: Vec<ListenerAnnouncement>,
 }
 
 /// What the agent is to do with a held attempt.

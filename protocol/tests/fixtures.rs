@@ -4,8 +4,9 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use passerelle_protocol::{
-    AgentKey, AgentToken, Envelope, FileEvent, HubKey, JwsError, PayloadSource, Receipt, Sha256, SigningKey,
-    Ticket, ToAgent, ToHub, VerifyingKey, decode_to_agent, decode_to_hub,
+    AgentKey, AgentToken, ChangeEvent, Envelope, FileEvent, HubKey, JwsError, NotificationEvent,
+    PayloadSource, Receipt, Sha256, SigningKey, Ticket, ToAgent, ToHub, VerifyingKey, decode_to_agent,
+    decode_to_hub,
     http::{EnrolRequest, EnrolResponse, KeyRequest, KeyResponse, Problem},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -150,6 +151,21 @@ fn the_ids_of_the_events_are_those_of_their_files() {
             assert_eq!((content.len() as u64, Sha256::of(&content)), (file.size, file.sha256));
         }
     }
+}
+
+#[test]
+fn the_ids_of_notifications_and_changes_are_those_of_their_data() {
+    let response: EnrolResponse = read("http.enrol_response");
+    let event = |name: &str| match decode_to_hub(&fixtures()[&format!("to_hub.event.{name}")]) {
+        Ok(ToHub::Event(event)) => event,
+        other => panic!("no event: {other:?}"),
+    };
+    let posted = event("notification");
+    let data: NotificationEvent = serde_json::from_value(posted.data.clone()).unwrap();
+    assert_eq!(data.id(&response.site, &posted.resource), posted.id);
+    let change = event("change");
+    let data: ChangeEvent = serde_json::from_value(change.data.clone()).unwrap();
+    assert_eq!(data.event_id(&response.site, &change.resource, &change.trigger), change.id);
 }
 
 #[test]

@@ -102,8 +102,14 @@ pub enum Kind {
     FileDeleted,
     /// The hub has a file, and it was moved.
     FileMoved,
-    /// The hub refused what a trigger took.
+    /// The hub refused what a trigger or a listener took.
     EventRefused,
+    /// A trigger took a change of a record, to be sent to the hub.
+    ChangeTaken,
+    /// A listener took what was posted to it, to be sent to the hub.
+    PostTaken,
+    /// A listener refused what was posted to it.
+    PostRefused,
 }
 
 /// What is to be written.

@@ -9,7 +9,7 @@ use crate::{
     VERSION,
     agent::Agent,
     audit::{Entry, Kind},
-    clock,
+    clock, listeners,
     outbox::{Answer, CallAnswer},
     registry::Cause,
     report,
@@ -51,7 +51,7 @@ enum Write {
 pub async fn drive(agent: &Arc<Agent>, socket: Socket, heard: &mut u64) -> Ended {
     // Before the settings are read: a change in between is then not missed.
     let mut announced = agent.announced.subscribe();
-    let session = match AgentSession::new(hello(agent), std::time::Instant::now()) {
+    let session = match AgentSession::new(hello(agent).await, std::time::Instant::now()) {
         Ok(session) => session,
         Err(reason) => return Ended::Failed { why: reason.to_string(), hint: None },
     };
@@ -195,6 +195,9 @@ impl Driver<'_> {
         for (attempt, intent) in batch.asks {
             self.session.commit(attempt, intent, std::time::Instant::now());
         }
+        for cursor in batch.cursors {
+            self.session.tell_cursor(cursor);
+        }
         if let Some(grace_s) = batch.draining {
             self.session.drain(grace_s);
         }
@@ -332,7 +335,7 @@ impl Driver<'_> {
     }
 }
 
-fn hello(agent: &Agent) -> Hello {
+async fn hello(agent: &Agent) -> Hello {
     let settings = agent.settings();
     let (connectors, mut resources) = settings.announcements();
     for (name, paused) in agent.pauses.now() {
@@ -358,6 +361,7 @@ fn hello(agent: &Agent) -> Hello {
         hub_keys,
         triggers: settings.triggers(),
         calls: settings.calls(agent.calls.issued_after()),
+        listeners: listeners::announcements(agent).await,
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
     store::{
         Error, Store, attempts,
         sessions::{self, Opened},
+        triggers,
     },
 };
 use futures_util::StreamExt as _;
@@ -272,7 +273,8 @@ impl Session {
             | HubEvent::Progress(_)
             | HubEvent::CommitRequested(_)
             | HubEvent::Reported(_)
-            | HubEvent::Event(_) => self.unstored.push_back(event),
+            | HubEvent::Event(_)
+            | HubEvent::Cursor(_) => self.unstored.push_back(event),
         }
     }
 
@@ -374,6 +376,12 @@ impl Session {
                 )
             }
             HubEvent::Event(event) => self.store_received(place, event),
+            HubEvent::Cursor(cursor) => self.store.order(
+                place,
+                true,
+                move |tx| triggers::advanced(tx, agent, &cursor),
+                move |done| done.unwrap_or_else(|e| failed(own, e)),
+            ),
             HubEvent::Draining
             | HubEvent::CallEnded(_)
             | HubEvent::CallDeclined(_)

@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     Accept, Call, Commit, Decline, Draining, Event, EventAck, EventRefused, Hello, HubKeys, Intent, JobId,
-    Offer, Progress, Refuse, Report, Sha256, ToAgent, ToHub, TriggerLease, Unsupported, VersionRange,
-    Welcome, decode_to_agent,
+    Offer, Progress, Refuse, Report, Sha256, ToAgent, ToHub, TriggerCursor, TriggerLease, Unsupported,
+    VersionRange, Welcome, decode_to_agent,
     limits::{HANDSHAKE, MAX_JOBS, MAX_UNACKED_REPORT_BYTES, MAX_UNACKED_REPORTS, RESEND},
     outcome::cut_message,
 };
@@ -310,6 +310,14 @@ impl AgentSession {
         let done = self.link.send(Ok(text));
         self.close_on(done);
         Ok(())
+    }
+
+    /// Tells how far a trigger has read its change feed. Lost without harm: a lease that does not name the cursor asks for
+    /// it again.
+    pub fn tell_cursor(&mut self, cursor: TriggerCursor) {
+        if self.is_open() && self.link.queued() < PROGRESS_BEHIND {
+            self.send(cursor);
+        }
     }
 
     /// How many events wait for their answer.

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     CallDeclined, CallResult, Cancel, Commit, CommitGranted, Decline, Event, EventAck, EventId, EventRefused,
     HeldAction, Hello, HubKeys, JobId, Name, Offer, Progress, Refuse, Report, ReportAck, ToAgent, ToHub,
-    TriggerLease, Triggers, Unsupported, Welcome, decode_to_hub,
+    TriggerCursor, TriggerLease, Triggers, Unsupported, Welcome, decode_to_hub,
     limits::{HANDSHAKE, MAX_JOBS, MAX_UNANSWERED_OFFER_BYTES, RESEND},
     outcome::cut_message,
 };
@@ -45,6 +45,8 @@ pub enum HubEvent {
     CallDeclined(CallDeclined),
     /// A call was not answered in its time: what became of it is not known.
     CallLost(JobId),
+    /// How far a trigger has read its change feed.
+    Cursor(TriggerCursor),
     /// The agent takes nothing more.
     Draining,
     /// The agent sent, or did not understand, a message of this type.
@@ -435,6 +437,10 @@ impl HubSession {
                 self.handle_call_declined(declined);
                 Ok(())
             }
+            (State::Open, ToHub::TriggerCursor(cursor)) => {
+                self.events.push_back(HubEvent::Cursor(cursor));
+                Ok(())
+            }
             (State::Open, ToHub::Draining(_)) => {
                 if !self.draining {
                     self.draining = true;
@@ -500,6 +506,7 @@ fn kind(message: &ToHub) -> &'static str {
         ToHub::Event(_) => "event",
         ToHub::CallResult(_) => "call_result",
         ToHub::CallDeclined(_) => "call_declined",
+        ToHub::TriggerCursor(_) => "trigger_cursor",
         ToHub::Draining(_) => "draining",
         ToHub::Unsupported(_) => "unsupported",
     }

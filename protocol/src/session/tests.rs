@@ -54,6 +54,7 @@ fn hello(max_jobs: u32, resources: &[(&str, u32)]) -> Hello {
         held: Vec::new(),
         triggers: Vec::new(),
         calls: Some(CallsAnnouncement { max: max_jobs, issued_after: 0 }),
+        listeners: Vec::new(),
     }
 }
 
@@ -116,7 +117,13 @@ fn event(number: u32) -> Event {
 }
 
 fn lease(number: u64) -> TriggerLease {
-    TriggerLease { resource: name("compta"), trigger: name("incoming"), lease: number, ttl_s: Some(30) }
+    TriggerLease {
+        resource: name("compta"),
+        trigger: name("incoming"),
+        lease: number,
+        ttl_s: Some(30),
+        cursor: None,
+    }
 }
 
 fn success() -> Outcome {

@@ -27,6 +27,7 @@ mod jobs;
 mod large;
 mod leftovers;
 mod limits;
+mod listeners;
 mod object_store;
 mod pause;
 mod pickup;

@@ -120,6 +120,7 @@ pub(super) fn hello(identity: &Identity) -> Hello {
         hub_keys: Vec::new(),
         triggers: Vec::new(),
         calls: None,
+        listeners: Vec::new(),
         max_jobs: 8,
         connectors: [(name("http"), http), (name("file"), file)].into(),
         resources: vec![resource("orders", "http", "notify", 2), resource("compta", "file", "drop", 2)],

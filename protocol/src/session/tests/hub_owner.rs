@@ -193,7 +193,7 @@ impl HubOwner {
             }
             HubEvent::CallDeclined(declined) => self.answered(declined.call, CallAnswer::Declined),
             HubEvent::CallLost(call) => self.answered(call, CallAnswer::Lost),
-            HubEvent::Progress(_) | HubEvent::Draining => {}
+            HubEvent::Progress(_) | HubEvent::Draining | HubEvent::Cursor(_) => {}
             HubEvent::Unsupported(of) => panic!("unsupported {of}"),
         }
     }
