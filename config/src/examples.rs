@@ -9,7 +9,9 @@ pub const EXAMPLES: &[(&str, &str)] = &[
 /// Each file of `config/examples/resources.d`, by its name, with its content.
 pub const EXAMPLE_RESOURCES: &[(&str, &str)] = &[
     ("applications.toml", include_str!("../examples/resources.d/applications.toml")),
+    ("crm.toml", include_str!("../examples/resources.d/crm.toml")),
     ("files.toml", include_str!("../examples/resources.d/files.toml")),
+    ("listeners.toml", include_str!("../examples/resources.d/listeners.toml")),
 ];
 
 #[cfg(test)]

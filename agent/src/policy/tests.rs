@@ -580,6 +580,7 @@ fn the_example_folder_passes_its_connectors_and_the_policy() {
             "loyalty: request",
             "orders-app: notify",
             "partner: fetch list stat",
+            "returns: request notify",
             "stock: request"
         ]
     );

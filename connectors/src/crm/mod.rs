@@ -19,14 +19,20 @@ mod deletion;
 mod describe;
 mod dialect;
 mod dialects;
+mod dolibarr;
 mod error;
+mod espocrm;
 mod exchange;
 mod feed;
+mod mask;
 mod odata;
+mod odoo;
 mod params;
 mod reading;
 mod rest;
 mod settings;
+mod shape;
+mod suitecrm;
 #[cfg(test)]
 mod tests;
 mod tryton;
@@ -174,6 +180,13 @@ impl Connector for Crm {
         if call.cancel.is_cancelled() {
             return Err(Failure::cancelled());
         }
+        let masked = mask::values(&params);
+        self.perform(call, params).await.map_err(|failure| mask::without(failure, &masked))
+    }
+}
+
+impl Crm {
+    async fn perform(&self, call: &Call, params: Params<'_>) -> Result<Outcome, Failure> {
         match params {
             Params::Upsert { entity, key, fields, if_version, dry_run } => {
                 let upsert = upsert::Upsert { entity, key, fields, if_version };

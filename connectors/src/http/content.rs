@@ -28,7 +28,7 @@ enum Held {
     Whole(Bytes),
     /// The first piece and the rest, until they are sent; and how to begin anew.
     Stream {
-        begun: Option<(Bytes, Input)>,
+        begun: Option<Box<(Bytes, Input)>>,
         again: Option<Again>,
     },
 }
@@ -68,7 +68,7 @@ impl Content {
         let held = if first.len() < CHUNK {
             Held::Whole(first)
         } else {
-            Held::Stream { begun: Some((first, input)), again }
+            Held::Stream { begun: Some(Box::new((first, input))), again }
         };
         Ok(Self { size: Some(size), media_type: Some(media_type), held })
     }
@@ -106,7 +106,7 @@ impl Content {
             }
             Held::Stream { begun, again: Some(again) } => {
                 let (first, mut rest) = match begun.take() {
-                    Some(begun) => begun,
+                    Some(begun) => *begun,
                     None => (Bytes::new(), again.input()?),
                 };
                 take(&first);
@@ -141,7 +141,7 @@ impl Content {
             }
             Held::Stream { begun, again } => {
                 let (first, rest) = match (begun.take(), again) {
-                    (Some(begun), _) => begun,
+                    (Some(begun), _) => *begun,
                     (None, Some(again)) => {
                         let mut input = again.input()?;
                         (waits.before(piece(&mut input)).await??, input)

@@ -183,7 +183,8 @@ fn connect(
     while tls.is_handshaking() {
         tls.complete_io(&mut stream).map_err(|e| failed(&e))?;
     }
-    Ok(Some(
-        tls.protocol_version().map_or("TLS".to_owned(), |version| format!("{version:?}").replace('_', ".")),
-    ))
+    let shows = if config.client_auth_cert_resolver.has_certs() { ", client_cert at hand" } else { "" };
+    let version = tls.protocol_version();
+    let version = version.map_or("TLS".to_owned(), |version| format!("{version:?}").replace('_', "."));
+    Ok(Some(format!("{version}{shows}")))
 }

@@ -129,7 +129,7 @@ async fn nginx_gets_the_client_certificate_and_speaks_http_2() {
     let checked = agent.output(&["check", "--json", "orders-app"]);
     let report: Value = serde_json::from_slice(&checked.stdout).unwrap();
     let answer =
-        report["items"].as_array().unwrap().iter().find(|i| i["name"] == "resource orders-app: answer");
+        report["items"].as_array().unwrap().iter().find(|i| i["link"] == "resource orders-app: answer");
     assert_eq!(answer.unwrap()["status"], "ok", "{report:#}");
 }
 
@@ -141,7 +141,7 @@ async fn compressed_answers_come_back_unpacked_and_a_bomb_does_no_harm() {
     agent.resource("catalogue", &resources::application_with("catalogue", &nginx.url, settings));
     agent.start().await;
     let rows: String =
-        (0..300_000).map(|i| format!("{i};article {};{}\n", i * 7919 % 1000, i % 97)).collect();
+        (0..300_000_u64).map(|i| format!("{i};article {};{}\n", i * 7919 % 1000, i % 97)).collect();
     nginx.publish_in("packed", "articles.csv", rows.as_bytes());
     let request = |path: &str| job("catalogue", "request", json!({"method": "GET", "path": path}));
     let done = hub.api.succeed(&request("packed/articles.csv")).await;
@@ -170,7 +170,7 @@ async fn compressed_answers_come_back_unpacked_and_a_bomb_does_no_harm() {
 #[tokio::test(flavor = "multi_thread")]
 async fn three_hundred_megabytes_go_either_way_over_http_in_little_memory() {
     const SIZE: u64 = 300_000_000;
-    let (mut hub, nginx) = (Hub::start().await, Nginx::start().await);
+    let (hub, nginx) = (Hub::start().await, Nginx::start().await);
     let mut agent = Agent::new(&hub, SITE, "paris-1");
     agent.secret("webhook", WEBHOOK_SECRET);
     // Signed as well: the payload is read twice, from the disk.

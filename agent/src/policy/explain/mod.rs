@@ -215,7 +215,13 @@ fn place(resource: &ResourceConfig) -> Option<String> {
     url.set_password(None).ok();
     let account =
         resource.section.text("username").map_or(String::new(), |username| format!(" as {username}"));
-    Some(format!("{url}{account}"))
+    // Where the client's secret goes is as much as where the jobs go.
+    let tokens = resource.section.text("auth.token_url").and_then(|text| text.parse::<Url>().ok());
+    let tokens = tokens.map_or(String::new(), |mut url| {
+        url.set_password(None).ok();
+        format!(" with tokens from {url}")
+    });
+    Some(format!("{url}{account}{tokens}"))
 }
 
 fn size(bytes: u64) -> String {

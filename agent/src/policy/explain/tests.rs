@@ -116,6 +116,24 @@ fn a_password_in_an_address_is_never_shown() {
 }
 
 #[test]
+fn where_tokens_come_from_is_told_and_a_change_of_it_is_a_difference() {
+    let app = |server: &str| {
+        format!(
+            "[resources.x]\nconnector = \"http\"\nurl = \"http://app/\"\nauth = {{ kind = \"oauth2\", token_url = \
+             \"https://u:geheim@{server}/token\", client_id = \"a\", client_secret = {{ env = \"T\" }} }}\n\
+             [[resources.x.allow]]\noperations = [\"notify\"]\npaths = [\"*\"]\n"
+        )
+    };
+    let (old, new) = (folder(&app("login.intra")), folder(&app("elsewhere.intra")));
+    let (old, new) = (read(old.path()), read(new.path()));
+    let text = old.to_string();
+    assert!(text.contains("leads to http://app/ with tokens from https://u@login.intra/token"), "{text}");
+    assert!(!text.contains("geheim"), "{text}");
+    let more = difference(&old, &new).to_string();
+    assert!(more.contains("with tokens from https://u@elsewhere.intra/token"), "{more}");
+}
+
+#[test]
 fn a_difference_is_told_in_both_directions() {
     let rules = |rules: &str| format!("[resources.r]\nconnector = \"http\"\nurl = \"http://app/\"\n{rules}");
     let rule = |keys: &str| rules(&format!("[[resources.r.allow]]\n{keys}\n"));

@@ -277,6 +277,7 @@ impl io::Write for Bounded {
 #[cfg(test)]
 mod tests {
     use super::{Place, Template};
+    use proptest::prelude::{ProptestConfig, any, prop_assert_eq, proptest};
     use serde_json::{Value, json};
 
     const HOSTILE: &[&str] = &[
@@ -333,6 +334,23 @@ mod tests {
         let text = render(looped, Place::Json, &lines).unwrap();
         let expected = json!({ "l": [{ "s": "a\"b", "n": 2 }, { "s": ",", "n": 3 }] });
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
+
+        #[test]
+        fn no_text_at_all_changes_the_structure(a in any::<String>(), b in any::<String>()) {
+            let args = json!({ "a": a, "b": b });
+            let source = r#"{"a": {{ a }}, "both": {{ a ~ b }}, "list": [{{ b }}, {% if a %}{{ a }}{% else %}0{% endif %}]}"#;
+            let text = render(source, Place::Json, &args).unwrap();
+            let last = if a.is_empty() { json!(0) } else { json!(a) };
+            let expected = json!({ "a": a, "both": format!("{a}{b}"), "list": [b, last] });
+            prop_assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected);
+            let form = render("a={{ a }}&b={{ b }}", Place::Form, &args).unwrap();
+            let pairs: Vec<_> = url::form_urlencoded::parse(form.as_bytes()).into_owned().collect();
+            prop_assert_eq!(pairs, [("a".to_owned(), a), ("b".to_owned(), b)]);
+        }
     }
 
     #[test]
