@@ -113,10 +113,10 @@ fn compile_rule(
         methods: rule.methods.clone(),
         query: rule.query.clone(),
         headers: rule.headers.clone(),
+        requests,
         entities: rule.entities.clone(),
         fields: rule.fields.clone(),
         calls: rule.calls.clone(),
-        requests,
         max_size: rule.max_size.map(|size| size.0),
         may,
         daily: Daily {

@@ -2,9 +2,11 @@
 
 use super::{
     dialect::Dialect,
+    dolibarr, espocrm,
     exchange::Exchange,
-    rest,
+    odata, odoo, rest,
     settings::{Findings, Settings},
+    suitecrm, tryton,
 };
 use crate::BuildError;
 use std::{path::Path, sync::Arc};
@@ -46,4 +48,12 @@ impl std::fmt::Debug for Product {
 }
 
 /// Every product, in the order in which they are named to operators.
-pub(crate) static PRODUCTS: &[Product] = &[rest::PRODUCT];
+pub(crate) static PRODUCTS: &[Product] = &[
+    rest::PRODUCT,
+    tryton::PRODUCT,
+    odata::PRODUCT,
+    odoo::PRODUCT,
+    espocrm::PRODUCT,
+    dolibarr::PRODUCT,
+    suitecrm::PRODUCT,
+];

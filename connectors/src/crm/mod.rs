@@ -19,16 +19,23 @@ mod deletion;
 mod describe;
 mod dialect;
 mod dialects;
+mod dolibarr;
 mod error;
+mod espocrm;
 mod exchange;
 mod feed;
 mod mask;
+mod odata;
+mod odoo;
 mod params;
 mod reading;
 mod rest;
 mod settings;
+mod shape;
+mod suitecrm;
 #[cfg(test)]
 mod tests;
+mod tryton;
 mod upsert;
 mod vocabulary;
 

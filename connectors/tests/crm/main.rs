@@ -5,10 +5,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
 mod cases;
+#[path = "../crm_servers/mod.rs"]
+#[expect(dead_code, reason = "the tests of the products' own traps use the rest")]
+mod crm_servers;
 mod hostile;
 mod place;
 #[path = "../support/port.rs"]
 mod port;
+mod products;
 mod rest;
 #[path = "../support/rest_server.rs"]
 mod rest_server;
@@ -28,4 +32,10 @@ macro_rules! places {
 places! {
     rest_with_unique_keys_and_etags = rest::place("contacts/");
     rest_with_nothing_to_hold_on_to = rest::place("people/");
+    odoo_by_json_rpc = products::odoo(18);
+    odoo_by_json_2 = products::odoo(19);
+    espocrm_by_key = products::espocrm(false);
+    espocrm_signed_and_with_versions = products::espocrm(true);
+    dolibarr = products::dolibarr();
+    suitecrm = products::suitecrm();
 }
