@@ -1,9 +1,9 @@
 //! The parts of a running agent, as they know each other.
 
 use crate::{
-    hub::Hub, identity::Identity, journal::Journal, metrics::Metrics, outbox::Outbox, pause::Pauses,
-    policy::volume::Volume, pressure::Pressure, registry::Registry, runner::spool::Spool, settings::Settings,
-    state::StateDir, status::Status, triggers::Triggers,
+    calls::Calls, hub::Hub, identity::Identity, journal::Journal, metrics::Metrics, outbox::Outbox,
+    pause::Pauses, policy::volume::Volume, pressure::Pressure, registry::Registry, runner::spool::Spool,
+    settings::Settings, state::StateDir, status::Status, triggers::Triggers,
 };
 use passerelle_protocol::session::Attempt;
 use std::sync::{
@@ -29,6 +29,8 @@ pub struct Agent {
     pub journal: Journal,
     /// The attempts held.
     pub registry: Registry,
+    /// What is carried out for somebody who waits.
+    pub calls: Calls,
     /// What is to be told to the hub.
     pub outbox: Outbox,
     /// What takes no jobs for a while.

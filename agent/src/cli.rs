@@ -7,6 +7,7 @@ use crate::{
     exit::Stop,
     hub::Hub,
     identity::Identity,
+    init::{self, InitArgs},
     logs,
     pause::command::{self as pauses, PauseArgs, ResumeArgs},
     policy::command::{self as policy, PolicyCommand},
@@ -28,6 +29,7 @@ use std::{
 
 const EXAMPLES: &str = "\
 Examples:
+  passerelle-agent init --hub https://hub…   an annotated configuration folder to begin with
   passerelle-agent check                     look at every link, with cause and fix
   passerelle-agent run                       enrol on the first start, then take jobs
   passerelle-agent re-enrol                  a new identity for one that was revoked or lost
@@ -53,6 +55,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write an annotated configuration folder to begin with. Changes nothing that is there.
+    #[command(
+        after_help = "Examples:\n  passerelle-agent init --hub https://hub.example.com --token-file token.txt\n  \
+        docker run --rm -v /srv/passerelle:/config passerelle/agent init"
+    )]
+    Init(InitArgs),
     /// Take jobs until stopped; enrols by itself on the first start.
     #[command(
         after_help = "SIGTERM or Ctrl-C drains: running jobs end within agent.shutdown_grace, reports are \
@@ -175,6 +183,7 @@ fn execute(cli: Cli) -> Result<(), Stop> {
             return print(&String::from_utf8_lossy(&script));
         }
         Command::Config(ConfigCommand::Schema) => return print_json(&passerelle_config::schema()),
+        Command::Init(args) => return print(&init::init(&cli.config, args)?),
         Command::Audit(command) => return audit::run(command, &state_dir(&cli.config)),
         Command::PublicKey { json } => {
             let key = public_key::read(&state_dir(&cli.config))?;
@@ -245,7 +254,7 @@ fn state_dir(config: &std::path::Path) -> PathBuf {
 }
 
 async fn enrol_once(settings: Settings, json: bool) -> Result<(), Stop> {
-    logs::start(&settings.config.log)?;
+    let _logs = logs::start(&settings.config.log)?;
     let state = StateDir::open_patiently(&settings.state_dir()).await?;
     let identity = match Identity::load(&state)? {
         Some(identity) => identity,
@@ -265,7 +274,7 @@ async fn enrol_once(settings: Settings, json: bool) -> Result<(), Stop> {
 }
 
 async fn enrol_anew(settings: Settings, token_file: Option<PathBuf>, json: bool) -> Result<(), Stop> {
-    logs::start(&settings.config.log)?;
+    let _logs = logs::start(&settings.config.log)?;
     let state = StateDir::open(&settings.state_dir())?;
     let Done { identity, before, replaced, set_aside } =
         re_enrol::re_enrol(&settings, &state, token_file.as_deref()).await?;

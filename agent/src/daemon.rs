@@ -5,14 +5,16 @@
 use crate::{
     agent::Agent,
     audit::{self, Entry, Kind, keeper::Keeper},
+    calls::Calls,
     clock, control, drain,
     enrol::{EnrolError, enrol},
     exit::Stop,
     hub::Hub,
     identity::Identity,
     journal::{Found, Journal, JournalError},
+    listeners,
     local::{self, Local},
-    logs,
+    logs::{self, LogLevel},
     metrics::Metrics,
     outbox::Outbox,
     pause::{self, Pauses},
@@ -61,6 +63,12 @@ const PRUNE_EVERY: u32 = 600;
 /// With the exit code of [`Stop`].
 pub async fn run(settings: Settings) -> Result<(), Stop> {
     let logs = logs::start(&settings.config.log)?;
+    let result = Box::pin(run_logged(settings, logs.level.clone())).await;
+    logs.ended(&result);
+    result
+}
+
+async fn run_logged(settings: Settings, logs: LogLevel) -> Result<(), Stop> {
     for warning in &settings.config.warnings {
         warn!("{warning}");
     }
@@ -167,6 +175,7 @@ fn assemble(
         hub,
         journal,
         registry: Registry::default(),
+        calls: Calls::since(clock::unix_seconds()),
         outbox: Outbox::default(),
         pauses: Arc::clone(pauses),
         volume,
@@ -310,6 +319,7 @@ async fn serve(
     let pauses = tokio::spawn(pause::keep(Arc::clone(agent)).in_current_span());
     let sweeping = tokio::spawn(sweep::run(Arc::clone(agent)).in_current_span());
     let triggers = tokio::spawn(triggers::run(Arc::clone(agent)).in_current_span());
+    let mut listening = tokio::spawn(listeners::run(Arc::clone(agent)).in_current_span());
     let rotating = tokio::spawn(rotate::run(Arc::clone(agent)).in_current_span());
     let upkeep = tokio::spawn(upkeep(Arc::clone(agent)).in_current_span());
     let audit = Auditing::start(agent);
@@ -349,6 +359,9 @@ async fn serve(
             }
         }
     };
+    if timeout_at(Instant::now() + STOP_TIME, &mut listening).await.is_err() {
+        listening.abort();
+    }
     agent.halt.cancel();
     agent.tasks.close();
     if timeout_at(Instant::now() + STOP_TIME, agent.tasks.wait()).await.is_err() {

@@ -13,16 +13,16 @@ use crate::{
     policy::{Daily, Question, Refused, Spent, volume},
     registry::Reserved,
     runner,
-    settings::Resource,
+    settings::{Resource, Settings},
     state::free_bytes,
     translate,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use passerelle_connectors::Visible;
 use passerelle_protocol::{
-    AgentId, Code, Decline, Effect, Envelope, Failure, HeldState, JwsError, Name, Offer, Outcome,
-    PayloadSource, Repeat, Report, Sha256, Ticket, Verdict, VerifyingKey,
-    limits::{MAX_INLINE_PAYLOAD, MAX_JSON},
+    AgentId, Call, Code, CommitMode, Decline, Effect, Envelope, Failure, HeldState, JobId, JwsError, Name,
+    Offer, Outcome, PayloadSource, Repeat, Report, Sha256, Ticket, Verdict, VerifyingKey,
+    limits::{CALL_LIFE, MAX_INLINE_PAYLOAD, MAX_JSON},
     session::Attempt,
 };
 use std::{sync::Arc, time::Duration};
@@ -67,13 +67,65 @@ fn rejected(code: Code, message: impl Into<String>) -> Rejected {
     Rejected { code, message: message.into() }
 }
 
-/// Checks signatures, audience and times of an offer. Pure.
+/// What came of an offer or a call, as far as both are verified alike.
+pub struct Signed<'a> {
+    typ: &'static str,
+    job: JobId,
+    attempt: u32,
+    envelope: &'a str,
+    ticket: &'a str,
+}
+
+impl<'a> From<&'a Offer> for Signed<'a> {
+    fn from(offer: &'a Offer) -> Self {
+        let Offer { job, attempt, envelope, ticket, .. } = offer;
+        Self { typ: Envelope::TYP, job: *job, attempt: *attempt, envelope, ticket }
+    }
+}
+
+impl<'a> From<&'a Call> for Signed<'a> {
+    fn from(call: &'a Call) -> Self {
+        let Call { call: job, envelope, ticket, .. } = call;
+        Self { typ: Envelope::CALL_TYP, job: *job, attempt: 1, envelope, ticket }
+    }
+}
+
+/// Checks signatures, audience and times of a call. Pure.
+///
+/// # Errors
+/// As [`verify`], and for one that lives too long, or asks for what only a job can have.
+pub fn verify_call(call: &Call, trust: &Trust<'_>, now: i64) -> Result<(Envelope, Ticket), Rejected> {
+    let (envelope, ticket) = verify(call, trust, now)?;
+    let most = CALL_LIFE.as_secs().cast_signed();
+    for (what, iat, exp) in [("envelope", envelope.iat, envelope.exp), ("ticket", ticket.iat, ticket.exp)] {
+        if !(1..=most).contains(&exp.saturating_sub(iat)) {
+            let message = format!("the {what} of a call lives 1 to {most} s");
+            return Err(rejected(Code::EnvelopeExpired, message));
+        }
+    }
+    if u64::from(envelope.timeout_s) > CALL_LIFE.as_secs() {
+        return Err(rejected(Code::SignatureInvalid, format!("a call may take {most} s at most")));
+    }
+    if ticket.commit != CommitMode::Free || ticket.granted.is_some() || envelope.order_key.is_some() {
+        let message = "a call neither waits for leave nor stands in a line";
+        return Err(rejected(Code::SignatureInvalid, message));
+    }
+    Ok((envelope, ticket))
+}
+
+/// Checks signatures, audience and times of an offer or a call. Pure.
 ///
 /// # Errors
 /// `signature_invalid`, `envelope_expired` or `replayed`.
-pub fn verify(offer: &Offer, trust: &Trust<'_>, now: i64) -> Result<(Envelope, Ticket), Rejected> {
+pub fn verify<'a>(
+    signed: impl Into<Signed<'a>>,
+    trust: &Trust<'_>,
+    now: i64,
+) -> Result<(Envelope, Ticket), Rejected> {
+    let offer: Signed<'_> = signed.into();
     let signature = |what: &str, e: &JwsError| rejected(Code::SignatureInvalid, format!("the {what}: {e}"));
-    let envelope = Envelope::verify(trust.job_keys, &offer.envelope).map_err(|e| match e {
+    let verified = VerifyingKey::verify_any::<Envelope>(trust.job_keys, offer.typ, offer.envelope);
+    let envelope = verified.map_err(|e| match e {
         JwsError::UnknownKey if trust.pinned => rejected(
             Code::SignatureInvalid,
             "the envelope: signed with an unknown key: this agent takes only jobs signed with the keys that its operator \
@@ -81,7 +133,7 @@ pub fn verify(offer: &Offer, trust: &Trust<'_>, now: i64) -> Result<(Envelope, T
         ),
         e => signature("envelope", &e),
     })?;
-    let ticket = Ticket::verify(trust.ticket_keys, &offer.ticket).map_err(|e| signature("ticket", &e))?;
+    let ticket = Ticket::verify(trust.ticket_keys, offer.ticket).map_err(|e| signature("ticket", &e))?;
     let wrong = |message: &str| Err(rejected(Code::SignatureInvalid, message));
     if envelope.job != offer.job || ticket.job != offer.job || ticket.attempt != offer.attempt {
         return wrong("offer, ticket and envelope are not of the same job and attempt");
@@ -118,7 +170,7 @@ pub fn verify(offer: &Offer, trust: &Trust<'_>, now: i64) -> Result<(Envelope, T
 }
 
 /// Why an offer is not taken: code, public sentence, and when it may be offered again.
-type NotTaken = (Code, String, Option<Duration>);
+pub type NotTaken = (Code, String, Option<Duration>);
 
 /// A job that may run here.
 pub struct Judged {
@@ -161,6 +213,25 @@ impl Judged {
 }
 
 impl Agent {
+    /// Whose jobs are taken over the connection of this epoch.
+    pub fn trust<'a>(
+        &'a self,
+        settings: &'a Settings,
+        hub_keys: &'a [VerifyingKey],
+        epoch: u64,
+    ) -> Trust<'a> {
+        let (enrolled, pinned) = (&self.identity.enrolled, &settings.trusted_job_keys);
+        Trust {
+            job_keys: if pinned.is_empty() { hub_keys } else { pinned },
+            pinned: !pinned.is_empty(),
+            ticket_keys: hub_keys,
+            agent: enrolled.agent,
+            tenant: &enrolled.tenant,
+            site: &enrolled.site,
+            epoch,
+        }
+    }
+
     /// Deals with an offer; the answer is for the hub. `None` if another task is at the same attempt.
     pub async fn dispatch(self: Arc<Self>, offer: Offer, epoch: u64) -> Option<Answer> {
         let attempt = Attempt::new(offer.job, offer.attempt);
@@ -174,19 +245,9 @@ impl Agent {
                 retry_after_ms: after.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
             }))
         };
-        let enrolled = &self.identity.enrolled;
         let settings = self.settings();
-        let pinned = &settings.trusted_job_keys;
         let hub_keys = self.identity.hub_keys();
-        let trust = Trust {
-            job_keys: if pinned.is_empty() { &hub_keys } else { pinned },
-            pinned: !pinned.is_empty(),
-            ticket_keys: &hub_keys,
-            agent: enrolled.agent,
-            tenant: &enrolled.tenant,
-            site: &enrolled.site,
-            epoch,
-        };
+        let trust = self.trust(&settings, &hub_keys, epoch);
         let (envelope, ticket) = match verify(&offer, &trust, clock::unix_seconds()) {
             Ok(verified) => verified,
             Err(Rejected { code, message }) => {
@@ -250,6 +311,7 @@ impl Agent {
             started_at: None,
             intent: None,
             resumed: false,
+            call: None,
         };
         if let Some(granted) = &job.ticket.granted {
             match serde_json::to_value(translate::granted(granted)) {
@@ -264,7 +326,7 @@ impl Agent {
             Some(failure) => Err(failure),
             // What was granted before has begun: it is brought to its end.
             None if job.intent.is_none() && clock::until(job.envelope.deadline).is_zero() => Err(late()),
-            None => self.judge_after(&job, &self.volume.spent(&job.envelope.resource)),
+            None => self.judge_new(&job),
         };
         if let (Err(failure), true) = (&mut judged, job.intent.is_some()) {
             // Nothing more happens here; but what was granted before may have happened.
@@ -359,7 +421,7 @@ impl Agent {
     }
 
     /// Promises a payload room in the spool, where it goes through it.
-    fn make_room(&self, job: &Job, judged: Judged) -> Result<Result<Judged, Failure>, NotTaken> {
+    pub fn make_room(&self, job: &Job, judged: Judged) -> Result<Result<Judged, Failure>, NotTaken> {
         let Some(size) = judged.spooled(job) else { return Ok(Ok(judged)) };
         let quota = self.spool.quota();
         if size > quota {
@@ -387,6 +449,14 @@ impl Agent {
         self.judge_after(job, &Spent::new())
     }
 
+    /// The same for what comes now: it counts towards the day.
+    ///
+    /// # Errors
+    /// As [`Self::judge`].
+    pub fn judge_new(&self, job: &Job) -> Result<Judged, Failure> {
+        self.judge_after(job, &self.volume.spent(&job.envelope.resource))
+    }
+
     fn judge_after(&self, job: &Job, spent: &Spent) -> Result<Judged, Failure> {
         let decided = self.settings().judge(Question::from(&job.envelope), spent);
         decided.map_err(|Refused { failure, nearest }| {
@@ -396,7 +466,7 @@ impl Agent {
     }
 
     /// Counts an attempt for its rule's day, on disk, where the rule has a limit per day.
-    async fn charge(&self, job: &Job, judged: Judged) -> Result<Result<Judged, Failure>, NotTaken> {
+    pub async fn charge(&self, job: &Job, judged: Judged) -> Result<Result<Judged, Failure>, NotTaken> {
         if !judged.daily.is_limited() {
             return Ok(Ok(judged));
         }
@@ -422,7 +492,7 @@ impl Agent {
 
 impl Agent {
     /// The rule that came nearest to allowing a denied job, counted from 1, for the audit.
-    fn nearest_rule(&self, job: &Job) -> Option<usize> {
+    pub fn nearest_rule(&self, job: &Job) -> Option<usize> {
         self.settings().judge(Question::from(&job.envelope), &Spent::new()).err()?.nearest
     }
 }
@@ -434,7 +504,7 @@ pub fn late() -> Failure {
 }
 
 /// Reads the payload that came with the offer, if it did, and checks it against the envelope.
-fn payload(envelope: &Envelope, source: Option<PayloadSource>) -> Result<Payload, Failure> {
+pub fn payload(envelope: &Envelope, source: Option<PayloadSource>) -> Result<Payload, Failure> {
     let mismatch = |message: &str| {
         Err(Failure::new(Verdict::Permanent, Effect::NotApplied, Code::DigestMismatch, message))
     };

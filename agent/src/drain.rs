@@ -55,7 +55,11 @@ async fn finish(agent: &Arc<Agent>, signals: &mut Signals, deadline: Instant) ->
         info!(jobs = handed_back, "Handing back jobs that have not started");
     }
     let mut load = agent.registry.load();
-    let idle = load.wait_for(|load| load.active == 0);
+    let mut calls = agent.calls.count();
+    let idle = async {
+        drop(load.wait_for(|load| load.active == 0).await);
+        calls.wait_for(|calls| *calls == 0).await.map(drop)
+    };
     let why = tokio::select! {
         idle = timeout_at(deadline, idle) => match idle {
             Ok(_) => return true,
@@ -63,7 +67,7 @@ async fn finish(agent: &Arc<Agent>, signals: &mut Signals, deadline: Instant) ->
         },
         () = signals.stop() => "a second signal came",
     };
-    let jobs = agent.registry.stop_all(Cause::Drain);
+    let jobs = agent.registry.stop_all(Cause::Drain) + agent.calls.stop_all(Cause::Drain);
     warn!(jobs, "Cutting off jobs: {why}; the hub has them tried again");
     agent.tasks.close();
     // What does not end even so has its row in the journal.

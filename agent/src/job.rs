@@ -1,9 +1,10 @@
-//! One attempt of a job as the agent holds it, from offer to report.
+//! One attempt of a job as the agent holds it, from offer to report; or a call, which is its own only attempt.
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use passerelle_protocol::{Envelope, Ticket, session::Attempt};
 use serde_json::Value;
+use tokio::time::Instant;
 
 /// Where the payload is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +15,15 @@ pub enum Payload {
     Inline(Bytes),
     /// At the hub, to be downloaded beside the tunnel.
     AtHub,
+}
+
+/// How long a call may take: counted from its receipt, so that clocks that differ do not matter.
+#[derive(Debug, Clone, Copy)]
+pub struct CallTimes {
+    /// The connector starts by then.
+    pub starts_by: Instant,
+    /// It has ended by then, come what may.
+    pub ends: Instant,
 }
 
 /// An accepted attempt. Everything in it is verified and journalled.
@@ -37,4 +47,13 @@ pub struct Job {
     pub intent: Option<Value>,
     /// Whether an earlier run of this program held it.
     pub resumed: bool,
+    /// Of a call; a job has none.
+    pub call: Option<CallTimes>,
+}
+
+impl Job {
+    /// Whether it is a call: somebody waits for it, and nothing of it is journalled.
+    pub fn is_call(&self) -> bool {
+        self.call.is_some()
+    }
 }

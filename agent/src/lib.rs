@@ -7,7 +7,9 @@
 
 mod agent;
 mod audit;
+mod calls;
 mod check;
+mod classic;
 mod cli;
 mod clock;
 mod control;
@@ -18,8 +20,10 @@ mod enrol;
 mod exit;
 mod hub;
 mod identity;
+mod init;
 mod job;
 mod journal;
+mod listeners;
 mod local;
 mod logs;
 mod metrics;

@@ -1,7 +1,7 @@
 //! Logs to standard error, as text for people or one JSON object per line. Never payloads or secrets; names of
 //! customers' things (paths, URLs) at debug only.
 
-use crate::exit::Stop;
+use crate::{classic::ClassicLogs, exit::Stop};
 use passerelle_config::{LogFormat, LogSection};
 use std::io::IsTerminal as _;
 use tracing_subscriber::{
@@ -21,10 +21,29 @@ impl LogLevel {
     }
 }
 
+/// What is logged to. Dropped at the end of the process, when the last lines have been written.
+#[derive(Debug)]
+pub struct Logs {
+    /// Changes what is logged.
+    pub level: LogLevel,
+    classic: Option<ClassicLogs>,
+}
+
+impl Logs {
+    /// Notes why the process ends by itself, where standard error is not all that operators look at: there the command
+    /// line says it.
+    pub fn ended<T>(&self, result: &Result<T, Stop>) {
+        if let (Err(stop), Some(classic)) = (result, &self.classic) {
+            classic.critical("agent", &stop.to_string());
+        }
+    }
+}
+
 /// Starts logging. A second call in one process changes nothing.
-pub fn start(section: &LogSection) -> Result<LogLevel, Stop> {
+pub fn start(section: &LogSection) -> Result<Logs, Stop> {
     let (filter, handle) = reload::Layer::new(filter(section)?);
-    let registry = tracing_subscriber::registry().with(filter);
+    let (classic, layer) = section.classic.as_ref().map(ClassicLogs::start).transpose()?.unzip();
+    let registry = tracing_subscriber::registry().with(filter).with(layer);
     let started = match section.format {
         LogFormat::Text => {
             let colours = std::io::stderr().is_terminal();
@@ -39,7 +58,7 @@ pub fn start(section: &LogSection) -> Result<LogLevel, Stop> {
     if started.is_err() {
         tracing::debug!("Logging was started before");
     }
-    Ok(LogLevel(handle))
+    Ok(Logs { level: LogLevel(handle), classic })
 }
 
 fn filter(section: &LogSection) -> Result<EnvFilter, Stop> {

@@ -4,7 +4,12 @@ use crate::{journal::events::Counts, registry::Load};
 use passerelle_protocol::Code;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
     registry::{Registry, Unit},
 };
 use std::sync::atomic::AtomicU64;
@@ -16,7 +21,14 @@ struct Finished {
     outcome: &'static str,
 }
 
-/// Labels of a declined offer.
+/// Labels of an ended call.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Called {
+    connector: String,
+    outcome: &'static str,
+}
+
+/// Labels of a declined offer, or of a refused post.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Declined {
     code: &'static str,
@@ -90,6 +102,10 @@ pub struct Metrics {
     pub files_taken: Counter,
     /// Files that triggers left where they are.
     pub files_left: Counter,
+    /// Changes of records that triggers took.
+    pub changes_taken: Counter,
+    /// Posts that listeners took.
+    pub posts_taken: Counter,
     /// Events that the hub stored.
     pub events_acknowledged: Counter,
     /// Events that the hub refused for good.
@@ -105,8 +121,13 @@ pub struct Metrics {
     /// What the audit's files take.
     pub audit_bytes: Gauge,
     audit_behind: Family<Export, Gauge>,
+    /// Seconds from a call's receipt to its answer.
+    pub call_seconds: Histogram,
     finished: Family<Finished, Counter>,
     declined: Family<Declined, Counter>,
+    called: Family<Called, Counter>,
+    calls_declined: Family<Declined, Counter>,
+    posts_refused: Family<Declined, Counter>,
     reloads: Family<Reloaded, Counter>,
     held: Gauge,
     running: Gauge,
@@ -146,6 +167,9 @@ impl Default for Metrics {
             leftovers_removed: Counter::default(),
             files_taken: Counter::default(),
             files_left: Counter::default(),
+            changes_taken: Counter::default(),
+            posts_taken: Counter::default(),
+            posts_refused: Family::default(),
             events_acknowledged: Counter::default(),
             events_refused: Counter::default(),
             journal_set_aside: Counter::default(),
@@ -154,6 +178,9 @@ impl Default for Metrics {
             audit_filed: Gauge::default(),
             audit_bytes: Gauge::default(),
             audit_behind: Family::default(),
+            call_seconds: Histogram::new(exponential_buckets(0.000_25, 2.0, 18)),
+            called: Family::default(),
+            calls_declined: Family::default(),
             finished: Family::default(),
             declined: Family::default(),
             reloads: Family::default(),
@@ -178,6 +205,10 @@ impl Default for Metrics {
         r.register("jobs_accepted", "Attempts written to the journal", m.accepted.clone());
         r.register("jobs_finished", "Attempts that ended, by connector and outcome", m.finished.clone());
         r.register("offers_declined", "Offers not taken, by code", m.declined.clone());
+        r.register("calls", "Calls that ended, by connector and outcome", m.called.clone());
+        r.register("calls_declined", "Calls not taken, by code", m.calls_declined.clone());
+        let seconds = m.call_seconds.clone();
+        r.register_with_unit("call_duration", "From a call to its answer", Unit::Seconds, seconds);
         r.register("config_reloads", "Changed configurations, by result", m.reloads.clone());
         r.register("key_rotations", "Changes of the agent's own key", m.key_rotations.clone());
         r.register("hub_keys_followed", "New signing keys of the hub", m.hub_keys_followed.clone());
@@ -202,6 +233,9 @@ impl Default for Metrics {
         r.register("leftovers_removed", "Parts of ended attempts removed from targets", removed);
         r.register("files_taken", "Files that triggers took", m.files_taken.clone());
         r.register("files_left", "Files that triggers left where they are", m.files_left.clone());
+        r.register("changes_taken", "Changes of records that triggers took", m.changes_taken.clone());
+        r.register("posts_taken", "Posts that listeners took", m.posts_taken.clone());
+        r.register("posts_refused", "Posts that listeners refused, by code", m.posts_refused.clone());
         r.register("events_acknowledged", "Events that the hub stored", m.events_acknowledged.clone());
         r.register("events_refused", "Events that the hub refused for good", m.events_refused.clone());
         r.register("events_waiting", "Events that wait for the hub", m.events_waiting.clone());
@@ -248,9 +282,25 @@ impl Metrics {
         self.declined.get_or_create(&Declined { code: code.as_str() }).inc();
     }
 
+    /// Counts an ended call.
+    pub fn call_finished(&self, connector: Option<String>, outcome: &'static str) {
+        let connector = connector.unwrap_or_else(|| "none".to_owned());
+        self.called.get_or_create(&Called { connector, outcome }).inc();
+    }
+
+    /// Counts a declined call.
+    pub fn call_declined(&self, code: Code) {
+        self.calls_declined.get_or_create(&Declined { code: code.as_str() }).inc();
+    }
+
     /// How many rows a copy of the audit lacks.
     pub fn audit_behind(&self, export: &'static str, rows: i64) {
         self.audit_behind.get_or_create(&Export { export }).set(rows);
+    }
+
+    /// Counts a post that was refused, by its code.
+    pub fn post_refused(&self, code: &'static str) {
+        self.posts_refused.get_or_create(&Declined { code }).inc();
     }
 
     /// Counts a changed configuration: `applied` or `refused`.

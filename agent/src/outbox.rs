@@ -4,7 +4,9 @@
 //! Answers and progress may be lost with a connection (the hub learns the same from the next `Hello`); commit
 //! requests stay until granted or withdrawn and are sent again on each connection.
 
-use passerelle_protocol::{Decline, Intent, Progress, session::Attempt};
+use passerelle_protocol::{
+    CallDeclined, CallResult, Decline, Intent, Name, Progress, TriggerCursor, session::Attempt,
+};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -23,6 +25,15 @@ pub enum Answer {
     Decline(Decline),
 }
 
+/// The answer to a call.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CallAnswer {
+    /// It was carried out, or not allowed.
+    Ended(CallResult),
+    /// It was not taken.
+    Declined(CallDeclined),
+}
+
 /// What the session is to send next.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -32,6 +43,8 @@ pub struct Batch {
     pub progress: Vec<Progress>,
     /// Commit requests that this connection has not sent yet.
     pub asks: Vec<(Attempt, Intent)>,
+    /// How far change feeds were read.
+    pub cursors: Vec<TriggerCursor>,
     /// Seconds of grace, once the agent drains.
     pub draining: Option<u32>,
 }
@@ -47,6 +60,10 @@ struct Inner {
     answers: VecDeque<Answer>,
     progress: BTreeMap<Attempt, Progress>,
     asks: BTreeMap<Attempt, Ask>,
+    /// Of calls of the connection: bounded by how many it may have.
+    calls: VecDeque<CallAnswer>,
+    /// By resource and trigger, of which there are few.
+    cursors: BTreeMap<(Name, Name), TriggerCursor>,
     draining: Option<u32>,
 }
 
@@ -83,6 +100,16 @@ impl Outbox {
         });
     }
 
+    /// Answers a call.
+    pub fn answer_call(&self, answer: CallAnswer) {
+        self.put(|inner| inner.calls.push_back(answer));
+    }
+
+    /// The next answer to a call.
+    pub fn next_call_answer(&self) -> Option<CallAnswer> {
+        self.lock().calls.pop_front()
+    }
+
     /// Tells how far an attempt is; replaces what was not sent yet.
     pub fn progress(&self, progress: Progress) {
         let attempt = Attempt::new(progress.job, progress.attempt);
@@ -115,6 +142,14 @@ impl Outbox {
         inner.asks.remove(&attempt);
     }
 
+    /// Tells how far a change feed was read; replaces what was not sent yet.
+    pub fn cursor(&self, cursor: TriggerCursor) {
+        let key = (cursor.resource.clone(), cursor.trigger.clone());
+        self.put(|inner| {
+            inner.cursors.insert(key, cursor);
+        });
+    }
+
     /// The agent drains.
     pub fn drain(&self, grace_s: u32) {
         self.put(|inner| inner.draining = Some(grace_s));
@@ -124,6 +159,7 @@ impl Outbox {
     pub fn reconnected(&self) {
         self.put(|inner| {
             inner.answers.clear();
+            inner.calls.clear();
             inner.asks.values_mut().for_each(|ask| ask.sent = false);
         });
     }
@@ -141,13 +177,17 @@ impl Outbox {
                 first.then(|| (*attempt, ask.intent.clone()))
             })
             .collect();
-        Batch { answers, progress, asks, draining: inner.draining }
+        let cursors = std::mem::take(&mut inner.cursors).into_values().collect();
+        Batch { answers, progress, asks, cursors, draining: inner.draining }
     }
 
     /// How much waits to be sent.
     pub fn len(&self) -> usize {
         let inner = self.lock();
-        inner.answers.len() + inner.progress.len() + inner.asks.values().filter(|ask| !ask.sent).count()
+        inner.answers.len()
+            + inner.calls.len()
+            + inner.progress.len()
+            + inner.asks.values().filter(|ask| !ask.sent).count()
     }
 
     /// Waits until there may be something to take.

@@ -64,6 +64,11 @@ impl Pressure {
         })
     }
 
+    /// Whether keys of posts are worth less than room: well before the journal takes no more events.
+    pub fn is_tight_for_keys(&self, journal: &Journal) -> bool {
+        journal.bytes() >= self.journal_quota.load(Ordering::Relaxed) / 4
+    }
+
     /// Whether the journal comes near its quota: then what it only remembers is worth less than room.
     fn is_tight(&self, journal: &Journal) -> bool {
         journal.bytes() / 4 >= self.journal_quota.load(Ordering::Relaxed) / 5

@@ -1,13 +1,15 @@
 //! The configuration, checked and built: every finding of every part is told at once, and nothing starts before.
 
 use crate::{
-    exit::Stop, identity, policy::ResourcePolicy, reload::watch, runner::limits::ResourceLimits, translate,
+    exit::Stop, identity, listeners::Listener, policy::ResourcePolicy, reload::watch,
+    runner::limits::ResourceLimits, translate,
 };
-use passerelle_config::{AgentConfig, Diagnostics, Finding, Limits, Pickup, ResourceConfig, Watch};
+use passerelle_config::{AgentConfig, Changes, Diagnostics, Finding, Limits, Pickup, ResourceConfig, Watch};
 use passerelle_connectors::{DynConnector, OperationSpec, REGISTRY, kind_names};
 use passerelle_protocol::{
-    ConnectorAnnouncement, Name, ResourceAnnouncement, Sha256, TriggerAnnouncement, VerifyingKey,
-    limits::{MAX_JOBS, MAX_RESOURCES, MAX_TRIGGERS},
+    CallsAnnouncement, ConnectorAnnouncement, Name, ResourceAnnouncement, Sha256, TriggerAnnouncement,
+    VerifyingKey,
+    limits::{MAX_CALLS, MAX_JOBS, MAX_RESOURCES, MAX_TRIGGERS},
 };
 use std::{
     collections::BTreeMap,
@@ -36,6 +38,8 @@ pub struct Resource {
     pub pickups: Vec<Pickup>,
     /// Files whose changes are told.
     pub watches: Vec<Watch>,
+    /// Change feeds whose changes are told.
+    pub changes: Vec<Changes>,
     operations: Vec<OperationSpec>,
     mark: Sha256,
 }
@@ -55,6 +59,8 @@ pub struct Settings {
     pub name: Name,
     /// The resources by name.
     pub resources: BTreeMap<Name, Arc<Resource>>,
+    /// The listeners by name.
+    pub listeners: BTreeMap<Name, Arc<Listener>>,
     /// The keys that may sign jobs, if the operator pins them; else those of the enrolment count.
     pub trusted_job_keys: Vec<VerifyingKey>,
     /// Tells one way to the hub from another: address, proxy, certificates.
@@ -106,7 +112,16 @@ impl Settings {
                 resources.insert(built.name.clone(), built);
             }
         }
-        let triggers: usize = config.resources.iter().map(|one| one.pickups.len() + one.watches.len()).sum();
+        let mut listeners = BTreeMap::new();
+        for listener in &config.listeners {
+            let before =
+                previous.and_then(|previous| previous.listeners.get(&listener.name.parse::<Name>().ok()?));
+            if let Some(built) = Listener::build(listener, &config.dir, before, &mut diagnostics) {
+                listeners.insert(built.name.clone(), built);
+            }
+        }
+        let triggers = |one: &ResourceConfig| one.pickups.len() + one.watches.len() + one.changes.len();
+        let triggers: usize = config.resources.iter().map(triggers).sum();
         if triggers > MAX_TRIGGERS {
             other.push(format!("error: resources: {triggers} triggers, more than {MAX_TRIGGERS}"));
         }
@@ -126,7 +141,7 @@ impl Settings {
         let findings = diagnostics.to_string() + &other.join("\n");
         match name {
             Ok(name) if findings.is_empty() => {
-                Ok(Self { config, name, resources, trusted_job_keys, hub_mark })
+                Ok(Self { config, name, resources, listeners, trusted_job_keys, hub_mark })
             }
             _ => Err(Stop::Configuration(findings)),
         }
@@ -147,7 +162,7 @@ impl Settings {
         keep("agent.state_dir", old.agent.state_dir != new.agent.state_dir);
         keep("agent.listen", old.agent.listen != new.agent.listen);
         keep("log.format", old.log.format != new.log.format);
-        keep("log.classic_dir", old.log.classic_dir != new.log.classic_dir);
+        keep("log.classic_dir", old.log.classic != new.log.classic);
         new.hub = old.hub.clone();
         self.hub_mark = running.hub_mark;
         self.name = running.name.clone();
@@ -155,14 +170,15 @@ impl Settings {
         new.agent.state_dir.clone_from(&old.agent.state_dir);
         new.agent.listen = old.agent.listen;
         new.log.format = old.log.format;
-        new.log.classic_dir.clone_from(&old.log.classic_dir);
+        new.log.classic.clone_from(&old.log.classic);
         kept
     }
 
     /// Every file that the configuration names.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
         let resources = self.config.resources.iter().flat_map(|resource| &resource.files);
-        self.config.files.iter().chain(resources)
+        let listeners = self.config.listeners.iter().flat_map(|listener| &listener.files);
+        self.config.files.iter().chain(resources).chain(listeners)
     }
 
     /// Where the state is.
@@ -173,6 +189,12 @@ impl Settings {
     /// How many jobs the agent holds at once.
     pub fn max_jobs(&self) -> u32 {
         self.config.agent.max_jobs.clamp(1, MAX_JOBS)
+    }
+
+    /// What `Hello` tells of calls.
+    pub fn calls(&self, issued_after: i64) -> Option<CallsAnnouncement> {
+        let max = self.config.agent.max_calls.min(MAX_CALLS);
+        (max > 0).then_some(CallsAnnouncement { max, issued_after })
     }
 
     /// What `Hello` tells of connectors and resources.
@@ -253,6 +275,13 @@ fn build(
             return None;
         }
     };
+    if connector.feeds().is_none() {
+        for at in resource.changes.iter().map(|rule| &rule.at) {
+            let message =
+                format!("a resource of kind {:?} has no change feed; remove this table", entry.name);
+            diagnostics.push(Finding { message, ..at.clone() });
+        }
+    }
     let Limits { max_concurrent, rate_per_minute } = resource.limits;
     let limits = match before {
         Some(before) => Arc::clone(&before.limits),
@@ -268,6 +297,7 @@ fn build(
         limits,
         pickups: resource.pickups.clone(),
         watches: resource.watches.clone(),
+        changes: resource.changes.clone(),
         operations,
         mark,
     }))

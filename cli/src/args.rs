@@ -1,5 +1,6 @@
 //! The command line.
 
+pub(crate) mod call;
 pub(crate) mod events;
 
 use clap::{Args, Parser, Subcommand};
@@ -12,6 +13,8 @@ Examples:
       Hub, agent and sample resources on this machine: submits two jobs and shows what arrived where
   passerelle jobs submit --site paris --resource compta --operation drop \\
       --param path=2026/10/FEC.txt --payload FEC.txt --wait 60
+  passerelle call --site paris --resource catalogue --operation request \\
+      --param method=GET --param path=articles/42
   passerelle jobs list --state failed
   passerelle jobs show 0193a5c2-…  --output answer.csv
   passerelle events follow --resource compta
@@ -33,6 +36,8 @@ pub(crate) enum Command {
     /// Submit, show, list, cancel, retry and resolve jobs
     #[command(subcommand)]
     Jobs(Jobs),
+    /// Have an operation carried out at once, and wait for its answer
+    Call(Box<call::Call>),
     /// List, show and follow what triggers on private resources saw
     #[command(subcommand)]
     Events(events::Events),

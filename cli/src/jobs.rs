@@ -100,7 +100,7 @@ fn not_succeeded(job: &Job) -> Failure {
 }
 
 /// The payload of a file: part of the body if it is small, else uploaded first.
-async fn payload(
+pub(crate) async fn payload(
     client: &Client,
     file: &Path,
     media_type: Option<&str>,
@@ -135,7 +135,11 @@ async fn size(file: &Path) -> Result<u64, Failure> {
 }
 
 /// Uploads a file whatever its size: a signed job finds its payload by the digest.
-async fn uploaded(client: &Client, file: &Path, media_type: Option<&str>) -> Result<PayloadDigest, Failure> {
+pub(crate) async fn uploaded(
+    client: &Client,
+    file: &Path,
+    media_type: Option<&str>,
+) -> Result<PayloadDigest, Failure> {
     let size = size(file).await?;
     let media_type =
         media_type.or_else(|| submission::media_type(file)).unwrap_or("application/octet-stream");

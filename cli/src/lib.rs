@@ -2,6 +2,7 @@
 //! sample resources as one process tree by executing itself again.
 
 mod args;
+mod call;
 mod client;
 mod dev;
 mod events;
@@ -82,6 +83,7 @@ async fn perform(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Dev(dev) => dev::run(dev, &out).await,
         Command::Jobs(command) => jobs::run(command, &out).await,
+        Command::Call(command) => call::run(&command, &out).await,
         Command::Events(command) => events::run(command, &out).await,
         Command::Keys(command) => keys::run(&command, &out),
         Command::Sites(command) => lists::sites(&command, &out).await,

@@ -2,11 +2,11 @@
 
 use crate::{
     Failure,
-    args::{Retry, Submit},
+    args::{Retry, Submit, call::Call},
     client::Client,
-    keys,
+    keys, submission,
 };
-use passerelle_protocol::{Envelope, JobId, Name, PayloadDigest, SigningKey};
+use passerelle_protocol::{Envelope, JobId, Name, PayloadDigest, SigningKey, limits::CALL_LIFE};
 use serde_json::{Map, Value, json};
 use std::{
     fmt::Display,
@@ -53,14 +53,11 @@ pub(crate) async fn body(
         None => tenant(client).await?,
     };
     let now = now()?;
-    let mut random = [0; 10];
-    aws_lc_rs::rand::fill(&mut random).map_err(|_| Failure::usage("the system's random source failed"))?;
-    let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
     let agents = submit.agents.iter().map(|id| read("agent", id)).collect::<Result<Vec<_>, _>>()?;
     let deadline = seconds(now.saturating_add(submit.deadline.unwrap_or(DEADLINE)));
     let timeout_s = submit.timeout.map(|timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX));
     let claims = Envelope {
-        job: JobId::new(millis, &random),
+        job: new_id(now)?,
         tenant,
         site: read("site", &submit.site)?,
         resource: read("resource", &submit.resource)?,
@@ -84,6 +81,53 @@ pub(crate) async fn body(
         }
     }
     Ok(signed)
+}
+
+/// The body of a signed call: the envelope alone.
+///
+/// # Errors
+/// As [`body`].
+pub(crate) async fn call(
+    client: &Client,
+    command: &Call,
+    payload: Option<PayloadDigest>,
+    key: &SigningKey,
+) -> Result<Map<String, Value>, Failure> {
+    let tenant = match &command.tenant {
+        Some(tenant) => read("tenant", tenant)?,
+        None => tenant(client).await?,
+    };
+    let params = submission::params(command.params.as_deref(), &command.param)?;
+    let agents = command.agents.iter().map(|id| read("agent", id)).collect::<Result<Vec<_>, _>>()?;
+    // The last thing before it is sent: it lives for a minute.
+    let now = now()?;
+    let iat = seconds(now);
+    let claims = Envelope {
+        job: new_id(now)?,
+        tenant,
+        site: read("site", &command.site)?,
+        resource: read("resource", &command.resource)?,
+        operation: read("operation", &command.operation)?,
+        params: Value::Object(params),
+        payload,
+        timeout_s: u32::try_from(command.timeout.as_secs()).unwrap_or(u32::MAX),
+        deadline: iat.saturating_add(seconds(command.timeout)),
+        max_attempts: 1,
+        repeat: None,
+        order_key: None,
+        agents: if agents.is_empty() { None } else { Some(agents) },
+        iat,
+        nbf: iat,
+        exp: iat.saturating_add(seconds(CALL_LIFE)),
+    };
+    let envelope = claims.sign_call(key).map_err(|e| Failure::usage(format!("--sign-key: {e}")))?;
+    Ok(Map::from_iter([("envelope".to_owned(), json!(envelope))]))
+}
+
+fn new_id(now: Duration) -> Result<JobId, Failure> {
+    let mut random = [0; 10];
+    aws_lc_rs::rand::fill(&mut random).map_err(|_| Failure::usage("the system's random source failed"))?;
+    Ok(JobId::new(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), &random))
 }
 
 /// The tenant of the API key, as the hub says. An agent refuses what was signed for another tenant than its own.

@@ -36,7 +36,14 @@ pub(crate) fn body(submit: &Submit) -> Result<Map<String, Value>, Failure> {
     Ok(body)
 }
 
-fn params(whole: Option<&str>, single: &[(String, String)]) -> Result<Map<String, Value>, Failure> {
+/// The parameters: the whole, and single ones that win over it.
+///
+/// # Errors
+/// A usage failure if they are not an object, or the file cannot be read.
+pub(crate) fn params(
+    whole: Option<&str>,
+    single: &[(String, String)],
+) -> Result<Map<String, Value>, Failure> {
     let mut params = match whole {
         None => Map::new(),
         Some(given) => {

@@ -1,6 +1,9 @@
 //! The checked configuration of an agent: defaults filled in, no `Option` that must be `Some`.
 
-use crate::{AuditSection, ByteSize, Finding, HumanDuration, KeyRotation, Pickup, SecretRef, Section, Watch};
+use crate::{
+    AuditSection, ByteSize, Changes, Finding, HumanDuration, KeyRotation, ListenerConfig, Pickup, SecretRef,
+    Section, Watch,
+};
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 use url::Url;
 
@@ -21,6 +24,8 @@ pub struct AgentConfig {
     pub audit: AuditSection,
     /// `[resources.*]`, sorted by name.
     pub resources: Vec<ResourceConfig>,
+    /// `[listeners.*]`, sorted by name.
+    pub listeners: Vec<ListenerConfig>,
     /// What is worth a look, but refuses nothing.
     pub warnings: Vec<Finding>,
     /// What `[hub]` says but for the enrolment token, without places and spelling: the same settings have the same text.
@@ -77,6 +82,8 @@ pub struct AgentSection {
     pub listen: SocketAddr,
     /// How many jobs at once.
     pub max_jobs: u32,
+    /// How many real-time calls at once; 0: none.
+    pub max_calls: u32,
     /// How long running jobs may go on after SIGTERM.
     pub shutdown_grace: HumanDuration,
     /// The most bytes of payloads on their way.
@@ -106,8 +113,19 @@ pub struct LogSection {
     pub format: LogFormat,
     /// `error`, `warn`, `info`, `debug`, `trace`, or a `tracing` filter.
     pub level: String,
-    /// Folder of the classic log files.
-    pub classic_dir: Option<PathBuf>,
+    /// The classic log files; `None`: there are none.
+    pub classic: Option<ClassicLog>,
+}
+
+/// `[log] classic_dir`, `classic_keep` and `classic_quota`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClassicLog {
+    /// Their folder.
+    pub dir: PathBuf,
+    /// How long a file is kept.
+    pub keep: HumanDuration,
+    /// What they may take of the disk.
+    pub quota: ByteSize,
 }
 
 /// `[resources.NAME] limits`
@@ -134,6 +152,8 @@ pub struct ResourceConfig {
     pub pickups: Vec<Pickup>,
     /// Files whose changes are told.
     pub watches: Vec<Watch>,
+    /// Change feeds whose changes are told.
+    pub changes: Vec<Changes>,
     /// Everything else: the connector's own settings.
     pub section: Section,
     /// All that the table says, without places and spelling: the same settings have the same text.
@@ -155,14 +175,14 @@ pub struct AllowRule {
     pub query: Vec<String>,
     /// Headers a job may set, lower case.
     pub headers: Vec<String>,
+    /// Requests that the operator wrote, by their names.
+    pub requests: Vec<String>,
     /// Entities of a CRM.
     pub entities: Vec<String>,
     /// Their fields; `*` means all that the resource maps.
     pub fields: Vec<String>,
     /// Declared calls of a CRM.
     pub calls: Vec<String>,
-    /// Requests that the operator wrote, by their names.
-    pub requests: Vec<String>,
     /// Largest payload or file.
     pub max_size: Option<ByteSize>,
     /// Rights on top (`replace`, `create_dirs`, `delete_after_fetch`); `None`: the default of the operation.

@@ -12,6 +12,10 @@ pub const LISTEN_ENV: &str = "PASSERELLE_LISTEN";
 pub const MAX_JOBS: u32 = 32;
 /// The most jobs at once: what the protocol lets an agent hold.
 pub const MAX_JOBS_LIMIT: u32 = 1024;
+/// `[agent] max_calls`: somebody waits for each, so they are beside the jobs; more than a busy shop's tills.
+pub const MAX_CALLS: u32 = 64;
+/// The most calls at once: what the protocol lets an agent take.
+pub const MAX_CALLS_LIMIT: u32 = 1024;
 /// `[agent] shutdown_grace`: what container engines can be told to wait without surprising anybody.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
 /// The longest grace: beyond it a stop is no stop.
@@ -34,6 +38,15 @@ pub const KEY_ROTATION: Duration = Duration::from_secs(30 * 24 * 3600);
 pub const KEY_ROTATION_MIN: Duration = Duration::from_secs(1);
 /// `[log] level`: state changes and what is worth a look.
 pub const LOG_LEVEL: &str = "info";
+/// `[log] classic_keep`: as long as the suite keeps the history of its runs.
+pub const CLASSIC_KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Less than an hour is less than a file.
+pub const CLASSIC_KEEP_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(3600)..=Duration::from_secs(3650 * 24 * 3600);
+/// `[log] classic_quota`: months of an agent that is not at debug level.
+pub const CLASSIC_QUOTA: u64 = 1 << 30;
+/// The least: an hour of a quiet agent.
+pub const CLASSIC_QUOTA_MIN: u64 = 1 << 20;
 /// `limits.max_concurrent`: file servers and in-house applications bear that many without tuning.
 pub const MAX_CONCURRENT: u32 = 4;
 /// The same for a CRM: its users come first, and a key is written by one attempt at a time anyway.
@@ -67,5 +80,23 @@ pub const QUIET_RANGE: RangeInclusive<Duration> = Duration::from_millis(100)..=D
 pub const MAX_LOOKS: u32 = 1000;
 /// `every`: a file server does not feel it, and nobody waits long.
 pub const EVERY: Duration = Duration::from_secs(30);
+/// The most listeners: what the protocol lets an agent announce.
+pub const MAX_LISTENERS: usize = 64;
+/// `[listeners.*] max_size`: an event with all its lines fits; files have other ways.
+pub const LISTENER_SIZE: u64 = 1 << 20;
+/// `[listeners.*] rate_per_minute`: a hundred a second is more than an in-house application has to tell.
+pub const LISTENER_RATE: u32 = 6000;
+/// `[listeners.*] max_concurrent`: each may hold 256 KiB of memory.
+pub const LISTENER_CONCURRENT: u32 = 64;
+/// The longest path of a listener.
+pub const MAX_LISTENER_PATH: usize = 200;
+/// The most secrets of a listener: an old one, a new one, and some of several senders.
+pub const MAX_LISTENER_SECRETS: usize = 8;
+/// The longest `EventKind`.
+pub const MAX_EVENT_KIND: usize = 128;
+/// The most records that a page of a change feed has.
+pub const CHANGES_PAGE_LIMIT: u32 = 1000;
+/// `[[resources.*.changes]] page_size`: what every known CRM gives at once.
+pub const CHANGES_PAGE: u32 = 100;
 /// More often than each second a folder need not be looked at, and less often than once a day is never.
 pub const EVERY_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);

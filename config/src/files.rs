@@ -78,7 +78,7 @@ pub(crate) fn read(file: &Path) -> Result<String, Finding> {
             return Err(finding(format!("not a file; put a TOML file there ({hint})")));
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let hint = "write one (config/examples in the sources is a complete, annotated folder)";
+            let hint = "write one with `passerelle-agent init`";
             return Err(finding(format!("no such file; {hint}, or name another folder with --config")));
         }
         Err(error) => return Err(finding(unreadable(file, &error))),

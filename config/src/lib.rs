@@ -10,9 +10,11 @@ mod audit;
 mod check;
 pub mod defaults;
 mod diagnostics;
+mod examples;
 mod files;
 mod glob;
 mod hint;
+mod listener;
 mod raw;
 mod read;
 mod redact;
@@ -27,16 +29,18 @@ mod trigger;
 mod units;
 
 pub use agent::{
-    AgentConfig, AgentSection, AllowRule, HubSection, Limits, LogFormat, LogSection, ProxySection,
-    ResourceConfig, TrustSection,
+    AgentConfig, AgentSection, AllowRule, ClassicLog, HubSection, Limits, LogFormat, LogSection,
+    ProxySection, ResourceConfig, TrustSection,
 };
 pub use audit::{AuditSection, Syslog, WhenFull};
 pub use diagnostics::{Diagnostics, Finding};
+pub use examples::{EXAMPLE_RESOURCES, EXAMPLES};
 pub use glob::path_glob;
-pub use load::{DEFAULT_DIR, listen_address, load, readable_resources, state_dir};
+pub use listener::{ListenerAuth, ListenerConfig};
+pub use load::{DEFAULT_DIR, listen_address, load, readable_listeners, readable_resources, state_dir};
 pub use redact::redacted;
 pub use schema::schema;
 pub use secret::{Secret, SecretError, SecretRef};
 pub use section::Section;
-pub use trigger::{After, Order, Pickup, Stable, Watch};
+pub use trigger::{After, Changes, ChangesStart, Order, Pickup, Stable, Watch};
 pub use units::{ByteSize, HumanDuration, KeyRotation};

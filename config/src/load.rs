@@ -1,12 +1,13 @@
 //! Reads a configuration folder.
 
 use crate::{
-    AgentConfig, AgentSection, AuditSection, ByteSize, Diagnostics, HubSection, HumanDuration, KeyRotation,
-    LogFormat, LogSection, ProxySection, ResourceConfig, Section, TrustSection, audit,
+    AgentConfig, AgentSection, AuditSection, ByteSize, ClassicLog, Diagnostics, HubSection, HumanDuration,
+    KeyRotation, ListenerConfig, LogFormat, LogSection, ProxySection, ResourceConfig, Section, TrustSection,
+    audit,
     check::{self, Use},
     defaults, files,
     hint::unknown_key,
-    raw, resource,
+    listener, raw, resource,
     tree::{self, Node, Source, Value},
 };
 use std::{
@@ -32,6 +33,15 @@ pub fn load(dir: &Path) -> Result<AgentConfig, Diagnostics> {
 #[must_use]
 pub fn readable_resources(dir: &Path) -> Vec<ResourceConfig> {
     Loader::new(dir).run(dir, &|name| std::env::var(name).ok()).1
+}
+
+/// The listeners that can be read in `dir`, whatever else is wrong there.
+#[must_use]
+pub fn readable_listeners(dir: &Path) -> Vec<ListenerConfig> {
+    let mut loader = Loader::new(dir);
+    let (main, resources) = loader.run(dir, &|name| std::env::var(name).ok());
+    let own = main.map(|main| main.agent.listen);
+    check_listeners(loader.listeners, &resources, own, &loader.dir, &mut loader.diagnostics)
 }
 
 /// Where the agent of this folder listens, whatever else is wrong there: its health can be asked for while somebody
@@ -68,7 +78,9 @@ pub(crate) fn load_with(
 ) -> Result<AgentConfig, Diagnostics> {
     let mut loader = Loader::new(dir);
     let (main, resources) = loader.run(dir, env);
-    let Loader { dir, mut diagnostics } = loader;
+    let own = main.as_ref().map(|main| main.agent.listen);
+    let Loader { dir, mut diagnostics, listeners } = loader;
+    let listeners = check_listeners(listeners, &resources, own, &dir, &mut diagnostics);
     diagnostics.sort();
     match main {
         Some(Main { hub, trust, agent, log, audit, hub_text, hub_files, files })
@@ -83,6 +95,7 @@ pub(crate) fn load_with(
                 log,
                 audit,
                 resources,
+                listeners,
                 warnings,
                 hub_text,
                 hub_files,
@@ -97,12 +110,13 @@ struct Loader {
     /// The folder as an absolute path, so that a later change of directory changes nothing.
     dir: PathBuf,
     diagnostics: Diagnostics,
+    listeners: Tables,
 }
 
 impl Loader {
     fn new(dir: &Path) -> Self {
         let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
-        Self { dir, diagnostics: Diagnostics::default() }
+        Self { dir, diagnostics: Diagnostics::default(), listeners: Tables::default() }
     }
 
     fn run(
@@ -114,11 +128,16 @@ impl Loader {
             self.diagnostics.push(finding);
             return (None, Vec::new());
         }
-        let mut resources = Resources::default();
+        let mut resources = Tables::default();
         let main = self.read(dir.join("agent.toml")).and_then(|(source, node)| {
             let mut table = node.into_table()?;
             if let Some(entry) = table.remove("resources") {
-                self.take_resources(entry.node, &source, &mut resources);
+                self.take("resources", entry.node, &source, &mut resources);
+            }
+            if let Some(entry) = table.remove("listeners") {
+                let mut listeners = std::mem::take(&mut self.listeners);
+                self.take("listeners", entry.node, &source, &mut listeners);
+                self.listeners = listeners;
             }
             let root = Node { at: 0, value: Value::Table(table) };
             let (mut hub_text, mut hub_files, mut files) = (String::new(), BTreeSet::new(), BTreeSet::new());
@@ -166,47 +185,55 @@ impl Loader {
         }
     }
 
-    fn read_resource_file(&mut self, file: PathBuf, resources: &mut Resources) {
+    fn read_resource_file(&mut self, file: PathBuf, resources: &mut Tables) {
         let Some((source, node)) = self.read(file) else { return };
         for (key, entry) in node.into_table().unwrap_or_default() {
             if key == "resources" {
-                self.take_resources(entry.node, &source, resources);
+                self.take("resources", entry.node, &source, resources);
+                continue;
+            }
+            if key == "listeners" {
+                let mut listeners = std::mem::take(&mut self.listeners);
+                self.take("listeners", entry.node, &source, &mut listeners);
+                self.listeners = listeners;
                 continue;
             }
             let message = if ["hub", "trust", "agent", "log", "audit"].contains(&key.as_str()) {
-                "only [resources.*] stands in resources.d; move this to agent.toml".to_owned()
+                "only [resources.*] and [listeners.*] stand in resources.d; move this to agent.toml"
+                    .to_owned()
             } else {
-                unknown_key(&key, &["resources"])
+                unknown_key(&key, &["listeners", "resources"])
             };
             self.diagnostics.push(source.finding(entry.key_at, &tree::join("", &key), message));
         }
     }
 
-    /// Adds the resources of one file; a name that another file has is a finding.
-    fn take_resources(&mut self, node: Node, source: &Arc<Source>, resources: &mut Resources) {
+    /// Adds the resources or listeners of one file; a name that another file has is a finding.
+    fn take(&mut self, kind: &str, node: Node, source: &Arc<Source>, tables: &mut Tables) {
         let at = node.at;
         let Some(table) = node.into_table() else {
-            let message = "expected a table: write [resources.NAME] and its keys below";
-            self.diagnostics.push(source.finding(at, "resources", message));
+            let message = format!("expected a table: write [{kind}.NAME] and its keys below");
+            self.diagnostics.push(source.finding(at, kind, message));
             return;
         };
         for (name, entry) in table {
-            if let Some((other, node)) = resources.0.get(&name) {
+            if let Some((other, node)) = tables.0.get(&name) {
                 let first = other.finding(node.at, "", "");
+                let one = kind.strip_suffix('s').unwrap_or(kind);
                 let message = format!(
-                    "there is already a resource of this name at {}:{}; rename or remove one of them",
+                    "there is already a {one} of this name at {}:{}; rename or remove one of them",
                     first.file.display(),
                     first.line
                 );
-                let path = tree::join("resources", &name);
+                let path = tree::join(kind, &name);
                 self.diagnostics.push(source.finding(entry.node.at, &path, message));
             } else {
-                resources.0.insert(name, (Arc::clone(source), entry.node));
+                tables.0.insert(name, (Arc::clone(source), entry.node));
             }
         }
     }
 
-    fn check_resources(&mut self, resources: Resources) -> Vec<ResourceConfig> {
+    fn check_resources(&mut self, resources: Tables) -> Vec<ResourceConfig> {
         if let Some((source, node)) = resources.0.values().nth(defaults::MAX_RESOURCES) {
             let message = format!(
                 "expected at most {} resources, found {}",
@@ -324,6 +351,10 @@ impl Loader {
             let range = 1..=defaults::MAX_JOBS_LIMIT;
             check::in_range(root, "agent.max_jobs", number, range, &mut self.diagnostics)
         });
+        let max_calls = raw.max_calls.map_or(defaults::MAX_CALLS, |number| {
+            let range = 0..=defaults::MAX_CALLS_LIMIT;
+            check::in_range(root, "agent.max_calls", number, range, &mut self.diagnostics)
+        });
         let shutdown_grace = raw.shutdown_grace.unwrap_or(HumanDuration(defaults::SHUTDOWN_GRACE));
         if shutdown_grace.0 > defaults::SHUTDOWN_GRACE_LIMIT {
             self.diagnostics.push(root.finding("agent.shutdown_grace", "expected at most \"1h\""));
@@ -337,6 +368,7 @@ impl Loader {
             state_dir: state_dir.unwrap_or_else(|| self.dir.join(defaults::STATE_DIR)),
             listen: listen?,
             max_jobs,
+            max_calls,
             shutdown_grace,
             spool_quota: self.quota(
                 root,
@@ -409,8 +441,26 @@ impl Loader {
         LogSection {
             format: raw.format.unwrap_or(LogFormat::Text),
             level,
-            classic_dir: self.optional_path(root, "log.classic_dir", raw.classic_dir),
+            classic: self.check_classic_log(root, raw.classic_dir, raw.classic_keep, raw.classic_quota),
         }
+    }
+
+    fn check_classic_log(
+        &mut self,
+        root: &Section,
+        dir: Option<PathBuf>,
+        keep: Option<HumanDuration>,
+        quota: Option<ByteSize>,
+    ) -> Option<ClassicLog> {
+        let keep = keep.unwrap_or(HumanDuration(defaults::CLASSIC_KEEP));
+        if !defaults::CLASSIC_KEEP_RANGE.contains(&keep.0) {
+            self.diagnostics.push(root.finding("log.classic_keep", "expected \"1h\" to \"3650d\""));
+        }
+        let quota = quota.unwrap_or(ByteSize(defaults::CLASSIC_QUOTA));
+        if quota.0 < defaults::CLASSIC_QUOTA_MIN {
+            self.diagnostics.push(root.finding("log.classic_quota", "expected at least \"1MiB\""));
+        }
+        self.optional_path(root, "log.classic_dir", dir).map(|dir| ClassicLog { dir, keep, quota })
     }
 
     /// A required key that is missing, unless it is there and was refused already.
@@ -455,9 +505,27 @@ struct Main {
     files: BTreeSet<PathBuf>,
 }
 
-/// Resources by name, each with its file.
+/// Checks the listeners, each alone and all together.
+fn check_listeners(
+    listeners: Tables,
+    resources: &[ResourceConfig],
+    own: Option<SocketAddr>,
+    dir: &Path,
+    diagnostics: &mut Diagnostics,
+) -> Vec<ListenerConfig> {
+    let checked = listeners
+        .0
+        .into_iter()
+        .filter_map(|(name, (source, node))| listener::check(&name, node, &source, dir, diagnostics));
+    let checked: Vec<_> = checked.collect();
+    let names: Vec<String> = resources.iter().map(|resource| resource.name.clone()).collect();
+    listener::check_together(&checked, &names, own, diagnostics);
+    checked
+}
+
+/// Resources or listeners by name, each with its file.
 #[derive(Default)]
-struct Resources(BTreeMap<String, (Arc<Source>, Node)>);
+struct Tables(BTreeMap<String, (Arc<Source>, Node)>);
 
 /// Whether a text is a level or a list of `target=level`, as `tracing` reads it.
 fn is_log_level(text: &str) -> bool {

@@ -3,7 +3,8 @@
 
 use crate::{
     ByteSize, HumanDuration, KeyRotation, LogFormat, SecretRef, WhenFull, defaults,
-    trigger::{RawPickup, RawWatch},
+    listener::RawListener,
+    trigger::{RawChanges, RawPickup, RawWatch},
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -24,6 +25,12 @@ pub(crate) struct File {
     pub(crate) log: Option<Log>,
     /// What becomes of its audit.
     pub(crate) audit: Option<Audit>,
+    /// Where in-house applications post what the cloud is to hear of.
+    #[expect(
+        dead_code,
+        reason = "for the schema: the loader takes the listeners out and reads them one by one"
+    )]
+    pub(crate) listeners: Option<BTreeMap<String, RawListener>>,
     /// The private systems that the cloud may name, and what it may do with them.
     #[expect(
         dead_code,
@@ -87,6 +94,9 @@ pub(crate) struct Agent {
     /// Jobs at once, over all resources.
     #[schemars(range(min = 1, max = 1024), extend("default" = defaults::MAX_JOBS))]
     pub(crate) max_jobs: Option<i64>,
+    /// Real-time calls at once, beside the jobs; 0: this agent takes none.
+    #[schemars(range(min = 0, max = 1024), extend("default" = defaults::MAX_CALLS))]
+    pub(crate) max_calls: Option<i64>,
     /// How long running jobs may go on after SIGTERM.
     #[schemars(extend("default" = "30s"))]
     pub(crate) shutdown_grace: Option<HumanDuration>,
@@ -129,6 +139,12 @@ pub(crate) struct Log {
     pub(crate) level: Option<String>,
     /// Folder of the classic log files; without it there are none.
     pub(crate) classic_dir: Option<PathBuf>,
+    /// How long a classic log file is kept.
+    #[schemars(extend("default" = "30d"))]
+    pub(crate) classic_keep: Option<HumanDuration>,
+    /// What the classic log files may take of the disk; past it the oldest go.
+    #[schemars(extend("default" = "1GiB"))]
+    pub(crate) classic_quota: Option<ByteSize>,
 }
 
 /// One private system. Beside these keys it has those of its connector.
@@ -145,6 +161,8 @@ pub(crate) struct Resource {
     pub(crate) pickup: Option<Vec<RawPickup>>,
     /// Files whose changes the agent sends to the cloud by itself.
     pub(crate) watch: Option<Vec<RawWatch>>,
+    /// Change feeds whose changes the agent sends to the cloud by itself.
+    pub(crate) changes: Option<Vec<RawChanges>>,
 }
 
 /// How hard a resource may be used.
@@ -174,14 +192,14 @@ pub(crate) struct Rule {
     pub(crate) query: Option<Vec<String>>,
     /// HTTP headers that a job may set. Default: none.
     pub(crate) headers: Option<Vec<String>>,
+    /// Requests of this resource, by their names, that a job may have sent. Default: none.
+    pub(crate) requests: Option<Vec<String>>,
     /// Entities of a CRM (`contact`, …), by the names of the resource's `entities`.
     pub(crate) entities: Option<Vec<String>>,
     /// Their fields that a job may write, search by and see; `*` means all that the resource maps.
     pub(crate) fields: Option<Vec<String>>,
     /// Calls of a CRM, by the names of the resource's `calls`.
     pub(crate) calls: Option<Vec<String>>,
-    /// Requests of this resource, by their names, that a job may have sent. Default: none.
-    pub(crate) requests: Option<Vec<String>>,
     /// The largest payload and output.
     pub(crate) max_size: Option<ByteSize>,
     /// Rights on top: `replace`, `create_dirs`, `delete_after_fetch`. Default: the first two for `drop`, else none.

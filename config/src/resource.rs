@@ -10,7 +10,7 @@ use crate::{
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 /// The keys that every resource has.
-pub(crate) const COMMON_KEYS: &[&str] = &["connector", "limits", "allow", "pickup", "watch"];
+pub(crate) const COMMON_KEYS: &[&str] = &["connector", "limits", "allow", "pickup", "watch", "changes"];
 /// The rights that a rule may give with `may`.
 pub(crate) const RIGHTS: &[&str] = &["replace", "create_dirs", "delete_after_fetch"];
 
@@ -55,8 +55,12 @@ pub(crate) fn check(
         .enumerate()
         .map(|(i, rule)| check_rule(&common, i + 1, rule, diagnostics))
         .collect();
-    let (pickups, watches) =
-        trigger::check(&common, raw.pickup.unwrap_or_default(), raw.watch.unwrap_or_default(), diagnostics);
+    let raw_triggers = trigger::Raw {
+        pickups: raw.pickup.unwrap_or_default(),
+        watches: raw.watch.unwrap_or_default(),
+        changes: raw.changes.unwrap_or_default(),
+    };
+    let trigger::Checked { pickups, watches, changes } = trigger::check(&common, raw_triggers, diagnostics);
     Some(ResourceConfig {
         name: name.to_owned(),
         connector: connector?,
@@ -64,6 +68,7 @@ pub(crate) fn check(
         allow,
         pickups,
         watches,
+        changes,
         section,
         text,
         files,
@@ -128,10 +133,10 @@ fn check_rule(common: &Section, number: usize, raw: raw::Rule, diagnostics: &mut
     let methods = raw.methods.unwrap_or_default();
     let query = raw.query.unwrap_or_default();
     let headers = raw.headers.unwrap_or_default();
+    let requests = raw.requests.unwrap_or_default();
     let entities = raw.entities.unwrap_or_default();
     let fields = raw.fields.unwrap_or_default();
     let calls = raw.calls.unwrap_or_default();
-    let requests = raw.requests.unwrap_or_default();
     each("operations", &operations, &|name| {
         (!check::is_name(name)).then(|| format!("not an operation's name: {}", check::NAME_RULE))
     });
@@ -141,6 +146,9 @@ fn check_rule(common: &Section, number: usize, raw: raw::Rule, diagnostics: &mut
     each("headers", &headers, &|name| {
         (!check::is_token(name)).then(|| "not a header's name; write one such as \"x-request-id\"".to_owned())
     });
+    each("requests", &requests, &|name| {
+        name.is_empty().then(|| "empty; write the name of a request of this resource".to_owned())
+    });
     let word_problem = |name: &str| {
         let is_word = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
         (name.is_empty() || !is_word)
@@ -149,9 +157,6 @@ fn check_rule(common: &Section, number: usize, raw: raw::Rule, diagnostics: &mut
     each("entities", &entities, &word_problem);
     each("fields", &fields, &|name| if name == "*" { None } else { word_problem(name) });
     each("calls", &calls, &word_problem);
-    each("requests", &requests, &|name| {
-        name.is_empty().then(|| "empty; write the name of a request of this resource".to_owned())
-    });
     if let Some(may) = &raw.may {
         each("may", may, &|right| (!RIGHTS.contains(&right)).then(|| unknown_value(right, RIGHTS)));
     }
@@ -171,10 +176,10 @@ fn check_rule(common: &Section, number: usize, raw: raw::Rule, diagnostics: &mut
         methods,
         query,
         headers: headers.iter().map(|name| name.to_ascii_lowercase()).collect(),
+        requests,
         entities,
         fields,
         calls,
-        requests,
         max_size: raw.max_size,
         may: raw.may,
         at: common.finding(&rule, ""),

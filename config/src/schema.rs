@@ -108,6 +108,7 @@ mod tests {
             "examples/resources.d/files.toml",
             "examples/resources.d/applications.toml",
             "examples/resources.d/crm.toml",
+            "examples/resources.d/listeners.toml",
         ]);
         for key in keys() {
             let shown =
@@ -129,9 +130,7 @@ mod tests {
         fs::write(dir.path().join("agent.toml"), all).unwrap();
         let config = crate::load(dir.path()).unwrap_or_else(|findings| panic!("{findings}"));
         assert!(
-            config.hub.proxy.is_some()
-                && config.log.classic_dir.is_some()
-                && !config.trust.job_keys.is_empty()
+            config.hub.proxy.is_some() && config.log.classic.is_some() && !config.trust.job_keys.is_empty()
         );
     }
 

@@ -167,7 +167,7 @@ mod tests {
                 "7:8: resources.r.flag: expected true or false, found a string",
                 "8:11: resources.r.timeout: expected a duration such as \"500ms\", \"30s\", \"5m\" or \"1h30m\", found an integer",
                 "9:7: resources.r.max: expected a size such as \"512KiB\", \"64MiB\" or \"2GiB\" (whole numbers of B, KiB, MiB, GiB, TiB)",
-                "10:1: resources.r.limit: unknown key; did you mean \"limits\"? known keys: allow, auth, connector, flag, limits, max, mode, names, pickup, port, ratio, retries, timeout, url, watch",
+                "10:1: resources.r.limit: unknown key; did you mean \"limits\"? known keys: allow, auth, changes, connector, flag, limits, max, mode, names, pickup, port, ratio, retries, timeout, url, watch",
                 "11:17: resources.r.auth.kind: expected a string, found an integer",
                 "11:28: resources.r.auth.token: a secret is never written here: put it into a file and write { file = \"secrets/…\" }, or { env = \"…\" }",
                 "11:38: resources.r.auth.user: unknown key; known keys: kind, token",

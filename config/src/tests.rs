@@ -59,7 +59,7 @@ fn the_shortest_configuration_gets_every_default() {
     assert_eq!(config.agent.shutdown_grace.0.as_secs(), 30);
     assert_eq!(config.agent.key_rotation.0.map(|period| period.as_secs()), Some(30 * 86_400));
     assert_eq!((config.log.format, config.log.level.as_str()), (LogFormat::Text, "info"));
-    assert!(config.log.classic_dir.is_none());
+    assert!(config.log.classic.is_none());
     assert!(config.resources.is_empty() && config.warnings.is_empty());
 }
 
@@ -83,6 +83,8 @@ shutdown_grace = "1m30s"
 format = "json"
 level = "warn,passerelle_agent=DEBUG"
 classic_dir = "logs"
+classic_keep = "7d"
+classic_quota = "2MiB"
 [resources.b]
 connector = "file"
 url = "file:///srv"
@@ -113,7 +115,9 @@ operations = ["notify"]
     assert_eq!((config.agent.name.as_str(), config.agent.max_jobs), ("paris-1", 1024));
     assert_eq!(config.agent.state_dir, Path::new("/var/lib/agent"));
     assert_eq!(config.agent.shutdown_grace.0.as_secs(), 90);
-    assert_eq!((config.log.format, config.log.classic_dir), (LogFormat::Json, Some(at("logs"))));
+    let classic = config.log.classic.unwrap();
+    assert_eq!((config.log.format, classic.dir), (LogFormat::Json, at("logs")));
+    assert_eq!((classic.keep.0.as_secs(), classic.quota.0), (7 * 86_400, 2 << 20));
     let [a, b] = &config.resources[..] else { panic!("{:?}", config.resources) };
     assert_eq!((a.name.as_str(), a.connector.as_str(), a.limits.max_concurrent), ("a", "http", 1));
     assert_eq!(a.limits.rate_per_minute, Some(60));
@@ -125,14 +129,14 @@ operations = ["notify"]
     assert_eq!((&rule.methods[..], &rule.query[..]), (&["GET".to_owned()][..], &["Page".to_owned()][..]));
     assert_eq!((&rule.headers[..], rule.max_size.unwrap().0), (&["x-id".to_owned()][..], 2 << 30));
     assert_eq!(rule.may, Some(Vec::new()));
-    assert_eq!((rule.at.line, rule.at.column, rule.at.path.as_str()), (25, 1, "resources.a.allow[1]"));
-    assert_eq!((second.at.line, second.may.is_none()), (33, true));
+    assert_eq!((rule.at.line, rule.at.column, rule.at.path.as_str()), (27, 1, "resources.a.allow[1]"));
+    assert_eq!((second.at.line, second.may.is_none()), (35, true));
     assert_eq!((b.limits.max_concurrent, b.limits.rate_per_minute, b.section.name()), (4, None, "b"));
     let warnings: Vec<_> =
         config.warnings.iter().map(|w| format!("{}:{}: {}", w.line, w.path, w.message)).collect();
     assert_eq!(
         warnings,
-        ["19:resources.b: nothing is allowed here: add an allow rule if the cloud should use it"]
+        ["21:resources.b: nothing is allowed here: add an allow rule if the cloud should use it"]
     );
 }
 
@@ -188,16 +192,16 @@ fn all_findings_of_all_files_are_told_at_once() {
         [
             "agent.toml:2:7: hub.url: plain http goes only to this machine (localhost, 127.0.0.1, [::1]); write https://",
             "agent.toml:3:19: hub.enrolment_token: a secret is never written here: put it into a file and write { file = \"secrets/…\" }, or { env = \"…\" }",
-            "agent.toml:4:2: agnt: unknown key; did you mean \"agent\"? known keys: agent, audit, hub, log, resources, trust",
+            "agent.toml:4:2: agnt: unknown key; did you mean \"agent\"? known keys: agent, audit, hub, listeners, log, resources, trust",
             "agent.toml:6:12: agent.max_jobs: expected an integer, found a string",
-            "agent.toml:7:1: agent.max_job: unknown key; did you mean \"max_jobs\"? known keys: audit_quota, journal_quota, key_rotation, listen, max_jobs, name, shutdown_grace, spool_quota, state_dir",
+            "agent.toml:7:1: agent.max_job: unknown key; did you mean \"max_jobs\"? known keys: audit_quota, journal_quota, key_rotation, listen, max_calls, max_jobs, name, shutdown_grace, spool_quota, state_dir",
             "agent.toml:8:10: agent.listen: expected a string, found an integer",
             "agent.toml:10:13: resources.x.connector: expected a string, found an integer",
             "agent.toml:11:1: resources.y.connector: missing; name the kind of connector, such as \"file\" or \"http\"",
             "agent.toml:12:12: resources.y.limits.max_concurent: unknown key; did you mean \"max_concurrent\"? known keys: max_concurrent, rate_per_minute",
             "resources.d/a.toml:1:1: resources.x: there is already a resource of this name at DIR/agent.toml:9; rename or remove one of them",
-            "resources.d/a.toml:3:2: hub: only [resources.*] stands in resources.d; move this to agent.toml",
-            "resources.d/a.toml:5:2: resource: unknown key; did you mean \"resources\"? known keys: resources",
+            "resources.d/a.toml:3:2: hub: only [resources.*] and [listeners.*] stand in resources.d; move this to agent.toml",
+            "resources.d/a.toml:5:2: resource: unknown key; did you mean \"resources\"? known keys: listeners, resources",
             "resources.d/a.toml:6:1: resources.\"A b\": not a resource's name: a name is 1 to 64 of a-z, 0-9, '.', '_' and '-', and starts with a letter or digit",
             "resources.d/b.toml:1:13: syntax: not valid TOML: unclosed table, expected `]`",
         ]
@@ -448,7 +452,7 @@ fn files_that_cannot_be_read_say_what_to_do() {
     let single = |files: &[(&str, &[u8])], expected: &str| assert_eq!(findings(files), [expected]);
     single(
         &[("other.toml", b"")],
-        "agent.toml:1:1: agent.toml: no such file; write one (config/examples in the sources is a complete, annotated folder), or name another folder with --config",
+        "agent.toml:1:1: agent.toml: no such file; write one with `passerelle-agent init`, or name another folder with --config",
     );
     single(
         &[("agent.toml/x", b"")],
@@ -618,6 +622,103 @@ fn every_mistake_of_a_trigger_is_told_at_its_place() {
             "agent.toml:12:26: resources.r.pickup[2].stable.done_marker: expected `{name}` once, where the file's name stands; write one such as \"{name}.done\"",
             "agent.toml:14:8: resources.r.watch[1].name: not a trigger's name: a name is 1 to 64 of a-z, 0-9, '.', '_' and '-', and starts with a letter or digit",
             "agent.toml:15:8: resources.r.watch[1].path: names no file",
+        ],
+    );
+}
+
+#[test]
+fn a_listener_is_read_with_its_defaults_from_any_file() {
+    let main = "[listeners.orders]\nlisten = \"127.0.0.1:9470\"\n\
+                auth = { kind = \"token\", token = { file = \"secrets/t\" } }\n";
+    let other = "[listeners.tills]\nlisten = \"192.168.1.4:9471\"\ntls_cert = \"l.pem\"\n\
+                 tls_key = { file = \"secrets/k\" }\npath = \"/in/tills\"\nmax_size = \"64KiB\"\nrate_per_minute = 60\n\
+                 max_concurrent = 2\nrequire_key = true\ncontent_types = [\"Application/JSON\"]\n\
+                 event_kinds = [\"CommandeValidee\"]\nauth = { kind = \"hmac\", secrets = [{ env = \"A\" }, { env = \"B\" }] }\n";
+    let dir = folder(&[
+        ("agent.toml", format!("{HUB}{main}").as_bytes()),
+        ("resources.d/l.toml", other.as_bytes()),
+    ]);
+    let config = load_in(dir.path(), &[]).unwrap_or_else(|findings| panic!("{findings}"));
+    let [orders, tills] = config.listeners.as_slice() else { panic!("{:?}", config.listeners) };
+    assert_eq!((orders.name.as_str(), orders.path.as_str()), ("orders", "/orders"));
+    assert_eq!((orders.max_size.0, orders.rate_per_minute, orders.max_concurrent), (1 << 20, 6000, 64));
+    assert!(!orders.require_key && orders.tls.is_none() && orders.event_kinds.is_empty());
+    assert!(orders.files.contains(&dir.path().join("secrets/t")));
+    let (cert, key) = tills.tls.as_ref().unwrap();
+    assert_eq!((cert, key), (&dir.path().join("l.pem"), &SecretRef::File("secrets/k".into())));
+    assert_eq!((tills.path.as_str(), tills.require_key, tills.max_concurrent), ("/in/tills", true, 2));
+    assert_eq!(tills.content_types, ["application/json"]);
+    assert!(matches!(&tills.auth, crate::ListenerAuth::Hmac(secrets) if secrets.len() == 2));
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+}
+
+#[test]
+fn every_mistake_of_a_listener_is_told_at_its_place() {
+    check(
+        "[listeners.a]\nlisten = \"0.0.0.0:9470\"\nauth = { kind = \"token\", username = \"u\" }\npath = \"a//b\"\n\
+         rate_per_minute = 0\ntls_cert = \"c.pem\"\ncontent_types = [\"json\"]\nhost = \"x\"\n\
+         [listeners.b]\n",
+        &[
+            "agent.toml:3:1: listeners.a.tls_key: a certificate without its key; add tls_key = { file = \"secrets/…\" }",
+            "agent.toml:4:10: listeners.a.listen: is not an address of this machine alone or of a private network: everybody who reaches it may try; name a private address, or add any_address = true (inside a container, say)",
+            "agent.toml:5:8: listeners.a.auth.token: missing; kind = \"token\" needs it",
+            "agent.toml:5:37: listeners.a.auth.username: does not belong to kind = \"token\"",
+            "agent.toml:6:8: listeners.a.path: expected a path such as \"/orders\": letters, digits, '-', '.', '_', '~' and '/'",
+            "agent.toml:7:19: listeners.a.rate_per_minute: expected an integer from 1 to 1000000, found 0",
+            "agent.toml:9:18: listeners.a.content_types[1]: expected a type such as \"application/json\", without parameters",
+            "agent.toml:10:1: listeners.a.host: unknown key; known keys: any_address, auth, content_types, event_kinds, listen, max_concurrent, max_size, path, rate_per_minute, require_key, tls_cert, tls_key",
+            "agent.toml:11:1: listeners.b.auth: missing; say who may post, such as auth = { kind = \"token\", token = { file = \"secrets/…\" } }",
+            "agent.toml:11:1: listeners.b.listen: missing; write an address and a port such as \"127.0.0.1:9470\"",
+        ],
+    );
+    let auth = "auth = { kind = \"token\", token = { env = \"T\" } }\n";
+    check(
+        &format!(
+            "[listeners.crm]\nlisten = \"127.0.0.1:9464\"\n{auth}[listeners.two]\nlisten = \"127.0.0.1:9470\"\n{auth}\
+             [listeners.three]\nlisten = \"127.0.0.1:9470\"\n{auth}[resources.crm]\nconnector = \"file\"\nurl = \"file:///x\"\n"
+        ),
+        &[
+            "agent.toml:3:1: listeners.crm: there is a resource of this name: the cloud could not tell their events apart; rename one",
+            "agent.toml:3:1: listeners.crm.listen: is agent.listen, the agent's own status port; choose another port",
+            "agent.toml:6:1: listeners.two.listen: listener \"three\" has this address; choose another port",
+        ],
+    );
+}
+
+#[test]
+fn a_listener_that_others_reach_without_tls_is_warned_of() {
+    let text = "[listeners.a]\nlisten = \"0.0.0.0:9470\"\nany_address = true\n\
+                auth = { kind = \"basic\", username = \"u\", password = { env = \"P\" } }\n";
+    let dir = folder(&[("agent.toml", format!("{HUB}{text}").as_bytes())]);
+    let config = load_in(dir.path(), &[]).unwrap();
+    let [warning] = config.warnings.as_slice() else { panic!("{:?}", config.warnings) };
+    assert!(warning.message.contains("without TLS") && warning.path == "listeners.a.listen", "{warning}");
+}
+
+#[test]
+fn a_change_feed_is_read_with_its_defaults_and_its_mistakes_are_told() {
+    let resource = "[resources.r]\nconnector = \"crm\"\n";
+    let text = format!(
+        "{resource}[[resources.r.changes]]\nentity = \"contact\"\n[[resources.r.changes]]\nname = \"orders\"\n\
+         entity = \"order\"\nstart = \"2026-11-01T00:00:00Z\"\npage_size = 10\nfields = [\"number\"]\nevery = \"5s\"\n"
+    );
+    let dir = folder(&[("agent.toml", format!("{HUB}{text}").as_bytes())]);
+    let config = load_in(dir.path(), &[]).unwrap_or_else(|findings| panic!("{findings}"));
+    let [first, second] = config.resources[0].changes.as_slice() else { panic!() };
+    assert_eq!(
+        (first.name.as_str(), first.start, first.page_size),
+        ("changes", crate::ChangesStart::Now, 100)
+    );
+    let since = crate::ChangesStart::Since("2026-11-01T00:00:00Z".parse().unwrap());
+    assert_eq!((second.name.as_str(), second.start, second.page_size), ("orders", since, 10));
+    assert_eq!(second.fields.as_deref(), Some(&["number".to_owned()][..]));
+    check(
+        &format!("{resource}[[resources.r.changes]]\nstart = \"later\"\npage_size = 0\nevery = \"1ms\"\n"),
+        &[
+            "agent.toml:5:1: resources.r.changes[1].entity: missing; name the entity, such as \"contact\"",
+            "agent.toml:6:9: resources.r.changes[1].start: expected \"now\", \"beginning\" or a time such as \"2026-11-01T00:00:00Z\"",
+            "agent.toml:7:13: resources.r.changes[1].page_size: expected an integer from 1 to 1000, found 0",
+            "agent.toml:8:9: resources.r.changes[1].every: expected a duration from \"1s\" to \"24h\"",
         ],
     );
 }

@@ -1,4 +1,5 @@
-//! `[[resources.NAME.pickup]]` and `[[resources.NAME.watch]]`: files that the agent sends to the cloud by itself.
+//! `[[resources.NAME.pickup]]`, `[[resources.NAME.watch]]` and `[[resources.NAME.changes]]`: files and changes that the
+//! agent sends to the cloud by itself.
 
 use crate::{ByteSize, Diagnostics, Finding, HumanDuration, Section, check, defaults, path_glob};
 use globset::Glob;
@@ -8,6 +9,8 @@ use std::{collections::BTreeSet, ops::RangeInclusive, time::Duration};
 
 /// What stands in a marker's form for the name of the file that it marks.
 const NAME: &str = "{name}";
+/// The longest name of an entity.
+const MAX_ENTITY: usize = 128;
 /// The longest name of a file.
 const MAX_FILE_NAME: usize = 255;
 
@@ -129,22 +132,91 @@ pub struct Watch {
     pub at: Finding,
 }
 
-/// The two kinds of trigger of a resource, checked.
-pub(crate) fn check(
-    common: &Section,
-    pickups: Vec<RawPickup>,
-    watches: Vec<RawWatch>,
-    diagnostics: &mut Diagnostics,
-) -> (Vec<Pickup>, Vec<Watch>) {
+/// A change feed of the private system: each change becomes one event at the hub.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawChanges {
+    /// Its name, by which the hub knows it; a resource's triggers differ in it. Under a new name a feed is read anew.
+    /// Default: `changes`.
+    pub(crate) name: Option<String>,
+    /// The entity, such as `contact`.
+    #[schemars(required)]
+    pub(crate) entity: Option<String>,
+    /// Where it starts the first time: `"now"`, `"beginning"`, or a time such as `"2026-11-01T00:00:00Z"`.
+    #[schemars(extend("default" = "now"))]
+    pub(crate) start: Option<String>,
+    /// How many changes are asked for at once.
+    #[schemars(range(min = 1, max = 1000), extend("default" = defaults::CHANGES_PAGE))]
+    pub(crate) page_size: Option<i64>,
+    /// The fields that are sent to the cloud. Default: all that the feed gives.
+    pub(crate) fields: Option<Vec<String>>,
+    /// How often the feed is read.
+    #[schemars(extend("default" = "30s"))]
+    pub(crate) every: Option<HumanDuration>,
+}
+
+/// Where a change feed is read from the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangesStart {
+    /// What changes from now on.
+    Now,
+    /// All that is there.
+    Beginning,
+    /// What changed at this time or later.
+    Since(jiff::Timestamp),
+}
+
+/// `[[resources.NAME.changes]]`
+#[derive(Debug, Clone)]
+pub struct Changes {
+    /// Its name, unique among the resource's triggers.
+    pub name: String,
+    /// The entity.
+    pub entity: String,
+    /// Where it starts the first time.
+    pub start: ChangesStart,
+    /// How many changes are asked for at once.
+    pub page_size: u32,
+    /// The fields that are sent; `None`: all.
+    pub fields: Option<Vec<String>>,
+    /// How often the feed is read.
+    pub every: Duration,
+    /// Where it stands, for messages.
+    pub at: Finding,
+}
+
+/// The triggers of a resource as they stand in the file.
+pub(crate) struct Raw {
+    pub(crate) pickups: Vec<RawPickup>,
+    pub(crate) watches: Vec<RawWatch>,
+    pub(crate) changes: Vec<RawChanges>,
+}
+
+/// The triggers of a resource.
+pub(crate) struct Checked {
+    pub(crate) pickups: Vec<Pickup>,
+    pub(crate) watches: Vec<Watch>,
+    pub(crate) changes: Vec<Changes>,
+}
+
+/// The triggers of a resource, checked.
+pub(crate) fn check(common: &Section, raw: Raw, diagnostics: &mut Diagnostics) -> Checked {
+    let Raw { pickups, watches, changes } = raw;
     let mut checker = Checker { common, diagnostics, names: BTreeSet::new() };
-    let total = pickups.len() + watches.len();
+    let total = pickups.len() + watches.len() + changes.len();
     if total > defaults::MAX_TRIGGERS {
-        let key = if pickups.is_empty() { "watch" } else { "pickup" };
+        let key = match (pickups.is_empty(), watches.is_empty()) {
+            (false, _) => "pickup",
+            (true, false) => "watch",
+            (true, true) => "changes",
+        };
         checker.wrong(key, format!("expected at most {} triggers, found {total}", defaults::MAX_TRIGGERS));
     }
     let pickups = pickups.into_iter().enumerate().filter_map(|(i, raw)| checker.pickup(i + 1, raw)).collect();
     let watches = watches.into_iter().enumerate().filter_map(|(i, raw)| checker.watch(i + 1, raw)).collect();
-    (pickups, watches)
+    let changes =
+        changes.into_iter().enumerate().filter_map(|(i, raw)| checker.changes(i + 1, raw)).collect();
+    Checked { pickups, watches, changes }
 }
 
 struct Checker<'a> {
@@ -215,6 +287,35 @@ impl Checker<'_> {
         let every = self.every(&at, raw.every);
         let at = self.common.finding(&at, "");
         Some(Watch { name: name?, path: path?, max_size, every, at })
+    }
+
+    fn changes(&mut self, number: usize, raw: RawChanges) -> Option<Changes> {
+        let at = format!("changes[{number}]");
+        let name = self.name(&at, raw.name, "changes");
+        let entity = self.required(&at, "entity", raw.entity, "name the entity, such as \"contact\"");
+        if entity.as_ref().is_some_and(|entity| entity.is_empty() || entity.len() > MAX_ENTITY) {
+            self.wrong(&format!("{at}.entity"), format!("expected 1 to {MAX_ENTITY} bytes"));
+        }
+        let start = match raw.start.as_deref() {
+            None | Some("now") => ChangesStart::Now,
+            Some("beginning") => ChangesStart::Beginning,
+            Some(time) => match time.parse() {
+                Ok(time) => ChangesStart::Since(time),
+                Err(_) => {
+                    let message =
+                        "expected \"now\", \"beginning\" or a time such as \"2026-11-01T00:00:00Z\"";
+                    self.wrong(&format!("{at}.start"), message);
+                    ChangesStart::Now
+                }
+            },
+        };
+        let page_size = raw.page_size.map_or(defaults::CHANGES_PAGE, |size| {
+            let key = format!("{at}.page_size");
+            check::in_range(self.common, &key, size, 1..=defaults::CHANGES_PAGE_LIMIT, self.diagnostics)
+        });
+        let every = self.every(&at, raw.every);
+        let at = self.common.finding(&at, "");
+        Some(Changes { name: name?, entity: entity?, start, page_size, fields: raw.fields, every, at })
     }
 
     fn name(&mut self, at: &str, name: Option<String>, default: &str) -> Option<String> {

@@ -79,14 +79,14 @@ pub struct Demands {
     pub headers: Vec<String>,
     /// Rights it needs.
     pub rights: Vec<Right>,
+    /// The request of the operator that it names; then it touches nothing but what that request says.
+    pub request: Option<String>,
     /// Entities it names.
     pub entities: Vec<String>,
     /// Fields of them that it writes, searches by, or asks for by name.
     pub fields: Vec<String>,
     /// Declared calls that it makes.
     pub calls: Vec<String>,
-    /// The request of the operator that it names; then it touches nothing but what that request says.
-    pub request: Option<String>,
 }
 
 /// A configured link to one private system.

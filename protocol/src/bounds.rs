@@ -1,10 +1,11 @@
 //! Rules on a message's fields beyond their types: what makes every message finite.
 
 use crate::{
-    event::{Event, EventAck, EventRefused, Triggers},
+    call::{Call, CallCancel, CallDeclined, CallResult},
+    event::{Event, EventAck, EventRefused, TriggerCursor, Triggers},
     limits::{
-        MAX_EVENT_DATA, MAX_HUB_KEYS, MAX_INLINE_PAYLOAD, MAX_INTENT_STATE, MAX_JSON, MAX_RESOURCES,
-        MAX_TEXT, MAX_TRIGGERS,
+        MAX_CURSOR, MAX_EVENT_DATA, MAX_HUB_KEYS, MAX_INLINE_PAYLOAD, MAX_INTENT_STATE, MAX_JSON,
+        MAX_LISTENERS, MAX_RESOURCES, MAX_TEXT, MAX_TRIGGERS,
     },
     message::{
         Accept, Cancel, Commit, CommitGranted, Decline, Draining, Hello, HubKeys, Offer, PayloadSource,
@@ -34,6 +35,13 @@ fn short(field: &str, text: &str) -> Result<(), String> {
 fn few(field: &str, count: usize) -> Result<(), String> {
     if count > MAX_HUB_KEYS {
         return Err(format!("{field} has {count} entries, more than {MAX_HUB_KEYS}"));
+    }
+    Ok(())
+}
+
+fn cursor(text: &str) -> Result<(), String> {
+    if text.len() > MAX_CURSOR {
+        return Err(format!("a cursor of {} bytes is longer than {MAX_CURSOR}", text.len()));
     }
     Ok(())
 }
@@ -74,6 +82,13 @@ impl Bounded for Hello {
         if let Some(t) = self.triggers.iter().find(|t| !names.contains(&t.resource)) {
             return Err(format!("trigger {} names a resource that is not announced", t.name));
         }
+        if self.listeners.len() > MAX_LISTENERS {
+            return Err(format!("{} listeners, more than {MAX_LISTENERS}", self.listeners.len()));
+        }
+        // A resource may not bear the name of a listener: their events are told apart by it.
+        if let Some(l) = self.listeners.iter().find(|l| !names.insert(&l.name)) {
+            return Err(format!("listener {} has the name of a resource or of another listener", l.name));
+        }
         Ok(())
     }
 }
@@ -82,7 +97,12 @@ impl Bounded for Triggers {
         if self.leases.len() > MAX_TRIGGERS {
             return Err(format!("{} leases, more than {MAX_TRIGGERS}", self.leases.len()));
         }
-        Ok(())
+        self.leases.iter().filter_map(|lease| lease.cursor.as_deref()).try_for_each(cursor)
+    }
+}
+impl Bounded for TriggerCursor {
+    fn check(&self) -> Result<(), String> {
+        cursor(&self.cursor)
     }
 }
 impl Bounded for Event {
@@ -145,7 +165,37 @@ impl Bounded for Decline {
 }
 impl Bounded for Report {
     fn check(&self) -> Result<(), String> {
-        match &self.outcome {
+        self.outcome.check()
+    }
+    fn cut(&mut self) {
+        self.outcome.cut();
+    }
+}
+impl Bounded for CallResult {
+    fn check(&self) -> Result<(), String> {
+        self.outcome.check()
+    }
+    fn cut(&mut self) {
+        self.outcome.cut();
+    }
+}
+impl Bounded for CallDeclined {
+    fn cut(&mut self) {
+        cut_message(&mut self.message);
+    }
+}
+impl Bounded for Call {
+    fn check(&self) -> Result<(), String> {
+        match &self.payload {
+            Some(PayloadSource::Inline { data }) => inline(data),
+            Some(PayloadSource::Hub) | None => Ok(()),
+        }
+    }
+}
+impl Bounded for CallCancel {}
+impl Bounded for Outcome {
+    fn check(&self) -> Result<(), String> {
+        match self {
             Outcome::Succeeded { result, output, .. } => {
                 let json = serde_json::to_string(result).map_err(|e| e.to_string())?.len();
                 if json > MAX_JSON {
@@ -160,7 +210,7 @@ impl Bounded for Report {
         }
     }
     fn cut(&mut self) {
-        match &mut self.outcome {
+        match self {
             // It comes from the private system, so it may be anything; an end must be told all the same.
             Outcome::Succeeded { output: Some(output), .. } => cut(&mut output.media_type, MAX_TEXT),
             Outcome::Succeeded { output: None, .. } => {}

@@ -2,7 +2,8 @@
 
 use crate::{
     bounds::Bounded,
-    event::{Event, EventAck, EventRefused, Triggers},
+    call::{Call, CallCancel, CallDeclined, CallResult},
+    event::{Event, EventAck, EventRefused, TriggerCursor, Triggers},
     limits::{MAX_FRAME, MAX_TEXT},
     message::{
         Accept, Cancel, Commit, CommitGranted, Decline, Draining, Hello, HubKeys, Offer, Progress, Refuse,
@@ -72,6 +73,8 @@ messages! {
     EventAck = "event_ack",
     EventRefused = "event_refused",
     Triggers = "triggers",
+    Call = "call",
+    CallCancel = "call_cancel",
     Unsupported = "unsupported",
 }
 
@@ -85,6 +88,9 @@ messages! {
     Commit = "commit",
     Report = "report",
     Event = "event",
+    CallResult = "call_result",
+    CallDeclined = "call_declined",
+    TriggerCursor = "trigger_cursor",
     Draining = "draining",
     Unsupported = "unsupported",
 }

@@ -4,6 +4,7 @@
 //! specification that a second implementation is written from; `fixtures/v1/` holds one example per message.
 
 mod bounds;
+mod call;
 mod code;
 mod codec;
 mod digest;
@@ -20,12 +21,14 @@ pub mod session;
 mod signed;
 mod unverified;
 
+pub use call::{Call, CallCancel, CallDeclined, CallResult, CallsAnnouncement};
 pub use code::{ApiCode, Code};
 pub use codec::{DecodeError, EncodeError, ToAgent, ToHub, decode_to_agent, decode_to_hub};
 pub use digest::Sha256;
 pub use event::{
-    Event, EventAck, EventPayload, EventRefused, FileEvent, PICKUP, TriggerAnnouncement, TriggerLease,
-    Triggers, WATCH,
+    CHANGE, ChangeEvent, Event, EventAck, EventPayload, EventRefused, FileEvent, ListenerAnnouncement,
+    NOTIFICATION, NotificationEvent, PICKUP, TriggerAnnouncement, TriggerCursor, TriggerLease, Triggers,
+    WATCH,
 };
 pub use ids::{AgentId, BlobId, EventId, JobId, SessionId};
 pub use jws::{JwsError, KeyId, SigningKey, VerifyingKey};

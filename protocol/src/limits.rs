@@ -16,10 +16,16 @@ pub const MAX_INTENT_STATE: usize = 4 * 1024;
 pub const MAX_EVENT_DATA: usize = 16 * 1024;
 /// How many jobs an agent may hold at once, whatever it announces.
 pub const MAX_JOBS: u32 = 1024;
+/// How many calls an agent may have at once, whatever it announces.
+pub const MAX_CALLS: u32 = 1024;
 /// How many resources an agent may announce.
 pub const MAX_RESOURCES: usize = 500;
 /// How many triggers an agent may announce.
 pub const MAX_TRIGGERS: usize = 1000;
+/// How many listeners an agent may announce.
+pub const MAX_LISTENERS: usize = 64;
+/// The longest cursor of a change feed.
+pub const MAX_CURSOR: usize = 4 * 1024;
 /// How many events may wait for their answer before the agent pauses sending more.
 pub const MAX_UNACKED_EVENTS: usize = 16;
 /// How many bytes of unanswered events an agent session keeps for re-sending (at least one event always fits).
@@ -52,6 +58,8 @@ pub const RESEND: Duration = Duration::from_secs(10);
 
 /// How long a hub-signed envelope and its ticket live.
 pub const ENVELOPE_LIFE: Duration = Duration::from_secs(15 * 60);
+/// How long a call may take, and the longest life of its envelope and ticket.
+pub const CALL_LIFE: Duration = Duration::from_secs(60);
 /// How long an agent's token (`Authorization: Bearer`) may live.
 pub const TOKEN_LIFE: Duration = Duration::from_secs(60);
 /// The clock difference between hub and agent that is tolerated.

@@ -3,7 +3,10 @@
 //! Unknown fields are ignored, so messages grow by addition. A message of unknown `type` is answered with
 //! [`Unsupported`] by the session and otherwise ignored.
 
-use crate::{AgentId, Code, JobId, KeyId, Name, SessionId, Sha256, TriggerAnnouncement, outcome::Outcome};
+use crate::{
+    AgentId, CallsAnnouncement, Code, JobId, KeyId, ListenerAnnouncement, Name, SessionId, Sha256,
+    TriggerAnnouncement, outcome::Outcome,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -141,6 +144,12 @@ pub struct Hello {
     /// The triggers of its resources; it runs those that [`crate::Triggers`] lists.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub triggers: Vec<TriggerAnnouncement>,
+    /// Whether it takes calls, and how many; absent: it takes none, or does not know them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls: Option<CallsAnnouncement>,
+    /// Its listeners: no resource, and no lease.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listeners: Vec<ListenerAnnouncement>,
 }
 
 /// What the agent is to do with a held attempt.

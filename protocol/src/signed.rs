@@ -67,6 +67,8 @@ pub struct Envelope {
 impl Envelope {
     /// The JWS header's `typ`.
     pub const TYP: &str = "passerelle-job+jws";
+    /// The same for a call.
+    pub const CALL_TYP: &str = "passerelle-call+jws";
 
     /// Signs it.
     ///
@@ -74,6 +76,14 @@ impl Envelope {
     /// If it cannot be written as JSON.
     pub fn sign(&self, key: &SigningKey) -> Result<String, JwsError> {
         key.sign(Self::TYP, self)
+    }
+
+    /// Signs it as a call.
+    ///
+    /// # Errors
+    /// If it cannot be written as JSON.
+    pub fn sign_call(&self, key: &SigningKey) -> Result<String, JwsError> {
+        key.sign(Self::CALL_TYP, self)
     }
 
     /// Checks the signature against the pinned keys. Audience and times are the caller's next checks.
@@ -85,6 +95,17 @@ impl Envelope {
         token: &str,
     ) -> Result<Self, JwsError> {
         VerifyingKey::verify_any(keys, Self::TYP, token)
+    }
+
+    /// The same for the envelope of a call.
+    ///
+    /// # Errors
+    /// See [`JwsError`].
+    pub fn verify_call<'k>(
+        keys: impl IntoIterator<Item = &'k VerifyingKey>,
+        token: &str,
+    ) -> Result<Self, JwsError> {
+        VerifyingKey::verify_any(keys, Self::CALL_TYP, token)
     }
 
     /// Whether it may be accepted at `now`, with the tolerated clock difference.

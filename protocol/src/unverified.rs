@@ -24,35 +24,47 @@ impl Envelope {
     /// # Errors
     /// [`JwsError::Malformed`] or [`JwsError::WrongKind`].
     pub fn read_unverified(token: &str) -> Result<(KeyId, Self), JwsError> {
-        let malformed = |why: String| JwsError::Malformed(why.chars().take(MAX_TEXT).collect());
-        let mut parts = token.split('.');
-        let (Some(header), Some(claims), Some(signature), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(malformed("expected header, claims and signature, with two dots between".to_owned()));
-        };
-        let decode = |what: &str, text: &str| {
-            URL_SAFE_NO_PAD
-                .decode(text)
-                .map_err(|_| malformed(format!("the {what} is not base64url without padding")))
-        };
-        let header: Header = serde_json::from_slice(&decode("header", header)?)
-            .map_err(|e| malformed(format!("the header: {e}")))?;
-        if header.alg != "EdDSA" || header.typ.as_deref() != Some(Self::TYP) {
-            return Err(JwsError::WrongKind { expected: Self::TYP });
-        }
-        if header.crit.is_some() {
-            return Err(malformed("the header has critical extensions, none are known".to_owned()));
-        }
-        let key = header.kid.filter(|kid| (1..=MAX_TEXT).contains(&kid.len()));
-        let key = key.ok_or_else(|| malformed("the header names no key (kid)".to_owned()))?;
-        if decode("signature", signature)?.len() != SIGNATURE {
-            return Err(malformed(format!("the signature does not have {SIGNATURE} bytes")));
-        }
-        let claims = serde_json::from_slice(&decode("claims", claims)?)
-            .map_err(|e| malformed(format!("the claims: {e}")))?;
-        Ok((KeyId(key), claims))
+        read(Self::TYP, token)
     }
+
+    /// The same for the envelope of a call.
+    ///
+    /// # Errors
+    /// As [`Self::read_unverified`].
+    pub fn read_unverified_call(token: &str) -> Result<(KeyId, Self), JwsError> {
+        read(Self::CALL_TYP, token)
+    }
+}
+
+fn read(typ: &'static str, token: &str) -> Result<(KeyId, Envelope), JwsError> {
+    let malformed = |why: String| JwsError::Malformed(why.chars().take(MAX_TEXT).collect());
+    let mut parts = token.split('.');
+    let (Some(header), Some(claims), Some(signature), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(malformed("expected header, claims and signature, with two dots between".to_owned()));
+    };
+    let decode = |what: &str, text: &str| {
+        URL_SAFE_NO_PAD
+            .decode(text)
+            .map_err(|_| malformed(format!("the {what} is not base64url without padding")))
+    };
+    let header: Header = serde_json::from_slice(&decode("header", header)?)
+        .map_err(|e| malformed(format!("the header: {e}")))?;
+    if header.alg != "EdDSA" || header.typ.as_deref() != Some(typ) {
+        return Err(JwsError::WrongKind { expected: typ });
+    }
+    if header.crit.is_some() {
+        return Err(malformed("the header has critical extensions, none are known".to_owned()));
+    }
+    let key = header.kid.filter(|kid| (1..=MAX_TEXT).contains(&kid.len()));
+    let key = key.ok_or_else(|| malformed("the header names no key (kid)".to_owned()))?;
+    if decode("signature", signature)?.len() != SIGNATURE {
+        return Err(malformed(format!("the signature does not have {SIGNATURE} bytes")));
+    }
+    let claims = serde_json::from_slice(&decode("claims", claims)?)
+        .map_err(|e| malformed(format!("the claims: {e}")))?;
+    Ok((KeyId(key), claims))
 }
 
 #[cfg(test)]

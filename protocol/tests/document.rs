@@ -50,7 +50,15 @@ fn every_code_limit_path_and_kind_of_token_is_described() {
             "limit {name} is not said to be {value}"
         );
     }
-    let tokens = [Envelope::TYP, Ticket::TYP, AgentToken::TYP, Receipt::TYP, AgentKey::TYP, HubKey::TYP];
+    let tokens = [
+        Envelope::TYP,
+        Envelope::CALL_TYP,
+        Ticket::TYP,
+        AgentToken::TYP,
+        Receipt::TYP,
+        AgentKey::TYP,
+        HubKey::TYP,
+    ];
     for text in tokens.into_iter().chain([ENROL_PATH, TUNNEL_PATH, KEYS_PATH, SUBPROTOCOL]) {
         assert!(document.contains(text), "{text} is missing");
     }

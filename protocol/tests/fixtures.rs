@@ -4,8 +4,9 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use passerelle_protocol::{
-    AgentKey, AgentToken, Envelope, FileEvent, HubKey, JwsError, PayloadSource, Receipt, Sha256, SigningKey,
-    Ticket, ToAgent, ToHub, VerifyingKey, decode_to_agent, decode_to_hub,
+    AgentKey, AgentToken, ChangeEvent, Envelope, FileEvent, HubKey, JwsError, NotificationEvent,
+    PayloadSource, Receipt, Sha256, SigningKey, Ticket, ToAgent, ToHub, VerifyingKey, decode_to_agent,
+    decode_to_hub,
     http::{EnrolRequest, EnrolResponse, KeyRequest, KeyResponse, Problem},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -153,6 +154,21 @@ fn the_ids_of_the_events_are_those_of_their_files() {
 }
 
 #[test]
+fn the_ids_of_notifications_and_changes_are_those_of_their_data() {
+    let response: EnrolResponse = read("http.enrol_response");
+    let event = |name: &str| match decode_to_hub(&fixtures()[&format!("to_hub.event.{name}")]) {
+        Ok(ToHub::Event(event)) => event,
+        other => panic!("no event: {other:?}"),
+    };
+    let posted = event("notification");
+    let data: NotificationEvent = serde_json::from_value(posted.data.clone()).unwrap();
+    assert_eq!(data.id(&response.site, &posted.resource), posted.id);
+    let change = event("change");
+    let data: ChangeEvent = serde_json::from_value(change.data.clone()).unwrap();
+    assert_eq!(data.event_id(&response.site, &change.resource, &change.trigger), change.id);
+}
+
+#[test]
 fn every_offer_verifies_with_the_pinned_keys() {
     let keys: Vec<VerifyingKey> = read::<EnrolResponse>("http.enrol_response").job_keys;
     for (offer, claims) in [("hub", "drop"), ("inline", "notify"), ("minimal", "minimal")] {
@@ -176,6 +192,32 @@ fn every_offer_verifies_with_the_pinned_keys() {
             Err(JwsError::WrongKind { expected: Ticket::TYP })
         );
         assert_eq!(Envelope::verify([key(AGENT_SEED).public()], &offer.envelope), Err(JwsError::UnknownKey));
+    }
+}
+
+#[test]
+fn every_call_verifies_as_a_call_and_as_nothing_else() {
+    let keys: Vec<VerifyingKey> = read::<EnrolResponse>("http.enrol_response").job_keys;
+    for (call, claims) in [("minimal", "call"), ("inline", "call_payload")] {
+        let Ok(ToAgent::Call(call)) = decode_to_agent(&fixtures()[&format!("to_agent.call.{call}")]) else {
+            panic!("no call")
+        };
+        let envelope = Envelope::verify_call(&keys, &call.envelope).unwrap();
+        assert_eq!(envelope, read(&format!("claims.envelope.{claims}")));
+        assert_eq!(
+            (envelope.job, envelope.sign_call(&key(HUB_SEED)).unwrap()),
+            (call.call, call.envelope.clone())
+        );
+        let ticket = Ticket::verify(&keys, &call.ticket).unwrap();
+        assert_eq!((ticket.job, ticket.attempt), (call.call, 1));
+        assert_eq!(ticket.envelope, Sha256::of(call.envelope.as_bytes()));
+        assert_eq!(
+            Envelope::verify(&keys, &call.envelope),
+            Err(JwsError::WrongKind { expected: Envelope::TYP })
+        );
+        if let (Some(PayloadSource::Inline { data }), Some(payload)) = (&call.payload, &envelope.payload) {
+            assert_eq!(Sha256::of(&STANDARD.decode(data).unwrap()), payload.sha256);
+        }
     }
 }
 

@@ -181,6 +181,12 @@ impl App {
         self.shared.most_at_once.load(Ordering::SeqCst)
     }
 
+    /// The requests that are in its hands now.
+    #[must_use]
+    pub fn at_once(&self) -> usize {
+        self.shared.at_once.load(Ordering::SeqCst)
+    }
+
     /// Lets go of all held answers, now and later.
     pub fn release(&self) {
         self.shared.released.send_replace(true);

@@ -139,6 +139,7 @@ impl FakeHub {
             life: 600,
             commit: CommitMode::Free,
             inline: None,
+            call: false,
             granted: None,
             of_other_envelope: false,
             envelope_key: Arc::clone(&self.shared.key),
@@ -162,6 +163,8 @@ pub struct Draft {
     pub life: i64,
     /// Whether the agent must ask.
     pub commit: CommitMode,
+    /// Whether it is a call, and no offer.
+    pub call: bool,
     /// The payload inside the offer.
     pub inline: Option<Vec<u8>>,
     /// What the ticket says that an earlier attempt was granted.
@@ -187,6 +190,17 @@ impl Draft {
         self
     }
 
+    /// Makes it a call that the agent takes: issued after this second of its clock.
+    #[must_use]
+    pub fn into_call(mut self, issued_after: i64) -> Self {
+        let iat = Timestamp::now().as_second().max(issued_after + 1);
+        let envelope = &mut self.envelope;
+        (envelope.iat, envelope.nbf, envelope.exp) = (iat, iat, iat + 30);
+        (envelope.timeout_s, envelope.deadline, envelope.max_attempts) = (20, iat + 20, 1);
+        (self.life, self.call) = (30, true);
+        self
+    }
+
     /// The job.
     #[must_use]
     pub fn job(&self) -> JobId {
@@ -199,7 +213,11 @@ impl Draft {
     /// If it cannot be signed.
     #[must_use]
     pub fn message(&self) -> Value {
-        let envelope = self.envelope.sign(&self.envelope_key).expect("a signed envelope");
+        let envelope = match self.call {
+            true => self.envelope.sign_call(&self.envelope_key),
+            false => self.envelope.sign(&self.envelope_key),
+        };
+        let envelope = envelope.expect("a signed envelope");
         let digest =
             if self.of_other_envelope { Sha256::of(b"another") } else { Sha256::of(envelope.as_bytes()) };
         let now = Timestamp::now().as_second();
@@ -218,6 +236,11 @@ impl Draft {
         let mut offer = json!({
             "type": "offer", "job": self.envelope.job, "attempt": self.attempt, "envelope": envelope, "ticket": ticket,
         });
+        if self.call {
+            offer = json!({
+                "type": "call", "call": offer["job"], "envelope": offer["envelope"], "ticket": offer["ticket"],
+            });
+        }
         if let Some(content) = &self.inline {
             offer["payload"] = json!({"at": "inline", "data": STANDARD.encode(content)});
         } else if self.envelope.payload.is_some() {

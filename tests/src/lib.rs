@@ -20,6 +20,8 @@ mod memory;
 mod mitmproxy;
 mod network;
 mod nginx;
+#[path = "../../connectors/tests/support/odata.rs"]
+pub mod odata;
 #[path = "../../connectors/tests/support/port.rs"]
 pub mod port;
 mod process;
@@ -37,6 +39,8 @@ mod squid;
 mod ssh;
 #[path = "../../connectors/tests/support/sshd.rs"]
 pub mod sshd;
+#[path = "../../connectors/tests/support/tryton.rs"]
+pub mod tryton;
 #[path = "../../connectors/tests/support/vsftpd.rs"]
 pub mod vsftpd;
 

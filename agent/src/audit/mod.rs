@@ -102,8 +102,14 @@ pub enum Kind {
     FileDeleted,
     /// The hub has a file, and it was moved.
     FileMoved,
-    /// The hub refused what a trigger took.
+    /// The hub refused what a trigger or a listener took.
     EventRefused,
+    /// A trigger took a change of a record, to be sent to the hub.
+    ChangeTaken,
+    /// A listener took what was posted to it, to be sent to the hub.
+    PostTaken,
+    /// A listener refused what was posted to it.
+    PostRefused,
 }
 
 /// What is to be written.
@@ -177,6 +183,20 @@ impl Entry {
                 Self { effect: Some("applied"), ..Self::about(Kind::Succeeded, job) }
             }
             Outcome::Failed(failure) => Self::about(kind_of(failure), job).failed(failure),
+        }
+    }
+
+    /// How a call ended: its only row.
+    pub fn called(job: &Job, rule: Option<usize>, outcome: &Outcome) -> Self {
+        let row = Self::ended(job, outcome);
+        let places = places(&job.envelope.params);
+        let parts = ["call", places.as_str(), row.detail.as_deref().unwrap_or_default()];
+        let detail: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        let detail = detail.join(": ");
+        let row = row.detail(&detail);
+        match rule {
+            Some(rule) => row.rule(job, rule),
+            None => row,
         }
     }
 

@@ -11,8 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How many rows may wait: what a burst of a thousand jobs makes, twice.
-const MAX_WAITING: usize = 4096;
+/// How many rows may wait: what a burst of a thousand jobs makes, four times.
+const MAX_WAITING: usize = 8192;
+/// So many that wait are worth a transaction of their own.
+const MANY: usize = 1024;
 /// How long like is counted together with like.
 const WINDOW: Duration = Duration::from_secs(10);
 /// How many of a kind and code are written as they are within a window.
@@ -75,6 +77,18 @@ impl Pending {
     /// Has a row written.
     pub fn note(&self, entry: Entry) {
         self.lock().push(entry);
+    }
+
+    /// Has a row written; whether by now many wait.
+    pub fn note_and_count(&self, entry: Entry) -> bool {
+        let mut inner = self.lock();
+        inner.push(entry);
+        inner.rows.len() >= MANY
+    }
+
+    /// Whether hardly another row finds room.
+    pub fn is_almost_full(&self) -> bool {
+        self.lock().rows.len() >= MAX_WAITING / 4 * 3
     }
 
     /// Has a row written that others can cause in any number.

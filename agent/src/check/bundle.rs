@@ -172,8 +172,8 @@ async fn parts(dir: &Path, found: Result<(&Settings, &Report), &Stop>) -> Vec<Pa
             pretty(&journal(state)),
         );
     }
-    if let Some(logs) = settings.and_then(|settings| settings.config.log.classic_dir.as_deref()) {
-        for (name, tail) in log_tails(logs) {
+    if let Some(logs) = settings.and_then(|settings| settings.config.log.classic.as_ref()) {
+        for (name, tail) in log_tails(&logs.dir) {
             add(&format!("logs/{name}"), "the end of a log file", tail);
         }
     }

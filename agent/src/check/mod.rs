@@ -1,6 +1,7 @@
 //! `passerelle-agent check`: every link from here to the hub and to the resources, with cause and fix.
 //!
-//! - `here`: configuration, state folder, disk, identity; `hub`: the way to the hub; `resource`: each private system
+//! - `here`: configuration, state folder, disk, identity; `hub`: the way to the hub; `resource`: each private system;
+//!   `listener`: the addresses of listeners
 //! - `table`: how it is printed; `bundle`: the archive for whoever helps
 //!
 //! It works while the agent runs and while it does not, and disturbs neither: the state folder of a running agent is
@@ -12,6 +13,7 @@ mod bundle;
 mod command;
 mod here;
 mod hub;
+mod listener;
 mod machine;
 mod resource;
 mod table;
@@ -128,6 +130,7 @@ pub async fn run(settings: &Settings, what: &What) -> Result<Report, Stop> {
     };
     let items = if what.resources.is_empty() {
         let (mut items, identity) = here::check(settings);
+        items.extend(listener::check(settings).await);
         let (hub, resources) = tokio::join!(hub::check(settings, identity), resources);
         items.extend(hub);
         items.extend(resources.into_iter().flatten());

@@ -1,4 +1,4 @@
-//! The journal's side of triggers: what was taken and waits for the hub, what is to follow once the hub has it, and what
+//! The journal's side of triggers and listeners: what was taken and waits for the hub, what is to follow once the hub has it, and what
 //! is remembered of files that stay where they are.
 //!
 //! # Invariants
@@ -121,6 +121,36 @@ pub struct Taken {
     pub marker: Option<Seen>,
     /// What follows.
     pub follow: Follow,
+    /// What is told of it, if it is no file. Its name then stands in the place of a path.
+    pub told: Option<Told>,
+}
+
+/// What is told of an event that is no file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// JSON.
+    pub data: String,
+    /// What the content is; `None`: there is no content.
+    pub media_type: Option<String>,
+}
+
+/// A row of `events`, as it is written.
+pub(super) struct NewEvent {
+    pub(super) id: [u8; 16],
+    pub(super) resource: String,
+    trigger: String,
+    kind: String,
+    lease: i64,
+    pub(super) at: i64,
+    path: String,
+    seen: String,
+    pub(super) sha256: [u8; 32],
+    payload: Option<Bytes>,
+    spool: Option<[u8; 16]>,
+    marker: Option<String>,
+    follow: String,
+    data: Option<String>,
+    media_type: Option<String>,
 }
 
 impl Taken {
@@ -128,6 +158,61 @@ impl Taken {
     pub fn file(&self) -> FileEvent {
         file_event(&self.seen, self.sha256)
     }
+
+    pub(super) fn into_row(self) -> Result<NewEvent, JournalError> {
+        let (seen, follow) = (json(&self.seen)?, json(&self.follow)?);
+        let marker = self.marker.as_ref().map(json).transpose()?;
+        let (payload, spool) = match self.content {
+            Content::Row(bytes) => (Some(bytes), None),
+            Content::Spool(token) => (None, Some(*token.as_bytes())),
+        };
+        let (data, media_type) = self.told.map_or((None, None), |told| (Some(told.data), told.media_type));
+        Ok(NewEvent {
+            id: *self.id.uuid().as_bytes(),
+            resource: self.key.resource.to_string(),
+            trigger: self.key.trigger.to_string(),
+            kind: self.kind.to_string(),
+            lease: i64::try_from(self.lease).unwrap_or(i64::MAX),
+            at: self.occurred_at.as_millisecond(),
+            path: self.seen.path,
+            seen,
+            sha256: *self.sha256.bytes(),
+            payload,
+            spool,
+            marker,
+            follow,
+            data,
+            media_type,
+        })
+    }
+}
+
+/// Writes a waiting event; `false` if it is there already.
+pub(super) fn insert(c: &Connection, row: &NewEvent) -> rusqlite::Result<bool> {
+    let new = c
+        .prepare_cached(
+            "INSERT OR IGNORE INTO events (id, resource, trigger, kind, lease, occurred_at, state, path, seen,
+               sha256, payload, spool, marker, follow, data, media_type)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+        )?
+        .execute(params![
+            row.id,
+            row.resource,
+            row.trigger,
+            row.kind,
+            row.lease,
+            row.at,
+            row.path,
+            row.seen,
+            row.sha256,
+            row.payload.as_deref(),
+            row.spool,
+            row.marker,
+            row.follow,
+            row.data,
+            row.media_type
+        ])?;
+    Ok(new > 0)
 }
 
 /// What is told of a file.
@@ -209,50 +294,22 @@ impl Journal {
     /// # Errors
     /// If it could not be written; then it is not taken.
     pub async fn take(&self, taken: Taken, remember: bool, entry: Entry) -> Result<bool, JournalError> {
-        let (seen, follow) = (json(&taken.seen)?, json(&taken.follow)?);
-        let marker = taken.marker.as_ref().map(json).transpose()?;
-        let cost = self.writer.cost();
-        let (row, spool) = match taken.content {
-            Content::Row(bytes) => (Some(bytes), None),
-            Content::Spool(token) => (None, Some(*token.as_bytes())),
-        };
-        self.grow(row.as_ref().map_or(0, Bytes::len));
-        let (key, kind, sha256) = (taken.key, taken.kind, *taken.sha256.bytes());
-        let (id, path) = (*taken.id.uuid().as_bytes(), taken.seen.path);
-        let (lease, at) =
-            (i64::try_from(taken.lease).unwrap_or(i64::MAX), taken.occurred_at.as_millisecond());
+        let (cost, key) = (self.writer.cost(), taken.key.clone());
+        let row = taken.into_row()?;
+        self.grow(row.payload.as_ref().map_or(0, Bytes::len));
         let write = move |c: &Connection| {
             if remember {
-                remember_file(c, &key, kind.as_str(), &path, &seen, &sha256)?;
+                remember_file(c, &key, &row.kind, &row.path, &row.seen, &row.sha256)?;
             }
-            let new = c
-                .prepare_cached(
-                    "INSERT OR IGNORE INTO events (id, resource, trigger, kind, lease, occurred_at, state, path, seen,
-                       sha256, payload, spool, marker, follow)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
-                )?
-                .execute(params![
-                    id,
-                    key.resource.as_str(),
-                    key.trigger.as_str(),
-                    kind.as_str(),
-                    lease,
-                    at,
-                    path,
-                    seen,
-                    sha256,
-                    row.as_deref(),
-                    spool,
-                    marker,
-                    follow
-                ])?;
-            if new > 0 {
+            let new = insert(c, &row)?;
+            if new {
                 chain::append(c, &entry, &cost)?;
             } else {
                 // The same content, time and place: the same event, even if the file is a copy by now.
-                c.prepare_cached("UPDATE events SET seen = ?2 WHERE id = ?1")?.execute(params![id, seen])?;
+                c.prepare_cached("UPDATE events SET seen = ?2 WHERE id = ?1")?
+                    .execute(params![row.id, row.seen])?;
             }
-            Ok(new > 0)
+            Ok(new)
         };
         self.writer.write(write).await
     }
@@ -635,7 +692,7 @@ fn key(resource: &str, trigger: &str) -> Result<Key, JournalError> {
     Ok(Key { resource: name(resource)?, trigger: name(trigger)? })
 }
 
-fn name(text: &str) -> Result<Name, JournalError> {
+pub(super) fn name(text: &str) -> Result<Name, JournalError> {
     text.parse().map_err(|e| JournalError::Storage(format!("a row cannot be read: {e}")))
 }
 
@@ -659,5 +716,9 @@ fn taken(row: &Row<'_>) -> Result<Taken, JournalError> {
         },
         marker: marker.map(|text| parse(&text)).transpose()?,
         follow: parse(&text("follow")?)?,
+        told: match row.get("data")? {
+            Some(data) => Some(Told { data, media_type: row.get("media_type")? }),
+            None => None,
+        },
     })
 }

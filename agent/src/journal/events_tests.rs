@@ -38,6 +38,7 @@ fn taken(seen: &Seen, kind: &str, follow: Follow, content: Content) -> Taken {
         content,
         marker: Some(self::seen("a.csv.done", 0)),
         follow,
+        told: None,
     }
 }
 

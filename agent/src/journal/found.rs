@@ -55,6 +55,7 @@ fn read(row: &Row<'_>) -> Result<Found, JournalError> {
         started_at: row.get::<_, Option<i64>>("started_at")?.map(time).transpose()?,
         intent: intent.map(|text| parse(&text)).transpose()?,
         resumed: true,
+        call: None,
     };
     let held = if state == RUNNING { HeldState::Running } else { HeldState::Accepted };
     Ok(Found::Job(Box::new(job), held))

@@ -4,12 +4,15 @@
 //! intent of the job is open: by an open intent a later attempt decides from the part whether the effect happened, so
 //! such a part is never removed. An intent closes when a later attempt has decided, or with its tombstone.
 
-use super::{Journal, JournalError, key};
+use super::{ACKED, Journal, JournalError, key};
+use crate::job::Job;
 use passerelle_protocol::{JobId, Name, session::Attempt};
 use rusqlite::{Connection, params};
 
 /// How many are looked after at once.
 const AT_ONCE: u32 = 64;
+/// A call has ended after so many seconds, one way or another.
+const CALL_OVER: i64 = 180;
 /// After so many seconds a part whose resource cannot be asked is given up.
 const GIVEN_UP: i64 = 30 * 24 * 60 * 60;
 
@@ -74,6 +77,39 @@ impl Journal {
         self.writer.lazy(move |c| {
             c.prepare_cached("UPDATE attempts SET part = NULL WHERE job = ?1 AND attempt = ?2")?
                 .execute(params![key.0, key.1])
+        });
+    }
+
+    /// Notes what a call may leave at its target, before it begins. Of a call nothing else is written.
+    ///
+    /// # Errors
+    /// If it could not be written; then the call must not begin.
+    pub async fn expect_leftover_of_call(&self, job: &Job, part: String) -> Result<(), JournalError> {
+        let (key, resource) = (key(job.attempt), job.envelope.resource.to_string());
+        let (expires, at) = (job.envelope.exp, job.accepted_at.as_millisecond());
+        self.writer
+            .write(move |c| {
+                c.prepare_cached(
+                    "INSERT OR IGNORE INTO attempts (job, attempt, state, resource, envelope, ticket, at_hub, expires,
+                       accepted_at, finished_at, acked_at, part, sweep_at)
+                     VALUES (?1, ?2, ?3, ?4, '', '', 0, ?5, ?6, ?6, ?6 / 1000, ?7, ?6 / 1000 + ?8)",
+                )?
+                .execute(params![key.0, key.1, ACKED, resource, expires, at, part, CALL_OVER])
+            })
+            .await
+            .map(drop)
+    }
+
+    /// Notes that a call has ended: one that succeeded has left nothing, of another the sweeper looks for it. Lazy.
+    pub fn leftover_of_call_decided(&self, attempt: Attempt, succeeded: bool) {
+        let key = key(attempt);
+        self.writer.lazy(move |c| {
+            let sql = if succeeded {
+                "DELETE FROM attempts WHERE job = ?1 AND attempt = ?2 AND state = 4"
+            } else {
+                "UPDATE attempts SET sweep_at = 0 WHERE job = ?1 AND attempt = ?2 AND state = 4"
+            };
+            c.prepare_cached(sql)?.execute(params![key.0, key.1])
         });
     }
 

@@ -37,6 +37,7 @@ mod reports;
 mod row;
 mod salvage;
 mod schema;
+pub mod told;
 mod usage;
 mod writer;
 
@@ -46,6 +47,8 @@ mod audit_tests;
 mod events_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod told_tests;
 
 use crate::{
     audit::{Entry, chain, segments},

@@ -1,6 +1,6 @@
 //! Opens the journal's file: format, settings, and what is done with a file that is broken or from another time.
 
-use super::{JournalError, events, salvage::salvage};
+use super::{JournalError, events, salvage::salvage, told};
 use crate::audit::chain;
 use rusqlite::{Connection, ErrorCode, config::DbConfig};
 use std::{
@@ -20,7 +20,7 @@ const STATEMENTS: usize = 64;
 const APPLICATION: i64 = 0x5061_4a31;
 
 /// What leads from each format to the next one. A step that was ever released is never changed.
-const STEPS: [&str; 4] = [TABLES, LEFTOVERS, chain::TABLE, events::TABLES];
+const STEPS: [&str; 5] = [TABLES, LEFTOVERS, chain::TABLE, events::TABLES, told::TABLES];
 
 const TABLES: &str = "
 CREATE TABLE attempts (

@@ -52,6 +52,7 @@ pub(super) fn job(n: u8, attempt: u32) -> Job {
         started_at: None,
         intent: None,
         resumed: false,
+        call: None,
     }
 }
 

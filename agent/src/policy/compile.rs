@@ -113,10 +113,10 @@ fn compile_rule(
         methods: rule.methods.clone(),
         query: rule.query.clone(),
         headers: rule.headers.clone(),
+        requests,
         entities: rule.entities.clone(),
         fields: rule.fields.clone(),
         calls: rule.calls.clone(),
-        requests,
         max_size: rule.max_size.map(|size| size.0),
         may,
         daily: Daily {
@@ -168,7 +168,8 @@ fn useless_keys(rule: &AllowRule, operations: &[&OperationSpec]) -> Vec<(&'stati
     if !rule.fields.is_empty() && !takes("entity") {
         useless.push(("fields", "fields of an entity"));
     }
-    if !rule.calls.is_empty() && !(takes("name") && takes("args")) {
+    let makes_calls = takes("name") && takes("args");
+    if !rule.calls.is_empty() && !makes_calls {
         useless.push(("calls", "the name of a call"));
     }
     let carries = any(|spec| spec.takes_payload || spec.makes_output);

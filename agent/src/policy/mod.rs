@@ -46,10 +46,10 @@ struct Rule {
     methods: Vec<String>,
     query: Vec<String>,
     headers: Vec<String>,
+    requests: Vec<Named>,
     entities: Vec<String>,
     fields: Vec<String>,
     calls: Vec<String>,
-    requests: Vec<Named>,
     max_size: Option<u64>,
     may: Option<Vec<Right>>,
     daily: Daily,
@@ -98,10 +98,10 @@ enum Refusal<'d> {
     Method(&'d str),
     Query(&'d str),
     Header(&'d str),
+    Request(&'d str),
     Entity(&'d str),
     Field(&'d str),
     Call(&'d str),
-    Request(&'d str),
     Right(Right),
     Size { size: u64, max: u64 },
     Daily,
@@ -241,6 +241,9 @@ impl Rule {
         if let Some(name) = demands.headers.iter().find(|name| !listed(name)) {
             return Some(Refusal::Header(name));
         }
+        if let Some(name) = demands.request.as_deref().filter(|name| !self.has_request(name)) {
+            return Some(Refusal::Request(name));
+        }
         if let Some(entity) = demands.entities.iter().find(|entity| !self.entities.contains(entity)) {
             return Some(Refusal::Entity(entity));
         }
@@ -249,9 +252,6 @@ impl Rule {
         }
         if let Some(call) = demands.calls.iter().find(|call| !self.calls.contains(call)) {
             return Some(Refusal::Call(call));
-        }
-        if let Some(name) = demands.request.as_deref().filter(|name| !self.has_request(name)) {
-            return Some(Refusal::Request(name));
         }
         if let Some(right) = demands.rights.iter().find(|right| !self.gives(operation, **right)) {
             return Some(Refusal::Right(*right));
@@ -277,12 +277,12 @@ impl Rule {
             && self.paths.iter().any(|glob| glob.leads_below(folder))
     }
 
-    fn allows_field(&self, field: &str) -> bool {
-        self.fields.iter().any(|listed| listed == "*" || listed == field)
-    }
-
     fn has_request(&self, name: &str) -> bool {
         self.requests.iter().any(|request| request.name == name)
+    }
+
+    fn allows_field(&self, field: &str) -> bool {
+        self.fields.iter().any(|listed| listed == "*" || listed == field)
     }
 
     fn allows_path(&self, operation: &str, path: &str) -> bool {
@@ -346,10 +346,10 @@ impl Refusal<'_> {
             | Self::Method(_)
             | Self::Query(_)
             | Self::Header(_)
+            | Self::Request(_)
             | Self::Entity(_)
             | Self::Field(_)
             | Self::Call(_)
-            | Self::Request(_)
             | Self::Right(_)
             | Self::Daily => Code::PolicyDenied,
         }
@@ -367,12 +367,12 @@ impl Refusal<'_> {
             }
             Self::Query(key) => format!("query key {key:?} is not allowed for operation {operation:?} here"),
             Self::Header(name) => format!("header {name:?} is not allowed for operation {operation:?} here"),
-            Self::Entity(name) => format!("operation {operation:?} is not allowed on entity {name:?} here"),
-            Self::Field(name) => format!("field {name:?} is not allowed for operation {operation:?} here"),
-            Self::Call(name) => format!("call {name:?} is not allowed here"),
             Self::Request(name) => {
                 format!("request {name:?} is not allowed for operation {operation:?} here")
             }
+            Self::Entity(name) => format!("operation {operation:?} is not allowed on entity {name:?} here"),
+            Self::Field(name) => format!("field {name:?} is not allowed for operation {operation:?} here"),
+            Self::Call(name) => format!("call {name:?} is not allowed here"),
             Self::Right(right) => {
                 let what = match right {
                     Right::Replace => "replace what is there",

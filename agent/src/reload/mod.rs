@@ -139,14 +139,19 @@ fn apply(agent: &Arc<Agent>, mut settings: Settings, logs: &LogLevel) {
     agent.spool.set_quota(settings.config.agent.spool_quota.0);
     agent.pressure.set_journal_quota(settings.config.agent.journal_quota.0);
     let changes = Changes::between(&old, &settings);
-    let told = |of: &Settings| (of.announcements(), of.max_jobs(), of.triggers());
+    let told = |of: &Settings| {
+        let listeners = of.listeners.keys().cloned().collect::<Vec<_>>();
+        (of.announcements(), of.max_jobs(), of.triggers(), of.calls(0), listeners)
+    };
     let announced = told(&old) != told(&settings);
     agent.status.set_resources(shown(&settings), &changes.changed);
+    let settings_listeners = settings.listeners.len();
     agent.set_settings(settings);
     info!(
         added = changes.added.len(),
         changed = changes.changed.len(),
         removed = changes.removed,
+        listeners = settings_listeners,
         announced,
         "The configuration was read again and counts from now on"
     );

@@ -12,7 +12,7 @@ use crate::{
     audit::{Entry, Kind},
     clock,
     dispatch::{Judged, STOPPING, late},
-    job::Job,
+    job::{CallTimes, Job},
     pause::Paused,
     policy::volume::{self, Metered},
     registry::{Cause, StopHandle},
@@ -41,11 +41,13 @@ const PROGRESS: Duration = Duration::from_secs(1);
 /// How long a connector may take to stop.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// Somebody waits for a call.
+const CALL_GRACE: Duration = Duration::from_secs(2);
 /// A drain leaves less time: the process is about to end.
 const DRAIN_GRACE: Duration = Duration::from_secs(4);
 
 /// How a run ended: with an outcome, and where its output is.
-type End = (Outcome, Option<Stored>);
+pub(super) type End = (Outcome, Option<Stored>);
 
 fn ended(failure: Failure) -> End {
     (Outcome::Failed(failure), None)
@@ -65,7 +67,8 @@ pub async fn run(agent: Arc<Agent>, job: Job, mut judged: Judged, stop: StopHand
     agent.finish(&job, outcome, started_at, output).await;
 }
 
-async fn carry_out(
+/// The run itself: of an attempt, or of a call, which has no journal behind it.
+pub(super) async fn carry_out(
     agent: &Arc<Agent>,
     job: &Job,
     judged: &mut Judged,
@@ -83,6 +86,7 @@ async fn carry_out(
     }
     // What has started before may go on after its deadline: it is about starting.
     let deadline = Instant::now() + if resumed { GRACE * 3600 } else { clock::until(job.envelope.deadline) };
+    let deadline = job.call.map_or(deadline, |call| call.starts_by);
     let limits = Arc::clone(&judged.resource.limits);
     // Whatever may have had its effect is brought to its end; nothing else starts.
     let begun = job.intent.is_some();
@@ -114,9 +118,11 @@ async fn carry_out(
         Err(None) => return stopped(agent, job, judged, stop),
     };
     let at = *started_at.get_or_insert_with(clock::now);
-    agent.registry.started(job.attempt, at);
-    agent.journal.started(job.attempt, at);
-    agent.journal.note(Entry::about(Kind::Started, job).rule(job, judged.rule));
+    if !job.is_call() {
+        agent.registry.started(job.attempt, at);
+        agent.journal.started(job.attempt, at);
+        agent.journal.note(Entry::about(Kind::Started, job).rule(job, judged.rule));
+    }
     execute(agent, job, judged, stop, input, at).await
 }
 
@@ -178,7 +184,12 @@ async fn execute(
     input: Option<Input>,
     started_at: Timestamp,
 ) -> End {
-    let timeout = Duration::from_secs(job.envelope.timeout_s.max(1).into());
+    let timeout = match job.call {
+        Some(CallTimes { ends, .. }) => {
+            ends.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+        }
+        None => Duration::from_secs(job.envelope.timeout_s.max(1).into()),
+    };
     let cancel = stop.token().child_token();
     let evidence = leaves_evidence(job, judged);
     let gate = Arc::new(AttemptGate::new(Arc::clone(agent), job, started_at, cancel.clone(), evidence));
@@ -199,9 +210,13 @@ async fn execute(
     let daily = judged.daily.bytes;
     let (writer, used_up) = metered(agent, job, judged, spool.clone());
     let keeper = Arc::new(HubKeeper::new(Arc::clone(agent), job.attempt, spool.clone(), cancel.clone()));
-    let mut output = Output::new(writer, largest).kept_by(Arc::clone(&keeper) as Arc<dyn connectors::Keeper>);
+    let mut output = Output::new(writer, largest);
+    // Nothing keeps the output of a call for good: so nothing that it was made from is taken away.
+    if !job.is_call() {
+        output = output.kept_by(Arc::clone(&keeper) as Arc<dyn connectors::Keeper>);
+    }
     let operation = job.envelope.operation.as_str();
-    let mut watch = Watch::new(timeout);
+    let mut watch = Watch::new(timeout, job.call.map(|call| call.ends));
     let result = {
         let connector = &judged.resource.connector;
         let mut work = connector.execute(&call, operation, &job.envelope.params, input, &mut output);
@@ -209,9 +224,13 @@ async fn execute(
             tokio::select! {
                 biased;
                 result = &mut work => break Some(result),
-                () = cancel.cancelled(), if watch.give_up.is_none() => watch.give_up = Some(Instant::now() + grace(stop)),
+                () = cancel.cancelled(), if watch.give_up.is_none() => watch.give_up = Some(Instant::now() + grace(job, stop)),
                 () = sleep(watch.tick()) => {
-                    watch.look(&progress, gate.waiting() || keeper.waiting(), || tell(agent, job, &progress, started_at));
+                    watch.look(&progress, gate.waiting() || keeper.waiting(), || {
+                        if !job.is_call() {
+                            tell(agent, job, &progress, started_at);
+                        }
+                    });
                     if watch.timed_out && !cancel.is_cancelled() {
                         cancel.cancel();
                     }
@@ -254,7 +273,7 @@ async fn execute(
                 match stop.cause() {
                     // The connector knows best what it did.
                     Some(Cause::Drain) => told = handed_back(told.effect),
-                    None if watch.timed_out => told = no_progress(timeout, repeat, told.effect),
+                    None if watch.timed_out => told = no_progress(job, repeat, told.effect),
                     Some(Cause::Hub) | None => {}
                 }
             }
@@ -265,7 +284,7 @@ async fn execute(
             // Given up: whatever still runs cannot pass the gate any more, but what had passed may have happened.
             let effect = if passed { Effect::Unknown } else { Effect::NotApplied };
             let failure = match stop.cause() {
-                None => no_progress(timeout, repeat, effect),
+                None => no_progress(job, repeat, effect),
                 Some(Cause::Drain) => handed_back(effect),
                 Some(Cause::Hub) => {
                     let message = "cancelled; the connector did not stop in time";
@@ -305,8 +324,9 @@ fn still_granted(job: &Job, failure: Failure) -> Failure {
     }
 }
 
-fn grace(stop: &StopHandle) -> Duration {
+fn grace(job: &Job, stop: &StopHandle) -> Duration {
     match stop.cause() {
+        _ if job.is_call() => CALL_GRACE,
         Some(Cause::Drain) => DRAIN_GRACE,
         Some(Cause::Hub) | None => GRACE,
     }
@@ -315,6 +335,7 @@ fn grace(stop: &StopHandle) -> Duration {
 /// Watches an attempt's signs of life.
 struct Watch {
     timeout: Duration,
+    ends: Option<Instant>,
     beats: u64,
     heard: Instant,
     told: Option<(u64, Instant)>,
@@ -324,15 +345,18 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(timeout: Duration) -> Self {
+    fn new(timeout: Duration, ends: Option<Instant>) -> Self {
         let now = Instant::now();
-        Self { timeout, beats: 0, heard: now, told: None, begun: now, timed_out: false, give_up: None }
+        Self { timeout, ends, beats: 0, heard: now, told: None, begun: now, timed_out: false, give_up: None }
     }
 
     /// How long until the next look.
     fn tick(&self) -> Duration {
         let first = self.begun + FIRST_PROGRESS;
-        first.checked_duration_since(Instant::now()).filter(|d| !d.is_zero()).unwrap_or(PROGRESS / 4)
+        let now = Instant::now();
+        let next = first.checked_duration_since(now).filter(|d| !d.is_zero()).unwrap_or(PROGRESS / 4);
+        let end = self.ends.and_then(|ends| ends.checked_duration_since(now)).filter(|d| !d.is_zero());
+        end.map_or(next, |end| next.min(end))
     }
 
     fn look(&mut self, progress: &connectors::Progress, waiting: bool, tell: impl FnOnce()) {
@@ -345,7 +369,7 @@ impl Watch {
             self.told = Some((beats, now));
             tell();
         }
-        if now >= self.heard + self.timeout {
+        if now >= self.heard + self.timeout || self.ends.is_some_and(|ends| now >= ends) {
             self.timed_out = true;
         }
     }
@@ -363,8 +387,10 @@ fn tell(agent: &Agent, job: &Job, progress: &connectors::Progress, started_at: T
     });
 }
 
-fn no_progress(timeout: Duration, repeat: Repeat, effect: Effect) -> Failure {
-    let message = format!("no progress for {} s", timeout.as_secs());
+fn no_progress(job: &Job, repeat: Repeat, effect: Effect) -> Failure {
+    let (what, timeout) =
+        (if job.is_call() { "not finished within" } else { "no progress for" }, job.envelope.timeout_s);
+    let message = format!("{what} {} s", timeout.max(1));
     let verdict = match (repeat, effect) {
         (Repeat::Never, Effect::Unknown) => Verdict::Permanent,
         (Repeat::Safe | Repeat::WithKey | Repeat::Never, _) => Verdict::Retry,

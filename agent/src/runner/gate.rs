@@ -88,6 +88,10 @@ impl AttemptGate {
 
     async fn try_pass(&self, intent: &Intent) -> Result<(), Failure> {
         let attempt = self.job.attempt;
+        if self.job.is_call() {
+            // Nothing is written for a call, and its ticket is always free.
+            return self.enter();
+        }
         if self.evidence {
             let value = serde_json::to_value(intent)
                 .map_err(|e| Failure::permanent(Code::Internal, "the intent cannot be written").detail(e))?;
@@ -110,6 +114,10 @@ impl AttemptGate {
                 return Err(Failure::cancelled());
             }
         }
+        self.enter()
+    }
+
+    fn enter(&self) -> Result<(), Failure> {
         if self.cancel.is_cancelled() || !self.passage.enter() {
             return Err(Failure::cancelled());
         }
@@ -127,6 +135,10 @@ impl Gate for AttemptGate {
 
     fn withdraw(&self) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + '_>> {
         Box::pin(async {
+            if self.job.is_call() {
+                self.passage.leave();
+                return Ok(());
+            }
             self.agent.journal.withdraw(self.job.attempt).await.map_err(|e| {
                 Failure::retry(Code::Internal, "the agent's journal cannot be written").detail(e)
             })?;

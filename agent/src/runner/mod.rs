@@ -8,6 +8,7 @@
 //! A drain ends what has not started, and past its grace what runs: as to be tried again.
 
 mod attempt;
+pub mod call;
 mod gate;
 mod input;
 mod keep;

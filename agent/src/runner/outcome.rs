@@ -29,15 +29,21 @@ pub async fn success(
         let message = format!("the result is longer than the {MAX_JSON} bytes allowed; ask for less at once");
         return (failed(Code::TooLarge, message), None);
     }
-    let receipt = receipt(agent, job, judged, &done, &text);
+    // A call has its row of the audit.
+    let receipt = if job.is_call() { None } else { receipt(agent, job, judged, &done, &text) };
     let Some(produced) = produced else {
         spool.discard();
         return (Outcome::Succeeded { result: done.result, output: None, receipt }, None);
     };
-    // Syncing a large file takes its time.
-    let store = move || if recalled { Ok(spool.recall()) } else { spool.store() };
-    let stored = tokio::task::spawn_blocking(store).await;
-    let stored = match stored.map_err(std::io::Error::other).and_then(|stored| stored) {
+    let stored = if !recalled && (job.is_call() || !spool.is_in_file()) {
+        // What is in memory needs no thread of its own, what somebody waits for no sync.
+        Ok(spool.store_as_it_is())
+    } else {
+        // Syncing a large file takes its time.
+        let store = move || if recalled { Ok(spool.recall()) } else { spool.store() };
+        tokio::task::spawn_blocking(store).await.map_err(std::io::Error::other).and_then(|stored| stored)
+    };
+    let stored = match stored {
         Ok(stored) => stored,
         Err(cause) => {
             error!(error = %cause, "The output cannot be kept");

@@ -238,6 +238,20 @@ impl OutputSpool {
         File::open(self.spool.path())?.sync_all()
     }
 
+    /// Whether it went to its file.
+    pub fn is_in_file(&self) -> bool {
+        matches!(&*self.content.lock().unwrap_or_else(PoisonError::into_inner), Content::File(_))
+    }
+
+    /// Where the output is, after its writer was shut down; nothing is synced.
+    pub fn store_as_it_is(self) -> Stored {
+        let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *content {
+            Content::Memory(bytes) => Stored::Memory(std::mem::take(bytes).into()),
+            Content::File(_) => Stored::File,
+        }
+    }
+
     /// Where the output is, after its writer was shut down; a file is synced, with its folder.
     pub fn store(self) -> io::Result<Stored> {
         let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);

@@ -153,8 +153,13 @@ fn keep_owner(folder: &Path, file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Why the folder cannot be used, whose it is, and the command that mends it.
+/// Why the state folder cannot be used, whose it is, and the command that mends it.
 pub fn unwritable(path: &Path, error: &io::Error) -> String {
+    unwritable_folder("state", path, error)
+}
+
+/// The same of any folder that the agent writes into.
+pub fn unwritable_folder(what: &str, path: &Path, error: &io::Error) -> String {
     let (uid, gid) = (getuid().as_raw(), getgid().as_raw());
     let existing = path.ancestors().find(|p| p.exists());
     let owner = existing.and_then(|p| fs::metadata(p).ok().map(|m| (p, m.uid())));
@@ -165,7 +170,7 @@ pub fn unwritable(path: &Path, error: &io::Error) -> String {
         _ => format!("run `mkdir -p {0} && chown -R {uid}:{gid} {0}` on the host", path.display()),
     };
     format!(
-        "the state folder {} cannot be written: {error}{whose}; this agent runs as uid {uid}: {mend}",
+        "the {what} folder {} cannot be written: {error}{whose}; this agent runs as uid {uid}: {mend}",
         path.display()
     )
 }

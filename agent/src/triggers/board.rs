@@ -31,7 +31,7 @@ pub struct TriggerStatus {
     pub resource: Name,
     /// Its name.
     pub trigger: Name,
-    /// `pickup` or `watch`.
+    /// `pickup`, `watch`, `change`, or `notification` for a listener.
     pub kind: String,
     /// Whether it runs; if not, why.
     pub paused: Option<String>,
@@ -58,17 +58,26 @@ pub struct TriggerStatus {
 impl TriggerStatus {
     /// A few lines about it.
     pub fn sentence(&self) -> String {
-        let mut text = format!(
-            "{} {}/{}: {} taken, {} not yet, {} wait for the hub, {} to be put away, {} refused by the hub\n",
-            self.kind,
-            self.resource,
-            self.trigger,
-            self.taken,
-            self.seen,
-            self.waiting,
-            self.unsettled,
-            self.refused
-        );
+        let told =
+            [passerelle_protocol::CHANGE, passerelle_protocol::NOTIFICATION].contains(&self.kind.as_str());
+        let mut text = if told {
+            format!(
+                "{} {}/{}: {} taken, {} wait for the hub, {} refused by the hub\n",
+                self.kind, self.resource, self.trigger, self.taken, self.waiting, self.refused
+            )
+        } else {
+            format!(
+                "{} {}/{}: {} taken, {} not yet, {} wait for the hub, {} to be put away, {} refused by the hub\n",
+                self.kind,
+                self.resource,
+                self.trigger,
+                self.taken,
+                self.seen,
+                self.waiting,
+                self.unsettled,
+                self.refused
+            )
+        };
         let more = [("takes nothing for now", &self.paused), ("problem", &self.problem)];
         for (what, why) in more {
             text.extend(why.as_ref().map(|why| format!("  {what}: {why}\n")));
@@ -184,6 +193,11 @@ impl Board {
     pub fn waiting(&self) -> Vec<Key> {
         let entries = self.lock();
         entries.iter().filter(|(_, entry)| entry.counts.waiting > 0).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Whether something of it waits for the hub.
+    pub fn has_waiting(&self, key: &Key) -> bool {
+        self.lock().get(key).is_some_and(|entry| entry.counts.waiting > 0)
     }
 
     /// All triggers together.

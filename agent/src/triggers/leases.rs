@@ -9,11 +9,12 @@ use std::{
 };
 use tokio::time::Instant;
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Lease {
     number: u64,
     /// `None`: without end.
     until: Option<Instant>,
+    cursor: Option<String>,
 }
 
 /// See the [module](self). Leases outlive the connection that they came over: that is what their time is for.
@@ -27,17 +28,23 @@ impl Leases {
 
     /// These are all, as of `now`.
     pub fn replace(&self, leases: Vec<TriggerLease>, now: Instant) {
-        let lease = |TriggerLease { resource, trigger, lease, ttl_s }| {
+        let lease = |TriggerLease { resource, trigger, lease, ttl_s, cursor }| {
             let until = ttl_s.map(|seconds: u32| now + Duration::from_secs(seconds.into()));
-            (Key { resource, trigger }, Lease { number: lease, until })
+            (Key { resource, trigger }, Lease { number: lease, until, cursor })
         };
         *self.lock() = leases.into_iter().map(lease).collect();
     }
 
     /// The number under which a trigger may run now, if it may.
     pub fn held(&self, key: &Key, now: Instant) -> Option<u64> {
-        let lease = self.lock().get(key).copied()?;
+        let leases = self.lock();
+        let lease = leases.get(key)?;
         lease.until.is_none_or(|until| now < until).then_some(lease.number)
+    }
+
+    /// How far its feed was read, as the hub said last.
+    pub fn cursor(&self, key: &Key) -> Option<String> {
+        self.lock().get(key)?.cursor.clone()
     }
 }
 
@@ -55,6 +62,7 @@ mod tests {
             trigger: trigger.parse().unwrap(),
             lease,
             ttl_s,
+            cursor: None,
         };
         assert_eq!(leases.held(&key("a"), now), None);
         leases.replace(vec![lease("a", 3, Some(30)), lease("b", 4, None)], now);

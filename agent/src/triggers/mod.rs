@@ -1,13 +1,15 @@
-//! Pickup and watch: what the agent sends to the cloud by itself, by the operator's own rules.
+//! Pickup, watch and changes: what the agent sends to the cloud by itself, by the operator's own rules.
 //!
 //! - `leases`: which triggers may run here, as the hub says; `gate`: whether one may go on
 //! - `pickup`, `watch`: one task per trigger, which looks and takes; `steady`: whether a file is whole
+//! - `changes`: one task per change feed, which reads it page by page
 //! - `take`: one file into spool and journal; `send`: from there to the hub; `settle`: what follows once the hub has it
 //! - `board`: what is shown of all this
 //!
 //! Each step is committed to the journal before the next one begins: see `journal::events` for what a crash leaves.
 
 mod board;
+mod changes;
 mod gate;
 mod leases;
 mod pickup;
@@ -23,12 +25,13 @@ use crate::{
     settings::Resource,
 };
 pub use board::TriggerStatus;
-use passerelle_protocol::{Name, PICKUP, TriggerLease, WATCH, session::Attempt};
+use passerelle_protocol::{CHANGE, NOTIFICATION, Name, PICKUP, TriggerLease, WATCH, session::Attempt};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
+pub use take::{entry, spooled};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, timeout},
@@ -63,6 +66,12 @@ impl Triggers {
         self.leases.replace(leases, Instant::now());
         self.stirred.notify_waiters();
     }
+
+    /// Something with a content of this size was written to the journal, to be sent.
+    pub fn journalled(&self, key: &Key, size: u64) {
+        self.board.taken(key, size);
+        self.filled.notify_waiters();
+    }
 }
 
 /// Counts what the journal holds, and tells which files of the spool are needed for it.
@@ -74,8 +83,8 @@ pub async fn begin(agent: &Agent) -> Result<Vec<Attempt>, JournalError> {
     let mut held = Vec::new();
     for (id, token, size) in agent.journal.spooled_events().await? {
         match token {
-            Some(token) => held.push(take::spooled(token)),
-            None => agent.spool.resume_input(take::spooled(id.uuid()), size),
+            Some(token) => held.push(spooled(token)),
+            None => agent.spool.resume_input(spooled(id.uuid()), size),
         }
     }
     Ok(held)
@@ -108,6 +117,7 @@ pub async fn run(agent: Arc<Agent>) {
                 wanted.insert(Key { resource: resource.name.clone(), trigger }, (Arc::clone(resource), kind));
             }
         }
+        let listeners = settings.listeners.values().map(|listener| (listener.key(), NOTIFICATION));
         let stale: BTreeSet<Key> = running
             .iter()
             .filter(|(key, one)| {
@@ -120,10 +130,9 @@ pub async fn run(agent: Arc<Agent>) {
                 one.stop().await;
             }
         }
-        agent
-            .triggers
-            .board
-            .configured(&wanted.iter().map(|(key, (_, kind))| (key.clone(), *kind)).collect());
+        agent.triggers.board.configured(
+            &wanted.iter().map(|(key, (_, kind))| (key.clone(), *kind)).chain(listeners).collect(),
+        );
         for (key, (resource, _)) in wanted {
             if !running.contains_key(&key)
                 && let Some(one) = start(&agent, &resource, &key)
@@ -143,6 +152,10 @@ fn start(agent: &Arc<Agent>, resource: &Arc<Resource>, key: &Key) -> Option<Runn
         let kind = pickup::kind()?;
         let one = pickup::Running::new(agent, shared, rule.clone(), key.clone(), kind, stop.clone());
         tokio::spawn(one.run().in_current_span())
+    } else if let Some(rule) = resource.changes.iter().find(|rule| rule.name == name) {
+        let kind = changes::kind()?;
+        let one = changes::Running::new(agent, shared, rule.clone(), key.clone(), kind, stop.clone());
+        tokio::spawn(one.run().in_current_span())
     } else {
         let rule = resource.watches.iter().find(|rule| rule.name == name)?;
         let kind = watch::kind()?;
@@ -157,6 +170,7 @@ impl Resource {
     pub fn triggers(&self) -> impl Iterator<Item = (Name, &'static str)> {
         let pickups = self.pickups.iter().map(|rule| (&rule.name, PICKUP));
         let watches = self.watches.iter().map(|rule| (&rule.name, WATCH));
-        pickups.chain(watches).filter_map(|(name, kind)| Some((name.parse().ok()?, kind)))
+        let changes = self.changes.iter().map(|rule| (&rule.name, CHANGE));
+        pickups.chain(watches).chain(changes).filter_map(|(name, kind)| Some((name.parse().ok()?, kind)))
     }
 }

@@ -12,7 +12,7 @@ use crate::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use passerelle_protocol::{
-    Event, EventAck, EventId, EventPayload, EventRefused, OutputPayload, PayloadSource,
+    CHANGE, Event, EventAck, EventId, EventPayload, EventRefused, NOTIFICATION, OutputPayload, PayloadSource,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,6 +35,8 @@ const LOOK: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(1);
 /// The media type of files, of which nobody says what is in them.
 const MEDIA_TYPE: &str = "application/octet-stream";
+/// When to send what a listener took again to a hub that has not heard of the listener, in milliseconds.
+const UNHEARD_MS: u64 = 2_000;
 /// The longest wait that the hub may ask for.
 const MOST_WAIT: Duration = Duration::from_secs(600);
 
@@ -149,7 +151,7 @@ fn source(agent: &Arc<Agent>, taken: &Taken, uploaded: bool) -> Option<PayloadSo
                 let content = OutputPayload {
                     size: taken.seen.size,
                     sha256: taken.sha256,
-                    media_type: MEDIA_TYPE.to_owned(),
+                    media_type: media_type(taken),
                     data: None,
                 };
                 let (agent, id) = (Arc::clone(agent), taken.id);
@@ -203,16 +205,23 @@ async fn bring(agent: &Arc<Agent>, id: EventId, content: &OutputPayload, path: &
 }
 
 fn message(taken: Taken, source: PayloadSource) -> Option<Event> {
-    let data = serde_json::to_value(taken.file()).ok()?;
-    let payload = EventPayload {
+    let data = match &taken.told {
+        Some(told) => serde_json::from_str(&told.data).ok()?,
+        None => serde_json::to_value(taken.file()).ok()?,
+    };
+    let payload = taken.told.as_ref().is_none_or(|told| told.media_type.is_some()).then(|| EventPayload {
         size: taken.seen.size,
         sha256: taken.sha256,
-        media_type: MEDIA_TYPE.to_owned(),
+        media_type: media_type(&taken),
         source,
-    };
+    });
     let Taken { id, key, kind, lease, occurred_at, .. } = taken;
     let Key { resource, trigger } = key;
-    Some(Event { id, resource, trigger, kind, lease, occurred_at, data, payload: Some(payload) })
+    Some(Event { id, resource, trigger, kind, lease, occurred_at, data, payload })
+}
+
+fn media_type(taken: &Taken) -> String {
+    taken.told.as_ref().and_then(|told| told.media_type.as_deref()).unwrap_or(MEDIA_TYPE).to_owned()
 }
 
 /// The hub has it.
@@ -238,7 +247,9 @@ pub async fn acked(agent: &Arc<Agent>, ack: EventAck) {
 pub async fn refused(agent: &Arc<Agent>, refused: EventRefused) {
     let EventRefused { id, code, message, retry_after_ms } = refused;
     let Ok(Some(place)) = agent.journal.event_place(id).await else { return };
-    match retry_after_ms {
+    // Whoever posted was told that it will be delivered: a listener that the hub has not heard of yet is so soon.
+    let unheard = place.kind.as_str() == NOTIFICATION && code == "forbidden";
+    match retry_after_ms.or(unheard.then_some(UNHEARD_MS)) {
         Some(after) => {
             debug!(event_id = %id, code, message, "The hub does not take an event now");
             let until = Instant::now() + Duration::from_millis(after).min(MOST_WAIT);
@@ -257,7 +268,11 @@ pub async fn refused(agent: &Arc<Agent>, refused: EventRefused) {
 /// The hub does not want it: the file stays where it is, and the next one has its turn.
 async fn give_up(agent: &Arc<Agent>, id: EventId, why: String) {
     let Ok(Some(Place { key, kind, path, .. })) = agent.journal.event_place(id).await else { return };
-    warn!(event_id = %id, resource = %key.resource, trigger = %key.trigger, path, why, "The hub refused a file; it stays where it is until it changes");
+    if [CHANGE, NOTIFICATION].contains(&kind.as_str()) {
+        warn!(event_id = %id, resource = %key.resource, trigger = %key.trigger, why, "The hub refused an event for good");
+    } else {
+        warn!(event_id = %id, resource = %key.resource, trigger = %key.trigger, path, why, "The hub refused a file; it stays where it is until it changes");
+    }
     let row = entry(Kind::EventRefused, &key, &kind, &path, id, Some(why.clone()));
     match agent.journal.event_refused(id, why.clone(), row).await {
         Ok(Some(answered)) => {

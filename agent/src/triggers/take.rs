@@ -162,6 +162,7 @@ async fn write(agent: &Agent, what: What, sha256: Sha256, token: Uuid, stored: S
         content,
         marker,
         follow,
+        told: None,
     };
     match agent.journal.take(taken, remember, entry).await {
         Ok(true) => {

@@ -9,8 +9,8 @@ use crate::{
     VERSION,
     agent::Agent,
     audit::{Entry, Kind},
-    clock,
-    outbox::Answer,
+    clock, listeners,
+    outbox::{Answer, CallAnswer},
     registry::Cause,
     report,
     state::Refusal,
@@ -20,7 +20,7 @@ use crate::{
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
 use passerelle_protocol::{
-    HeldAction, Hello, PROTOCOL_VERSION, Refuse, VersionRange, Welcome,
+    CallResult, HeldAction, Hello, PROTOCOL_VERSION, Refuse, VersionRange, Welcome,
     limits::{MAX_HUB_KEYS, MAX_JOBS},
     session::{AgentEvent, AgentSession, Attempt, Frame},
 };
@@ -37,6 +37,8 @@ use tracing::{Span, debug, error, info, trace, warn};
 
 /// Frames that wait for the writer; what does not fit stays in the session, which bounds it.
 const WRITE_QUEUE: usize = 64;
+/// How long calls may go on when the session is to be opened anew.
+const LAST_CALLS: Duration = Duration::from_secs(2);
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -49,7 +51,7 @@ enum Write {
 pub async fn drive(agent: &Arc<Agent>, socket: Socket, heard: &mut u64) -> Ended {
     // Before the settings are read: a change in between is then not missed.
     let mut announced = agent.announced.subscribe();
-    let session = match AgentSession::new(hello(agent), std::time::Instant::now()) {
+    let session = match AgentSession::new(hello(agent).await, std::time::Instant::now()) {
         Ok(session) => session,
         Err(reason) => return Ended::Failed { why: reason.to_string(), hint: None },
     };
@@ -59,13 +61,24 @@ pub async fn drive(agent: &Arc<Agent>, socket: Socket, heard: &mut u64) -> Ended
     let mut reports = report::feed(agent);
     let mut events = send::feed(agent);
     let mut tunnel = Driver { agent, session, epoch: 0, refused: None };
+    let mut renewal: Option<Instant> = None;
     let ended = loop {
+        tunnel.answer_calls();
         let blocked = tunnel.flush(&writes);
         tunnel.take_events();
         if tunnel.session.closed().is_some() {
             break None;
         }
         let due = tunnel.session.poll_timeout().map_or_else(far, Instant::from_std);
+        if let Some(at) = renewal {
+            if tunnel.session.open_calls() == 0 || Instant::now() >= at {
+                tunnel.flush(&writes);
+                goodbye(&writes, &mut writer, 1000).await;
+                agent.calls.stop_all(Cause::Hub);
+                return Ended::Renewed;
+            }
+        }
+        let due = renewal.map_or(due, |at| due.min(at));
         tokio::select! {
             message = stream.next() => { *heard += 1; match message {
                 Some(Ok(Message::Text(text))) => {
@@ -101,17 +114,20 @@ pub async fn drive(agent: &Arc<Agent>, socket: Socket, heard: &mut u64) -> Ended
             }
             Ok(()) = announced.changed() => {
                 info!("The agent offers something else than before: the session is opened anew");
-                tunnel.flush(&writes);
-                goodbye(&writes, &mut writer, 1000).await;
-                return Ended::Renewed;
+                // Calls end with the connection: those under way get a moment.
+                tunnel.session.take_no_calls();
+                renewal = renewal.or_else(|| Instant::now().checked_add(LAST_CALLS));
             }
             () = agent.close.cancelled() => {
                 tunnel.flush(&writes);
                 goodbye(&writes, &mut writer, 1000).await;
+                agent.calls.stop_all(Cause::Hub);
                 return Ended::Closed;
             }
         }
     };
+    // Nobody hears of their results any more.
+    agent.calls.stop_all(Cause::Hub);
     tunnel.take_events();
     let reason = tunnel.session.closed().cloned();
     let code = reason.as_ref().map_or(1000, |reason| reason.close_code());
@@ -179,8 +195,41 @@ impl Driver<'_> {
         for (attempt, intent) in batch.asks {
             self.session.commit(attempt, intent, std::time::Instant::now());
         }
+        for cursor in batch.cursors {
+            self.session.tell_cursor(cursor);
+        }
         if let Some(grace_s) = batch.draining {
             self.session.drain(grace_s);
+        }
+    }
+
+    /// Answers calls, as far as the hub reads.
+    fn answer_calls(&mut self) {
+        while self.session.can_end_call()
+            && let Some(answer) = self.agent.outbox.next_call_answer()
+        {
+            match answer {
+                CallAnswer::Declined(declined) => self.session.decline_call(declined),
+                CallAnswer::Ended(result) => {
+                    let call = result.call;
+                    if let Err(reason) = self.session.end_call(result) {
+                        error!(call_id = %call, error = %reason, "The result of a call cannot be sent");
+                        // Its parts are bounded, so this is a fault of ours.
+                        let message = "the result of the call cannot be sent".to_owned();
+                        let code = passerelle_protocol::Code::Internal;
+                        let outcome =
+                            passerelle_protocol::Outcome::Failed(passerelle_protocol::Failure::new(
+                                passerelle_protocol::Verdict::Permanent,
+                                passerelle_protocol::Effect::Unknown,
+                                code,
+                                message,
+                            ));
+                        let finished_at = clock::now();
+                        let result = CallResult { call, outcome, started_at: None, finished_at };
+                        drop(self.session.end_call(result));
+                    }
+                }
+            }
         }
     }
 
@@ -200,6 +249,8 @@ impl Driver<'_> {
                         }
                     });
                 }
+                AgentEvent::Called(call) => self.agent.called(call, self.epoch),
+                AgentEvent::CallCancelled(call) => self.agent.calls.stop(call),
                 AgentEvent::CancelRequested(attempt) => self.agent.registry.stop(attempt, Cause::Hub),
                 AgentEvent::CommitGranted(attempt) => {
                     self.agent.journal.granted(attempt);
@@ -284,7 +335,7 @@ impl Driver<'_> {
     }
 }
 
-fn hello(agent: &Agent) -> Hello {
+async fn hello(agent: &Agent) -> Hello {
     let settings = agent.settings();
     let (connectors, mut resources) = settings.announcements();
     for (name, paused) in agent.pauses.now() {
@@ -309,6 +360,8 @@ fn hello(agent: &Agent) -> Hello {
         held,
         hub_keys,
         triggers: settings.triggers(),
+        calls: settings.calls(agent.calls.issued_after()),
+        listeners: listeners::announcements(agent).await,
     }
 }
 

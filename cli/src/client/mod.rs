@@ -4,7 +4,7 @@ mod tls;
 mod upload;
 
 use crate::{Failure, args::Connection, render};
-use passerelle_protocol::http::Problem;
+use passerelle_protocol::{Code, http::Problem};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use std::{path::Path, time::Duration};
@@ -21,6 +21,21 @@ const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 const TRIES: u32 = 4;
 /// The longest `?wait=` that a hub takes.
 const MAX_WAIT: u64 = 60;
+
+/// What became of a call.
+pub(crate) enum Called {
+    /// It took effect; the hub's JSON.
+    Done(Value),
+    /// It failed.
+    Failed {
+        /// The code.
+        code: String,
+        /// Why.
+        message: String,
+        /// What it did.
+        effect: String,
+    },
+}
 
 /// A connection to a hub.
 #[derive(Clone)]
@@ -169,6 +184,28 @@ impl Client {
                 request.query(&[("wait", seconds)]).timeout(ANSWER_TIMEOUT + Duration::from_secs(seconds));
         }
         self.ask(request).await
+    }
+
+    /// Has an operation carried out at once. Never sent twice: a lost answer may be that of an effect.
+    pub(crate) async fn call(&self, body: &Value, within: Duration) -> Result<Called, Failure> {
+        let request = self.request(Method::POST, "v1/calls")?.timeout(ANSWER_TIMEOUT + within).json(body);
+        let answer = self.once(request).await?;
+        if answer.status.is_success() {
+            return answer.json().map(Called::Done);
+        }
+        let problem: Value = serde_json::from_str(&answer.text).unwrap_or_default();
+        let text = |key: &str| problem.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (code, message, effect) = (text("code"), text("detail"), text("effect"));
+        if code.parse::<Code>().is_ok() && !effect.is_empty() {
+            return Ok(Called::Failed { code, message, effect });
+        }
+        Err(refusal(answer.status, &answer.text))
+    }
+
+    /// A blob's content, as a stream.
+    pub(crate) async fn blob(&self, id: &str) -> Result<Response, Failure> {
+        let id: uuid::Uuid = id.parse().map_err(|_| Failure::hub(format!("{id:?} is no blob id")))?;
+        self.stream(self.request(Method::GET, &format!("v1/blobs/{id}"))?).await
     }
 
     /// Sends a request that may be repeated: again after a lost answer, a fault of a gateway or a full hub.

@@ -1,6 +1,6 @@
 //! The folder in which everything of `dev` lies, and the agent's configuration in it.
 
-use super::app::App;
+use super::{app::App, crm::Crm};
 use crate::Failure;
 use std::{
     fs,
@@ -15,6 +15,8 @@ use url::Url;
 pub(super) const ACCOUNTING: &str = "accounting";
 /// The in-house application's resource.
 pub(super) const ORDERS: &str = "orders-app";
+/// The CRM's resource.
+pub(super) const CRM: &str = "crm";
 
 /// The folder; a temporary one goes with this value.
 pub(super) struct Folder {
@@ -98,7 +100,7 @@ impl Folder {
     }
 
     /// Writes the agent's configuration folder, as an operator would.
-    pub(super) fn write_agent(&self, bootstrap: &Bootstrap, app: &App) -> Result<(), Failure> {
+    pub(super) fn write_agent(&self, bootstrap: &Bootstrap, app: &App, crm: &Crm) -> Result<(), Failure> {
         let config = self.agent_config();
         let token = self.bootstrap().join("enrolment-token");
         let token = fs::read_to_string(&token).map_err(|e| {
@@ -106,8 +108,9 @@ impl Folder {
         })?;
         write(&config.join("secrets/enrolment-token"), &token, 0o600)?;
         write(&config.join("secrets/orders-token"), app.token(), 0o600)?;
+        write(&config.join("secrets/crm-token"), crm.token(), 0o600)?;
         write(&config.join("agent.toml"), &self.agent_toml(bootstrap), 0o644)?;
-        write(&config.join("resources.d/dev.toml"), &self.resources_toml(app)?, 0o644)
+        write(&config.join("resources.d/dev.toml"), &(self.resources_toml(app)? + &crm.resource(CRM)), 0o644)
     }
 
     fn agent_toml(&self, bootstrap: &Bootstrap) -> String {

@@ -1,9 +1,10 @@
-//! `passerelle dev`: hub, agent, a shared folder and an in-house application in one process tree on loopback.
+//! `passerelle dev`: hub, agent, a shared folder, an in-house application and a small CRM in one process tree on loopback.
 //!
 //! Hub and agent are the real ones: this program executes itself again, once as each. They hold a pipe to their
 //! parent and end when it goes, so nothing is left behind however it ends.
 
 mod app;
+mod crm;
 mod folder;
 mod part;
 mod sample;
@@ -12,6 +13,7 @@ pub(crate) use part::{AGENT_PART, HUB_PART, part};
 
 use crate::{Failure, args::Dev, client::Client, out::Out};
 use app::App;
+use crm::Crm;
 use folder::{Bootstrap, Folder};
 use part::Part;
 use sample::Delivery;
@@ -62,11 +64,11 @@ async fn stage(command: &Dev, folder: &Folder, parts: &mut Vec<Part>, out: &Out)
     eprintln!("starting the hub");
     let bootstrap = start_hub(command.listen, folder, parts).await?;
     let client = Client::at(&bootstrap.url, &bootstrap.api_key, bootstrap.ca_file.as_deref())?;
-    eprintln!("starting the in-house application and the agent");
-    let app = App::start().await?;
-    start_agent(folder, &bootstrap, &app, &client, parts).await?;
+    eprintln!("starting the in-house application, the sample CRM and the agent");
+    let (app, crm) = (App::start().await?, Crm::start().await?);
+    start_agent(folder, &bootstrap, (&app, &crm), &client, parts).await?;
     eprintln!("submitting the sample jobs");
-    let context = sample::Context { client: &client, folder, app: &app, site: &bootstrap.site };
+    let context = sample::Context { client: &client, folder, app: &app, crm: &crm, site: &bootstrap.site };
     let deliveries = match sample::deliver(&context).await {
         Ok(deliveries) => deliveries,
         Err(failure) => {
@@ -112,11 +114,11 @@ async fn start_hub(listen: SocketAddr, folder: &Folder, parts: &mut Vec<Part>) -
 async fn start_agent(
     folder: &Folder,
     bootstrap: &Bootstrap,
-    app: &App,
+    (app, crm): (&App, &Crm),
     client: &Client,
     parts: &mut Vec<Part>,
 ) -> Result<(), Failure> {
-    folder.write_agent(bootstrap, app)?;
+    folder.write_agent(bootstrap, app, crm)?;
     let arguments = ["run".into(), "--config".into(), folder.agent_config().into()];
     let agent = keep(parts, Part::start("agent", AGENT_PART, &arguments, folder.log("agent"))?);
     let path = format!("v1/sites/{}/resources", bootstrap.site);

@@ -1,8 +1,9 @@
-//! The two sample jobs, and the proof from the targets' side that they arrived.
+//! The sample jobs, and the proof from the targets' side that they arrived.
 
 use super::{
     app::App,
-    folder::{ACCOUNTING, Folder, ORDERS},
+    crm::Crm,
+    folder::{ACCOUNTING, CRM, Folder, ORDERS},
 };
 use crate::{
     Failure,
@@ -34,6 +35,7 @@ pub(super) struct Context<'a> {
     pub(super) client: &'a Client,
     pub(super) folder: &'a Folder,
     pub(super) app: &'a App,
+    pub(super) crm: &'a Crm,
     pub(super) site: &'a str,
 }
 
@@ -88,7 +90,28 @@ pub(super) async fn deliver(context: &Context<'_>) -> Result<Vec<Delivery>, Fail
         .ok_or_else(|| Failure::job("the in-house application was not told of the order"))?;
     let place = format!("POST {}{EVENT_PATH}", context.app.url());
     let event = proven("Order-validated notification", place, EVENT, &arrived.body, &job, &value)?;
-    Ok(vec![export, event])
+    Ok(vec![export, event, contact(context).await?])
+}
+
+/// A customer who is to be in the CRM.
+async fn contact(context: &Context<'_>) -> Result<Delivery, Failure> {
+    let guid = "7a3f6c1e-5a0d-4f0e-9b8c-2f1d3e4a5b6c";
+    let fields =
+        json!({ "last_name": "Durand", "first_name": "Camille", "email": "camille.durand@example.com" });
+    let upsert = json!({
+        "site": context.site,
+        "resource": CRM,
+        "operation": "upsert",
+        "params": { "entity": "contact", "key": { "external_id": guid }, "fields": fields },
+    });
+    let (job, value) = finish(context.client, "the customer's contact", &upsert).await?;
+    let (place, found) =
+        context.crm.contact(guid).ok_or_else(|| Failure::job("the sample CRM has no such contact"))?;
+    // There each field has its own name.
+    let arrived =
+        json!({ "last_name": found["nom"], "first_name": found["prenom"], "email": found["email"] });
+    let (sent, arrived) = (fields.to_string(), arrived.to_string());
+    proven("Customer in the CRM", place, sent.as_bytes(), arrived.as_bytes(), &job, &value)
 }
 
 fn payload(content: &[u8], media_type: &str) -> Value {

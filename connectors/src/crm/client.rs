@@ -28,7 +28,7 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 /// If a secret or the CA file cannot be used.
 pub(super) fn exchange(settings: &Settings, base: &Path) -> Result<Exchange, BuildError> {
     let oauth = match &settings.auth {
-        Some(Auth::Oauth { settings, .. }) => Some(settings),
+        Some(Auth::Oauth { settings, .. }) => Some(settings.as_ref()),
         _ => None,
     };
     let speaks_tls = settings.url.scheme() == "https"

@@ -4,9 +4,9 @@ use super::{
     dialect::Dialect,
     dolibarr, espocrm,
     exchange::Exchange,
-    odoo, rest,
+    odata, odoo, rest,
     settings::{Findings, Settings},
-    suitecrm,
+    suitecrm, tryton,
 };
 use crate::BuildError;
 use std::{path::Path, sync::Arc};
@@ -48,5 +48,12 @@ impl std::fmt::Debug for Product {
 }
 
 /// Every product, in the order in which they are named to operators.
-pub(crate) static PRODUCTS: &[Product] =
-    &[rest::PRODUCT, odoo::PRODUCT, espocrm::PRODUCT, dolibarr::PRODUCT, suitecrm::PRODUCT];
+pub(crate) static PRODUCTS: &[Product] = &[
+    rest::PRODUCT,
+    tryton::PRODUCT,
+    odata::PRODUCT,
+    odoo::PRODUCT,
+    espocrm::PRODUCT,
+    dolibarr::PRODUCT,
+    suitecrm::PRODUCT,
+];

@@ -25,6 +25,7 @@ mod espocrm;
 mod exchange;
 mod feed;
 mod mask;
+mod odata;
 mod odoo;
 mod params;
 mod reading;
@@ -34,6 +35,7 @@ mod shape;
 mod suitecrm;
 #[cfg(test)]
 mod tests;
+mod tryton;
 mod upsert;
 mod vocabulary;
 

@@ -131,7 +131,7 @@ pub(crate) enum Auth {
     /// A key whose secret signs each request.
     Hmac { key: String, secret: SecretRef },
     /// An access token of a token server: client credentials, or the password grant with a user's name and password.
-    Oauth { settings: OauthSettings, client_secret: SecretRef },
+    Oauth { settings: Box<OauthSettings>, client_secret: SecretRef },
 }
 
 impl Auth {
@@ -402,7 +402,7 @@ impl Reader<'_> {
                     password,
                 };
                 let settings = raw.check(&mut |key, message| self.wrong(&format!("auth.{key}"), message));
-                Some(Auth::Oauth { settings: settings?, client_secret: own? })
+                Some(Auth::Oauth { settings: Box::new(settings?), client_secret: own? })
             }
             _ => {
                 let (name, value) = (header?, value?);

@@ -149,7 +149,18 @@ async fn plain(
 
 /// Finds or stores a submission's payload.
 async fn payload(app: &App, tenant: &Name, checked: &Checked) -> Result<Option<PayloadRef>, Problem> {
-    let Some(payload) = &checked.payload else { return Ok(None) };
+    match &checked.payload {
+        Some(payload) => find_payload(app, tenant, payload).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The same for one payload.
+pub(super) async fn find_payload(
+    app: &App,
+    tenant: &Name,
+    payload: &submission::Payload,
+) -> Result<PayloadRef, Problem> {
     let media_type = payload.media_type.clone();
     let stored = match &payload.content {
         PayloadContent::Inline(bytes) if payload.is_small() => PayloadRef {
@@ -181,7 +192,7 @@ async fn payload(app: &App, tenant: &Name, checked: &Checked) -> Result<Option<P
             PayloadRef { blob: info.id, size: info.size, sha256: info.sha256, media_type, data: None }
         }
     };
-    Ok(Some(stored))
+    Ok(stored)
 }
 
 /// Which jobs to list.
@@ -381,13 +392,4 @@ pub async fn output(
     Download { content, size: output.size, sha256: output.sha256, media_type: &output.media_type }
         .answer(&headers)
         .await
-}
-
-/// A real-time call: not built yet.
-#[utoipa::path(
-    post, path = "/v1/calls", tag = "calls",
-    responses((status = 501, body = ProblemDocument, description = "`not_implemented`"))
-)]
-pub async fn call(_: Allowed<JobsWrite>) -> Problem {
-    Problem::not_implemented("POST /v1/calls")
 }

@@ -25,6 +25,12 @@ struct Request {
     status: u16,
 }
 
+/// The label of a call.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Called {
+    code: &'static str,
+}
+
 /// The label of what the retention removed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Removed {
@@ -39,6 +45,7 @@ pub struct Metrics {
     seconds: Histogram,
     submitted: Counter,
     repeated: Counter,
+    called: Family<Called, Counter>,
     enrolments: Counter,
     refused_agents: Counter,
     agent_clones: Counter,
@@ -93,6 +100,7 @@ impl Default for Metrics {
             seconds: Histogram::new(exponential_buckets(0.001, 2.0, 17)),
             submitted: Counter::default(),
             repeated: Counter::default(),
+            called: Family::default(),
             enrolments: Counter::default(),
             refused_agents: Counter::default(),
             agent_clones: Counter::default(),
@@ -107,6 +115,7 @@ impl Default for Metrics {
         registry.register("http_request_seconds", "Time to the head of the answer", m.seconds.clone());
         registry.register("jobs_submitted", "Jobs stored on submission", m.submitted.clone());
         registry.register("jobs_repeated", "Submissions answered by an idempotency key", m.repeated.clone());
+        registry.register("calls", "Real-time calls answered, by code", m.called.clone());
         registry.register("enrolments", "Agents enrolled", m.enrolments.clone());
         registry.register("agents_refused", "Refused enrolments and tunnels", m.refused_agents.clone());
         registry.register(
@@ -136,6 +145,11 @@ impl Metrics {
     /// A submission was answered; `created` unless its idempotency key was seen.
     pub fn submission(&self, created: bool) {
         if created { &self.submitted } else { &self.repeated }.inc();
+    }
+
+    /// A call was answered: `ok`, or the code of its problem document.
+    pub fn called(&self, code: &'static str) {
+        self.called.get_or_create(&Called { code }).inc();
     }
 
     /// An agent enrolled.

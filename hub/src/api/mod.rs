@@ -8,6 +8,7 @@ mod agents;
 pub mod auth;
 mod blobs;
 mod body;
+mod calls;
 mod envelope;
 mod event_upload;
 mod events;
@@ -134,7 +135,7 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(jobs::retry))
         .routes(routes!(jobs::resolve))
         .routes(routes!(jobs::output))
-        .routes(routes!(jobs::call))
+        .routes(routes!(calls::call))
         .routes(routes!(blobs::create))
         .routes(routes!(blobs::offset, blobs::append, blobs::download))
         .routes(routes!(sites::list))

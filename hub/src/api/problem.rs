@@ -5,7 +5,7 @@
 use crate::clock;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use passerelle_protocol::ApiCode;
+use passerelle_protocol::{ApiCode, Effect};
 use serde::Serialize;
 
 /// The media type of a problem document.
@@ -18,6 +18,7 @@ pub struct Problem {
     code: String,
     detail: String,
     server_time: bool,
+    effect: Option<Effect>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -39,6 +40,10 @@ pub struct ProblemDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = "date-time")]
     server_time: Option<jiff::Timestamp>,
+    /// Of a failed call: `not_applied`, or `unknown` if it may have taken effect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    effect: Option<Effect>,
 }
 
 impl Problem {
@@ -51,7 +56,14 @@ impl Problem {
     /// A problem with a code from elsewhere, as the tunnel's refusals.
     #[must_use]
     pub fn with_code(status: StatusCode, code: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { status, code: code.into(), detail: detail.into(), server_time: false, headers: Vec::new() }
+        Self {
+            status,
+            code: code.into(),
+            detail: detail.into(),
+            server_time: false,
+            effect: None,
+            headers: Vec::new(),
+        }
     }
 
     /// 400 `bad_request`.
@@ -90,6 +102,13 @@ impl Problem {
     #[must_use]
     pub fn with_server_time(mut self) -> Self {
         self.server_time = true;
+        self
+    }
+
+    /// Says what a failed call did.
+    #[must_use]
+    pub fn effect(mut self, effect: Effect) -> Self {
+        self.effect = Some(effect);
         self
     }
 
@@ -147,6 +166,7 @@ impl IntoResponse for Problem {
             code: self.code,
             detail: self.detail,
             server_time: self.server_time.then(clock::now),
+            effect: self.effect,
         };
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));

@@ -1,4 +1,4 @@
-//! `/v1/events/received`: what agents' triggers saw.
+//! `/v1/events/received`: what agents' triggers saw and their listeners were told.
 
 use super::{
     App, List,
@@ -33,7 +33,7 @@ pub struct ListQuery {
     /// Only of triggers of this name.
     #[param(value_type = Option<String>)]
     trigger: Option<Name>,
-    /// Only of this kind: `pickup` or `watch`.
+    /// Only of this kind: `pickup`, `watch`, `change` or `notification`.
     #[param(value_type = Option<String>)]
     kind: Option<Name>,
     /// Only stored at this time or later.

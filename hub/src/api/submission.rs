@@ -149,6 +149,11 @@ impl Payload {
         matches!(&self.content, PayloadContent::Inline(bytes) if bytes.len() <= MAX_INLINE_PAYLOAD)
     }
 
+    /// Whether its content came with the submission.
+    pub fn is_inline(&self) -> bool {
+        matches!(&self.content, PayloadContent::Inline(_))
+    }
+
     /// The event that it is the payload of.
     pub fn event(&self) -> Option<EventId> {
         match &self.content {
@@ -269,7 +274,7 @@ pub(super) fn on_failure(wish: Option<OnFailure>) -> Option<String> {
 }
 
 impl SubmittedPayload {
-    fn check(self) -> Result<Payload, Problem> {
+    pub(super) fn check(self) -> Result<Payload, Problem> {
         let as_told = self.media_type.is_none();
         let (content, usual) = match (self.text, self.base64, self.blob, self.event) {
             (Some(text), None, None, None) => {

@@ -136,7 +136,7 @@ impl Files {
     }
 
     /// A new file name for content whose digest is not known yet.
-    pub(super) fn temporary(&self) -> PathBuf {
+    pub(crate) fn temporary(&self) -> PathBuf {
         self.uploads.join(format!("{}.part", clock::new_uuid7()))
     }
 

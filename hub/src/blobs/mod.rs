@@ -9,6 +9,7 @@
 
 mod collect;
 mod files;
+mod fleeting;
 mod receive;
 
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod tests;
 
 pub use collect::Collected;
 pub(crate) use files::Files;
+pub(crate) use fleeting::Transfers;
 
 use crate::{
     clock,

@@ -85,6 +85,24 @@ impl Receiver {
         Ok(self.file.get_ref().sync_all().await?)
     }
 
+    /// Brings all of it into the file; nothing is synced.
+    pub(super) async fn flush(&mut self) -> Result<(), Error> {
+        Ok(self.file.flush().await?)
+    }
+
+    /// As [`Self::finish`], without a sync.
+    ///
+    /// # Errors
+    /// Those of [`Self::finish`].
+    pub(super) async fn finish_unsynced(
+        mut self,
+        path: &Path,
+        expected: Option<Sha256>,
+    ) -> Result<(u64, Sha256), Error> {
+        self.flush().await?;
+        self.judge(path, expected).await
+    }
+
     /// Syncs, and checks the digest of all of it.
     ///
     /// # Errors
@@ -95,6 +113,10 @@ impl Receiver {
         expected: Option<Sha256>,
     ) -> Result<(u64, Sha256), Error> {
         self.sync().await?;
+        self.judge(path, expected).await
+    }
+
+    async fn judge(self, path: &Path, expected: Option<Sha256>) -> Result<(u64, Sha256), Error> {
         let actual = match self.digest {
             Some(digest) => to_digest(digest),
             None => {

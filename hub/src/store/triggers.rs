@@ -12,7 +12,10 @@ use super::{
     writer::Tx,
 };
 use jiff::Timestamp;
-use passerelle_protocol::{AgentId, Hello, Name, PICKUP, TriggerLease, WATCH, limits::MAX_TRIGGERS};
+use passerelle_protocol::{
+    AgentId, CHANGE, Hello, NOTIFICATION, Name, PICKUP, TriggerCursor, TriggerLease, WATCH,
+    limits::MAX_TRIGGERS,
+};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use std::{collections::HashMap, time::Duration};
 
@@ -22,6 +25,8 @@ const SLACK: Duration = Duration::from_secs(30);
 const AHEAD: u32 = 3;
 /// How long events are taken for a trigger that is announced no more: its agent may still have some in its spool.
 const KEPT: Duration = Duration::from_secs(400 * 24 * 3600);
+/// How many bytes of cursors one list of leases carries; the triggers after that go on from their agent's own.
+const MAX_CURSORS: usize = 256 * 1024;
 /// How many triggers are remembered of an agent, with those that it announces no more.
 const MOST: usize = 4 * MAX_TRIGGERS;
 
@@ -37,14 +42,12 @@ pub(super) fn announced(tx: &Tx<'_>, agent: AgentId, hello: &Hello) -> Result<()
          current = 1",
     )?;
     // What another kind means is not known here, so nobody may run it.
-    for trigger in hello.triggers.iter().filter(|t| [PICKUP, WATCH].contains(&t.kind.as_str())) {
-        upsert.execute(params![
-            key,
-            trigger.resource.as_str(),
-            trigger.name.as_str(),
-            trigger.kind.as_str(),
-            ms(tx.now)
-        ])?;
+    let known = |kind: &str| [PICKUP, WATCH, CHANGE].contains(&kind);
+    let triggers = hello.triggers.iter().filter(|t| known(t.kind.as_str()));
+    let triggers = triggers.map(|t| (t.resource.as_str(), t.name.as_str(), t.kind.as_str()));
+    let listeners = hello.listeners.iter().map(|l| (l.name.as_str(), l.name.as_str(), NOTIFICATION));
+    for (resource, name, kind) in triggers.chain(listeners) {
+        upsert.execute(params![key, resource, name, kind, ms(tx.now)])?;
     }
     let before = tx.now.checked_sub(KEPT).unwrap_or(Timestamp::MIN);
     tx.conn
@@ -68,6 +71,7 @@ struct Found {
     resource: Name,
     trigger: Name,
     holder: Option<(AgentId, i64, Option<Timestamp>)>,
+    cursor: Option<String>,
 }
 
 /// All that this agent may run from now on: what it has, for longer, and what is free.
@@ -81,6 +85,7 @@ pub(crate) fn refresh(tx: &mut Tx<'_>, agent: AgentId) -> Result<Vec<TriggerLeas
     extend(tx, agent, ttl, until)?;
     let mut away = HashMap::new();
     let mut leases = Vec::new();
+    let mut room = MAX_CURSORS;
     for found in find(tx.conn, agent, &record.tenant, &record.site)? {
         let number = match found.holder {
             Some((holder, number, _)) if holder == agent => number,
@@ -108,7 +113,10 @@ pub(crate) fn refresh(tx: &mut Tx<'_>, agent: AgentId) -> Result<Vec<TriggerLeas
                 number
             }
         };
+        let cursor = found.cursor.filter(|cursor| cursor.len() <= room);
+        room -= cursor.as_ref().map_or(0, String::len);
         leases.push(TriggerLease {
+            cursor,
             resource: found.resource,
             trigger: found.trigger,
             lease: u64::try_from(number).unwrap_or_default(),
@@ -148,6 +156,29 @@ pub(crate) fn has_any(conn: &Connection, agent: AgentId) -> Result<bool, Error> 
         .exists([agent.uuid().as_bytes()])?)
 }
 
+/// Stores how far an agent has read a trigger's feed, if it is the one that may run it.
+pub(crate) fn advanced(tx: &Tx<'_>, agent: AgentId, told: &TriggerCursor) -> Result<(), Error> {
+    tx.conn
+        .prepare_cached(
+            "INSERT INTO trigger_cursors (tenant, site, resource, name, cursor, stored_at) \
+             SELECT l.tenant, l.site, l.resource, l.name, ?5, ?6 FROM trigger_leases l JOIN agents a ON a.id = l.agent \
+             JOIN agent_triggers t ON t.agent = l.agent AND t.resource = l.resource AND t.name = l.name \
+             WHERE l.agent = ?1 AND l.resource = ?2 AND l.name = ?3 AND l.lease = ?4 AND t.kind = 'change' \
+             AND l.tenant = a.tenant AND l.site = a.site \
+             ON CONFLICT (tenant, site, resource, name) DO UPDATE SET cursor = excluded.cursor, \
+             stored_at = excluded.stored_at",
+        )?
+        .execute(params![
+            agent.uuid().as_bytes(),
+            told.resource.as_str(),
+            told.trigger.as_str(),
+            i64::try_from(told.lease).unwrap_or(i64::MAX),
+            told.cursor,
+            ms(tx.now)
+        ])?;
+    Ok(())
+}
+
 /// Writes the ends of what the agent has further ahead, those that are near.
 fn extend(tx: &Tx<'_>, agent: AgentId, ttl: Duration, until: Option<Timestamp>) -> Result<(), Error> {
     let key = agent.uuid();
@@ -168,9 +199,11 @@ fn extend(tx: &Tx<'_>, agent: AgentId, ttl: Duration, until: Option<Timestamp>) 
 
 fn find(conn: &Connection, agent: AgentId, tenant: &Name, site: &Name) -> Result<Vec<Found>, Error> {
     let mut statement = conn.prepare_cached(
-        "SELECT t.resource, t.name, l.agent, l.lease, l.until FROM agent_triggers t LEFT JOIN trigger_leases l \
+        "SELECT t.resource, t.name, l.agent, l.lease, l.until, c.cursor FROM agent_triggers t LEFT JOIN trigger_leases l \
          ON l.tenant = ?2 AND l.site = ?3 AND l.resource = t.resource AND l.name = t.name \
-         WHERE t.agent = ?1 AND t.current = 1 ORDER BY t.resource, t.name",
+         LEFT JOIN trigger_cursors c \
+         ON t.kind = 'change' AND c.tenant = ?2 AND c.site = ?3 AND c.resource = t.resource AND c.name = t.name \
+         WHERE t.agent = ?1 AND t.current = 1 AND t.kind <> 'notification' ORDER BY t.resource, t.name",
     )?;
     let rows =
         statement.query_map(params![agent.uuid().as_bytes(), tenant.as_str(), site.as_str()], |row| {
@@ -179,7 +212,7 @@ fn find(conn: &Connection, agent: AgentId, tenant: &Name, site: &Name) -> Result
                 Some(number) => Some((from_uuid(row, 2)?, number, opt_time(row, 4)?)),
                 None => None,
             };
-            Ok(Found { resource: name(row, 0)?, trigger: name(row, 1)?, holder })
+            Ok(Found { resource: name(row, 0)?, trigger: name(row, 1)?, holder, cursor: row.get(5)? })
         })?;
     Ok(rows.collect::<Result<_, _>>()?)
 }

@@ -7,13 +7,16 @@ use crate::store::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use passerelle_protocol::{
-    Event, EventId, EventRefused, FileEvent, Name, PICKUP, PayloadSource, Sha256, WATCH,
+    CHANGE, ChangeEvent, Event, EventId, EventRefused, FileEvent, NOTIFICATION, Name, NotificationEvent,
+    PICKUP, PayloadSource, Sha256, WATCH,
 };
 use serde::Deserialize as _;
 use std::time::Duration;
 
 /// When an agent may send an event again for which there is no room.
 const NO_ROOM: Duration = Duration::from_secs(60);
+/// The longest idempotency key of a notification.
+const MAX_KEY: usize = 255;
 /// When it may send one again whose payload is not here.
 const NO_PAYLOAD: Duration = Duration::from_secs(1);
 
@@ -29,9 +32,13 @@ pub(super) fn check_event(
         message,
         retry_after_ms: None,
     });
-    if [PICKUP, WATCH].contains(&event.kind.as_str()) {
-        is_of_its_file(&event, site).map_err(|why| refuse("bad_request", format!("event {id}: {why}")))?;
-    }
+    let right = match event.kind.as_str() {
+        PICKUP | WATCH => is_of_its_file(&event, site),
+        NOTIFICATION => is_of_its_key(&event, site),
+        CHANGE => is_of_its_record(&event, site),
+        _ => Ok(()),
+    };
+    right.map_err(|why| refuse("bad_request", format!("event {id}: {why}")))?;
     if event.payload.as_ref().is_some_and(|payload| payload.size > max_payload) {
         let message =
             format!("the payload of event {id} is larger than the {max_payload} bytes that this hub takes");
@@ -67,6 +74,31 @@ fn is_of_its_file(event: &Event, site: &Name) -> Result<(), &'static str> {
         Some(_) => Err("its payload is not the file that its data names"),
         None => Err("the file has to come with it as its payload"),
     }
+}
+
+/// Whether an event of a listener is of its key, and carries what was posted.
+fn is_of_its_key(event: &Event, site: &Name) -> Result<(), &'static str> {
+    let posted = NotificationEvent::deserialize(&event.data).map_err(|_| "its data needs a key")?;
+    if posted.key.is_empty() || posted.key.len() > MAX_KEY {
+        return Err("the key of its data has not 1 to 255 bytes");
+    }
+    if posted.id(site, &event.resource) != event.id {
+        return Err("its id is not the one that its data gives");
+    }
+    event.payload.as_ref().map(drop).ok_or("what was posted has to come with it as its payload")
+}
+
+/// Whether an event of a change feed is of the record that its data names.
+fn is_of_its_record(event: &Event, site: &Name) -> Result<(), &'static str> {
+    let change =
+        ChangeEvent::deserialize(&event.data).map_err(|_| "its data needs entity, op, id and digest")?;
+    if !["upsert", "delete"].contains(&change.op.as_str()) {
+        return Err("the op of its data is neither upsert nor delete");
+    }
+    if change.event_id(site, &event.resource, &event.trigger) != event.id {
+        return Err("its id is not the one that its data gives");
+    }
+    Ok(())
 }
 
 /// What the agent is told of an event that the store did not take.

@@ -2,6 +2,7 @@
 
 mod auth;
 pub(crate) mod breaker;
+mod call;
 mod event;
 mod event_transfer;
 mod offer;
@@ -14,8 +15,10 @@ mod transfer;
 mod tests;
 
 pub(crate) use auth::claims;
+pub use call::{CallDone, CallFailed, CallOutput, CallPayload, NewCall};
 
 use crate::{
+    blobs::Transfers,
     clock,
     model::{AgentRecord, Live, ResourceView},
     store::{Error, Store},
@@ -72,13 +75,21 @@ pub struct Tunnel {
     seen: Arc<auth::Seen>,
     tasks: TaskTracker,
     closing: CancellationToken,
+    /// What is transferred beside the tunnel for calls.
+    pub(crate) transfers: Transfers,
 }
 
 impl Tunnel {
     /// The tunnel of a store that was opened to serve.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Self { store, seen: Arc::default(), tasks: TaskTracker::new(), closing: CancellationToken::new() }
+        Self {
+            transfers: Transfers::new(store.files().clone()),
+            store,
+            seen: Arc::default(),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+        }
     }
 
     /// Who calls: for the tunnel and for every request under `/agent/v1/jobs/`. Each token is good for one request.

@@ -4,6 +4,7 @@
 //! that it is dead. What the agent tells goes to the store in order; while the store's queue is full the session stops
 //! reading, which holds the agent back through TCP.
 
+pub(super) mod calls;
 mod events;
 mod keys;
 mod socket;
@@ -19,11 +20,12 @@ use crate::{
     store::{
         Error, Store, attempts,
         sessions::{self, Opened},
+        triggers,
     },
 };
 use futures_util::StreamExt as _;
 use passerelle_protocol::{
-    Decline, Hello, KeyId, PROTOCOL_VERSION, Progress, Refuse, SessionId, VersionRange,
+    Decline, Hello, JobId, KeyId, PROTOCOL_VERSION, Progress, Refuse, SessionId, VersionRange,
     session::{Attempt, Frame, HubEvent, HubSession},
 };
 use std::{
@@ -33,7 +35,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
     time::{sleep_until, timeout},
 };
 use tokio_tungstenite::{
@@ -112,6 +114,8 @@ struct Session {
     epoch: u64,
     heard: Arc<Heard>,
     progress: HashMap<Attempt, Instant>,
+    /// Who waits for which call.
+    calls: HashMap<JobId, oneshot::Sender<calls::Answered>>,
     closing: CancellationToken,
     /// Why the connection ended without a word of the session.
     lost: Option<String>,
@@ -149,6 +153,7 @@ impl Session {
             epoch: 0,
             heard: Arc::new(Heard::now()),
             progress: HashMap::new(),
+            calls: HashMap::new(),
             closing,
             lost: None,
             trusted: Vec::new(),
@@ -249,6 +254,10 @@ impl Session {
                 tracing::info!("Agent drains");
                 self.store.shared().registry.drain(self.agent.id, self.id);
             }
+            // Whoever waits is told at once; nothing of a call is stored.
+            HubEvent::CallEnded(result) => self.call_ended(result),
+            HubEvent::CallDeclined(declined) => self.call_declined(declined),
+            HubEvent::CallLost(call) => self.call_lost(call),
             HubEvent::Unsupported(of) => tracing::warn!(of, "Message of an unknown type"),
             HubEvent::Hello(hello) => match self.check(&hello) {
                 Ok(()) if self.store.shared().keyring.keys().after(&hello.hub_keys).is_none() => {
@@ -264,7 +273,8 @@ impl Session {
             | HubEvent::Progress(_)
             | HubEvent::CommitRequested(_)
             | HubEvent::Reported(_)
-            | HubEvent::Event(_) => self.unstored.push_back(event),
+            | HubEvent::Event(_)
+            | HubEvent::Cursor(_) => self.unstored.push_back(event),
         }
     }
 
@@ -366,7 +376,17 @@ impl Session {
                 )
             }
             HubEvent::Event(event) => self.store_received(place, event),
-            HubEvent::Draining | HubEvent::Unsupported(_) => Ok(()),
+            HubEvent::Cursor(cursor) => self.store.order(
+                place,
+                true,
+                move |tx| triggers::advanced(tx, agent, &cursor),
+                move |done| done.unwrap_or_else(|e| failed(own, e)),
+            ),
+            HubEvent::Draining
+            | HubEvent::CallEnded(_)
+            | HubEvent::CallDeclined(_)
+            | HubEvent::CallLost(_)
+            | HubEvent::Unsupported(_) => Ok(()),
         };
         if let Err(error) = ordered {
             self.give_up(&error);
@@ -413,6 +433,8 @@ impl Session {
             }
             Command::Opened(Err(error)) | Command::StoreFailed(error) => self.give_up(&error),
             Command::Offer(to_offer) => self.offer(*to_offer).await,
+            Command::Call(order) => self.call(*order),
+            Command::CancelCall(call) => self.machine.cancel_call(call),
             Command::Ack(attempt) => self.machine.ack_report(attempt),
             Command::EventAck { id, duplicate } => self.machine.ack_event(id, duplicate),
             Command::EventRefused(refused) => self.refuse_event(refused),
@@ -482,6 +504,8 @@ impl Session {
         tracing::info!(session_id = %self.id, reason = why, "Session ended");
         // At once, so that nothing more is dispatched to it; the store notes it in its own time.
         self.store.shared().registry.remove(self.agent.id, self.id);
+        // Whoever waits for a call hears that its effect is not known.
+        self.calls.clear();
         let stop_writer = writer.abort_handle();
         let goodbye = async {
             let mut last: Vec<Message> = self.blocked.take().into_iter().collect();

@@ -1,6 +1,7 @@
 //! A real WebSocket client with the agent's session machine against the acceptor, over loopback.
 
 mod agent;
+mod cursors;
 mod delivery;
 mod moving;
 mod pauses;

@@ -23,6 +23,9 @@ impl Tunnel {
     /// # Errors
     /// [`Error::NotFound`] unless the agent holds an attempt of the job, and the job has a payload.
     pub async fn payload(&self, agent: AgentId, job: JobId) -> Result<(BlobInfo, Content), Error> {
+        if let Some(found) = self.transfers.payload(agent, job) {
+            return found;
+        }
         let files = self.store.files().clone();
         self.store
             .read(move |conn| {
@@ -54,6 +57,9 @@ impl Tunnel {
         length: u64,
         sha256: Sha256,
     ) -> Result<UploadOffset, Error> {
+        if attempt == 1 && self.transfers.is_live(agent, job) {
+            return self.transfers.open(agent, job, length, sha256).await;
+        }
         let length_stored = i64::try_from(length)
             .map_err(|_| Error::BadRequest("Upload-Length: larger than any disk".to_owned()))?;
         let new = BlobId::from(crate::clock::new_uuid7());
@@ -113,6 +119,9 @@ impl Tunnel {
         job: JobId,
         attempt: u32,
     ) -> Result<UploadOffset, Error> {
+        if attempt == 1 && self.transfers.is_live(agent, job) {
+            return self.transfers.offset(agent, job).await;
+        }
         let upload = self.output_upload(agent, job, attempt).await?;
         Blobs::new(self.store.clone()).stand(upload).await
     }
@@ -134,6 +143,9 @@ impl Tunnel {
         S: Stream<Item = Result<Bytes, E>> + Send,
         E: std::fmt::Display + Send,
     {
+        if attempt == 1 && self.transfers.is_live(agent, job) {
+            return self.transfers.append(agent, job, offset, stream).await;
+        }
         let upload = self.output_upload(agent, job, attempt).await?;
         Blobs::new(self.store.clone()).extend(upload, offset, stream).await
     }

@@ -108,6 +108,7 @@ impl Agent {
             instance: "test".to_owned(),
             hub_keys: Vec::new(),
             triggers: Vec::new(),
+            listeners: Vec::new(),
             max_jobs: 8,
             connectors: BTreeMap::from([(name("file"), ConnectorAnnouncement { operations })]),
             resources: vec![ResourceAnnouncement {

@@ -8,8 +8,8 @@ use crate::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use passerelle_hub::store::quota::Quotas;
 use passerelle_protocol::{
-    Event, EventPayload, FileEvent, Hello, PICKUP, PayloadSource, Sha256, ToAgent, TriggerAnnouncement,
-    http::event_payload_path,
+    Event, EventPayload, FileEvent, Hello, ListenerAnnouncement, NOTIFICATION, NotificationEvent, PICKUP,
+    PayloadSource, Sha256, ToAgent, TriggerAnnouncement, http::event_payload_path,
 };
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -322,7 +322,7 @@ async fn what_a_hostile_agent_tells_is_refused_and_counted() {
         ("forbidden", |event| event.trigger = name("other")),
         ("bad_request", |event| event.resource = name("crm")),
         ("bad_request", |event| event.kind = name("watch")),
-        ("forbidden", |event| event.kind = name("notification")),
+        ("forbidden", |event| event.kind = name("sighting")),
         ("bad_request", |event| event.data["path"] = json!("in/c.csv")),
         ("bad_request", |event| event.data["path"] = json!("../../etc/passwd")),
         ("bad_request", |event| event.payload = None),
@@ -397,4 +397,54 @@ async fn an_event_whose_answer_was_lost_is_told_again_and_kept_once() {
     assert!(send(&mut session, &event).await);
     assert_eq!(hub.get("/v1/events/received").await.json()["items"].as_array().unwrap().len(), 1);
     hub.end().await;
+}
+
+/// What a listener was told under a key.
+fn notification(listener: &str, key: &str, content: &[u8]) -> Event {
+    let posted = NotificationEvent { key: key.to_owned(), event_kind: Some("CommandeValidee".to_owned()) };
+    Event {
+        id: posted.id(&name("paris"), &name(listener)),
+        resource: name(listener),
+        trigger: name(listener),
+        kind: name(NOTIFICATION),
+        lease: 0,
+        data: serde_json::to_value(posted).unwrap(),
+        ..event("unused", content)
+    }
+}
+
+#[tokio::test]
+async fn what_a_listener_was_told_is_stored_once_without_a_lease_and_of_any_agent_of_the_site() {
+    let hub = Hub::start().await;
+    let (anna, paul) = (Agent::enrol(&hub).await, Agent::enrol(&hub).await);
+    let listener = || vec![ListenerAnnouncement { name: name("orders") }];
+    let with = |agent: &Agent| Hello { listeners: listener(), ..agent.hello() };
+    let mut first = anna.connect_with(&hub, with(&anna)).await;
+    let mut second = paul.connect_with(&hub, with(&paul)).await;
+    let event = notification("orders", "order-7", b"{}");
+    assert!(!send(&mut first, &event).await);
+    assert!(send(&mut second, &event).await, "the same key at another agent is the same event");
+    let item = hub.get(&format!("/v1/events/received/{}", event.id)).await.expect(200).json();
+    assert_eq!(
+        (&item["resource"], &item["kind"], &item["data"]["key"], &item["data"]["event_kind"]),
+        (&json!("orders"), &json!("notification"), &json!("order-7"), &json!("CommandeValidee"))
+    );
+    let filtered = hub.get("/v1/events/received?kind=notification&trigger=orders").await.expect(200).json();
+    assert_eq!(filtered["items"].as_array().unwrap().len(), 1);
+
+    // Another content under the key, a listener that nobody announced, a key that is not the id's, and none at all.
+    let mut forged = notification("orders", "order-8", b"{}");
+    forged.data["key"] = json!("order-9");
+    let mut empty = notification("orders", "order-10", b"{}");
+    empty.payload = None;
+    for (event, code) in [
+        (notification("orders", "order-7", b"other"), "conflict"),
+        (notification("tills", "order-7", b"{}"), "forbidden"),
+        (forged, "bad_request"),
+        (empty, "bad_request"),
+    ] {
+        first.send(event).await;
+        let ToAgent::EventRefused(refused) = first.next().await else { panic!("not refused: {code}") };
+        assert_eq!((refused.code.as_str(), refused.retry_after_ms), (code, None));
+    }
 }

@@ -150,12 +150,12 @@ async fn what_belongs_to_another_tenant_is_not_there() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_yet_says_so() {
+async fn what_is_wrong_with_a_command_is_said() {
     let hub = Hub::start().await;
     let id = hub.submit(json!({})).await["id"].as_str().unwrap().to_owned();
-    for (path, body) in [("/v1/calls".to_owned(), job(json!({})))] {
-        hub.post(&path, &body).await.expect_problem(501, "not_implemented");
-    }
+    let call = json!({"site": "paris", "resource": "compta", "operation": "drop", "params": {}});
+    let answer = hub.post("/v1/calls", &call).await.expect_problem(503, "agent_offline");
+    assert_eq!((answer.json()["effect"].as_str(), answer.header("retry-after")), (Some("not_applied"), "5"));
     for (body, status, code) in [
         (json!({"outcome": "applied", "note": "seen"}), 409, "conflict"),
         (json!({"outcome": "perhaps"}), 400, "bad_request"),

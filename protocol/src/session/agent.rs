@@ -1,14 +1,16 @@
 //! The agent's side of the session.
 
+mod calls;
+
 use super::{
     Attempt,
     events::SentEvents,
     link::{CloseReason, Frame, Link, Recent, Resend, Undecoded, check_events},
 };
 use crate::{
-    Accept, Commit, Decline, Draining, Event, EventAck, EventRefused, Hello, HubKeys, Intent, Offer,
-    Progress, Refuse, Report, Sha256, ToAgent, ToHub, TriggerLease, Unsupported, VersionRange, Welcome,
-    decode_to_agent,
+    Accept, Call, Commit, Decline, Draining, Event, EventAck, EventRefused, Hello, HubKeys, Intent, JobId,
+    Offer, Progress, Refuse, Report, Sha256, ToAgent, ToHub, TriggerCursor, TriggerLease, Unsupported,
+    VersionRange, Welcome, decode_to_agent,
     limits::{HANDSHAKE, MAX_JOBS, MAX_UNACKED_REPORT_BYTES, MAX_UNACKED_REPORTS, RESEND},
     outcome::cut_message,
 };
@@ -40,6 +42,10 @@ pub enum AgentEvent {
     EventRefused(EventRefused),
     /// All the triggers that may run from now on, each for its `ttl_s` counted from now.
     Triggers(Vec<TriggerLease>),
+    /// A call: answer with [`AgentSession::end_call`] or [`AgentSession::decline_call`].
+    Called(Call),
+    /// Nobody waits for the call any more.
+    CallCancelled(JobId),
     /// The hub sent, or did not understand, a message of this type. For a counter and the log.
     Unsupported(String),
 }
@@ -75,6 +81,7 @@ pub struct AgentSession {
     unacked_bytes: usize,
     unacked: usize,
     sent_events: SentEvents,
+    calls: calls::OpenCalls,
     /// The serial of the latest triggers.
     triggers: Option<u64>,
     max_jobs: usize,
@@ -96,6 +103,7 @@ impl AgentSession {
         let attempts =
             hello.held.iter().map(|held| (Attempt::new(held.job, held.attempt), Phase::Held)).collect();
         let versions = hello.versions;
+        let calls = calls::OpenCalls::new(hello.calls.map_or(0, |calls| calls.max));
         let max_jobs = hello.max_jobs.min(MAX_JOBS) as usize;
         link.send(ToHub::from(hello).encode())?;
         Ok(Self {
@@ -107,6 +115,7 @@ impl AgentSession {
             unacked_bytes: 0,
             unacked: 0,
             sent_events: SentEvents::default(),
+            calls,
             triggers: None,
             max_jobs,
             draining: None,
@@ -303,6 +312,14 @@ impl AgentSession {
         Ok(())
     }
 
+    /// Tells how far a trigger has read its change feed. Lost without harm: a lease that does not name the cursor asks for
+    /// it again.
+    pub fn tell_cursor(&mut self, cursor: TriggerCursor) {
+        if self.is_open() && self.link.queued() < PROGRESS_BEHIND {
+            self.send(cursor);
+        }
+    }
+
     /// How many events wait for their answer.
     #[must_use]
     pub fn unacked_events(&self) -> usize {
@@ -401,6 +418,11 @@ impl AgentSession {
                     self.triggers = Some(triggers.serial);
                     self.events.push_back(AgentEvent::Triggers(triggers.leases));
                 }
+                Ok(())
+            }
+            (State::Open, ToAgent::Call(call)) => self.handle_call(call),
+            (State::Open, ToAgent::CallCancel(cancel)) => {
+                self.handle_call_cancel(cancel.call);
                 Ok(())
             }
             (State::Open, ToAgent::Unsupported(unsupported)) => {

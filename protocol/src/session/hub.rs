@@ -1,14 +1,16 @@
 //! The hub's side of the session.
 
+mod calls;
+
 use super::{
     Attempt,
     events::{HeardEvents, TooMany},
     link::{CloseReason, Frame, Link, Recent, Resend, Undecoded, check_events},
 };
 use crate::{
-    Cancel, Commit, CommitGranted, Decline, Event, EventAck, EventId, EventRefused, HeldAction, Hello,
-    HubKeys, Name, Offer, Progress, Refuse, Report, ReportAck, ToAgent, ToHub, TriggerLease, Triggers,
-    Unsupported, Welcome, decode_to_hub,
+    CallDeclined, CallResult, Cancel, Commit, CommitGranted, Decline, Event, EventAck, EventId, EventRefused,
+    HeldAction, Hello, HubKeys, JobId, Name, Offer, Progress, Refuse, Report, ReportAck, ToAgent, ToHub,
+    TriggerCursor, TriggerLease, Triggers, Unsupported, Welcome, decode_to_hub,
     limits::{HANDSHAKE, MAX_JOBS, MAX_UNANSWERED_OFFER_BYTES, RESEND},
     outcome::cut_message,
 };
@@ -37,6 +39,14 @@ pub enum HubEvent {
     /// Something happened at a resource: store it, then [`HubSession::ack_event`] or [`HubSession::refuse_event`].
     /// May come more than once.
     Event(Event),
+    /// A call has ended.
+    CallEnded(CallResult),
+    /// A call was not taken; certainly nothing happened.
+    CallDeclined(CallDeclined),
+    /// A call was not answered in its time: what became of it is not known.
+    CallLost(JobId),
+    /// How far a trigger has read its change feed.
+    Cursor(TriggerCursor),
     /// The agent takes nothing more.
     Draining,
     /// The agent sent, or did not understand, a message of this type.
@@ -89,6 +99,7 @@ pub struct HubSession {
     unanswered_bytes: usize,
     declined: Recent<()>,
     heard_events: HeardEvents,
+    calls: calls::OpenCalls,
     /// How many lists of triggers were sent.
     triggers: u64,
     draining: bool,
@@ -109,6 +120,7 @@ impl HubSession {
             unanswered_bytes: 0,
             declined: Recent::new(),
             heard_events: HeardEvents::default(),
+            calls: calls::OpenCalls::default(),
             triggers: 0,
             draining: false,
             events: VecDeque::new(),
@@ -156,6 +168,7 @@ impl HubSession {
         if !self.is_open() {
             return;
         }
+        self.give_calls_up(now);
         let mut again = Vec::new();
         for (attempt, tracked) in &mut self.attempts {
             if let Phase::Offered { text, resend } = &mut tracked.phase
@@ -193,7 +206,8 @@ impl HubSession {
             };
             offer.into_iter().chain(tracked.cancel.map(Resend::at))
         });
-        Some(resends.fold(base, Instant::min))
+        let calls = self.calls.next().filter(|_| self.is_open());
+        Some(resends.chain(calls).fold(base, Instant::min))
     }
 
     /// The next frame to send.
@@ -346,6 +360,7 @@ impl HubSession {
         match (&self.state, message) {
             (State::AwaitHello { .. }, ToHub::Hello(hello)) => {
                 self.state = State::AwaitDecision;
+                self.calls.announced(hello.calls);
                 self.max_jobs = hello.max_jobs.min(MAX_JOBS) as usize;
                 self.max_concurrent =
                     hello.resources.iter().map(|r| (r.name.clone(), r.max_concurrent as usize)).collect();
@@ -414,6 +429,18 @@ impl HubSession {
                     Err(CloseReason::PeerMisbehaved("more events than may be unanswered".to_owned()))
                 }
             },
+            (State::Open, ToHub::CallResult(result)) => {
+                self.handle_call_result(result);
+                Ok(())
+            }
+            (State::Open, ToHub::CallDeclined(declined)) => {
+                self.handle_call_declined(declined);
+                Ok(())
+            }
+            (State::Open, ToHub::TriggerCursor(cursor)) => {
+                self.events.push_back(HubEvent::Cursor(cursor));
+                Ok(())
+            }
             (State::Open, ToHub::Draining(_)) => {
                 if !self.draining {
                     self.draining = true;
@@ -477,6 +504,9 @@ fn kind(message: &ToHub) -> &'static str {
         ToHub::Commit(_) => "commit",
         ToHub::Report(_) => "report",
         ToHub::Event(_) => "event",
+        ToHub::CallResult(_) => "call_result",
+        ToHub::CallDeclined(_) => "call_declined",
+        ToHub::TriggerCursor(_) => "trigger_cursor",
         ToHub::Draining(_) => "draining",
         ToHub::Unsupported(_) => "unsupported",
     }

@@ -131,6 +131,11 @@ impl Link {
         frame
     }
 
+    /// How many bytes of frames wait to be sent.
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.out_bytes
+    }
+
     /// How many frames wait to be sent.
     pub(super) fn queued(&self) -> usize {
         self.out.len()

@@ -11,8 +11,8 @@ mod world;
 
 use super::Attempt;
 use crate::{
-    AgentId, Event, EventPayload, FileEvent, Hello, JobId, Name, Offer, Outcome, PICKUP, PayloadSource,
-    Report, ResourceAnnouncement, SessionId, Sha256, TriggerLease, VersionRange, Welcome,
+    AgentId, CallsAnnouncement, Event, EventPayload, FileEvent, Hello, JobId, Name, Offer, Outcome, PICKUP,
+    PayloadSource, Report, ResourceAnnouncement, SessionId, Sha256, TriggerLease, VersionRange, Welcome,
 };
 use std::time::Instant;
 
@@ -53,6 +53,8 @@ fn hello(max_jobs: u32, resources: &[(&str, u32)]) -> Hello {
             .collect(),
         held: Vec::new(),
         triggers: Vec::new(),
+        calls: Some(CallsAnnouncement { max: max_jobs, issued_after: 0 }),
+        listeners: Vec::new(),
     }
 }
 
@@ -115,7 +117,13 @@ fn event(number: u32) -> Event {
 }
 
 fn lease(number: u64) -> TriggerLease {
-    TriggerLease { resource: name("compta"), trigger: name("incoming"), lease: number, ttl_s: Some(30) }
+    TriggerLease {
+        resource: name("compta"),
+        trigger: name("incoming"),
+        lease: number,
+        ttl_s: Some(30),
+        cursor: None,
+    }
 }
 
 fn success() -> Outcome {

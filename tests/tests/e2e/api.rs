@@ -333,11 +333,9 @@ async fn the_api_describes_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes_later_says_so() {
+async fn what_is_not_there_says_so() {
     let site = Site::start().await;
     let api = &site.hub.api;
-    let answer = api.post("/v1/calls", &job("compta", "list", json!({}))).await;
-    assert_eq!((answer.status, code(&answer.body)), (501, "not_implemented"), "{answer:?}");
     let nowhere = api.get("/v1/nowhere").await;
     assert_eq!((nowhere.status, code(&nowhere.body)), (404, "not_found"));
     let absent = api.get("/v1/jobs/01936b0c-7e6a-7000-8000-000000000001").await;

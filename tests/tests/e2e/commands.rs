@@ -28,8 +28,9 @@ fn dev_once_shows_what_arrived_and_exits_0() {
     let text =
         stdout(&run(Command::new(binary("passerelle")).args(["dev", "--once", "--dir"]).arg(folder.path())));
     let digests = text.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() == 64).count();
-    assert!(digests >= 2, "{digests} SHA-256 digests in:\n{text}");
+    assert!(digests >= 3, "{digests} SHA-256 digests in:\n{text}");
     assert!(text.contains("FEC"), "the accounting export is not named:\n{text}");
+    assert!(text.contains("Customer in the CRM"), "the customer is not named:\n{text}");
     assert!(
         text.contains("CommandeValidee") || text.contains("validated") || text.contains("orders"),
         "{text}"
@@ -132,6 +133,30 @@ async fn the_agents_own_commands_tell_its_state() {
     let mut stopped = site;
     stopped.agent.kill();
     assert!(!stopped.agent.output(&["health"]).status.success(), "a dead agent is healthy");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_init_wrote_is_all_an_agent_needs() {
+    let hub = Hub::start().await;
+    let home = tempfile::tempdir().unwrap();
+    let (folder, token) = (home.path().join("config"), home.path().join("token"));
+    std::fs::write(&token, hub.enrolment_token(SITE, &[])).unwrap();
+    let agent = |arguments: &[&str]| {
+        let mut command = Command::new(binary("passerelle-agent"));
+        command.arg("--config").arg(&folder).args(arguments).env("PASSERELLE_LISTEN", "127.0.0.1:0");
+        command
+    };
+    let token = token.display().to_string();
+    let words = ["init", "--hub", &hub.url, "--name", "new-1", "--token-file", &token];
+    let said = stdout(&run(&mut agent(&words)));
+    assert!(said.contains("agent.toml") && said.contains("policy explain"), "{said}");
+    assert!(!run(&mut agent(&words)).status.success());
+    let explained = stdout(&run(&mut agent(&["policy", "explain"])));
+    assert!(explained.contains("no resource"), "{explained}");
+    let mut process = Process::spawn("agent", &mut agent(&["run"]), &home.path().join("log"));
+    hub.api.agents_online(SITE, 1).await;
+    process.signal(Signal::TERM);
+    assert_eq!(process.exit_code(SOON).await, Some(0), "{}", process.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

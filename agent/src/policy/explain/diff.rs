@@ -3,7 +3,7 @@
 //! Two rules never add up, so each path of each operation of each rule is compared alone: it is nothing new if one rule of
 //! the other side allows all of it. Where that cannot be told of two globs it counts as new: rather a line too many.
 
-use super::{OperationView, Overview, ResourceView, RuleView, glob_covers, size, words};
+use super::{ListenerView, OperationView, Overview, ResourceView, RuleView, glob_covers, size, words};
 use serde::Serialize;
 use std::{
     collections::BTreeSet,
@@ -30,10 +30,19 @@ pub struct Change {
 
 /// Compares.
 pub fn difference(old: &Overview, new: &Overview) -> Difference {
-    Difference {
-        more: gained(&old.resources, &new.resources, true),
-        less: gained(&new.resources, &old.resources, false),
-    }
+    let mut more = gained(&old.resources, &new.resources, true);
+    more.extend(listeners(&old.listeners, &new.listeners));
+    let mut less = gained(&new.resources, &old.resources, false);
+    less.extend(listeners(&new.listeners, &old.listeners));
+    Difference { more, less }
+}
+
+/// The listeners of `to` that `from` has not, or not so.
+fn listeners(from: &[ListenerView], to: &[ListenerView]) -> impl Iterator<Item = Change> {
+    let new = to
+        .iter()
+        .filter(|one| !from.iter().any(|other| (&other.name, &other.does) == (&one.name, &one.does)));
+    new.map(|one| Change { resource: one.name.clone(), what: format!("listener: {}", one.does) })
 }
 
 /// What `to` allows and `from` does not. `forward`: `to` is the new side.

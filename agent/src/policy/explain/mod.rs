@@ -4,12 +4,14 @@
 //! explained as far as it can be read, beside every finding: an agent would not take it up.
 
 mod diff;
+mod listeners;
 #[cfg(test)]
 mod tests;
 mod triggers;
 mod words;
 
 pub use diff::{Difference, difference};
+pub use listeners::ListenerView;
 pub use triggers::TriggerView;
 
 use super::{ResourcePolicy, Rule, default_methods, default_rights, paths::covers};
@@ -25,6 +27,8 @@ use url::Url;
 pub struct Overview {
     /// The resources, by name.
     pub resources: Vec<ResourceView>,
+    /// The listeners, by name.
+    pub listeners: Vec<ListenerView>,
     /// What the agent tells the hub or sends elsewhere by itself.
     pub sends: Vec<&'static str>,
     /// What is wrong with the folder: an agent does not take it up.
@@ -38,8 +42,10 @@ const SENDS: &[&str] = &[
     "to each resource, at the start, after a change of its configuration and for `check`: a look whether it answers and takes the \
      credentials; to an in-house application that is a HEAD request to its address",
     "to the hub: which jobs it holds, how far they are and how they ended, with what their operations give back",
-    "to the hub: the files of the triggers that are listed with their resources above, each with its path below the resource",
-    "nothing else: there are no listeners for the cloud and no diagnostics that leave this machine",
+    "to the hub: the files and changes of the triggers that are listed with their resources above, each file with its path below \
+     the resource",
+    "to the hub: what is posted to the listeners that are listed above, and their names",
+    "nothing else: there are no ports for the cloud and no diagnostics that leave this machine",
 ];
 
 /// One resource.
@@ -82,6 +88,8 @@ pub struct RuleView {
     pub query: Vec<String>,
     /// Headers that a job may set.
     pub headers: Vec<String>,
+    /// Requests that the operator wrote and a job may name, each with method and path.
+    pub requests: Vec<String>,
     /// Entities of a CRM.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub entities: Vec<String>,
@@ -91,8 +99,6 @@ pub struct RuleView {
     /// Declared calls.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<String>,
-    /// Requests that the operator wrote and a job may name, each with method and path.
-    pub requests: Vec<String>,
     /// The largest payload or output in bytes; null: no limit.
     pub max_size: Option<u64>,
     /// Attempts per day; null: no limit.
@@ -117,11 +123,14 @@ impl Overview {
     pub fn read(dir: &Path) -> Self {
         let base = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
         // The whole check of a start, which reads secrets and certificates too.
-        let findings = Settings::load(dir).err().map_or(String::new(), |stop| stop.to_string());
+        let loaded = Settings::load(dir);
+        let listeners = passerelle_config::readable_listeners(dir);
+        let listeners = listeners.iter().map(|listener| listeners::view(listener, &base)).collect();
+        let findings = loaded.err().map_or(String::new(), |stop| stop.to_string());
         let findings = findings.lines().map(|line| line.trim_start_matches("error: ").to_owned()).collect();
         let resources =
             passerelle_config::readable_resources(dir).iter().map(|resource| view(resource, &base)).collect();
-        Self { resources, sends: SENDS.to_vec(), findings }
+        Self { resources, listeners, sends: SENDS.to_vec(), findings }
     }
 }
 
@@ -182,10 +191,10 @@ impl Rule {
             paths: self.paths.iter().map(|path| path.text().to_owned()).collect(),
             query: self.query.clone(),
             headers: self.headers.clone(),
+            requests: self.requests.iter().map(|of| format!("{} ({})", of.name, of.does)).collect(),
             entities: self.entities.clone(),
             fields: self.fields.clone(),
             calls: self.calls.clone(),
-            requests: self.requests.iter().map(|of| format!("{} ({})", of.name, of.does)).collect(),
             max_size: self.max_size,
             max_per_day: self.daily.attempts,
             daily_volume: self.daily.bytes,

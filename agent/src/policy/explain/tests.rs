@@ -72,7 +72,7 @@ url = "file:///srv/closed"
         "    at most 10 times a day\n",
         "  Nothing: it has no allow rule.\n",
         "  Rule 2 (resources.d/r.toml:21) lets the cloud\n    request: send requests and read the answers\n    as its requests say: status (GET orders/{{ order }})\n",
-        "no listeners for the cloud",
+        "no ports for the cloud",
     ] {
         assert!(text.contains(line), "{line:?} is not in\n{text}");
     }

@@ -1,8 +1,10 @@
 //! The triggers of a resource in plain words: what the cloud gets by them, and what becomes of the files.
 
 use super::{at, size};
-use passerelle_config::{After, HumanDuration, Order, Pickup, ResourceConfig, Stable, Watch};
-use passerelle_protocol::{PICKUP, WATCH};
+use passerelle_config::{
+    After, Changes, ChangesStart, HumanDuration, Order, Pickup, ResourceConfig, Stable, Watch,
+};
+use passerelle_protocol::{CHANGE, PICKUP, WATCH};
 use serde::Serialize;
 use std::{
     fmt::{self, Display},
@@ -14,7 +16,7 @@ use std::{
 pub struct TriggerView {
     /// Its name.
     pub name: String,
-    /// `pickup` or `watch`.
+    /// `pickup`, `watch` or `change`.
     pub kind: &'static str,
     /// Where it stands.
     pub at: String,
@@ -36,7 +38,32 @@ pub(super) fn views(resource: &ResourceConfig, base: &Path) -> Vec<TriggerView> 
         at: at(&rule.at, base),
         does: tells(rule),
     };
-    resource.pickups.iter().map(pickup).chain(resource.watches.iter().map(watch)).collect()
+    let change = |rule: &Changes| TriggerView {
+        name: rule.name.clone(),
+        kind: CHANGE,
+        at: at(&rule.at, base),
+        does: reads(rule),
+    };
+    let files = resource.pickups.iter().map(pickup).chain(resource.watches.iter().map(watch));
+    files.chain(resource.changes.iter().map(change)).collect()
+}
+
+fn reads(rule: &Changes) -> String {
+    let fields = match &rule.fields {
+        None => "all fields that the feed gives".to_owned(),
+        Some(fields) if fields.is_empty() => "no fields".to_owned(),
+        Some(fields) => format!("the fields {}", fields.join(", ")),
+    };
+    let start = match rule.start {
+        ChangesStart::Now => "from its first start on".to_owned(),
+        ChangesStart::Beginning => "and at first all that there is".to_owned(),
+        ChangesStart::Since(time) => format!("from {time} on"),
+    };
+    let every = HumanDuration(rule.every);
+    format!(
+        "each change of {:?} is sent to the cloud with {fields}, {start}; looked for every {every}",
+        rule.entity
+    )
 }
 
 fn takes(rule: &Pickup) -> String {

@@ -55,6 +55,10 @@ impl Display for Overview {
         for resource in &self.resources {
             write!(f, "\n{resource}")?;
         }
+        if !self.listeners.is_empty() {
+            f.write_str("\n")?;
+        }
+        self.listeners.iter().try_for_each(|listener| write!(f, "{listener}"))?;
         f.write_str("\nWhat the agent sends out by itself:\n")?;
         self.sends.iter().try_for_each(|line| writeln!(f, "  - {line}"))
     }

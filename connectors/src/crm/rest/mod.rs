@@ -137,7 +137,7 @@ impl Rest {
     }
 
     /// Records from an offset on, however the list pages.
-    async fn from_offset(
+    async fn starting_at(
         &self,
         talk: &Talk,
         entity: &Entity,
@@ -399,7 +399,7 @@ impl Dialect for Rest {
             if let Some(since) = span.since {
                 query.push((param.clone(), value.replace("{time}", &shape.time(since))));
             }
-            self.from_offset(talk, entity, wanted, &query, span.offset, span.limit).await
+            self.starting_at(talk, entity, wanted, &query, span.offset, span.limit).await
         })
     }
 

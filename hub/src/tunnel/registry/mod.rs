@@ -6,12 +6,14 @@
 //! Limits of a resource hold across the site: its agents share one private system. Attempts of agents that are away count
 //! until their lease is over or they come back.
 
+mod calls;
 mod identity;
 mod rate;
 mod session;
 mod silence;
 mod views;
 
+pub(crate) use calls::{CallPlace, InLine, NoAgent};
 pub(crate) use silence::Heard;
 
 use super::breaker::{Breaker, Health};
@@ -20,7 +22,7 @@ use crate::{
     model::{AttemptToOffer, NewJob, OperationView},
 };
 use passerelle_protocol::{
-    AgentId, EventId, EventRefused, Hello, Name, Repeat, SessionId, TriggerLease, limits::MAX_JOBS,
+    AgentId, EventId, EventRefused, Hello, JobId, Name, Repeat, SessionId, TriggerLease, limits::MAX_JOBS,
     session::Attempt,
 };
 use rate::Rate;
@@ -85,6 +87,10 @@ pub(crate) enum Command {
     TierRequired,
     /// The hub signs with another key from now on.
     Keys,
+    /// Send a call.
+    Call(Box<super::session::calls::CallOrder>),
+    /// Nobody waits for the call any more.
+    CancelCall(JobId),
     /// What the agent told could not be stored.
     StoreFailed(crate::store::Error),
 }
@@ -136,6 +142,8 @@ struct State {
     sites: HashMap<(Name, Name), BTreeSet<AgentId>>,
     /// Queues that may hold more than there were places for.
     backlog: BTreeSet<QueueKey>,
+    /// Calls that wait for a place.
+    lines: calls::Lines,
     /// When the first hold is over.
     next_hold: Option<Instant>,
 }
@@ -266,6 +274,7 @@ impl Registry {
             max_jobs: hello.max_jobs.min(MAX_JOBS) as usize,
             resources: resources.collect(),
             attempts: HashMap::new(),
+            calls: hello.calls.map(|announced| session::Calls { announced, open: HashMap::new() }),
             draining: false,
             arrival,
         };
@@ -281,6 +290,8 @@ impl Registry {
         let site = (session.arrival.tenant.clone(), session.arrival.site.clone());
         state.sites.entry(site).or_default().insert(agent);
         state.sessions.insert(agent, session);
+        let keys: Vec<QueueKey> = keys;
+        keys.iter().for_each(|key| state.next_in_line(key));
         keys
     }
 
@@ -343,7 +354,8 @@ impl Registry {
             return 0;
         }
         match state.bears(key, Instant::now()) {
-            Ok(places) => free.min(places),
+            // Somebody waits for a call, and nobody for a job in that sense.
+            Ok(places) => free.min(places).saturating_sub(state.calls_waiting(key)),
             Err(at) => {
                 state.throttled.insert(key.clone(), at);
                 state.next_hold = Some(state.next_hold.map_or(at, |next| next.min(at)));
@@ -409,6 +421,7 @@ impl Registry {
         let mut state = self.state();
         if let Some((_, key)) = state.away.remove(&attempt) {
             state.ended(&key, attempt);
+            state.next_in_line(&key);
             return vec![key];
         }
         let Some(session) = state.sessions.get_mut(&agent) else { return Vec::new() };
@@ -418,6 +431,7 @@ impl Registry {
             of.in_flight = of.in_flight.saturating_sub(1);
         }
         state.ended(&key, attempt);
+        state.next_in_line(&key);
         let State { sessions, backlog, .. } = &*state;
         if backlog.is_empty() {
             return Vec::new();

@@ -3,7 +3,9 @@
 use super::{Arrival, QueueKey};
 use crate::model::OperationView;
 use jiff::Timestamp;
-use passerelle_protocol::{Name, ResourceAnnouncement, session::Attempt};
+use passerelle_protocol::{
+    CallsAnnouncement, JobId, Name, ResourceAnnouncement, limits::MAX_CALLS, session::Attempt,
+};
 use std::{
     collections::{BTreeMap, HashMap},
     time::Instant,
@@ -17,7 +19,17 @@ pub(super) struct Session {
     pub(super) max_jobs: usize,
     pub(super) resources: BTreeMap<Name, Resource>,
     pub(super) attempts: HashMap<Attempt, Name>,
+    /// Nothing for an agent that takes no calls.
+    pub(super) calls: Option<Calls>,
     pub(super) draining: bool,
+}
+
+/// Of an agent that takes calls.
+#[derive(Debug)]
+pub(super) struct Calls {
+    pub(super) announced: CallsAnnouncement,
+    /// Those under way, and their resources.
+    pub(super) open: HashMap<JobId, Name>,
 }
 
 #[derive(Debug)]
@@ -35,6 +47,16 @@ impl Session {
         let Some(of) = self.resources.get(resource).filter(takes) else { return 0 };
         let left = (of.announced.max_concurrent as usize).saturating_sub(of.in_flight);
         left.min(self.max_jobs.saturating_sub(self.attempts.len()))
+    }
+
+    /// How many more calls it takes.
+    pub(super) fn free_calls(&self) -> usize {
+        match &self.calls {
+            Some(calls) if !self.draining => {
+                (calls.announced.max.min(MAX_CALLS) as usize).saturating_sub(calls.open.len())
+            }
+            Some(_) | None => 0,
+        }
     }
 
     pub(super) fn take(&mut self, attempt: Attempt, resource: &Name) {

@@ -119,6 +119,8 @@ pub(super) fn hello(identity: &Identity) -> Hello {
         instance: "test".to_owned(),
         hub_keys: Vec::new(),
         triggers: Vec::new(),
+        calls: None,
+        listeners: Vec::new(),
         max_jobs: 8,
         connectors: [(name("http"), http), (name("file"), file)].into(),
         resources: vec![resource("orders", "http", "notify", 2), resource("compta", "file", "drop", 2)],

@@ -31,7 +31,7 @@ async fn told(agent: &mut Agent) -> Vec<TriggerLease> {
 }
 
 fn lease(trigger: &str, lease: u64, ttl_s: Option<u32>) -> TriggerLease {
-    TriggerLease { resource: name("compta"), trigger: name(trigger), lease, ttl_s }
+    TriggerLease { resource: name("compta"), trigger: name(trigger), lease, ttl_s, cursor: None }
 }
 
 /// Reads until the agent may run something; it is heard meanwhile.

@@ -2,8 +2,8 @@
 
 use super::{hello, name, network::Rng, report, success};
 use crate::{
-    Code, Decline, Effect, Event, EventId, Failure, HeldAction, HeldJob, HeldState, Intent, JobId, Offer,
-    Outcome, Progress, Verdict,
+    CallDeclined, CallResult, Code, Decline, Effect, Event, EventId, Failure, HeldAction, HeldJob, HeldState,
+    Intent, JobId, Offer, Outcome, Progress, Verdict,
     session::{AgentEvent, AgentSession, Attempt},
 };
 use std::{
@@ -45,6 +45,7 @@ pub(super) enum AgentTask {
     Decide { connection: u64, attempt: Attempt },
     Start { process: u32, attempt: Attempt },
     End { process: u32, attempt: Attempt },
+    EndCall { connection: u64, call: JobId },
 }
 
 #[derive(Default)]
@@ -66,6 +67,10 @@ pub(super) struct AgentOwner {
     pub(super) applied: BTreeMap<JobId, u32>,
     pub(super) acked: BTreeMap<Attempt, u32>,
     process: u32,
+    /// Calls that were begun, ever, and those that took effect.
+    pub(super) called: BTreeSet<JobId>,
+    pub(super) call_effects: BTreeMap<JobId, u32>,
+    running_calls: BTreeSet<JobId>,
     pending: BTreeMap<Attempt, (Offer, bool)>,
     reported: BTreeSet<Attempt>,
     /// The spool: survives a crash, in the order of the trigger.
@@ -100,6 +105,7 @@ impl AgentOwner {
                 session.commit(*attempt, intent(), now);
             }
         }
+        self.running_calls.clear();
         self.pending.clear();
         self.reported.clear();
         self.sent_events.clear();
@@ -195,6 +201,30 @@ impl AgentOwner {
                 assert!(self.lease <= lease, "an older list of triggers was believed");
                 self.lease = lease;
             }
+            AgentEvent::Called(call) => {
+                assert!(self.called.insert(call.call), "{} was begun twice", call.call);
+                let (connection, session) = self.session.as_mut().unwrap();
+                assert!(session.open_calls() <= self.max_jobs as usize, "more calls than announced");
+                if self.draining || rng.percent(20) {
+                    self.called.remove(&call.call);
+                    session.decline_call(CallDeclined {
+                        call: call.call,
+                        code: Code::Busy,
+                        message: "not now".to_owned(),
+                        retry_after_ms: None,
+                    });
+                } else {
+                    self.running_calls.insert(call.call);
+                    let task = AgentTask::EndCall { connection: *connection, call: call.call };
+                    self.todo.push((rng.up_to(self.slow), task));
+                }
+            }
+            AgentEvent::CallCancelled(call) => {
+                if self.running_calls.remove(&call) {
+                    let (_, session) = self.session.as_mut().unwrap();
+                    session.end_call(call_result(call, cancelled())).unwrap();
+                }
+            }
             AgentEvent::HubKeys(_) | AgentEvent::Refused(_) | AgentEvent::Unsupported(_) => {
                 panic!("{event:?}")
             }
@@ -237,6 +267,15 @@ impl AgentOwner {
                     } else {
                         self.end(attempt, rng);
                     }
+                }
+            }
+            AgentTask::EndCall { connection, call } => {
+                if let Some((_, session)) =
+                    self.session.as_mut().filter(|(current, _)| *current == connection)
+                    && self.running_calls.remove(&call)
+                {
+                    *self.call_effects.entry(call).or_default() += 1;
+                    session.end_call(call_result(call, success())).unwrap();
                 }
             }
             AgentTask::Start { .. } | AgentTask::End { .. } => {}
@@ -312,6 +351,10 @@ impl AgentOwner {
             }
         }
     }
+}
+
+fn call_result(call: JobId, outcome: Outcome) -> CallResult {
+    CallResult { call, outcome, started_at: None, finished_at: jiff::Timestamp::UNIX_EPOCH }
 }
 
 fn held(attempt: Attempt, entry: &Entry) -> HeldJob {

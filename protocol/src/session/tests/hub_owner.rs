@@ -7,7 +7,7 @@ use super::{
     offer, welcome,
 };
 use crate::{
-    Code, Event, EventId, EventRefused, Held, HeldAction, Hello, JobId, Outcome, Report, Verdict,
+    Call, Code, Event, EventId, EventRefused, Held, HeldAction, Hello, JobId, Outcome, Report, Verdict,
     session::{Attempt, HubEvent, HubSession},
 };
 use std::{
@@ -42,6 +42,14 @@ impl Job {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CallAnswer {
+    Succeeded,
+    Failed,
+    Declined,
+    Lost,
+}
+
 /// Something the hub does later. What is not stored yet when it crashes is lost.
 #[derive(Debug, Clone)]
 pub(super) enum HubTask {
@@ -54,6 +62,8 @@ pub(super) enum HubTask {
 #[derive(Default)]
 pub(super) struct HubOwner {
     pub(super) session: Option<(u64, HubSession)>,
+    /// What each call was answered, if it was.
+    pub(super) calls: BTreeMap<JobId, Option<CallAnswer>>,
     pub(super) todo: Vec<(Duration, HubTask)>,
     pub(super) slow: Duration,
     /// A store that takes one event after the other.
@@ -103,6 +113,35 @@ impl HubOwner {
         }
     }
 
+    /// Makes a call if there is credit, and cancels every other one at once.
+    pub(super) fn call(&mut self, now: Instant) {
+        let number = self.calls.len() as u64;
+        let id = JobId::new(1_000_000 + number, &[8; 10]);
+        let Some((_, session)) = &mut self.session else { return };
+        let (credit, open) = (session.call_credit(), session.open_calls());
+        let call = Call {
+            call: id,
+            envelope: "envelope".to_owned(),
+            ticket: "ticket".to_owned(),
+            payload: None,
+            traceparent: None,
+        };
+        let sent = session.call(call, now + Duration::from_secs(60));
+        assert_eq!(sent.is_ok(), credit > 0);
+        if sent.is_ok() {
+            assert!(open < self.max_jobs as usize, "called past the credit");
+            self.calls.insert(id, None);
+            if number.is_multiple_of(3) {
+                session.cancel_call(id);
+            }
+        }
+    }
+
+    fn answered(&mut self, call: JobId, answer: CallAnswer) {
+        let known = self.calls.get_mut(&call).expect("an answer to a call");
+        assert_eq!(known.replace(answer), None, "{call} was answered twice");
+    }
+
     pub(super) fn crash(&mut self) {
         self.session = None;
         self.process += 1;
@@ -147,7 +186,14 @@ impl HubOwner {
                 let wait = if self.in_order { self.slow } else { rng.up_to(self.slow) };
                 self.todo.push((wait, HubTask::Keep { process, connection, event: Box::new(event) }));
             }
-            HubEvent::Progress(_) | HubEvent::Draining => {}
+            HubEvent::CallEnded(result) => {
+                let succeeded = matches!(result.outcome, Outcome::Succeeded { .. });
+                let answer = if succeeded { CallAnswer::Succeeded } else { CallAnswer::Failed };
+                self.answered(result.call, answer);
+            }
+            HubEvent::CallDeclined(declined) => self.answered(declined.call, CallAnswer::Declined),
+            HubEvent::CallLost(call) => self.answered(call, CallAnswer::Lost),
+            HubEvent::Progress(_) | HubEvent::Draining | HubEvent::Cursor(_) => {}
             HubEvent::Unsupported(of) => panic!("unsupported {of}"),
         }
     }

@@ -3,6 +3,7 @@
 use super::{
     agent_owner::Run,
     event,
+    hub_owner::CallAnswer,
     network::Faults,
     world::{Happening, World},
 };
@@ -32,6 +33,7 @@ fn happening() -> impl Strategy<Value = Happening> {
             .prop_map(|(resource, run, count)| Happening::Submit { resource, run, count }),
         3 => (0..64usize).prop_map(|index| Happening::Cancel { index }),
         4 => (1..30usize).prop_map(|count| Happening::Files { count }),
+        4 => (1..10usize).prop_map(|count| Happening::Calls { count }),
         1 => Just(Happening::Cut),
         1 => Just(Happening::Dark),
         1 => Just(Happening::CrashAgent),
@@ -44,7 +46,10 @@ fn happening() -> impl Strategy<Value = Happening> {
 /// A world whose connection is never cut, so that only re-sending repairs what is lost.
 fn calm() -> impl Strategy<Value = Happening> {
     happening().prop_filter_map("no cuts", |happening| match happening {
-        Happening::Submit { .. } | Happening::Cancel { .. } | Happening::Files { .. } => Some(happening),
+        Happening::Submit { .. }
+        | Happening::Cancel { .. }
+        | Happening::Calls { .. }
+        | Happening::Files { .. } => Some(happening),
         Happening::Cut
         | Happening::Dark
         | Happening::CrashAgent
@@ -68,6 +73,19 @@ fn check(world: &World) {
     assert!(world.agent.acked.values().all(|times| *times == 1));
     let succeeded = world.hub.reports.values().filter(|o| matches!(o, Outcome::Succeeded { .. })).count();
     assert_eq!(succeeded, world.agent.applied.len());
+    // A call begins once at most, what was declined never began, and success is told of what happened once.
+    for (call, answer) in &world.hub.calls {
+        let effects = world.agent.call_effects.get(call).copied().unwrap_or_default();
+        match answer {
+            Some(CallAnswer::Succeeded) => assert_eq!(effects, 1, "{call}"),
+            Some(CallAnswer::Failed) => assert_eq!(effects, 0, "{call}"),
+            Some(CallAnswer::Declined) => {
+                assert!(!world.agent.called.contains(call), "{call} was declined and begun");
+            }
+            // Nobody knows, and nobody says so.
+            Some(CallAnswer::Lost) | None => assert!(effects <= 1, "{call}"),
+        }
+    }
     // Each file is one event at the hub, and none is left behind.
     let events: BTreeSet<EventId> = world.hub.events.iter().copied().collect();
     assert_eq!(world.hub.events.len(), events.len(), "an event was stored twice");
@@ -109,6 +127,20 @@ fn hundreds_of_files_pass_the_window_in_their_order() {
     let order: Vec<EventId> = (1..=300).map(|number| event(number).id).collect();
     assert_eq!(world.hub.events, order);
     assert!(world.agent.duplicates <= 16, "only what was in flight at the crash came twice");
+}
+
+#[test]
+fn hundreds_of_calls_are_answered_beside_the_jobs() {
+    let mut world = World::new(1, Faults::NONE, 8, 4);
+    for second in 1..100 {
+        world.schedule(Duration::from_secs(second), Happening::Calls { count: 8 });
+    }
+    world.schedule(Duration::from_secs(1), Happening::Submit { resource: 0, run: Run::Free, count: 50 });
+    world.run();
+    check(&world);
+    assert_eq!(world.hub.calls.len(), 99 * 8);
+    assert!(world.hub.calls.values().all(Option::is_some), "a call was not answered");
+    assert!(world.agent.call_effects.len() > 300);
 }
 
 #[test]

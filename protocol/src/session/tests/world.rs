@@ -26,6 +26,10 @@ pub(super) enum Happening {
     Cancel {
         index: usize,
     },
+    /// Somebody waits for an operation, so often.
+    Calls {
+        count: usize,
+    },
     /// So many files arrive.
     Files {
         count: usize,
@@ -193,6 +197,7 @@ impl World {
                 }
             }
             Happening::Cancel { index } => self.hub.cancel(index, self.now),
+            Happening::Calls { count } => (0..count).for_each(|_| self.hub.call(self.now)),
             Happening::Files { count } => (0..count).for_each(|_| self.agent.see(self.now)),
             Happening::Cut => {
                 self.network.dark = self.connection;
