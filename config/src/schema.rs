@@ -97,6 +97,7 @@ mod tests {
                 "loyalty",
                 "orders-app",
                 "partner",
+                "returns",
                 "stock"
             ]
         );
