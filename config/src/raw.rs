@@ -180,6 +180,8 @@ pub(crate) struct Rule {
     pub(crate) fields: Option<Vec<String>>,
     /// Calls of a CRM, by the names of the resource's `calls`.
     pub(crate) calls: Option<Vec<String>>,
+    /// Requests of this resource, by their names, that a job may have sent. Default: none.
+    pub(crate) requests: Option<Vec<String>>,
     /// The largest payload and output.
     pub(crate) max_size: Option<ByteSize>,
     /// Rights on top: `replace`, `create_dirs`, `delete_after_fetch`. Default: the first two for `drop`, else none.

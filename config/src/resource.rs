@@ -131,6 +131,7 @@ fn check_rule(common: &Section, number: usize, raw: raw::Rule, diagnostics: &mut
     let entities = raw.entities.unwrap_or_default();
     let fields = raw.fields.unwrap_or_default();
     let calls = raw.calls.unwrap_or_default();
+    let requests = raw.requests.unwrap_or_default();
     each("operations", &operations, &|name| {
         (!check::is_name(name)).then(|| format!("not an operation's name: {}", check::NAME_RULE))
     });
@@ -148,6 +149,9 @@ fn check_rule(common: &Section, number: usize, raw: raw::Rule, diagnostics: &mut
     each("entities", &entities, &word_problem);
     each("fields", &fields, &|name| if name == "*" { None } else { word_problem(name) });
     each("calls", &calls, &word_problem);
+    each("requests", &requests, &|name| {
+        name.is_empty().then(|| "empty; write the name of a request of this resource".to_owned())
+    });
     if let Some(may) = &raw.may {
         each("may", may, &|right| (!RIGHTS.contains(&right)).then(|| unknown_value(right, RIGHTS)));
     }
@@ -170,6 +174,7 @@ fn check_rule(common: &Section, number: usize, raw: raw::Rule, diagnostics: &mut
         entities,
         fields,
         calls,
+        requests,
         max_size: raw.max_size,
         may: raw.may,
         at: common.finding(&rule, ""),

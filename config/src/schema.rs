@@ -98,6 +98,7 @@ mod tests {
                 "loyalty",
                 "orders-app",
                 "partner",
+                "returns",
                 "stock"
             ]
         );

@@ -368,7 +368,7 @@ fn resources_and_their_rules_are_checked() {
             "agent.toml:16:19: resources.r.allow[3].headers[2]: not a header's name; write one such as \"x-request-id\"",
             "agent.toml:17:8: resources.r.allow[3].may[1]: unknown value; did you mean \"replace\"? expected one of \"replace\", \"create_dirs\", \"delete_after_fetch\"",
             "agent.toml:19:15: resources.r.allow[4].operations[1]: expected a string, found an integer",
-            "agent.toml:20:1: resources.r.allow[4].operation: unknown key; did you mean \"operations\"? known keys: daily_volume, headers, max_per_day, max_size, may, methods, operations, paths, query",
+            "agent.toml:20:1: resources.r.allow[4].operation: unknown key; did you mean \"operations\"? known keys: calls, daily_volume, entities, fields, headers, max_per_day, max_size, may, methods, operations, paths, query, requests",
         ],
     );
     check(

@@ -11,7 +11,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
-use url::Host;
+use url::{Host, Url};
 
 /// Metadata services outside the link-local ranges: Alibaba, Oracle, Azure's wire server; AWS and Google over IPv6.
 const METADATA_V4: &[Ipv4Addr] =
@@ -86,6 +86,22 @@ pub(crate) fn is_blocked_host(host: &Host<&str>) -> bool {
         }
         Host::Ipv4(v4) => is_blocked(IpAddr::V4(*v4)),
         Host::Ipv6(v6) => is_blocked(IpAddr::V6(*v6)),
+    }
+}
+
+/// Reads an `http://` or `https://` URL of the configuration.
+///
+/// # Errors
+/// What is wrong with it, for the finding at its key.
+pub(crate) fn host_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text)
+        .map_err(|e| format!("not a URL ({e}); expected the like of https://orders.intra:8443/api/"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(format!("expected a URL with https:// or http://, found {}://", url.scheme()));
+    }
+    match url.host() {
+        Some(host) if is_blocked_host(&host) => Err(BLOCKED_HERE.to_owned()),
+        Some(_) | None => Ok(url),
     }
 }
 

@@ -85,6 +85,8 @@ pub struct Demands {
     pub fields: Vec<String>,
     /// Declared calls that it makes.
     pub calls: Vec<String>,
+    /// The request of the operator that it names; then it touches nothing but what that request says.
+    pub request: Option<String>,
 }
 
 /// A configured link to one private system.

@@ -16,7 +16,7 @@ pub struct Examine {
 /// One link that was looked at.
 #[derive(Debug)]
 pub struct Link {
-    /// Its name: `name`, `connection`, `TLS`, `host key`, `log-in`, `folder`, `writing`.
+    /// Its name: `name`, `connection`, `TLS`, `host key`, `log-in`, `folder`, `writing`, `token`, `answer`.
     pub name: &'static str,
     /// What was found.
     pub found: Found,

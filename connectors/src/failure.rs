@@ -49,7 +49,7 @@ pub enum Code {
 }
 
 /// A failed attempt.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Failure {
     /// What should happen next.
     pub verdict: Verdict,

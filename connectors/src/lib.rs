@@ -24,6 +24,6 @@ pub use erased::DynConnector;
 pub use examine::{Examine, Found, Link};
 pub use failure::{Code, Effect, Failure, Verdict};
 pub use feed::{Change, ChangeOp, Changes, Feeds, Start};
-pub use payload::{Input, Keeper, Output, Produced};
+pub use payload::{Again, Input, Keeper, Output, Produced};
 pub use registry::{Checked, REGISTRY, kind_names};
 pub use trigger::{Notices, Patience, Scan, Scanned, Seen, Settle, Settled, Triggers};

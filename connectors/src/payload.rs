@@ -14,6 +14,32 @@ pub struct Input {
     media_type: String,
     seen: u64,
     context: Context,
+    again: Option<Again>,
+}
+
+/// Opens a payload once more from its beginning.
+type Reopen = dyn Fn() -> io::Result<Box<dyn AsyncRead + Send + Unpin>> + Send + Sync;
+
+/// How a payload can be read once more, verified anew.
+#[derive(Clone)]
+pub struct Again {
+    reopen: Arc<Reopen>,
+    size: u64,
+    sha256: [u8; 32],
+    media_type: String,
+}
+
+impl Again {
+    /// The payload from its beginning.
+    ///
+    /// # Errors
+    /// `internal` (retry) if it cannot be opened any more.
+    pub fn input(&self) -> Result<Input, Failure> {
+        let reader = (self.reopen)().map_err(|e| {
+            Failure::retry(Code::Internal, "the payload could not be read a second time").detail(e)
+        })?;
+        Ok(Input::new(reader, self.size, self.sha256, self.media_type.clone()))
+    }
 }
 
 impl Input {
@@ -25,7 +51,24 @@ impl Input {
         sha256: [u8; 32],
         media_type: String,
     ) -> Self {
-        Self { reader, size, sha256, media_type, seen: 0, context: Context::new(&SHA256) }
+        Self { reader, size, sha256, media_type, seen: 0, context: Context::new(&SHA256), again: None }
+    }
+
+    /// Says how the payload can be opened once more from its beginning.
+    #[must_use]
+    pub fn reopened_by(
+        mut self,
+        reopen: impl Fn() -> io::Result<Box<dyn AsyncRead + Send + Unpin>> + Send + Sync + 'static,
+    ) -> Self {
+        let (size, sha256, media_type) = (self.size, self.sha256, self.media_type.clone());
+        self.again = Some(Again { reopen: Arc::new(reopen), size, sha256, media_type });
+        self
+    }
+
+    /// How to read it once more; `None` where it comes as a stream that is gone once read.
+    #[must_use]
+    pub fn again(&self) -> Option<Again> {
+        self.again.clone()
     }
 
     /// The announced size in bytes.

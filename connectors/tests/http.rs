@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
 
+mod http_more;
 mod http_server;
 
 use axum::body::Body;
@@ -525,7 +526,7 @@ fn wrong_settings_are_found_at_their_places() {
         ("url = \"http://2852039166/\"", 3, "always blocked"),
         ("url = \"http://h/\"\nproxy = { url = \"http://100.100.100.200:3128\" }", 4, "always blocked"),
         ("url = \"http://h/\"\nproxy = { url = \"http://p:1\", username = \"u\" }", 4, "go together"),
-        ("url = \"http://h/\"\nauth = { kind = \"oauth\" }", 4, "bearer, basic or api_key"),
+        ("url = \"http://h/\"\nauth = { kind = \"oauth\" }", 4, "bearer, basic or api_key, or oauth2"),
         ("url = \"http://h/\"\nauth = { kind = \"bearer\" }", 4, "needs the key token"),
         (
             "url = \"http://h/\"\n[resources.app.auth]\nkind = \"bearer\"\ntoken = { env = \"T\" }\nusername = \"u\"",

@@ -2,17 +2,26 @@
 
 use crate::{PATIENCE, Process, free_port, until};
 use serde_json::Value;
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 use tempfile::TempDir;
 
-/// nginx in a folder of its own: `orders/…` answers 200, `busy/…` 503 with `Retry-After`, `static/…` serves files.
+/// nginx in a folder of its own: `orders/…` answers 200, `busy/…` 503 with `Retry-After`, `static/…` serves files,
+/// `packed/…` compresses them, `bomb/…` says that they are compressed, `store/…` takes files by PUT.
 pub struct Nginx {
     /// Plain HTTP, with a final `/`.
     pub url: String,
     /// HTTPS, with a final `/`.
     pub tls_url: String,
+    /// HTTPS for clients that show [`Self::client`] alone, with a final `/`.
+    pub mutual_url: String,
     /// The certificate of the HTTPS side, PEM.
     pub certificate: String,
+    /// A client's certificate and key, PEM.
+    pub client: (String, String),
     home: TempDir,
     _process: Process,
 }
@@ -25,7 +34,10 @@ impl Nginx {
     pub async fn start() -> Self {
         let home =
             tempfile::Builder::new().prefix("passerelle-nginx-").tempdir().expect("a temporary folder");
-        let (port, tls_port) = (free_port(), free_port());
+        let (port, tls_port, mutual_port) = (free_port(), free_port(), free_port());
+        let client =
+            rcgen::generate_simple_self_signed(vec!["agent".to_owned()]).expect("a client's certificate");
+        let client = (client.cert.pem(), client.signing_key.serialize_pem());
         let pair = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned(), "localhost".to_owned()])
             .expect("a certificate");
         let certificate = pair.cert.pem();
@@ -33,8 +45,11 @@ impl Nginx {
             |name: &str, text: &str| fs::write(home.path().join(name), text).expect("a file for nginx");
         write("cert.pem", &certificate);
         write("key.pem", &pair.signing_key.serialize_pem());
-        fs::create_dir(home.path().join("static")).expect("a folder for nginx");
-        write("nginx.conf", &configuration(home.path(), port, tls_port));
+        write("client.pem", &client.0);
+        for folder in ["static", "packed", "bomb", "store"] {
+            fs::create_dir(home.path().join(folder)).expect("a folder for nginx");
+        }
+        write("nginx.conf", &configuration(home.path(), port, tls_port, mutual_port));
         let mut command = Command::new("nginx");
         command.arg("-p").arg(home.path()).args(["-e", "stderr", "-c"]).arg(home.path().join("nginx.conf"));
         let mut process = Process::spawn("nginx", &mut command, &home.path().join("nginx.log"));
@@ -46,7 +61,9 @@ impl Nginx {
         Self {
             url: format!("http://127.0.0.1:{port}/"),
             tls_url: format!("https://localhost:{tls_port}/"),
+            mutual_url: format!("https://localhost:{mutual_port}/"),
             certificate,
+            client,
             home,
             _process: process,
         }
@@ -57,10 +74,25 @@ impl Nginx {
     /// # Panics
     /// If it cannot be written.
     pub fn publish(&self, name: &str, content: &[u8]) {
-        fs::write(self.home.path().join("static").join(name), content).expect("a file for nginx");
+        self.publish_in("static", name, content);
     }
 
-    /// The requests below `orders/` and `busy/` so far: `method`, `uri`, `key` (`Idempotency-Key`), `type`, `body`.
+    /// Puts a file into one of its folders.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn publish_in(&self, folder: &str, name: &str, content: &[u8]) {
+        fs::write(self.folder(folder).join(name), content).expect("a file for nginx");
+    }
+
+    /// One of its folders: `static`, `packed`, `bomb`, `store`.
+    #[must_use]
+    pub fn folder(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    /// The requests below `orders/` and `busy/` so far: `method`, `uri`, `key` (`Idempotency-Key`), `type`, `body`,
+    /// `protocol`, `client` (what was found of a client's certificate).
     ///
     /// # Panics
     /// If the log is not what it should be.
@@ -80,7 +112,7 @@ impl Nginx {
 }
 
 /// The body of a request is known to nginx (and its log) only where it is passed on: hence the second server.
-fn configuration(home: &Path, port: u16, tls_port: u16) -> String {
+fn configuration(home: &Path, port: u16, tls_port: u16, mutual_port: u16) -> String {
     let home = home.display();
     format!(
         r#"
@@ -95,15 +127,28 @@ http {{
   client_body_buffer_size 1m;
   access_log off;
   log_format requests escape=json '{{"method":"$request_method","uri":"$request_uri","key":"$http_idempotency_key",'
-    '"type":"$content_type","body":"$request_body","status":$status}}';
+    '"type":"$content_type","body":"$request_body","status":$status,'
+    '"protocol":"$server_protocol","client":"$ssl_client_verify"}}';
   server {{
     listen 127.0.0.1:{port};
-    listen 127.0.0.1:{tls_port} ssl;
+    listen 127.0.0.1:{tls_port} ssl http2;
     ssl_certificate {home}/cert.pem;
     ssl_certificate_key {home}/key.pem;
     location /orders/ {{ access_log {home}/requests.log requests; proxy_pass http://unix:{home}/app.sock; }}
     location /busy/ {{ access_log {home}/requests.log requests; add_header Retry-After 1 always; return 503; }}
     location /static/ {{ root {home}; }}
+    location /packed/ {{ root {home}; gzip on; gzip_types *; gzip_min_length 1; gzip_comp_level 1; }}
+    location /bomb/ {{ root {home}; add_header Content-Encoding gzip; }}
+    location /store/ {{ root {home}; dav_methods PUT; }}
+  }}
+  server {{
+    listen 127.0.0.1:{mutual_port} ssl;
+    ssl_certificate {home}/cert.pem;
+    ssl_certificate_key {home}/key.pem;
+    ssl_client_certificate {home}/client.pem;
+    ssl_verify_client on;
+    location /orders/ {{ access_log {home}/requests.log requests; proxy_pass http://unix:{home}/app.sock; }}
+    location = / {{ return 204; }}
   }}
   server {{
     listen unix:{home}/app.sock;

@@ -1,7 +1,7 @@
 //! Turns the configured allow rules of a resource into a policy; what cannot work becomes a finding.
 
-use super::{Daily, Operation, ResourcePolicy, Rule, paths::PathRule};
-use passerelle_config::{AllowRule, Diagnostics, Finding, ResourceConfig, path_glob};
+use super::{Daily, Named, Operation, ResourcePolicy, Rule, paths::PathRule};
+use passerelle_config::{AllowRule, Diagnostics, Finding, ResourceConfig, Section, path_glob};
 use passerelle_connectors::{OperationSpec, Right};
 
 const RIGHTS: [Right; 3] = [Right::Replace, Right::CreateDirs, Right::DeleteAfterFetch];
@@ -15,7 +15,8 @@ impl ResourcePolicy {
         diagnostics: &mut Diagnostics,
     ) -> Option<Self> {
         let before = diagnostics.findings().len();
-        let rules = resource.allow.iter().map(|rule| compile_rule(rule, operations, diagnostics)).collect();
+        let compiled = |rule| compile_rule(rule, &resource.section, operations, diagnostics);
+        let rules = resource.allow.iter().map(compiled).collect();
         let known =
             |spec: &OperationSpec| Operation { name: spec.name.to_owned(), needs_paths: spec.needs_paths };
         (diagnostics.findings().len() == before)
@@ -23,7 +24,12 @@ impl ResourcePolicy {
     }
 }
 
-fn compile_rule(rule: &AllowRule, operations: &[OperationSpec], diagnostics: &mut Diagnostics) -> Rule {
+fn compile_rule(
+    rule: &AllowRule,
+    section: &Section,
+    operations: &[OperationSpec],
+    diagnostics: &mut Diagnostics,
+) -> Rule {
     let mut report = |key: &str, message: String| {
         let path = format!("{}.{key}", rule.at.path);
         diagnostics.push(Finding { path, message, ..rule.at.clone() });
@@ -37,7 +43,9 @@ fn compile_rule(rule: &AllowRule, operations: &[OperationSpec], diagnostics: &mu
         let names: Vec<_> = operations.iter().map(|spec| spec.name).collect();
         report("operations", format!("unknown operation {name:?}; this connector has {}", names.join(", ")));
     }
-    if let Some(spec) = known.iter().find(|spec| spec.needs_paths && rule.paths.is_empty()) {
+    if let Some(spec) =
+        known.iter().find(|spec| spec.needs_paths && rule.paths.is_empty() && rule.requests.is_empty())
+    {
         let message = format!("missing; operation {:?} needs path globs, such as [\"**/*.csv\"]", spec.name);
         report("paths", message);
     }
@@ -73,6 +81,19 @@ fn compile_rule(rule: &AllowRule, operations: &[OperationSpec], diagnostics: &mu
             Err(message) => report("paths", format!("{pattern:?}: {message}")),
         }
     }
+    let mut requests = Vec::with_capacity(rule.requests.len());
+    for name in &rule.requests {
+        let text = |key: &str| section.text(&format!("requests.{name}.{key}"));
+        match (text("method"), text("path")) {
+            (Some(method), Some(path)) if !name.contains('.') => {
+                requests.push(Named { name: name.clone(), does: format!("{method} {path}") });
+            }
+            _ => {
+                let message = format!("unknown request {name:?}; write it as [resources.….requests.{name}]");
+                report("requests", message);
+            }
+        }
+    }
     let may = rule.may.as_ref().map(|names| {
         let mut rights = Vec::with_capacity(names.len());
         for name in names {
@@ -95,6 +116,7 @@ fn compile_rule(rule: &AllowRule, operations: &[OperationSpec], diagnostics: &mu
         entities: rule.entities.clone(),
         fields: rule.fields.clone(),
         calls: rule.calls.clone(),
+        requests,
         max_size: rule.max_size.map(|size| size.0),
         may,
         daily: Daily {
@@ -118,6 +140,18 @@ fn useless_keys(rule: &AllowRule, operations: &[&OperationSpec]) -> Vec<(&'stati
     let mut useless = Vec::new();
     if !rule.paths.is_empty() && !any(|spec| spec.needs_paths) && !takes("path") {
         useless.push(("paths", "a path"));
+    }
+    if !rule.requests.is_empty() && !takes("request") {
+        useless.push(("requests", "a request that the operator wrote"));
+    }
+    // What the operator wrote needs no further limits, and nothing else is allowed.
+    if !rule.requests.is_empty() && rule.paths.is_empty() {
+        for (key, list) in [("methods", &rule.methods), ("query", &rule.query), ("headers", &rule.headers)] {
+            if !list.is_empty() {
+                useless.push((key, "it without paths"));
+            }
+        }
+        return useless;
     }
     if !rule.methods.is_empty() && !takes("method") {
         useless.push(("methods", "an HTTP method"));

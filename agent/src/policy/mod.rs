@@ -2,7 +2,7 @@
 //!
 //! - A resource without a rule allows nothing; its rules are alternatives (OR).
 //! - A rule allows a call only if it allows everything the call demands (AND): operation, every path, method, every
-//!   query key, every header, every right, size. Two rules never add up.
+//!   query key, every header, every right, size; of a request that the operator wrote its name. Two rules never add up.
 //! - A message names what is not allowed in the job's own words, and nothing of the rules or of the private network.
 
 pub mod command;
@@ -49,11 +49,20 @@ struct Rule {
     entities: Vec<String>,
     fields: Vec<String>,
     calls: Vec<String>,
+    requests: Vec<Named>,
     max_size: Option<u64>,
     may: Option<Vec<Right>>,
     daily: Daily,
     /// Where it stands.
     at: Finding,
+}
+
+/// A request that the operator wrote.
+#[derive(Debug)]
+struct Named {
+    name: String,
+    /// Method and path, as they are written.
+    does: String,
 }
 
 /// A call may go on.
@@ -92,6 +101,7 @@ enum Refusal<'d> {
     Entity(&'d str),
     Field(&'d str),
     Call(&'d str),
+    Request(&'d str),
     Right(Right),
     Size { size: u64, max: u64 },
     Daily,
@@ -158,7 +168,8 @@ impl ResourcePolicy {
         let needs_paths = self.operations.iter().any(|known| known.name == operation && known.needs_paths);
         // An operation on a place that names none acts on the resource's root.
         let root = [String::new()];
-        let paths = if needs_paths && demands.paths.is_empty() { &root[..] } else { &demands.paths };
+        let on_root = needs_paths && demands.paths.is_empty() && demands.request.is_none();
+        let paths = if on_root { &root[..] } else { &demands.paths };
         let mut nearest: Option<(Refusal<'_>, usize)> = None;
         let mut filtered = None;
         for (index, rule) in self.rules.iter().enumerate() {
@@ -239,6 +250,9 @@ impl Rule {
         if let Some(call) = demands.calls.iter().find(|call| !self.calls.contains(call)) {
             return Some(Refusal::Call(call));
         }
+        if let Some(name) = demands.request.as_deref().filter(|name| !self.has_request(name)) {
+            return Some(Refusal::Request(name));
+        }
         if let Some(right) = demands.rights.iter().find(|right| !self.gives(operation, **right)) {
             return Some(Refusal::Right(*right));
         }
@@ -265,6 +279,10 @@ impl Rule {
 
     fn allows_field(&self, field: &str) -> bool {
         self.fields.iter().any(|listed| listed == "*" || listed == field)
+    }
+
+    fn has_request(&self, name: &str) -> bool {
+        self.requests.iter().any(|request| request.name == name)
     }
 
     fn allows_path(&self, operation: &str, path: &str) -> bool {
@@ -309,7 +327,7 @@ impl Refusal<'_> {
     /// How far the rule's checks came.
     fn stage(self) -> u8 {
         match self {
-            Self::Path(_) => 0,
+            Self::Path(_) | Self::Request(_) => 0,
             Self::Method(_) => 1,
             Self::Query(_) => 2,
             Self::Header(_) => 3,
@@ -331,6 +349,7 @@ impl Refusal<'_> {
             | Self::Entity(_)
             | Self::Field(_)
             | Self::Call(_)
+            | Self::Request(_)
             | Self::Right(_)
             | Self::Daily => Code::PolicyDenied,
         }
@@ -351,6 +370,9 @@ impl Refusal<'_> {
             Self::Entity(name) => format!("operation {operation:?} is not allowed on entity {name:?} here"),
             Self::Field(name) => format!("field {name:?} is not allowed for operation {operation:?} here"),
             Self::Call(name) => format!("call {name:?} is not allowed here"),
+            Self::Request(name) => {
+                format!("request {name:?} is not allowed for operation {operation:?} here")
+            }
             Self::Right(right) => {
                 let what = match right {
                     Right::Replace => "replace what is there",

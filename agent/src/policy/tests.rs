@@ -38,8 +38,8 @@ fn file_operations() -> Vec<OperationSpec> {
 
 fn http_operations() -> Vec<OperationSpec> {
     vec![
-        spec("request", &["method", "path", "query", "headers", "expect"], true, true, true),
-        spec("notify", &["path", "method", "headers"], true, true, false),
+        spec("request", &["method", "path", "query", "headers", "expect", "request"], true, true, true),
+        spec("notify", &["path", "method", "headers", "request"], true, true, false),
     ]
 }
 
@@ -174,6 +174,46 @@ fn files_are_allowed_by_operation_path_right_and_size() {
     assert_eq!(policy.decide("drop", &on(&["a.csv"]), None).unwrap().max_size, Some(1024));
     assert_eq!(policy.decide("drop", &on(&["in/x"]), None).unwrap().max_size, None);
     assert_eq!(policy.decide("move", &on(&["in/a", "x"]), None).unwrap_err().nearest, Some(2));
+}
+
+#[test]
+fn requests_that_the_operator_wrote_are_allowed_by_name_alone() {
+    let requests = "[resources.r.requests.status]\nmethod = \"GET\"\npath = \"orders/{{ order }}\"\n\
+                    [resources.r.requests.close]\nmethod = \"POST\"\npath = \"close\"\n";
+    let named = |name: &str| Demands { request: Some(name.to_owned()), ..Demands::default() };
+    let policy = http_policy(&format!(
+        "{requests}[[allow]]\noperations = [\"request\"]\nrequests = [\"status\"]\nmax_size = \"10B\"\n\
+         [[allow]]\noperations = [\"notify\"]\npaths = [\"**\"]\n"
+    ));
+    assert_eq!(policy.decide("request", &named("status"), None).unwrap().rule, 1);
+    for (operation, demands, says) in [
+        ("request", named("close"), "request \"close\" is not allowed for operation \"request\" here"),
+        ("notify", named("status"), "request \"status\" is not allowed for operation \"notify\" here"),
+        (
+            "request",
+            http("GET", "orders/1", &[], &[]),
+            "operation \"request\" is not allowed on path \"orders/1\"",
+        ),
+    ] {
+        assert_eq!(policy.decide(operation, &demands, None).unwrap_err().message, says);
+    }
+    assert_eq!(policy.decide("request", &named("status"), Some(11)).unwrap_err().code, Code::TooLarge);
+
+    for (rule, says) in [
+        ("requests = [\"other\"]", "requests: unknown request \"other\""),
+        (
+            "requests = [\"status\"]\nmethods = [\"GET\"]",
+            "methods: none of this rule's operations takes it without paths",
+        ),
+        ("requests = []", "paths: missing"),
+    ] {
+        let rules = format!("{requests}[[allow]]\noperations = [\"request\"]\n{rule}\n");
+        let findings = compile(&resource("http", &rules), &http_operations()).unwrap_err();
+        assert!(findings[0].contains(says), "{findings:?}");
+    }
+    let rules = "[[allow]]\noperations = [\"drop\"]\npaths = [\"*\"]\nrequests = [\"a\"]\n";
+    let findings = compile(&resource("file", rules), &file_operations()).unwrap_err();
+    assert!(findings.iter().any(|finding| finding.contains("that the operator wrote")), "{findings:?}");
 }
 
 #[test]
@@ -336,6 +376,7 @@ fn some_rule() -> impl Strategy<Value = AllowRule> {
             entities: Vec::new(),
             fields: Vec::new(),
             calls: Vec::new(),
+            requests: Vec::new(),
             max_size: max_size.map(ByteSize),
             may,
             max_per_day: None,
@@ -539,6 +580,7 @@ fn the_example_folder_passes_its_connectors_and_the_policy() {
             "loyalty: request",
             "orders-app: notify",
             "partner: fetch list stat",
+            "returns: request notify",
             "stock: request"
         ]
     );

@@ -48,7 +48,12 @@ pub async fn open(
     };
     match &job.payload {
         Payload::None => Ok(None),
-        Payload::Inline(bytes) => Ok(Some(input(Box::new(Cursor::new(bytes.clone())), expected))),
+        Payload::Inline(bytes) => {
+            let bytes = bytes.clone();
+            let again = bytes.clone();
+            let input = input(Box::new(Cursor::new(bytes)), expected);
+            Ok(Some(input.reopened_by(move || Ok(Box::new(Cursor::new(again.clone()))))))
+        }
         Payload::AtHub if judged.streams(job) => {
             let reader = stream(agent, job, expected.size);
             Ok(Some(input(Box::new(reader), expected)))
@@ -59,9 +64,11 @@ pub async fn open(
                 () = stop.token().cancelled() => return Err(None),
             };
             fetched.map_err(Some)?;
-            let file =
-                tokio::fs::File::open(agent.spool.input(job.attempt)).await.map_err(|e| Some(disk(&e)))?;
-            Ok(Some(input(Box::new(file), expected)))
+            let path = agent.spool.input(job.attempt);
+            let file = tokio::fs::File::open(&path).await.map_err(|e| Some(disk(&e)))?;
+            let reopen =
+                move || Ok(Box::new(tokio::fs::File::from_std(std::fs::File::open(&path)?)) as Box<_>);
+            Ok(Some(input(Box::new(file), expected).reopened_by(reopen)))
         }
     }
 }

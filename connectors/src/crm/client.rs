@@ -4,7 +4,13 @@ use super::{
     exchange::{Credentials, Exchange},
     settings::{Auth, Settings},
 };
-use crate::{BuildError, address, http::client::tls_of};
+use crate::{
+    BuildError, address,
+    http::{
+        client::tls_of,
+        oauth::{OauthSettings, Tokens},
+    },
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
 use passerelle_config::{Secret, SecretRef};
@@ -21,7 +27,12 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 /// # Errors
 /// If a secret or the CA file cannot be used.
 pub(super) fn exchange(settings: &Settings, base: &Path) -> Result<Exchange, BuildError> {
+    let oauth = match &settings.auth {
+        Some(Auth::Oauth { settings, .. }) => Some(settings),
+        _ => None,
+    };
     let speaks_tls = settings.url.scheme() == "https"
+        || oauth.is_some_and(OauthSettings::speaks_tls)
         || settings.proxy.as_ref().is_some_and(|proxy| proxy.url.scheme() == "https");
     let ca_file = settings.ca_file.as_ref().map(|file| base.join(file));
     let tls = tls_of(speaks_tls, ca_file.as_deref(), &[b"h2", b"http/1.1"])
@@ -47,10 +58,14 @@ pub(super) fn exchange(settings: &Settings, base: &Path) -> Result<Exchange, Bui
         }
         builder = builder.proxy(to);
     }
+    let client = builder.build().map_err(|e| failed(settings, "url", &e))?;
+    let tokens = oauth.map(|oauth| Tokens::build(oauth, client.clone(), base)).transpose();
+    let tokens = tokens.map_err(|(key, cause)| failed(settings, &format!("auth.{key}"), &cause))?;
     Ok(Exchange {
         base: settings.url.clone(),
-        client: builder.build().map_err(|e| failed(settings, "url", &e))?,
+        client,
         credentials: header(settings, base)?,
+        tokens,
         trust: Credentials::default(),
         max_response: usize::try_from(settings.max_response).unwrap_or(usize::MAX),
         ahead_ms: AtomicI64::new(0),
@@ -71,7 +86,7 @@ fn header(settings: &Settings, base: &Path) -> Result<Option<(HeaderName, Header
             (AUTHORIZATION, HeaderValue::from_str(&format!("Basic {pair}")))
         }
         Auth::ApiKey { header, .. } => (header.clone(), HeaderValue::from_str(secret)),
-        Auth::Hmac { .. } => return Ok(None),
+        Auth::Hmac { .. } | Auth::Oauth { .. } => return Ok(None),
     };
     let mut value = value.map_err(|_| {
         failed(settings, key, &"the secret contains a line end or another character that no header may carry")

@@ -31,15 +31,18 @@ pub(super) async fn run(
         Which::Key((_, value)) => crm.turn(entity, value).await,
         Which::Id(_) => None,
     };
-    let id = match which {
-        Which::Id(id) => Some(id.clone()),
-        Which::Key(key) => id_of(crm, &talk, entity, key).await?.map(|record| record.id),
+    // An earlier run of this job was after that very record: one that has the key by now is somebody's new one.
+    let before = call.prior_intent.as_ref().and_then(|intent| intent.state.get("id")?.as_str());
+    let id = match (which, before) {
+        (_, Some(id)) => Some(id.to_owned()),
+        (Which::Id(id), None) => Some(id.clone()),
+        (Which::Key(key), None) => id_of(crm, &talk, entity, key).await?.map(|record| record.id),
     };
     if dry_run {
         return look(crm, &talk, entity, id, if_version).await;
     }
     let Some(id) = id else { return Ok(outcome("already_absent")) };
-    pass(call, json!({ "crm": "delete" })).await?;
+    pass(call, json!({ "crm": "delete", "id": id })).await?;
     match crm.dialect.delete(&talk, entity, &id, if_version).await {
         Ok(()) => Ok(outcome("deleted")),
         // An earlier run of this very job may have done it.

@@ -8,9 +8,12 @@
 
 use super::error::{Clash, CrmError, Problem};
 use crate::{
-    Call, Code, Patience, Progress,
+    Call, Code, Failure, Patience, Progress,
     address::{self, Blocked},
-    http::{answer, fault},
+    http::{
+        answer, fault,
+        oauth::{Token, Tokens},
+    },
 };
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -297,6 +300,8 @@ pub(crate) struct Exchange {
     pub(crate) client: reqwest::Client,
     /// The header that authenticates each request, for the kinds of `auth` that are no more than that.
     pub(crate) credentials: Option<(HeaderName, HeaderValue)>,
+    /// The access tokens that stand in its place.
+    pub(crate) tokens: Option<Tokens>,
     /// Whether they may be tried; dialects that log in put their log-in through it as well.
     pub(crate) trust: Credentials,
     /// The largest answer.
@@ -342,11 +347,14 @@ impl Exchange {
     /// [`Problem::Auth`] (also for a 401, and while the credentials rest), [`Problem::Unavailable`],
     /// [`Problem::Ambiguous`], [`Problem::Protocol`] (an answer that is too large), or one of ours.
     pub(crate) async fn send(&self, talk: &Talk, request: Request) -> Result<Answer, CrmError> {
-        if request.bare || self.credentials.is_none() {
-            return self.once(talk, request).await;
+        if request.bare || (self.credentials.is_none() && self.tokens.is_none()) {
+            return self.once(talk, request, None).await;
         }
         let refused = async {
-            let answer = self.once(talk, request).await?;
+            let answer = match &self.tokens {
+                Some(tokens) => self.with_token(talk, request, tokens).await?,
+                None => self.once(talk, request, self.credentials.clone()).await?,
+            };
             if answer.status == StatusCode::UNAUTHORIZED {
                 return Err(CrmError::new(Problem::Auth).detail("status 401"));
             }
@@ -355,12 +363,33 @@ impl Exchange {
         self.trust.try_with(refused).await
     }
 
-    async fn once(&self, talk: &Talk, request: Request) -> Result<Answer, CrmError> {
+    /// A token that is refused though it looked good is replaced once: a 401 says that nothing was done.
+    async fn with_token(&self, talk: &Talk, request: Request, tokens: &Tokens) -> Result<Answer, CrmError> {
+        let header = |token: &Token| Some((header::AUTHORIZATION, token.header.clone()));
+        let token = tokens.current().await.map_err(no_token)?;
+        let answer = self.once(talk, request.clone(), header(&token)).await?;
+        if answer.status != StatusCode::UNAUTHORIZED {
+            return Ok(answer);
+        }
+        let Some(newer) = tokens.instead_of(&token).await.map_err(no_token)? else { return Ok(answer) };
+        let answer = self.once(talk, request, header(&newer)).await?;
+        if answer.status == StatusCode::UNAUTHORIZED {
+            tokens.refused_again(&newer);
+        }
+        Ok(answer)
+    }
+
+    async fn once(
+        &self,
+        talk: &Talk,
+        request: Request,
+        credentials: Option<(HeaderName, HeaderValue)>,
+    ) -> Result<Answer, CrmError> {
         if talk.cancel.is_cancelled() {
             return Err(CrmError::new(Problem::Ours(Code::Cancelled)));
         }
         let writes = request.writes;
-        let built = self.build(talk, request)?;
+        let built = self.build(talk, request, credentials)?;
         let exchange = async {
             let response = self.client.execute(built).await.map_err(|error| lost(error, writes))?;
             self.read(talk, response, writes).await
@@ -388,7 +417,12 @@ impl Exchange {
         }
     }
 
-    fn build(&self, talk: &Talk, request: Request) -> Result<reqwest::Request, CrmError> {
+    fn build(
+        &self,
+        talk: &Talk,
+        request: Request,
+        credentials: Option<(HeaderName, HeaderValue)>,
+    ) -> Result<reqwest::Request, CrmError> {
         let mut url = match request.url {
             Target::Link(url) => url,
             Target::Path(path) => self.link(path.trim_start_matches('/'))?,
@@ -400,8 +434,8 @@ impl Exchange {
         let headers = built.headers_mut();
         headers.extend(request.headers);
         headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("application/json"));
-        if let (Some((name, value)), false) = (&self.credentials, request.bare) {
-            headers.insert(name.clone(), value.clone());
+        if let Some((name, value)) = credentials {
+            headers.insert(name, value);
         }
         // A trace context that no header can carry is no reason to fail.
         if let Some(value) = talk.traceparent.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
@@ -451,6 +485,17 @@ impl Exchange {
             self.ahead_ms.store(if ahead.abs() <= 2000 { 0 } else { ahead }, Ordering::Relaxed);
         }
     }
+}
+
+/// There is no token: nothing was asked of the target.
+fn no_token(failure: Failure) -> CrmError {
+    let problem = match failure.code {
+        Code::TargetAuth => Problem::Auth,
+        Code::TargetThrottled => Problem::Throttled { retry_after: failure.retry_after },
+        Code::PolicyDenied => Problem::Ours(Code::PolicyDenied),
+        _ => Problem::Unavailable,
+    };
+    CrmError { reason: Some(failure.message), ..problem.into() }.detail(failure.detail.unwrap_or_default())
 }
 
 /// What an error of the HTTP library means.

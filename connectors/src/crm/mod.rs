@@ -22,6 +22,7 @@ mod dialects;
 mod error;
 mod exchange;
 mod feed;
+mod mask;
 mod odata;
 mod params;
 mod reading;
@@ -174,6 +175,13 @@ impl Connector for Crm {
         if call.cancel.is_cancelled() {
             return Err(Failure::cancelled());
         }
+        let masked = mask::values(&params);
+        self.perform(call, params).await.map_err(|failure| mask::without(failure, &masked))
+    }
+}
+
+impl Crm {
+    async fn perform(&self, call: &Call, params: Params<'_>) -> Result<Outcome, Failure> {
         match params {
             Params::Upsert { entity, key, fields, if_version, dry_run } => {
                 let upsert = upsert::Upsert { entity, key, fields, if_version };

@@ -6,7 +6,10 @@ use super::{
     rest::shape::{RawShape, Shape},
     vocabulary::{Entity, Field, FieldType, neutral_type},
 };
-use crate::address::{BLOCKED_HERE, is_blocked_host};
+use crate::{
+    address::{BLOCKED_HERE, is_blocked_host},
+    http::oauth::{OauthSettings, RawOauth},
+};
 use http::HeaderName;
 use passerelle_config::{ByteSize, Diagnostics, HumanDuration, SecretRef, Section};
 use serde::Deserialize;
@@ -57,6 +60,12 @@ struct RawAuth {
     value: Option<SecretRef>,
     key: Option<String>,
     secret: Option<SecretRef>,
+    token_url: Option<String>,
+    client_id: Option<String>,
+    client_secret: Option<SecretRef>,
+    scope: Option<String>,
+    audience: Option<String>,
+    style: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -121,6 +130,8 @@ pub(crate) enum Auth {
     ApiKey { header: HeaderName, value: SecretRef },
     /// A key whose secret signs each request.
     Hmac { key: String, secret: SecretRef },
+    /// An access token of a token server: client credentials, or the password grant with a user's name and password.
+    Oauth { settings: OauthSettings, client_secret: SecretRef },
 }
 
 impl Auth {
@@ -131,6 +142,7 @@ impl Auth {
             Self::Basic { .. } => "basic",
             Self::ApiKey { .. } => "api_key",
             Self::Hmac { .. } => "hmac",
+            Self::Oauth { .. } => "oauth2",
         }
     }
 
@@ -141,6 +153,7 @@ impl Auth {
             Self::Basic { password, .. } => ("auth.password", password),
             Self::ApiKey { value, .. } => ("auth.value", value),
             Self::Hmac { secret, .. } => ("auth.secret", secret),
+            Self::Oauth { client_secret, .. } => ("auth.client_secret", client_secret),
         }
     }
 }
@@ -312,7 +325,9 @@ impl Reader<'_> {
     }
 
     fn auth(&mut self, raw: RawAuth) -> Option<Auth> {
-        let RawAuth { kind, token, scheme, username, password, header, value, key, secret } = raw;
+        let RawAuth { kind, token, scheme, username, password, header, value, key, secret, .. } = raw;
+        let (token_url, client_id, client_secret) = (raw.token_url, raw.client_id, raw.client_secret);
+        let (scope, audience, style) = (raw.scope, raw.audience, raw.style);
         let given = [
             ("token", token.is_some()),
             ("scheme", scheme.is_some()),
@@ -322,14 +337,25 @@ impl Reader<'_> {
             ("value", value.is_some()),
             ("key", key.is_some()),
             ("secret", secret.is_some()),
+            ("token_url", token_url.is_some()),
+            ("client_id", client_id.is_some()),
+            ("client_secret", client_secret.is_some()),
+            ("scope", scope.is_some()),
+            ("audience", audience.is_some()),
+            ("style", style.is_some()),
         ];
         let (needed, optional): (&[&str], &[&str]) = match kind.as_str() {
             "bearer" => (&["token"], &["scheme"]),
             "basic" => (&["username", "password"], &[]),
             "api_key" => (&["header", "value"], &[]),
             "hmac" => (&["key", "secret"], &[]),
+            "oauth2" => (
+                &["token_url", "client_id", "client_secret"],
+                &["scope", "audience", "style", "username", "password"],
+            ),
             other => {
-                let message = format!("unknown kind {other:?}; expected bearer, basic, api_key or hmac");
+                let message =
+                    format!("unknown kind {other:?}; expected bearer, basic, api_key, hmac or oauth2");
                 self.wrong("auth.kind", message);
                 return None;
             }
@@ -363,6 +389,21 @@ impl Reader<'_> {
                 Some(Auth::Basic { username, password: password? })
             }
             "hmac" => Some(Auth::Hmac { key: key?, secret: secret? }),
+            "oauth2" => {
+                let own = client_secret.clone();
+                let raw = RawOauth {
+                    token_url,
+                    client_id,
+                    client_secret,
+                    scope,
+                    audience,
+                    style,
+                    username,
+                    password,
+                };
+                let settings = raw.check(&mut |key, message| self.wrong(&format!("auth.{key}"), message));
+                Some(Auth::Oauth { settings: settings?, client_secret: own? })
+            }
             _ => {
                 let (name, value) = (header?, value?);
                 let known = HeaderName::from_bytes(name.as_bytes()).ok();

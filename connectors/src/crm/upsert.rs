@@ -154,7 +154,7 @@ impl<'a> Engine<'a> {
         let mut passed = false;
         let mut duplicate = None;
         for _ in 0..TRIES {
-            let found = self.find().await?;
+            let found = self.settled().await?;
             let record = match found.as_slice() {
                 [] => None,
                 [one] => Some(one),
@@ -193,6 +193,19 @@ impl<'a> Engine<'a> {
             self.crm.dialect.find(&self.talk, self.entity(), &self.wanted(), &[self.key()], page).await?;
         self.hold_to_key(&listed.records)?;
         Ok(listed.records)
+    }
+
+    /// What the key finds. More than one may be a race of others that is just being settled.
+    async fn settled(&self) -> Result<Vec<Record>, CrmError> {
+        let mut found = self.find().await?;
+        for _ in 0..WITHDRAWALS {
+            if found.len() < 2 || self.crm.dialect.abilities().unique_keys {
+                break;
+            }
+            tokio::time::sleep(WITHDRAWAL).await;
+            found = self.find().await?;
+        }
+        Ok(found)
     }
 
     /// A server that ignores the search would make us write into a stranger's record.
@@ -301,8 +314,12 @@ impl<'a> Engine<'a> {
         Err(CrmError::invalid(vec![lost]).into())
     }
 
-    /// Deletes the record that we have just made.
+    /// Deletes the record that we have just made, unless somebody has written into it since.
     async fn take_back(&self, created: &Written, several: &[Record]) -> Result<(), Failure> {
+        let ours = several.iter().find(|record| record.id == created.id);
+        if ours.is_some_and(|record| !self.differing(record).is_empty()) {
+            return Err(conflict(several).effect_unknown());
+        }
         match self.crm.dialect.delete(&self.talk, self.entity(), &created.id, None).await {
             Ok(()) => Ok(()),
             Err(error) if error.problem == Problem::NotFound => Ok(()),

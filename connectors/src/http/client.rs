@@ -1,44 +1,55 @@
 //! Builds a resource's HTTP client: TLS roots, proxy, pool, and the credentials it sends.
 
-use super::settings::{Auth, Settings};
-use crate::{BuildError, address};
+use super::{
+    auth::Auth,
+    oauth::{Token, Tokens},
+    settings::{Settings, Version},
+    sign::Signer,
+};
+use crate::{BuildError, Failure, address};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
 use passerelle_config::{Secret, SecretRef};
 use rustls::{ClientConfig, RootCertStore, crypto::CryptoProvider};
-use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use std::{path::Path, sync::Arc, time::Duration};
 
-/// Idle connections kept for the next jobs: as many as an agent may have jobs at once, or they would be made anew under
-/// load.
-const POOL_MAX_IDLE: usize = 256;
-/// Shorter than the keep-alive of common servers (nginx 75 s, Apache's longer ones, Kestrel 130 s), so that a request
-/// seldom meets a connection that the server is just closing.
-const POOL_IDLE: Duration = Duration::from_secs(30);
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// Builds the client.
+/// Builds a client that speaks this version.
 ///
 /// # Errors
 /// If a secret of the proxy cannot be used.
 pub(super) fn client(
     settings: &Settings,
     base: &Path,
-    tls: ClientConfig,
+    mut tls: ClientConfig,
+    version: Version,
 ) -> Result<reqwest::Client, BuildError> {
+    let protocols: &[&[u8]] = match version {
+        Version::Auto => &[b"h2", b"http/1.1"],
+        Version::One => &[b"http/1.1"],
+        Version::Two => &[b"h2"],
+    };
+    tls.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("passerelle-agent/", env!("CARGO_PKG_VERSION")))
         // A resource's requests ignore HTTPS_PROXY and the like; only its own setting counts.
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
-        .connect_timeout(settings.connect_timeout)
-        .pool_max_idle_per_host(POOL_MAX_IDLE)
-        .pool_idle_timeout(POOL_IDLE)
+        .connect_timeout(settings.timeouts.connect)
+        .pool_max_idle_per_host(settings.pool.max_idle)
+        .pool_idle_timeout(settings.pool.idle)
         .tcp_nodelay(true)
         .tcp_keepalive(TCP_KEEPALIVE)
         .dns_resolver(address::resolver())
         .tls_backend_preconfigured(tls);
+    builder = match version {
+        Version::Auto => builder,
+        Version::One => builder.http1_only(),
+        Version::Two => builder.http2_prior_knowledge(),
+    };
     if let Some(proxy) = &settings.proxy {
         let mut to = reqwest::Proxy::all(proxy.url.as_str())
             .map_err(|e| failed(settings, "proxy.url", &e.without_url()))?;
@@ -53,13 +64,41 @@ pub(super) fn client(
 /// What the client speaks TLS with.
 ///
 /// # Errors
-/// If the CA file cannot be used.
+/// If the CA file, the client's certificate or its key cannot be used.
 pub(super) fn tls(settings: &Settings, base: &Path) -> Result<ClientConfig, BuildError> {
+    let fetches_by_tls = matches!(&settings.auth, Some(Auth::Oauth(oauth)) if oauth.speaks_tls());
     let speaks_tls = settings.url.scheme() == "https"
+        || fetches_by_tls
         || settings.proxy.as_ref().is_some_and(|proxy| proxy.url.scheme() == "https");
     let ca_file = settings.ca_file.as_ref().map(|file| base.join(file));
-    tls_of(speaks_tls, ca_file.as_deref(), &[b"h2", b"http/1.1"])
-        .map_err(|(key, cause)| failed(settings, key, &cause))
+    let wrong = |(key, cause): (&str, String)| failed(settings, key, &cause);
+    let client = match &settings.client {
+        Some((cert, key)) => Some(client_certificate(&base.join(cert), key, base).map_err(wrong)?),
+        None => None,
+    };
+    tls_with(speaks_tls, ca_file.as_deref(), &[], client).map_err(wrong)
+}
+
+/// A certificate with its chain, and its key.
+pub(crate) type ClientCertificate = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// Reads the certificate that is shown to a target, and its key.
+///
+/// # Errors
+/// The key of the configuration that is to blame, and why.
+pub(crate) fn client_certificate(
+    cert: &Path,
+    key: &SecretRef,
+    base: &Path,
+) -> Result<ClientCertificate, (&'static str, String)> {
+    let chain = certificates(cert).map_err(|cause| ("client_cert", cause))?;
+    let pem = key.read(base).map_err(|e| ("client_key", e.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(pem.expose().as_bytes()).map_err(|_| {
+        // Not the parser's own words: they could quote the key.
+        let message = "not a private key in PEM (BEGIN PRIVATE KEY): write one without a passphrase";
+        ("client_key", message.to_owned())
+    })?;
+    Ok((chain, key))
 }
 
 /// TLS by the system's roots and those of `ca_file`, offering these protocols.
@@ -70,6 +109,19 @@ pub(crate) fn tls_of(
     speaks_tls: bool,
     ca_file: Option<&Path>,
     protocols: &[&[u8]],
+) -> Result<ClientConfig, (&'static str, String)> {
+    tls_with(speaks_tls, ca_file, protocols, None)
+}
+
+/// The same, showing a certificate to a target that asks for one.
+///
+/// # Errors
+/// The key that is to blame, and why.
+pub(crate) fn tls_with(
+    speaks_tls: bool,
+    ca_file: Option<&Path>,
+    protocols: &[&[u8]],
+    client: Option<ClientCertificate>,
 ) -> Result<ClientConfig, (&'static str, String)> {
     let provider: Arc<CryptoProvider> = rustls::crypto::aws_lc_rs::default_provider().into();
     let versions = ClientConfig::builder_with_provider(provider.clone())
@@ -87,8 +139,14 @@ pub(crate) fn tls_of(
                 let hint = "install the system's CA certificates or name the target's CA in ca_file";
                 (key, format!("{e}; {hint}"))
             })?;
-    let mut config =
-        versions.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
+    let builder = versions.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match client {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|e| {
+            let hint = "name the certificate that belongs to client_key";
+            ("client_cert", format!("does not go with client_key ({e}); {hint}"))
+        })?,
+    };
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)
 }
@@ -103,16 +161,71 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     if certificates.is_empty() { Err(wrong(&"no certificate in it")) } else { Ok(certificates) }
 }
 
-/// The header that authenticates each request; marked sensitive, so no log shows its value.
+/// What shows the application who asks.
+pub(super) enum Credentials {
+    None,
+    /// The same header with each request; marked sensitive, so no log shows its value.
+    Fixed(HeaderName, HeaderValue),
+    /// A token that comes from a server and ends after a while.
+    Oauth(Tokens),
+}
+
+/// A header with its value, and the token that it carries, if it is one that can be replaced.
+pub(super) struct Shown {
+    pub(super) name: HeaderName,
+    pub(super) value: HeaderValue,
+    pub(super) token: Option<Token>,
+}
+
+impl Credentials {
+    /// The header for a request now.
+    ///
+    /// # Errors
+    /// If there is no token; nothing was asked of the application.
+    pub(super) async fn shown(&self) -> Result<Option<Shown>, Failure> {
+        Ok(match self {
+            Self::None => None,
+            Self::Fixed(name, value) => Some(Shown { name: name.clone(), value: value.clone(), token: None }),
+            Self::Oauth(tokens) => Some(tokens.current().await?.into()),
+        })
+    }
+
+    /// Another header in the place of one whose token the application did not take, if there is any use in it.
+    ///
+    /// # Errors
+    /// If there is no other token.
+    pub(super) async fn instead_of(&self, refused: &Token) -> Result<Option<Shown>, Failure> {
+        match self {
+            Self::None | Self::Fixed(..) => Ok(None),
+            Self::Oauth(tokens) => Ok(tokens.instead_of(refused).await?.map(Shown::from)),
+        }
+    }
+
+    /// The application did not take the other token either.
+    pub(super) fn refused_again(&self, token: &Token) {
+        if let Self::Oauth(tokens) = self {
+            tokens.refused_again(token);
+        }
+    }
+}
+
+impl From<Token> for Shown {
+    fn from(token: Token) -> Self {
+        Self { name: AUTHORIZATION, value: token.header.clone(), token: Some(token) }
+    }
+}
+
+/// Reads what shows the application who asks. `client` fetches tokens.
 ///
 /// # Errors
 /// If a secret cannot be read, or cannot be sent in a header.
 pub(super) fn credentials(
     settings: &Settings,
     base: &Path,
-) -> Result<Option<(HeaderName, HeaderValue)>, BuildError> {
+    client: &reqwest::Client,
+) -> Result<Credentials, BuildError> {
     let Some(auth) = &settings.auth else {
-        return Ok(None);
+        return Ok(Credentials::None);
     };
     let (name, key, value) = match auth {
         Auth::Bearer { token } => {
@@ -128,12 +241,35 @@ pub(super) fn credentials(
             let secret = read(settings, "auth.value", value, base)?;
             (header.clone(), "auth.value", HeaderValue::from_str(secret.expose()))
         }
+        Auth::Oauth(oauth) => {
+            let tokens = Tokens::build(oauth, client.clone(), base);
+            return tokens
+                .map(Credentials::Oauth)
+                .map_err(|(key, cause)| failed(settings, &format!("auth.{key}"), &cause));
+        }
     };
     let mut value = value.map_err(|_| {
         failed(settings, key, &"the secret contains a line end or another character that no header may carry")
     })?;
     value.set_sensitive(true);
-    Ok(Some((name, value)))
+    Ok(Credentials::Fixed(name, value))
+}
+
+/// What signs each request, if anything does.
+///
+/// # Errors
+/// If a secret cannot be read or is not one of the specification.
+pub(super) fn signer(settings: &Settings, base: &Path) -> Result<Option<Signer>, BuildError> {
+    if settings.sign.is_empty() {
+        return Ok(None);
+    }
+    let secrets: Vec<Secret> = settings
+        .sign
+        .iter()
+        .map(|secret| read(settings, "sign.secret", secret, base))
+        .collect::<Result<_, _>>()?;
+    let signer = Signer::new(secrets.iter().map(Secret::expose));
+    signer.map(Some).map_err(|cause| failed(settings, "sign.secret", &cause))
 }
 
 fn read(settings: &Settings, key: &str, secret: &SecretRef, base: &Path) -> Result<Secret, BuildError> {

@@ -1,7 +1,7 @@
-//! A look at an application for the operator: its name, TCP and TLS. No request is sent: to an application whose ways
-//! nobody here knows, any request could be an effect.
+//! A look at an application for the operator: its name, TCP, TLS, the access token if there is one, and what it answers to
+//! a HEAD of its URL. No other request is sent: to an application whose ways nobody here knows, it could be an effect.
 
-use super::{Http, fault};
+use super::{Http, client::Credentials, exchange, fault};
 use crate::{Code, Examine, Failure, Link, address, examine::Links};
 use rustls::{ClientConfig, ClientConnection};
 use rustls_pki_types::ServerName;
@@ -28,12 +28,15 @@ struct Way {
 pub(super) async fn examine(http: &Http, what: Examine) -> Vec<Link> {
     let mut links = Links::default();
     let way = way(http);
+    let fetches = matches!(http.credentials, Credentials::Oauth(_));
+    let later: Vec<&'static str> = fetches.then_some("token").into_iter().chain(["answer"]).collect();
     let addresses = match resolve(&way, what.timeout).await {
         Ok(addresses) => addresses,
         Err(failure) => {
             links.failed("name", failure);
             links.skipped(["connection"]);
             links.skipped(way.tls.as_ref().map(|_| "TLS"));
+            links.skipped(later);
             return links.finish();
         }
     };
@@ -49,6 +52,7 @@ pub(super) async fn examine(http: &Http, what: Examine) -> Vec<Link> {
             if let Some(version) = tls {
                 links.passed("TLS", version);
             }
+            requests(http, what.timeout, fetches, &mut links).await;
         }
         Ok(Err((link, failure))) => {
             if link == "TLS" {
@@ -57,15 +61,40 @@ pub(super) async fn examine(http: &Http, what: Examine) -> Vec<Link> {
             let detail = failure.detail.clone().unwrap_or_default();
             links.failed(link, failure.detail(format!("{name}: {detail}")));
             links.skipped((link == "connection" && speaks_tls).then_some("TLS"));
+            links.skipped(later);
         }
         Err(e) => {
             links.failed(
                 "connection",
                 Failure::retry(Code::Internal, "the connecting thread ended early").detail(e),
             );
+            links.skipped(later);
         }
     }
     links.finish()
+}
+
+/// What is asked for over the connection: the token, and whether the application is there and takes it.
+async fn requests(http: &Http, timeout: Duration, fetches: bool, links: &mut Links) {
+    if fetches {
+        let fetched = tokio::time::timeout(timeout, http.credentials.shown()).await;
+        let late =
+            || Failure::retry(Code::TargetTimeout, "the resource's token server did not answer in time");
+        if let Err(failure) = fetched.unwrap_or_else(|_| Err(late())) {
+            links.failed("token", failure);
+            links.skipped(["answer"]);
+            return;
+        }
+        links.passed("token", "the token server gives one");
+    }
+    match exchange::look(http, timeout).await {
+        Ok(status) => {
+            let taken =
+                if matches!(http.credentials, Credentials::None) { "" } else { ", credentials not refused" };
+            links.passed("answer", format!("status {status} to HEAD {}{taken}", http.base));
+        }
+        Err(failure) => links.failed("answer", failure),
+    }
 }
 
 fn way(http: &Http) -> Way {
@@ -154,7 +183,8 @@ fn connect(
     while tls.is_handshaking() {
         tls.complete_io(&mut stream).map_err(|e| failed(&e))?;
     }
-    Ok(Some(
-        tls.protocol_version().map_or("TLS".to_owned(), |version| format!("{version:?}").replace('_', ".")),
-    ))
+    let shows = if config.client_auth_cert_resolver.has_certs() { ", client_cert at hand" } else { "" };
+    let version = tls.protocol_version();
+    let version = version.map_or("TLS".to_owned(), |version| format!("{version:?}").replace('_', "."));
+    Ok(Some(format!("{version}{shows}")))
 }

@@ -1,26 +1,30 @@
 //! One exchange with the application: the payload streams out, the answer streams back, nothing is held whole.
 
-use super::{Http, answer, fault, params::Params, path};
+use super::{
+    Http, answer,
+    client::Shown,
+    content::{Content, Sent},
+    fault,
+    oauth::Token,
+    params::Params,
+    path,
+    settings::Timeouts,
+    unpack::Unpacker,
+    wait::Waits,
+};
 use crate::{Call, Code, Failure, Input, Intent, Outcome, Output};
-use bytes::Bytes;
-use futures_util::stream;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
-    header::{CONTENT_LENGTH, CONTENT_TYPE},
+    header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RANGE},
 };
-use reqwest::{Body, Response};
+use jiff::Timestamp;
+use reqwest::Response;
 use serde_json::json;
-use std::{
-    io,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 use url::Url;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// A payload up to this size goes out whole, a larger one in pieces of it.
-const CHUNK: usize = 64 * 1024;
 /// What is read of an answer that nobody wants, so that its connection can be used again.
 const MAX_DISCARDED: usize = 64 * 1024;
 /// Longer than a body that is there needs; a connection is not worth more.
@@ -30,12 +34,20 @@ const DISCARD: Duration = Duration::from_secs(1);
 pub(super) async fn run(
     http: &Http,
     call: &Call,
-    params: &Params,
+    mut params: Params,
     input: Option<Input>,
     output: &mut Output,
 ) -> Result<Outcome, Failure> {
     let reading = params.is_reading();
-    let (response, url) = send(http, call, params, input).await?;
+    let mut content = content(call, &mut params, input).await?;
+    let url = url(http, &params)?;
+    let shown = before(call, http.credentials.shown()).await??;
+    if !params.method.is_safe() || params.notify {
+        pass_gate(call, &params, content.size()).await?;
+    }
+    let waits = Waits::new(call, &http.timeouts, reading);
+    let answered = send(http, &waits, &params, &url, &mut content, shown).await?;
+    let Answered { mut response, unpacks } = answered;
     let status = response.status();
     let accepted = match (&params.expect, params.notify) {
         (_, true) => status.is_success(),
@@ -51,40 +63,114 @@ pub(super) async fn run(
         discard(call, response).await;
         return Ok(Outcome { result: json!({ "status": status.as_u16() }), synced: None });
     }
+    let unpacker = if unpacks { Unpacker::of(status, response.headers(), http.max_response) } else { None };
+    if unpacker.is_some() && params.method != Method::HEAD {
+        Unpacker::correct(response.headers_mut());
+    }
     let headers = answer::headers(response.headers(), &url, &http.base);
     // The request has had its effect: whatever goes wrong with its answer does not undo that.
-    receive(http, call, params, response, output).await.map_err(|failure| after_effect(failure, reading))?;
+    receive(http, &waits, &params, response, unpacker, output)
+        .await
+        .map_err(|failure| if reading { failure } else { failure.effect_unknown() })?;
     Ok(Outcome { result: json!({ "status": status.as_u16(), "headers": headers }), synced: None })
 }
 
-fn after_effect(failure: Failure, reading: bool) -> Failure {
-    if reading { failure } else { failure.effect_unknown() }
+/// Waits for something that comes before the exchange.
+async fn before<T>(call: &Call, future: impl Future<Output = T>) -> Result<T, Failure> {
+    let none = Timeouts { connect: Duration::ZERO, first_byte: None, whole: None };
+    Waits::new(call, &none, true).before(future).await
 }
 
-/// Sends the request. A redirect is an answer like any other: what it leads to, no rule has allowed.
-async fn send(
-    http: &Http,
-    call: &Call,
-    params: &Params,
-    input: Option<Input>,
-) -> Result<(Response, Url), Failure> {
+/// The request's body: made of the parameters, or the job's payload.
+async fn content(call: &Call, params: &mut Params, input: Option<Input>) -> Result<Content, Failure> {
+    if input.is_some() && !params.takes_payload {
+        let message = "payload: this request takes none; its body is made of the parameters, or it has none";
+        return Err(Failure::permanent(Code::InvalidParams, message));
+    }
+    match params.made.take() {
+        Some((text, media_type)) => Ok(Content::made(text, &media_type)),
+        None => {
+            let none = Timeouts { connect: Duration::ZERO, first_byte: None, whole: None };
+            Content::of(&Waits::new(call, &none, true), &params.method, input).await
+        }
+    }
+}
+
+fn url(http: &Http, params: &Params) -> Result<Url, Failure> {
     let mut url = path::join(&http.base, &params.path)?;
     if !params.query.is_empty() {
         url.query_pairs_mut().extend_pairs(&params.query);
     }
-    let headers = headers(http, call, params, input.as_ref())?;
-    let payload = prepare(call, params, input).await?;
-    if !params.method.is_safe() || params.notify {
-        pass_gate(call, params, payload.size).await?;
-    }
-    let response = once(http, call, params, url.clone(), headers, payload.body, &payload.fault).await?;
-    Ok((response, url))
+    Ok(url)
 }
 
-fn headers(http: &Http, call: &Call, params: &Params, input: Option<&Input>) -> Result<HeaderMap, Failure> {
+/// The head of an answer.
+struct Answered {
+    response: Response,
+    /// Whether a body in gzip is to be unpacked here: not where the job itself said what it wants.
+    unpacks: bool,
+}
+
+/// Sends the request; once more with another token if the application does not take the first one. A redirect is an
+/// answer like any other: what it leads to, no rule has allowed.
+async fn send(
+    http: &Http,
+    waits: &Waits<'_>,
+    params: &Params,
+    url: &Url,
+    content: &mut Content,
+    mut shown: Option<Shown>,
+) -> Result<Answered, Failure> {
+    let mut replaced = false;
+    loop {
+        let token = shown.as_ref().and_then(|shown| shown.token.clone());
+        let mut headers = headers(waits.call, params, content, shown)?;
+        let unpacks = !headers.contains_key(ACCEPT_ENCODING) && !headers.contains_key(RANGE);
+        if unpacks && !params.notify {
+            let wanted = if http.compression { "gzip" } else { "identity" };
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(wanted));
+        }
+        if let Some(signer) = &http.signer {
+            let id = waits.call.job.hyphenated().to_string();
+            headers.extend(signer.sign(&id, Timestamp::now().as_second(), content, waits).await?);
+        }
+        let response = once(http, waits, params, url.clone(), headers, content).await?;
+        let Some(token) = token.filter(|_| response.status() == StatusCode::UNAUTHORIZED) else {
+            return Ok(Answered { response, unpacks });
+        };
+        if replaced {
+            http.credentials.refused_again(&token);
+            return Ok(Answered { response, unpacks });
+        }
+        match other_token(http, waits, &token).await? {
+            None => return Ok(Answered { response, unpacks }),
+            Some(_) if !content.is_left() => {
+                let message =
+                    "the target did not take the access token; there is another one for the next attempt";
+                return Err(Failure::retry(Code::TargetAuth, message));
+            }
+            Some(other) => {
+                // A 401 is the application's word that it did nothing.
+                discard(waits.call, response).await;
+                (shown, replaced) = (Some(other), true);
+            }
+        }
+    }
+}
+
+async fn other_token(http: &Http, waits: &Waits<'_>, refused: &Token) -> Result<Option<Shown>, Failure> {
+    waits.before(http.credentials.instead_of(refused)).await?
+}
+
+fn headers(
+    call: &Call,
+    params: &Params,
+    content: &Content,
+    shown: Option<Shown>,
+) -> Result<HeaderMap, Failure> {
     let mut headers = params.headers.clone();
-    if let Some((name, value)) = &http.credentials {
-        headers.insert(name.clone(), value.clone());
+    if let Some(Shown { name, value, .. }) = shown {
+        headers.insert(name, value);
     }
     if !params.is_reading() {
         let key = HeaderValue::from_str(&call.job.hyphenated().to_string())
@@ -95,17 +181,11 @@ fn headers(http: &Http, call: &Call, params: &Params, input: Option<&Input>) -> 
     if let Some(value) = call.traceparent.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
         headers.insert(TRACEPARENT, value);
     }
-    if let Some(input) = input {
-        if !headers.contains_key(CONTENT_TYPE) {
-            let value = HeaderValue::from_str(input.media_type()).map_err(|_| {
-                Failure::permanent(
-                    Code::InvalidParams,
-                    "payload.media_type contains a character that is not allowed",
-                )
-            })?;
-            headers.insert(CONTENT_TYPE, value);
-        }
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(input.size()));
+    if let Some(media_type) = content.media_type()? {
+        headers.entry(CONTENT_TYPE).or_insert(media_type);
+    }
+    if let Some(size) = content.size() {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(size));
     } else if matches!(params.method, Method::POST | Method::PUT | Method::PATCH) {
         // Servers that expect content want to hear that there is none (RFC 9110 §8.6).
         headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
@@ -131,152 +211,31 @@ async fn pass_gate(call: &Call, params: &Params, size: Option<u64>) -> Result<()
 /// Sends one request and waits for the head of its answer.
 async fn once(
     http: &Http,
-    call: &Call,
+    waits: &Waits<'_>,
     params: &Params,
     url: Url,
     headers: HeaderMap,
-    body: Body,
-    fault: &Fault,
+    content: &mut Content,
 ) -> Result<Response, Failure> {
-    let reading = params.is_reading();
+    let Sent { body, fault } = content.body(waits).await?;
     let request = http.client.request(params.method.clone(), url).headers(headers).body(body).send();
-    match alive(call, request).await {
-        Ok(Ok(response)) => {
-            call.progress.beat();
+    match waits.head(request).await? {
+        Ok(response) => {
+            waits.call.progress.beat();
             Ok(response)
         }
         // The payload was at fault: its last piece was held back, so the target never got a whole request.
-        Ok(Err(error)) => Err(fault.take().unwrap_or_else(|| fault::failure(error, reading))),
-        Err(stopped) => Err(stopped.failure(reading)),
+        Err(error) => Err(fault.take().unwrap_or_else(|| fault::failure(error, params.is_reading()))),
     }
-}
-
-/// Why waiting ended without an answer.
-enum Stopped {
-    Cancelled,
-    Silent,
-}
-
-impl Stopped {
-    fn failure(&self, reading: bool) -> Failure {
-        let failure = match self {
-            Self::Cancelled => Failure::cancelled(),
-            Self::Silent => Failure::retry(Code::TargetTimeout, "the target did not answer in time"),
-        };
-        if reading {
-            return failure;
-        }
-        match self {
-            Self::Cancelled => {
-                Failure { message: "cancelled while the target was working on it".to_owned(), ..failure }
-                    .effect_unknown()
-            }
-            Self::Silent => failure.effect_unknown(),
-        }
-    }
-}
-
-/// Waits for `future` until the attempt is cancelled, or shows no sign of life for its timeout.
-async fn alive<T>(call: &Call, future: impl Future<Output = T>) -> Result<T, Stopped> {
-    let mut future = std::pin::pin!(future);
-    loop {
-        let beats = call.progress.beats();
-        tokio::select! {
-            biased;
-            () = call.cancel.cancelled() => return Err(Stopped::Cancelled),
-            done = &mut future => return Ok(done),
-            () = tokio::time::sleep(call.timeout) => {
-                if call.progress.beats() == beats {
-                    return Err(Stopped::Silent);
-                }
-            }
-        }
-    }
-}
-
-/// Where the payload's stream leaves its failure: the HTTP library would only say that the body failed.
-#[derive(Clone, Default)]
-struct Fault(Arc<Mutex<Option<Failure>>>);
-
-impl Fault {
-    fn set(&self, failure: Failure) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
-    }
-
-    fn take(&self) -> Option<Failure> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-struct Payload {
-    body: Body,
-    size: Option<u64>,
-    fault: Fault,
-}
-
-/// Makes the request's body. A small payload is read and verified before anything is sent.
-async fn prepare(call: &Call, params: &Params, input: Option<Input>) -> Result<Payload, Failure> {
-    let fault = Fault::default();
-    let Some(mut input) = input else {
-        return Ok(Payload { body: Body::default(), size: None, fault });
-    };
-    if matches!(params.method, Method::GET | Method::HEAD) {
-        let message = format!("a {} request takes no payload", params.method);
-        return Err(Failure::permanent(Code::InvalidParams, message));
-    }
-    let size = input.size();
-    call.progress.set_total(size);
-    let first = alive(call, piece(&mut input)).await.map_err(|stopped| stopped.failure(true))??;
-    let body = if first.len() < CHUNK {
-        call.progress.add(size);
-        Body::from(first)
-    } else {
-        Body::wrap_stream(pieces(input, first, call.clone(), fault.clone()))
-    };
-    Ok(Payload { body, size: Some(size), fault })
-}
-
-async fn piece(input: &mut Input) -> Result<Bytes, Failure> {
-    let mut buffer = vec![0; CHUNK];
-    let filled = input.fill(&mut buffer).await?;
-    buffer.truncate(filled);
-    Ok(Bytes::from(buffer))
-}
-
-/// The payload's pieces. Each is given out only when the next one has been read, the last one only when the payload
-/// has proved to be the announced one: a target never holds a whole request with wrong content.
-fn pieces(
-    input: Input,
-    first: Bytes,
-    call: Call,
-    fault: Fault,
-) -> impl stream::Stream<Item = io::Result<Bytes>> + Send + 'static {
-    let state = Some((input, first));
-    stream::unfold(state, move |state| {
-        let (call, fault) = (call.clone(), fault.clone());
-        async move {
-            let (mut input, held) = state?;
-            match piece(&mut input).await {
-                Ok(next) => {
-                    call.progress.add(held.len() as u64);
-                    let rest = (!next.is_empty()).then_some((input, next));
-                    Some((Ok(held), rest))
-                }
-                Err(failure) => {
-                    fault.set(failure);
-                    Some((Err(io::Error::other("the payload could not be read")), None))
-                }
-            }
-        }
-    })
 }
 
 /// Streams the answer's body into the output.
 async fn receive(
     http: &Http,
-    call: &Call,
+    waits: &Waits<'_>,
     params: &Params,
     mut response: Response,
+    mut unpacker: Option<Unpacker>,
     output: &mut Output,
 ) -> Result<(), Failure> {
     let reading = params.is_reading();
@@ -296,20 +255,28 @@ async fn receive(
         return Err(too_large());
     }
     let media_type = media_type(response.headers());
+    let progress = &waits.call.progress;
     let mut size = 0;
-    loop {
-        let chunk = match alive(call, response.chunk()).await {
-            Ok(Ok(Some(chunk))) => chunk,
-            Ok(Ok(None)) => break,
-            Ok(Err(error)) => return Err(fault::failure(error, reading)),
-            Err(stopped) => return Err(stopped.failure(reading)),
-        };
+    while let Some(chunk) =
+        waits.more(response.chunk()).await?.map_err(|error| fault::failure(error, reading))?
+    {
         size += chunk.len() as u64;
         if size > http.max_response {
             return Err(too_large());
         }
-        output.write(&chunk).await?;
-        call.progress.add(chunk.len() as u64);
+        match &mut unpacker {
+            None => output.write(&chunk).await?,
+            Some(unpacker) => {
+                for slice in Unpacker::slices(&chunk) {
+                    output.write(&unpacker.unpack(slice)?).await?;
+                    progress.beat();
+                }
+            }
+        }
+        progress.add(chunk.len() as u64);
+    }
+    if let Some(unpacker) = &mut unpacker {
+        output.write(&unpacker.finish()?).await?;
     }
     output.finish(&media_type).await?;
     Ok(())
@@ -343,18 +310,26 @@ async fn discard(call: &Call, mut response: Response) {
 
 /// Asks the application's root whether it is there and takes the credentials.
 pub(super) async fn probe(http: &Http, timeout: Duration) -> Result<(), Failure> {
-    let mut request = http.client.head(http.base.clone());
-    if let Some((name, value)) = &http.credentials {
-        request = request.header(name.clone(), value.clone());
-    }
-    match tokio::time::timeout(timeout, request.send()).await {
+    look(http, timeout).await.map(drop)
+}
+
+/// The same; gives the status of its answer.
+pub(super) async fn look(http: &Http, timeout: Duration) -> Result<StatusCode, Failure> {
+    let look = async {
+        let mut request = http.client.head(http.base.clone());
+        if let Some(Shown { name, value, .. }) = http.credentials.shown().await? {
+            request = request.header(name, value);
+        }
+        request.send().await.map_err(|error| fault::failure(error, true))
+    };
+    match tokio::time::timeout(timeout, look).await {
         Ok(Ok(response)) => match response.status().as_u16() {
             401 | 403 | 407 => Err(answer::refusal(response.status(), response.headers(), true, false)
                 .detail(format!("HEAD {}", http.base))),
             // Whether there is something at the root is not known; that it answers is what counts.
-            _ => Ok(()),
+            _ => Ok(response.status()),
         },
-        Ok(Err(error)) => Err(fault::failure(error, true)),
+        Ok(Err(failure)) => Err(failure),
         Err(_) => Err(Failure::retry(Code::TargetTimeout, "the target did not answer in time")),
     }
 }

@@ -17,8 +17,9 @@ pub(super) fn failure(error: reqwest::Error, reading: bool) -> Failure {
     if error.is_builder() {
         return Failure::permanent(Code::Internal, "the request could not be built").detail(detail);
     }
-    // The connector fails before a byte of the request is written.
-    if error.is_connect() {
+    // The connector fails before a byte of the request is written; and in TLS 1.3 a server looks at the client's
+    // certificate when the client takes the handshake for done, but before anything of the request.
+    if error.is_connect() || find::<rustls::Error>(&error).is_some_and(refuses_certificate) {
         return Failure::retry(Code::TargetUnreachable, unreachable(&error, error.is_timeout()))
             .detail(detail);
     }
@@ -50,6 +51,11 @@ pub(crate) fn unreachable(error: &(dyn Error + 'static), timed_out: bool) -> Str
                 "is for another name; use a name of the certificate in the resource's url"
             }
             Tls::InvalidCertificate(_) => "is not acceptable; see the agent's log",
+            refusal if refuses_certificate(refusal) => {
+                return "the target refuses the TLS handshake without a client certificate that it knows; check the \
+                        resource's client_cert and client_key"
+                    .to_owned();
+            }
             _ => return "the TLS handshake with the target failed; see the agent's log".to_owned(),
         };
         return format!("the target's TLS certificate {what}");
@@ -72,6 +78,25 @@ pub(crate) fn unreachable(error: &(dyn Error + 'static), timed_out: bool) -> Str
         }
         _ => "no connection to the target; see the agent's log".to_owned(),
     }
+}
+
+/// Whether the other side said that it wants a client certificate, or another one.
+fn refuses_certificate(error: &rustls::Error) -> bool {
+    use rustls::AlertDescription as Alert;
+    matches!(
+        error,
+        rustls::Error::AlertReceived(
+            Alert::AccessDenied
+                | Alert::BadCertificate
+                | Alert::CertificateExpired
+                | Alert::CertificateRequired
+                | Alert::CertificateRevoked
+                | Alert::CertificateUnknown
+                | Alert::DecryptError
+                | Alert::UnknownCA
+                | Alert::UnsupportedCertificate
+        )
+    )
 }
 
 /// The causes, outermost first.

@@ -5,23 +5,35 @@
 //! neither payload nor answer in memory.
 
 pub(crate) mod answer;
+mod auth;
 pub(crate) mod client;
+mod content;
+mod event;
 mod examine;
 mod exchange;
 pub(crate) mod fault;
+pub(crate) mod oauth;
 mod params;
 mod path;
+mod requests;
 mod settings;
+mod sign;
+mod unpack;
+mod wait;
 
 use crate::{
     BuildError, Call, Capabilities, Connector, Demands, Examine, Failure, Input, Kind, Link, OperationSpec,
     Outcome, Output, Repeat,
 };
-use http::{HeaderName, HeaderValue};
+use client::Credentials;
+use http::HeaderName;
 use params::Params;
 use passerelle_config::{Diagnostics, Section};
+use requests::Requests;
 use rustls::ClientConfig;
 use serde_json::Value;
+use settings::{Timeouts, Version};
+use sign::Signer;
 use std::{path::Path, sync::Arc, time::Duration};
 use url::Url;
 
@@ -38,7 +50,14 @@ pub struct Http {
     tls: Arc<ClientConfig>,
     /// The resource's own proxy.
     proxy: Option<Url>,
-    credentials: Option<(HeaderName, HeaderValue)>,
+    credentials: Credentials,
+    signer: Option<Signer>,
+    /// Header fields that jobs leave alone.
+    own_headers: Vec<HeaderName>,
+    requests: Requests,
+    timeouts: Timeouts,
+    /// Whether answers may come compressed.
+    compression: bool,
     max_response: u64,
 }
 
@@ -68,12 +87,23 @@ impl Kind for HttpKind {
 
     fn build(checked: &Settings, base: &Path) -> Result<Http, BuildError> {
         let tls = client::tls(checked, base)?;
+        let client = client::client(checked, base, tls.clone(), checked.version)?;
+        // A token server need not speak what the application does.
+        let fetching = match checked.version {
+            Version::Auto => client.clone(),
+            Version::One | Version::Two => client::client(checked, base, tls.clone(), Version::Auto)?,
+        };
         Ok(Http {
             base: checked.url.clone(),
-            client: client::client(checked, base, tls.clone())?,
+            credentials: client::credentials(checked, base, &fetching)?,
+            signer: client::signer(checked, base)?,
+            client,
             tls: Arc::new(tls),
             proxy: checked.proxy.as_ref().map(|proxy| proxy.url.clone()),
-            credentials: client::credentials(checked, base)?,
+            own_headers: checked.own_headers(),
+            requests: checked.requests.clone(),
+            timeouts: checked.timeouts,
+            compression: checked.compression,
             max_response: checked.max_response,
         })
     }
@@ -81,7 +111,7 @@ impl Kind for HttpKind {
 
 impl Http {
     fn params(&self, operation: &str, params: &Value) -> Result<Params, Failure> {
-        Params::check(operation, params, self.credentials.as_ref().map(|(name, _)| name))
+        Params::check(operation, params, &self.own_headers, &self.requests)
     }
 }
 
@@ -114,6 +144,6 @@ impl Connector for Http {
         if call.cancel.is_cancelled() {
             return Err(Failure::cancelled());
         }
-        exchange::run(self, call, &params, input, output).await
+        exchange::run(self, call, params, input, output).await
     }
 }

@@ -1,11 +1,11 @@
 //! The parameters of `request` and `notify`: their schema, their checks, and what they demand of the policy.
 
-use super::path;
+use super::{event::EventParams, path, requests::Requests};
 use crate::{Code, Demands, Failure};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 const MAX_QUERY: usize = 8 * 1024;
@@ -44,10 +44,13 @@ impl From<Verb> for Method {
 #[serde(deny_unknown_fields)]
 struct RequestParams {
     /// The HTTP method.
-    method: Verb,
+    #[serde(default)]
+    #[schemars(with = "Verb")]
+    method: Option<Verb>,
     /// The path, relative to the resource's url.
-    #[schemars(length(min = 1, max = 2048))]
-    path: String,
+    #[serde(default)]
+    #[schemars(with = "String", length(min = 1, max = 2048))]
+    path: Option<String>,
     /// Query parameters: strings, numbers, booleans, or lists of them.
     #[serde(default)]
     #[schemars(schema_with = "query_schema")]
@@ -58,6 +61,13 @@ struct RequestParams {
     /// The statuses that count as success; without it any does.
     #[schemars(length(min = 1, max = 32), inner(range(min = 100, max = 599)))]
     expect: Option<Vec<u16>>,
+    /// In place of method, path, query and headers: a request that the resource's operator wrote.
+    #[serde(default)]
+    #[schemars(with = "String", length(min = 1, max = 64))]
+    request: Option<String>,
+    /// The values for its parameters.
+    #[serde(default)]
+    args: Map<String, Value>,
 }
 
 /// Tells the application something; only a 2xx answer counts as success.
@@ -65,18 +75,27 @@ struct RequestParams {
 #[serde(deny_unknown_fields)]
 struct NotifyParams {
     /// The path, relative to the resource's url.
-    #[schemars(length(min = 1, max = 2048))]
-    path: String,
+    #[serde(default)]
+    #[schemars(with = "String", length(min = 1, max = 2048))]
+    path: Option<String>,
     /// The HTTP method.
-    #[serde(default = "post")]
-    method: Verb,
+    #[serde(default)]
+    #[schemars(with = "Verb", extend("default" = "POST"))]
+    method: Option<Verb>,
     /// Header fields.
     #[serde(default)]
     headers: BTreeMap<String, String>,
-}
-
-fn post() -> Verb {
-    Verb::Post
+    /// In place of a payload: an event, sent in the vendor's envelope.
+    #[serde(default)]
+    #[schemars(with = "EventParams")]
+    event: Option<EventParams>,
+    /// In place of path, method, headers and event: a request that the resource's operator wrote.
+    #[serde(default)]
+    #[schemars(with = "String", length(min = 1, max = 64))]
+    request: Option<String>,
+    /// The values for its parameters.
+    #[serde(default)]
+    args: Map<String, Value>,
 }
 
 fn query_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
@@ -91,12 +110,25 @@ fn query_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 
 /// The schema of `request`'s parameters.
 pub(super) fn request_schema() -> Value {
-    schemars::schema_for!(RequestParams).to_value()
+    one_of(schemars::schema_for!(RequestParams), &["method", "path"])
 }
 
 /// The schema of `notify`'s parameters.
 pub(super) fn notify_schema() -> Value {
-    schemars::schema_for!(NotifyParams).to_value()
+    one_of(schemars::schema_for!(NotifyParams), &["path"])
+}
+
+/// Either these parameters or the name of a request.
+fn one_of(mut schema: schemars::Schema, needed: &[&str]) -> Value {
+    schema.insert("oneOf".to_owned(), json!([{ "required": needed }, { "required": ["request"] }]));
+    let mut schema = schema.to_value();
+    if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+        // What may be left out has no value in its place.
+        for property in properties.values_mut().filter_map(Value::as_object_mut) {
+            property.retain(|key, value| key != "default" || !value.is_null());
+        }
+    }
+    schema
 }
 
 /// Checked parameters.
@@ -109,50 +141,111 @@ pub(super) struct Params {
     pub(super) headers: HeaderMap,
     pub(super) expect: Option<Vec<u16>>,
     pub(super) notify: bool,
+    /// The operator's request that it names.
+    request: Option<String>,
+    /// A body that is made of the parameters, with its media type.
+    pub(super) made: Option<(Vec<u8>, String)>,
+    /// Whether a payload may be the body.
+    pub(super) takes_payload: bool,
 }
 
 impl Params {
-    /// Checks the parameters of an operation; `own_header` is one that the resource itself sets.
+    /// Checks the parameters of an operation; `own_headers` are those that the resource itself sets.
     ///
     /// # Errors
     /// `invalid_params` (permanent) or `path_invalid` (denied).
     pub(super) fn check(
         operation: &str,
         params: &Value,
-        own_header: Option<&HeaderName>,
+        own_headers: &[HeaderName],
+        requests: &Requests,
     ) -> Result<Self, Failure> {
-        let checked = match operation {
+        match operation {
             "request" => {
                 let raw: RequestParams = parse(params)?;
                 if let Some(wrong) = raw.expect.iter().flatten().find(|status| !(100..=599).contains(*status))
                 {
                     return Err(invalid(format!("expect: {wrong} is not an HTTP status")));
                 }
-                Self {
-                    method: raw.method.into(),
-                    path: path::decode(&raw.path)?,
+                if let Some(name) = raw.request {
+                    let beside = [
+                        ("method", raw.method.is_some()),
+                        ("path", raw.path.is_some()),
+                        ("query", !raw.query.is_empty()),
+                        ("headers", !raw.headers.is_empty()),
+                    ];
+                    return Self::named(name, &raw.args, &beside, requests, raw.expect, false);
+                }
+                no_args(&raw.args)?;
+                Ok(Self {
+                    method: raw.method.ok_or_else(|| missing("method"))?.into(),
+                    path: path::decode(&raw.path.ok_or_else(|| missing("path"))?)?,
                     query: query(&raw.query)?,
-                    headers: headers(&raw.headers, own_header)?,
+                    headers: headers(&raw.headers, own_headers)?,
                     expect: raw.expect,
                     notify: false,
-                }
+                    request: None,
+                    made: None,
+                    takes_payload: true,
+                })
             }
             "notify" => {
                 let raw: NotifyParams = parse(params)?;
-                Self {
-                    method: raw.method.into(),
-                    path: path::decode(&raw.path)?,
+                if let Some(name) = raw.request {
+                    let beside = [
+                        ("method", raw.method.is_some()),
+                        ("path", raw.path.is_some()),
+                        ("headers", !raw.headers.is_empty()),
+                        ("event", raw.event.is_some()),
+                    ];
+                    return Self::named(name, &raw.args, &beside, requests, None, true);
+                }
+                no_args(&raw.args)?;
+                let made = raw.event.map(EventParams::envelope).transpose()?;
+                let method: Method = raw.method.unwrap_or(Verb::Post).into();
+                if made.is_some() && method.is_safe() {
+                    return Err(invalid(format!("event: a {method} notification has no body")));
+                }
+                Ok(Self {
+                    method,
+                    path: path::decode(&raw.path.ok_or_else(|| missing("path"))?)?,
                     query: Vec::new(),
-                    headers: headers(&raw.headers, own_header)?,
+                    headers: headers(&raw.headers, own_headers)?,
                     expect: None,
                     notify: true,
-                }
+                    request: None,
+                    takes_payload: made.is_none(),
+                    made: made.map(|text| (text, "application/json".to_owned())),
+                })
             }
-            other => {
-                return Err(invalid(format!("the http connector has no operation {other}")));
-            }
-        };
-        Ok(checked)
+            other => Err(invalid(format!("the http connector has no operation {other}"))),
+        }
+    }
+
+    /// The operator's request of this name; `beside` are the parameters that do not go with one.
+    fn named(
+        name: String,
+        args: &Map<String, Value>,
+        beside: &[(&str, bool)],
+        requests: &Requests,
+        expect: Option<Vec<u16>>,
+        notify: bool,
+    ) -> Result<Self, Failure> {
+        if let Some((key, _)) = beside.iter().find(|(_, given)| *given) {
+            return Err(invalid(format!("{key}: does not go with request, which says all of it")));
+        }
+        let filled = requests.fill(&name, args)?;
+        Ok(Self {
+            method: filled.method,
+            path: filled.path,
+            query: filled.query,
+            headers: filled.headers,
+            expect: expect.or(filled.expect),
+            notify,
+            request: Some(name),
+            made: filled.body,
+            takes_payload: filled.takes_payload,
+        })
     }
 
     /// Whether it only reads: GET, HEAD and OPTIONS of `request`. A notification always means an effect.
@@ -160,7 +253,11 @@ impl Params {
         !self.notify && self.method.is_safe()
     }
 
+    /// Of an operator's request its name alone: what it does, a job cannot change.
     pub(super) fn demands(&self) -> Demands {
+        if let Some(name) = &self.request {
+            return Demands { request: Some(name.clone()), ..Demands::default() };
+        }
         let mut query: Vec<String> = self.query.iter().map(|(key, _)| key.clone()).collect();
         query.dedup();
         Demands {
@@ -171,6 +268,14 @@ impl Params {
             ..Demands::default()
         }
     }
+}
+
+fn missing(key: &str) -> Failure {
+    invalid(format!("missing field `{key}`"))
+}
+
+fn no_args(args: &Map<String, Value>) -> Result<(), Failure> {
+    if args.is_empty() { Ok(()) } else { Err(invalid("args: goes with request alone")) }
 }
 
 fn parse<T: DeserializeOwned>(params: &Value) -> Result<T, Failure> {
@@ -238,7 +343,13 @@ const FORBIDDEN: &[&str] = &[
     "x-rewrite-url",
 ];
 
-fn headers(raw: &BTreeMap<String, String>, own: Option<&HeaderName>) -> Result<HeaderMap, Failure> {
+/// Whether neither a job nor a request of the operator may set this header; `own` are those that the resource sets.
+pub(super) fn is_forbidden(header: &HeaderName, own: &[HeaderName]) -> bool {
+    let text = header.as_str();
+    FORBIDDEN.contains(&text) || text.starts_with("proxy-") || own.contains(header)
+}
+
+fn headers(raw: &BTreeMap<String, String>, own: &[HeaderName]) -> Result<HeaderMap, Failure> {
     if raw.len() > MAX_HEADERS {
         return Err(invalid(format!("headers: more than {MAX_HEADERS}")));
     }
@@ -250,7 +361,7 @@ fn headers(raw: &BTreeMap<String, String>, own: Option<&HeaderName>) -> Result<H
         let header = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| invalid(format!("headers: {name:?} is not a header name")))?;
         let text = header.as_str();
-        if FORBIDDEN.contains(&text) || text.starts_with("proxy-") || own == Some(&header) {
+        if is_forbidden(&header, own) {
             return Err(invalid(format!("headers.{text}: a job may not set this header")));
         }
         // Refuses CR, LF and other control characters.
@@ -267,12 +378,12 @@ fn headers(raw: &BTreeMap<String, String>, own: Option<&HeaderName>) -> Result<H
 #[cfg(test)]
 mod tests {
     use super::{Params, notify_schema, request_schema};
-    use crate::{Code, Verdict};
+    use crate::{Code, Verdict, http::requests::Requests};
     use http::{HeaderName, Method};
     use serde_json::{Value, json};
 
     fn check(operation: &str, params: &Value) -> Result<Params, (Code, String)> {
-        Params::check(operation, params, Some(&HeaderName::from_static("x-api-key")))
+        Params::check(operation, params, &[HeaderName::from_static("x-api-key")], &Requests::default())
             .map_err(|failure| (failure.code, failure.message))
     }
 
@@ -316,13 +427,29 @@ mod tests {
             ("request", json!({ "method": "GET", "path": "x", "expect": [700] }), "700"),
             ("notify", json!({ "path": "x", "query": {} }), "query"),
             ("notify", json!(["x", "POST", {}]), "object"),
+            ("notify", json!({ "path": "x", "args": { "a": 1 } }), "args"),
+            ("notify", json!({ "path": "x", "request": "y" }), "path: does not go with request"),
+            ("notify", json!({ "request": "y" }), "no request \"y\""),
+            (
+                "notify",
+                json!({ "path": "x", "event": { "kind": "CreationClient", "data": {} } }),
+                "event.data.Guid",
+            ),
+            ("notify", json!({ "path": "x", "event": { "kind": "CreationClient" } }), "data"),
+            (
+                "notify",
+                json!({ "path": "x", "method": "GET", "event": { "kind": "a", "category": "b", "data": {} } }),
+                "event",
+            ),
+            ("request", json!({ "method": "GET", "path": "x", "event": {} }), "event"),
             ("nothing", json!({}), "nothing"),
         ] {
             let (code, message) = check(operation, &params).unwrap_err();
             assert_eq!(code, Code::InvalidParams, "{params}");
             assert!(message.contains(says), "{params}: {message}");
         }
-        let failure = Params::check("notify", &json!({ "path": "../x" }), None).unwrap_err();
+        let failure =
+            Params::check("notify", &json!({ "path": "../x" }), &[], &Requests::default()).unwrap_err();
         assert_eq!((failure.verdict, failure.code), (Verdict::Denied, Code::PathInvalid));
     }
 
@@ -360,10 +487,15 @@ mod tests {
     #[test]
     fn the_schemas_are_closed_objects_that_name_what_is_needed() {
         let request = request_schema();
-        assert_eq!(request["required"], json!(["method", "path"]));
+        assert_eq!(
+            request["oneOf"],
+            json!([{ "required": ["method", "path"] }, { "required": ["request"] }])
+        );
+        assert_eq!(request["properties"]["path"]["type"], json!("string"));
+        assert_eq!(request["properties"]["path"].get("default"), None);
         assert_eq!(request["additionalProperties"], json!(false));
         let notify = notify_schema();
-        assert_eq!(notify["required"], json!(["path"]));
+        assert_eq!(notify["oneOf"], json!([{ "required": ["path"] }, { "required": ["request"] }]));
         assert_eq!(notify["properties"]["method"]["default"], json!("POST"));
     }
 }

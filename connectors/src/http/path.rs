@@ -45,6 +45,17 @@ pub(super) fn decode(path: &str) -> Result<String, Failure> {
         .decode_utf8()
         .map_err(|_| invalid("the path is not UTF-8 once decoded"))?
         .into_owned();
+    check(decoded)
+}
+
+/// Checks a path that needs no decoding: each part stays one part, and none climbs.
+///
+/// # Errors
+/// `path_invalid` (denied).
+pub(super) fn check(decoded: String) -> Result<String, Failure> {
+    if decoded.len() > MAX_PATH {
+        return Err(invalid(format!("the path is longer than {MAX_PATH} bytes")));
+    }
     if decoded.chars().any(char::is_control) {
         return Err(invalid("the path contains a control character"));
     }

@@ -1,10 +1,15 @@
 //! The settings of an `http` resource.
 
-use crate::address::{BLOCKED_HERE, is_blocked_host};
-use http::HeaderName;
+use super::{
+    auth::{Auth, RawAuth},
+    requests::{RawRequest, Requests},
+    sign,
+};
+use crate::address;
+use http::{HeaderName, header::AUTHORIZATION};
 use passerelle_config::{ByteSize, Diagnostics, HumanDuration, SecretRef, Section};
 use serde::Deserialize;
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use url::Url;
 
 /// How long a connection may take to be made, TLS included.
@@ -13,6 +18,18 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_CONNECT_TIMEOUT: Duration = Duration::from_secs(120);
 /// The largest response taken: enough for reports, too little to fill the agent's disk with one job.
 const MAX_RESPONSE: u64 = 64 * 1024 * 1024;
+/// The longest `timeouts.first_byte` and `timeouts.whole`.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// Idle connections kept for the next jobs: as many as an agent may have jobs at once, or they would be made anew under
+/// load.
+const POOL_MAX_IDLE: usize = 256;
+const MAX_POOL_MAX_IDLE: u64 = 1024;
+/// Shorter than the keep-alive of common servers (nginx 75 s, Apache's longer ones, Kestrel 130 s), so that a request
+/// seldom meets a connection that the server is just closing.
+const POOL_IDLE: Duration = Duration::from_secs(30);
+const MAX_POOL_IDLE: Duration = Duration::from_secs(3600);
+/// Keys that follow one another: the next one beside the one in use, and some room.
+const MAX_SECRETS: usize = 5;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,21 +37,40 @@ struct Raw {
     url: String,
     auth: Option<RawAuth>,
     ca_file: Option<PathBuf>,
+    client_cert: Option<PathBuf>,
+    client_key: Option<SecretRef>,
     proxy: Option<RawProxy>,
     connect_timeout: Option<HumanDuration>,
+    timeouts: Option<RawTimeouts>,
+    pool: Option<RawPool>,
+    http_version: Option<String>,
+    compression: Option<bool>,
     max_response: Option<ByteSize>,
+    sign: Option<RawSign>,
+    requests: Option<BTreeMap<String, RawRequest>>,
 }
 
-/// The keys of every kind of `auth`; which belong to which kind is checked below, so that a finding has its position.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTimeouts {
+    connect: Option<HumanDuration>,
+    first_byte: Option<HumanDuration>,
+    whole: Option<HumanDuration>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPool {
+    max_idle: Option<u64>,
+    idle_timeout: Option<HumanDuration>,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawAuth {
+struct RawSign {
     kind: String,
-    token: Option<SecretRef>,
-    username: Option<String>,
-    password: Option<SecretRef>,
-    header: Option<String>,
-    value: Option<SecretRef>,
+    secret: Option<SecretRef>,
+    secrets: Option<Vec<SecretRef>>,
 }
 
 #[derive(Deserialize)]
@@ -53,17 +89,43 @@ pub struct Settings {
     pub(super) url: Url,
     pub(super) auth: Option<Auth>,
     pub(super) ca_file: Option<PathBuf>,
+    /// The certificate shown to the application, with its key.
+    pub(super) client: Option<(PathBuf, SecretRef)>,
     pub(super) proxy: Option<Proxy>,
-    pub(super) connect_timeout: Duration,
+    pub(super) timeouts: Timeouts,
+    pub(super) pool: Pool,
+    pub(super) version: Version,
+    /// Whether answers may come compressed.
+    pub(super) compression: bool,
     pub(super) max_response: u64,
+    /// The secrets that each request is signed with; none: it is not signed.
+    pub(super) sign: Vec<SecretRef>,
+    pub(super) requests: Requests,
 }
 
-/// How the agent authenticates to the application.
-#[derive(Debug)]
-pub(super) enum Auth {
-    Bearer { token: SecretRef },
-    Basic { username: String, password: SecretRef },
-    ApiKey { header: HeaderName, value: SecretRef },
+/// How long the parts of an exchange may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timeouts {
+    pub(super) connect: Duration,
+    /// From the last byte of the request to the first of the answer.
+    pub(super) first_byte: Option<Duration>,
+    pub(super) whole: Option<Duration>,
+}
+
+/// The connections that wait for the next job.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pool {
+    pub(super) max_idle: usize,
+    pub(super) idle: Duration,
+}
+
+/// Which HTTP is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Version {
+    /// HTTP/2 where TLS offers it.
+    Auto,
+    One,
+    Two,
 }
 
 /// The proxy on the way to the application.
@@ -74,19 +136,6 @@ pub(super) struct Proxy {
     pub(super) password: Option<SecretRef>,
 }
 
-/// Header names that an API key may not have.
-const NOT_A_KEY: &[&str] = &[
-    "connection",
-    "content-length",
-    "content-type",
-    "host",
-    "idempotency-key",
-    "te",
-    "traceparent",
-    "transfer-encoding",
-    "upgrade",
-];
-
 impl Settings {
     /// Reads and checks the settings; findings go to `diagnostics`.
     pub(super) fn check(section: &Section, diagnostics: &mut Diagnostics) -> Option<Self> {
@@ -95,36 +144,89 @@ impl Settings {
         let url = reader.url(&raw.url);
         let auth = raw.auth.and_then(|auth| reader.auth(auth));
         let proxy = raw.proxy.and_then(|proxy| reader.proxy(proxy));
-        let connect_timeout = raw.connect_timeout.map_or(CONNECT_TIMEOUT, |given| given.0);
-        if connect_timeout.is_zero() || connect_timeout > MAX_CONNECT_TIMEOUT {
-            reader.wrong("connect_timeout", "must be longer than 0 and at most 120s");
-        }
+        let timeouts = reader.timeouts(raw.connect_timeout, &raw.timeouts.unwrap_or_default());
+        let pool = reader.pool(&raw.pool.unwrap_or_default());
+        let client = match (raw.client_cert, raw.client_key) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            (Some(_), None) => {
+                reader.wrong(
+                    "client_cert",
+                    "needs the key client_key beside it: { file = \"…\" } or { env = \"…\" }",
+                );
+                None
+            }
+            (None, Some(_)) => {
+                reader.wrong(
+                    "client_key",
+                    "needs the key client_cert beside it: the PEM file of its certificate",
+                );
+                None
+            }
+        };
+        let version = match raw.http_version.as_deref() {
+            None | Some("auto") => Version::Auto,
+            Some("1.1") => Version::One,
+            Some("2") => Version::Two,
+            Some(other) => {
+                reader.wrong("http_version", format!("unknown version {other:?}; expected auto, 1.1 or 2"));
+                Version::Auto
+            }
+        };
         let max_response = raw.max_response.map_or(MAX_RESPONSE, |given| given.0);
         if max_response == 0 {
             reader.wrong("max_response", "must be larger than 0");
         }
-        let sound = reader.sound;
+        let sign = raw.sign.map_or_else(Vec::new, |raw| reader.sign(raw));
+        let own = own_headers(auth.as_ref(), !sign.is_empty());
+        let before = reader.diagnostics.findings().len();
+        let requests = Requests::check(raw.requests.unwrap_or_default(), &own, section, reader.diagnostics);
+        let sound = reader.sound && reader.diagnostics.findings().len() == before;
         let settings = Self {
             resource: section.name().to_owned(),
             url: url?,
             auth,
             ca_file: raw.ca_file,
+            client,
             proxy,
-            connect_timeout,
+            timeouts,
+            pool,
+            version,
+            compression: raw.compression.unwrap_or(true),
             max_response,
+            sign,
+            requests,
         };
         sound.then_some(settings)
     }
+
+    /// The header fields that the resource itself fills.
+    pub(super) fn own_headers(&self) -> Vec<HeaderName> {
+        own_headers(self.auth.as_ref(), !self.sign.is_empty())
+    }
 }
 
-struct Reader<'a> {
+fn own_headers(auth: Option<&Auth>, signs: bool) -> Vec<HeaderName> {
+    let mut own = match auth {
+        None => Vec::new(),
+        Some(Auth::ApiKey { header, .. }) => vec![header.clone()],
+        Some(Auth::Bearer { .. } | Auth::Basic { .. } | Auth::Oauth(_)) => vec![AUTHORIZATION],
+    };
+    if signs {
+        own.extend([sign::ID, sign::TIMESTAMP, sign::SIGNATURE]);
+    }
+    own
+}
+
+/// Reads the settings key by key.
+pub(super) struct Reader<'a> {
     section: &'a Section,
     diagnostics: &'a mut Diagnostics,
     sound: bool,
 }
 
 impl Reader<'_> {
-    fn wrong(&mut self, key: &str, message: impl Into<String>) {
+    pub(super) fn wrong(&mut self, key: &str, message: impl Into<String>) {
         self.sound = false;
         self.diagnostics.push(self.section.finding(key, message));
     }
@@ -144,84 +246,7 @@ impl Reader<'_> {
     }
 
     fn host_url(&mut self, key: &str, text: &str) -> Option<Url> {
-        let url = match Url::parse(text) {
-            Ok(url) => url,
-            Err(e) => {
-                self.wrong(
-                    key,
-                    format!("not a URL ({e}); expected the like of https://orders.intra:8443/api/"),
-                );
-                return None;
-            }
-        };
-        if !matches!(url.scheme(), "http" | "https") {
-            self.wrong(key, format!("expected a URL with https:// or http://, found {}://", url.scheme()));
-            return None;
-        }
-        if url.host().is_some_and(|host| is_blocked_host(&host)) {
-            self.wrong(key, BLOCKED_HERE);
-            return None;
-        }
-        Some(url)
-    }
-
-    fn auth(&mut self, raw: RawAuth) -> Option<Auth> {
-        let RawAuth { kind, token, username, password, header, value } = raw;
-        let given = [
-            ("token", token.is_some()),
-            ("username", username.is_some()),
-            ("password", password.is_some()),
-            ("header", header.is_some()),
-            ("value", value.is_some()),
-        ];
-        let needed: &[&str] = match kind.as_str() {
-            "bearer" => &["token"],
-            "basic" => &["username", "password"],
-            "api_key" => &["header", "value"],
-            other => {
-                self.wrong("auth.kind", format!("unknown kind {other:?}; expected bearer, basic or api_key"));
-                return None;
-            }
-        };
-        for (key, is_given) in given {
-            let at = format!("auth.{key}");
-            match (is_given, needed.contains(&key)) {
-                (true, false) => {
-                    self.wrong(
-                        &at,
-                        format!("not a key of kind {kind:?}, which takes {}", needed.join(" and ")),
-                    );
-                }
-                (false, true) => {
-                    self.wrong("auth", format!("kind {kind:?} needs the key {key}"));
-                }
-                (true, true) | (false, false) => {}
-            }
-        }
-        match kind.as_str() {
-            "bearer" => Some(Auth::Bearer { token: token? }),
-            "basic" => {
-                let username = username?;
-                if username.contains(':') || username.chars().any(char::is_control) {
-                    self.wrong("auth.username", "must not contain a colon or control characters");
-                }
-                Some(Auth::Basic { username, password: password? })
-            }
-            _ => {
-                let (name, value) = (header?, value?);
-                match HeaderName::from_bytes(name.as_bytes()) {
-                    Ok(header) if !NOT_A_KEY.contains(&header.as_str()) => {
-                        Some(Auth::ApiKey { header, value })
-                    }
-                    Ok(_) | Err(_) => {
-                        let message =
-                            format!("{name:?} cannot carry a key; expected the like of \"X-Api-Key\"");
-                        self.wrong("auth.header", message);
-                        None
-                    }
-                }
-            }
-        }
+        address::host_url(text).map_err(|message| self.wrong(key, message)).ok()
     }
 
     fn proxy(&mut self, raw: RawProxy) -> Option<Proxy> {
@@ -233,5 +258,63 @@ impl Reader<'_> {
             self.wrong("proxy", "username and password go together");
         }
         Some(Proxy { url, username: raw.username, password: raw.password })
+    }
+
+    fn timeouts(&mut self, alone: Option<HumanDuration>, raw: &RawTimeouts) -> Timeouts {
+        if alone.is_some() && raw.connect.is_some() {
+            self.wrong("connect_timeout", "stands in timeouts.connect too; remove one of the two");
+        }
+        let key = if raw.connect.is_some() { "timeouts.connect" } else { "connect_timeout" };
+        let connect = raw.connect.or(alone).map_or(CONNECT_TIMEOUT, |given| given.0);
+        if connect.is_zero() || connect > MAX_CONNECT_TIMEOUT {
+            self.wrong(key, "must be longer than 0 and at most 120s");
+        }
+        let mut limit = |key: &str, given: Option<HumanDuration>| {
+            let given = given?.0;
+            if given.is_zero() || given > MAX_TIMEOUT {
+                self.wrong(key, "must be longer than 0 and at most 24h");
+            }
+            Some(given)
+        };
+        let first_byte = limit("timeouts.first_byte", raw.first_byte);
+        let whole = limit("timeouts.whole", raw.whole);
+        if first_byte > whole && whole.is_some() {
+            self.wrong("timeouts.first_byte", "is longer than timeouts.whole");
+        }
+        Timeouts { connect, first_byte, whole }
+    }
+
+    fn pool(&mut self, raw: &RawPool) -> Pool {
+        if raw.max_idle.is_some_and(|max| max > MAX_POOL_MAX_IDLE) {
+            self.wrong("pool.max_idle", format!("must be at most {MAX_POOL_MAX_IDLE}"));
+        }
+        let idle = raw.idle_timeout.map_or(POOL_IDLE, |given| given.0);
+        if idle.is_zero() || idle > MAX_POOL_IDLE {
+            self.wrong("pool.idle_timeout", "must be longer than 0 and at most 1h");
+        }
+        let max_idle =
+            raw.max_idle.map_or(POOL_MAX_IDLE, |max| usize::try_from(max).unwrap_or(POOL_MAX_IDLE));
+        Pool { max_idle, idle }
+    }
+
+    fn sign(&mut self, raw: RawSign) -> Vec<SecretRef> {
+        if raw.kind != "standard_webhooks" {
+            self.wrong("sign.kind", format!("unknown kind {:?}; expected standard_webhooks", raw.kind));
+        }
+        let secrets: Vec<SecretRef> = match (raw.secret, raw.secrets) {
+            (Some(secret), None) => vec![secret],
+            (None, Some(secrets)) => secrets,
+            (Some(_), Some(_)) | (None, None) => {
+                self.wrong("sign", "needs either secret, or secrets for several that follow one another");
+                return Vec::new();
+            }
+        };
+        if secrets.is_empty() || secrets.len() > MAX_SECRETS {
+            self.wrong(
+                "sign.secrets",
+                format!("expected 1 to {MAX_SECRETS} secrets, found {}", secrets.len()),
+            );
+        }
+        secrets
     }
 }

@@ -9,10 +9,11 @@ use axum::{
 };
 use passerelle_config::Diagnostics;
 use passerelle_connectors::{
-    Call, DynConnector, Failure, Gate, Input, Intent, Outcome, Output, Produced, Progress, REGISTRY,
+    Call, Demands, DynConnector, Examine, Failure, Gate, Input, Intent, Link, Outcome, Output, Produced,
+    Progress, REGISTRY,
 };
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
 use serde_json::Value;
 use std::{
     future::Future,
@@ -155,18 +156,35 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    fn acceptor(&self, name: &str, alpn: &[&[u8]]) -> TlsAcceptor {
+    /// A certificate for `name` and its key, in PEM.
+    pub fn issue(&self, name: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let certificate =
+            CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    fn acceptor(&self, name: &str, alpn: &[&[u8]], asks: bool) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let certificate =
             CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![CertificateDer::from(certificate.der().to_vec())], key)
             .unwrap();
+        let builder = if asks {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
+            let verifier =
+                rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                    .build();
+            builder.with_client_cert_verifier(verifier.unwrap())
+        } else {
+            builder.with_no_client_auth()
+        };
+        let mut config =
+            builder.with_single_cert(vec![CertificateDer::from(certificate.der().to_vec())], key).unwrap();
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         TlsAcceptor::from(Arc::new(config))
     }
@@ -179,7 +197,17 @@ impl Authority {
         respond: impl Fn(&Received) -> Response + Send + Sync + 'static,
     ) -> Server {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        start(TlsListener { tcp, acceptor: self.acceptor(name, alpn) }, respond)
+        start(TlsListener { tcp, acceptor: self.acceptor(name, alpn, false) }, respond)
+    }
+
+    /// A server that serves only clients with a certificate of this authority.
+    pub async fn serve_to_clients(
+        &self,
+        name: &str,
+        respond: impl Fn(&Received) -> Response + Send + Sync + 'static,
+    ) -> Server {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        start(TlsListener { tcp, acceptor: self.acceptor(name, &[b"http/1.1"], true) }, respond)
     }
 }
 
@@ -265,6 +293,15 @@ impl Resource {
         Self::new(&format!("url = \"{}\"", server.url("/api/")))
     }
 
+    pub fn demands(&self, operation: &str, params: &Value) -> Result<Demands, Failure> {
+        self.connector.demands(operation, params)
+    }
+
+    pub async fn examine(&self) -> Vec<Link> {
+        let what = Examine { timeout: Duration::from_secs(5), try_writing: Vec::new() };
+        self.connector.examine(what).await
+    }
+
     pub async fn probe(&self) -> Result<(), Failure> {
         self.connector.probe(Duration::from_secs(5)).await
     }
@@ -341,7 +378,9 @@ pub fn payload(content: impl Into<Vec<u8>>, media_type: &str) -> Input {
     let content = content.into();
     let digest = sha256(&content);
     let size = content.len() as u64;
+    let again = content.clone();
     Input::new(Box::new(io::Cursor::new(content)), size, digest, media_type.to_owned())
+        .reopened_by(move || Ok(Box::new(io::Cursor::new(again.clone()))))
 }
 
 /// A payload whose content is not the announced one.

@@ -43,7 +43,7 @@ async fn everything_is_looked_at_beside_the_running_agent_and_nothing_is_disturb
         if !running {
             site.agent.kill();
         }
-        // The probe at the agent's start has asked the application; `check` asks it nothing.
+        // The probe at the agent's start has asked the application; `check` asks it nothing but the same HEAD of its URL.
         let asked = site.app.requests().len();
         let (code, report) = report(&site.agent, &[]);
         assert_eq!((code, &report["ok"]), (Some(0), &json!(true)), "{report:#}");
@@ -61,6 +61,7 @@ async fn everything_is_looked_at_beside_the_running_agent_and_nothing_is_disturb
             "resource compta: writing",
             "resource orders-app: name",
             "resource orders-app: connection",
+            "resource orders-app: answer",
         ];
         assert_eq!(links(&report), expected);
         for item in report["items"].as_array().unwrap() {
@@ -72,7 +73,7 @@ async fn everything_is_looked_at_beside_the_running_agent_and_nothing_is_disturb
             item(&report, "tunnel")["detail"],
             "the hub takes this agent's identity, and WebSocket upgrades come through"
         );
-        assert_eq!(site.app.requests().len(), asked, "check asked the application");
+        assert_eq!(site.app.requests().len(), asked, "check asked the application for more");
         assert!(files_below(site.files.path()).is_empty(), "{:?}", files_below(site.files.path()));
         if running {
             assert_eq!(site.agent.readiness().await, Some(200));
@@ -185,7 +186,7 @@ async fn a_file_server_is_looked_at_link_by_link_with_the_line_for_known_hosts()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_application_behind_tls_is_looked_at_without_a_request() {
+async fn an_application_behind_tls_is_looked_at_without_any_request_but_a_head() {
     let site = Site::start().await;
     let app_port = site.app.url.trim_end_matches('/').rsplit(':').next().unwrap().parse().unwrap();
     let front = Front::start(app_port, FrontOptions::default()).await;
@@ -204,7 +205,7 @@ async fn an_application_behind_tls_is_looked_at_without_a_request() {
         tls.contains("is signed by an unknown CA; put that CA's certificate into the resource's ca_file"),
         "{tls}"
     );
-    assert_eq!(site.app.requests().len(), asked, "check sent a request");
+    assert_eq!(site.app.requests().len(), asked, "check sent a request other than HEAD");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,7 @@ mod hostile_agent;
 mod hostile_agent_cases;
 mod hostile_hub;
 mod http;
+mod http_more;
 mod identity;
 mod jobs;
 mod large;

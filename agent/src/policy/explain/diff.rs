@@ -65,7 +65,9 @@ fn gained(from: &[ResourceView], to: &[ResourceView], forward: bool) -> Vec<Chan
             let wider = before
                 .iter()
                 .filter(|other| {
-                    other.operation.name == atom.operation.name && glob_covers(other.path, atom.path)
+                    other.operation.name == atom.operation.name
+                        && other.request == atom.request
+                        && (atom.request.is_some() || glob_covers(other.path, atom.path))
                 })
                 .map(|other| atom.beyond(other, forward))
                 .min_by_key(Vec::len);
@@ -94,20 +96,25 @@ fn gained(from: &[ResourceView], to: &[ResourceView], forward: bool) -> Vec<Chan
     changes.into_iter().collect()
 }
 
-/// One path of one operation of one rule.
+/// One path, or one request that the operator wrote, of one operation of one rule.
 struct Atom<'a> {
     rule: &'a RuleView,
     operation: &'a OperationView,
     path: &'a str,
+    request: Option<&'a str>,
 }
 
 fn atoms(resource: &ResourceView) -> impl Iterator<Item = Atom<'_>> {
     resource.rules.iter().flat_map(|rule| {
         // An operation without paths is one atom.
-        let paths =
-            if rule.paths.is_empty() { vec![""] } else { rule.paths.iter().map(String::as_str).collect() };
+        let mut places: Vec<(&str, Option<&str>)> =
+            rule.paths.iter().map(|path| (path.as_str(), None)).collect();
+        places.extend(rule.requests.iter().map(|request| ("", Some(request.as_str()))));
+        if places.is_empty() {
+            places.push(("", None));
+        }
         rule.operations.iter().flat_map(move |operation| {
-            paths.clone().into_iter().map(move |path| Atom { rule, operation, path })
+            places.clone().into_iter().map(move |(path, request)| Atom { rule, operation, path, request })
         })
     })
 }
@@ -123,9 +130,10 @@ fn above<T: Ord>(limit: Option<T>, other: Option<T>) -> bool {
 
 impl Atom<'_> {
     fn name(&self) -> String {
-        match self.path {
-            "" => self.operation.name.clone(),
-            path => format!("{} on {path}", self.operation.name),
+        match (self.request, self.path) {
+            (Some(request), _) => format!("{} by request {request}", self.operation.name),
+            (None, "") => self.operation.name.clone(),
+            (None, path) => format!("{} on {path}", self.operation.name),
         }
     }
 
@@ -142,9 +150,12 @@ impl Atom<'_> {
                 beyond.push(format!(" with {what} {}", more.join(", ")));
             }
         };
-        lists("method", &self.operation.methods, &other.operation.methods);
-        lists("query key", &self.rule.query, &other.rule.query);
-        lists("header", &self.rule.headers, &other.rule.headers);
+        // A request says these itself.
+        if self.request.is_none() {
+            lists("method", &self.operation.methods, &other.operation.methods);
+            lists("query key", &self.rule.query, &other.rule.query);
+            lists("header", &self.rule.headers, &other.rule.headers);
+        }
         lists("entity", &self.rule.entities, &other.rule.entities);
         lists("field", &self.rule.fields, &other.rule.fields);
         lists("call", &self.rule.calls, &other.rule.calls);
@@ -173,7 +184,7 @@ impl Atom<'_> {
 impl Display for Atom<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name())?;
-        if !self.operation.methods.is_empty() {
+        if !self.operation.methods.is_empty() && self.request.is_none() {
             write!(f, " ({})", self.operation.methods.join(", "))?;
         }
         if let Some(bytes) = self.rule.max_size {

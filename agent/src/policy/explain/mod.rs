@@ -91,6 +91,8 @@ pub struct RuleView {
     /// Declared calls.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<String>,
+    /// Requests that the operator wrote and a job may name, each with method and path.
+    pub requests: Vec<String>,
     /// The largest payload or output in bytes; null: no limit.
     pub max_size: Option<u64>,
     /// Attempts per day; null: no limit.
@@ -159,6 +161,8 @@ impl Rule {
             methods: match (self.methods.as_slice(), default_methods(name)) {
                 // Not an operation over HTTP.
                 (_, []) => Vec::new(),
+                // Each of its requests says its own.
+                _ if self.paths.is_empty() => Vec::new(),
                 ([], default) => default.iter().map(|method| (*method).to_owned()).collect(),
                 (listed, _) => listed.to_vec(),
             },
@@ -181,6 +185,7 @@ impl Rule {
             entities: self.entities.clone(),
             fields: self.fields.clone(),
             calls: self.calls.clone(),
+            requests: self.requests.iter().map(|of| format!("{} ({})", of.name, of.does)).collect(),
             max_size: self.max_size,
             max_per_day: self.daily.attempts,
             daily_volume: self.daily.bytes,
@@ -201,7 +206,13 @@ fn place(resource: &ResourceConfig) -> Option<String> {
     url.set_password(None).ok();
     let account =
         resource.section.text("username").map_or(String::new(), |username| format!(" as {username}"));
-    Some(format!("{url}{account}"))
+    // Where the client's secret goes is as much as where the jobs go.
+    let tokens = resource.section.text("auth.token_url").and_then(|text| text.parse::<Url>().ok());
+    let tokens = tokens.map_or(String::new(), |mut url| {
+        url.set_password(None).ok();
+        format!(" with tokens from {url}")
+    });
+    Some(format!("{url}{account}{tokens}"))
 }
 
 fn size(bytes: u64) -> String {

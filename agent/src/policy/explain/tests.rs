@@ -43,6 +43,13 @@ paths = ["orders/*"]
 query = ["page"]
 headers = ["x-trace"]
 max_per_day = 10
+[[resources.orders.allow]]
+operations = ["request"]
+requests = ["status"]
+[resources.orders.requests.status]
+method = "GET"
+path = "orders/{{ order }}"
+parameters = { order = {} }
 [resources.closed]
 connector = "file"
 url = "file:///srv/closed"
@@ -64,6 +71,7 @@ url = "file:///srv/closed"
         "    with headers x-trace\n",
         "    at most 10 times a day\n",
         "  Nothing: it has no allow rule.\n",
+        "  Rule 2 (resources.d/r.toml:21) lets the cloud\n    request: send requests and read the answers\n    as its requests say: status (GET orders/{{ order }})\n",
         "no listeners for the cloud",
     ] {
         assert!(text.contains(line), "{line:?} is not in\n{text}");
@@ -108,10 +116,31 @@ fn a_password_in_an_address_is_never_shown() {
 }
 
 #[test]
+fn where_tokens_come_from_is_told_and_a_change_of_it_is_a_difference() {
+    let app = |server: &str| {
+        format!(
+            "[resources.x]\nconnector = \"http\"\nurl = \"http://app/\"\nauth = {{ kind = \"oauth2\", token_url = \
+             \"https://u:geheim@{server}/token\", client_id = \"a\", client_secret = {{ env = \"T\" }} }}\n\
+             [[resources.x.allow]]\noperations = [\"notify\"]\npaths = [\"*\"]\n"
+        )
+    };
+    let (old, new) = (folder(&app("login.intra")), folder(&app("elsewhere.intra")));
+    let (old, new) = (read(old.path()), read(new.path()));
+    let text = old.to_string();
+    assert!(text.contains("leads to http://app/ with tokens from https://u@login.intra/token"), "{text}");
+    assert!(!text.contains("geheim"), "{text}");
+    let more = difference(&old, &new).to_string();
+    assert!(more.contains("with tokens from https://u@elsewhere.intra/token"), "{more}");
+}
+
+#[test]
 fn a_difference_is_told_in_both_directions() {
     let rules = |rules: &str| format!("[resources.r]\nconnector = \"http\"\nurl = \"http://app/\"\n{rules}");
     let rule = |keys: &str| rules(&format!("[[resources.r.allow]]\n{keys}\n"));
     let request = "operations = [\"request\"]\npaths = [\"a/*\"]";
+    let status = "[resources.r.requests.status]\nmethod = \"GET\"\npath = \"orders/{{ order }}\"\nparameters = { order = {} }\n";
+    let named =
+        format!("{status}[[resources.r.allow]]\noperations = [\"request\"]\nrequests = [\"status\"]\n");
     let cases: &[(String, String, &[&str])] = &[
         (COMPTA.to_owned(), COMPTA.to_owned(), &[]),
         (
@@ -162,6 +191,19 @@ fn a_difference_is_told_in_both_directions() {
             COMPTA.replace("[\"drop\", \"list\"]", "[\"drop\"]\nmay = []"),
             COMPTA.replace("[\"drop\", \"list\"]", "[\"drop\"]"),
             &["drop on **/*.csv: it may create folders", "drop on **/*.csv: it may replace what is there"],
+        ),
+        (
+            rules(&format!("{status}[[resources.r.allow]]\noperations = [\"request\"]\npaths = [\"**\"]\n")),
+            rules(&format!(
+                "{status}[[resources.r.allow]]\noperations = [\"request\"]\npaths = [\"**\"]\nrequests = [\"status\"]\n"
+            )),
+            &["request by request status (GET orders/{{ order }})"],
+        ),
+        // What the request does is part of it.
+        (
+            rules(&named),
+            rules(&named.replace("path = \"orders", "path = \"clients")),
+            &["request by request status (GET clients/{{ order }})"],
         ),
         // Elsewhere it is all new.
         (

@@ -116,6 +116,9 @@ impl Display for RuleView {
         if !self.headers.is_empty() {
             writeln!(f, "    with headers {}", self.headers.join(", "))?;
         }
+        if !self.requests.is_empty() {
+            writeln!(f, "    as its requests say: {}", self.requests.join(", "))?;
+        }
         if let Some(bytes) = self.max_size {
             writeln!(f, "    up to {} each", size(bytes))?;
         }

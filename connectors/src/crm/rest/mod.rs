@@ -24,7 +24,7 @@ const MAX_WALKED: usize = 200;
 /// `dialect = "rest"`.
 pub(crate) const PRODUCT: Product = Product {
     name: "rest",
-    auth: &["basic", "bearer", "api_key"],
+    auth: &["basic", "bearer", "api_key", "oauth2"],
     options: &[],
     entities: &[],
     check: |settings, findings| {

@@ -350,6 +350,7 @@ pub fn crm(memory: &Arc<Memory>) -> Crm {
             .build()
             .unwrap(),
         credentials: None,
+        tokens: None,
         trust: Credentials::default(),
         max_response: 1 << 20,
         ahead_ms: AtomicI64::new(0),

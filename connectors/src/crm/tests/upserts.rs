@@ -199,6 +199,19 @@ async fn an_older_attempt_that_comes_back_leaves_newer_writes() {
 }
 
 #[tokio::test]
+async fn an_older_deletion_that_comes_back_leaves_a_newer_record() {
+    let memory = Arc::new(Memory::new(abilities(false, false, false)));
+    let crm = crm(&memory);
+    run(&crm, "upsert", &upsert("a", "old@x")).await.unwrap();
+    let older = Job::new();
+    let delete = json!({ "entity": "contact", "key": { "external_id": "a" } });
+    assert_eq!(outcome(&older.attempt(&crm, "delete", &delete, false).await.unwrap()), "deleted");
+    run(&crm, "upsert", &upsert("a", "new@x")).await.unwrap();
+    assert_eq!(outcome(&older.attempt(&crm, "delete", &delete, true).await.unwrap()), "already_absent");
+    assert_eq!(memory.emails(), ["2: new@x"]);
+}
+
+#[tokio::test]
 async fn a_dropped_field_is_named_and_a_dropped_key_leaves_nothing() {
     for memory in [abilities(false, false, false), abilities(true, true, false)] {
         let memory = Arc::new(Memory { drops: Some("phone"), ..Memory::new(memory) });

@@ -1,0 +1,31 @@
+//! What every dialect of the `crm` connector must pass, against a server: every case over every place.
+//!
+//! A new place is one implementation of [`place::Server`] and one line in the list below. One server serves all cases of
+//! a place, one after the other, each with keys of its own.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
+
+mod cases;
+mod hostile;
+mod place;
+#[path = "../support/port.rs"]
+mod port;
+mod rest;
+#[path = "../support/rest_server.rs"]
+mod rest_server;
+mod settings;
+
+macro_rules! places {
+    ($($name:ident = $make:expr;)+) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                cases::all(&mut $make).await;
+            }
+        )+
+    };
+}
+
+places! {
+    rest_with_unique_keys_and_etags = rest::place("contacts/");
+    rest_with_nothing_to_hold_on_to = rest::place("people/");
+}
