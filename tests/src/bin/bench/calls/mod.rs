@@ -79,11 +79,8 @@ impl Ours {
         self.agent.process().kill();
         let start = Instant::now();
         self.agent.spawn_as_it_is();
-        while !call(&self.hub.api, "static/small.json")
-            .send()
-            .await
-            .is_ok_and(|answer| answer.status() == 200)
-        {
+        let asked = || call(&self.hub.api, "static/small.json").timeout(Duration::from_millis(500)).send();
+        while !asked().await.is_ok_and(|answer| answer.status() == 200) {
             assert!(start.elapsed() < Duration::from_secs(60), "no call goes through");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
