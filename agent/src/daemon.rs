@@ -175,7 +175,7 @@ fn assemble(
         hub,
         journal,
         registry: Registry::default(),
-        calls: Calls::since(clock::unix_seconds()),
+        calls: Calls::since(clock::now().as_millisecond()),
         outbox: Outbox::default(),
         pauses: Arc::clone(pauses),
         volume,
