@@ -138,7 +138,8 @@ pub async fn run(settings: Settings) -> Result<(), Stop> {
     ended
 }
 
-fn assemble(
+/// Puts an agent together that has its identity.
+pub fn assemble(
     settings: Arc<Settings>,
     state: Arc<StateDir>,
     identity: Identity,
