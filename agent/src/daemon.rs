@@ -145,7 +145,8 @@ async fn run_logged(settings: Settings, logs: LogLevel) -> Result<(), Stop> {
     ended
 }
 
-fn assemble(
+/// Puts an agent together that has its identity.
+pub fn assemble(
     settings: Arc<Settings>,
     state: Arc<StateDir>,
     identity: Identity,
