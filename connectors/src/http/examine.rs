@@ -91,7 +91,7 @@ async fn requests(http: &Http, timeout: Duration, fetches: bool, links: &mut Lin
         Ok(status) => {
             let taken =
                 if matches!(http.credentials, Credentials::None) { "" } else { ", credentials not refused" };
-            links.passed("answer", format!("status {status} to HEAD {}{taken}", http.base));
+            links.passed("answer", format!("status {} to HEAD {}{taken}", status.as_u16(), http.base));
         }
         Err(failure) => links.failed("answer", failure),
     }

@@ -69,7 +69,7 @@ async fn thirty_two_jobs_share_one_token_and_a_revoked_one_is_replaced_once() {
     assert_eq!(granted, 32, "each job of the second round took effect once");
     let log = site.agent.process().log();
     assert!(
-        !log.contains("4711") && !log.contains("token-1") && !log.contains("token-2"),
+        !log.contains("client-secret-4711") && !log.contains("token-1") && !log.contains("token-2"),
         "a secret is in the log"
     );
 }
@@ -132,8 +132,10 @@ async fn nginx_gets_the_client_certificate_and_speaks_http_2() {
         let link = format!("resource orders-app: {link}");
         report["items"].as_array().unwrap().iter().find(|item| item["link"] == json!(link)).unwrap().clone()
     };
-    assert_eq!(found("TLS")["detail"], "TLSv1.3, client_cert at hand", "{report:#}");
+    let tls = found("TLS")["detail"].as_str().unwrap().to_owned();
+    assert!(tls.starts_with("TLSv1.") && tls.ends_with(", client_cert at hand"), "{tls}");
     assert_eq!(found("answer")["status"], "ok", "{report:#}");
+    assert!(found("answer")["detail"].as_str().unwrap().starts_with("status 204 to HEAD"), "{report:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
