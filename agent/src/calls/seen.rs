@@ -57,18 +57,18 @@ impl Seen {
         if issued_at <= self.floor {
             return Err(Replay::TooOld);
         }
-        if self.count >= MOST && self.ids.len() > 1 {
-            self.forget_oldest();
-            return self.take(call, issued_at, now);
-        }
-        let of_second = self.ids.entry(issued_at.div_euclid(1000)).or_default();
-        if of_second.contains(&call) {
+        let second = issued_at.div_euclid(1000);
+        if self.ids.get(&second).is_some_and(|ids| ids.contains(&call)) {
             return Err(Replay::Again);
         }
         if self.count >= MOST {
-            return Err(Replay::Flood);
+            // Only for what is younger than all that goes.
+            if self.ids.first_key_value().is_none_or(|(oldest, _)| *oldest >= second) {
+                return Err(Replay::Flood);
+            }
+            self.forget_oldest();
         }
-        of_second.insert(call);
+        self.ids.entry(second).or_default().insert(call);
         self.count += 1;
         Ok(())
     }
