@@ -1,6 +1,7 @@
 //! Records of a local CRM through hub and agent: a real Tryton, and an OData service that answers like Dynamics.
 
 use crate::common::{SITE, job, with};
+use futures_util::future::join_all;
 use passerelle_tests::{
     Agent, Api, Hub, Proxy, Random, code,
     odata::{self, Kind, OData},
@@ -9,6 +10,7 @@ use passerelle_tests::{
 };
 use serde_json::{Value, json};
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     fs,
     path::Path,
@@ -57,8 +59,7 @@ async fn submit(api: &Api, job: &Value, key: &str) -> String {
     passerelle_tests::until("the hub to take a job", Duration::from_secs(120), async || {
         let request = api.request(reqwest::Method::POST, "/v1/jobs").header("Idempotency-Key", key).json(job);
         let answer = api.try_send(request).await.ok()?;
-        matches!(answer.status.as_u16(), 200 | 201)
-            .then(|| answer.body["id"].as_str().expect("a job's id").to_owned())
+        matches!(answer.status, 200 | 201).then(|| answer.body["id"].as_str().expect("a job's id").to_owned())
     })
     .await
 }
@@ -66,62 +67,52 @@ async fn submit(api: &Api, job: &Value, key: &str) -> String {
 /// Two writes of each key by 16 clients, while agent and hub are killed and the tunnel is cut.
 async fn storm(hub: &mut Hub, agent: &mut Agent, tunnel: &Proxy, keys: usize) {
     let mut random = Random::from_environment();
-    let over = Arc::new(AtomicBool::new(false));
+    let over = Cell::new(false);
     let api = hub.api.clone();
-    let submitting = {
-        let over = over.clone();
-        tokio::spawn(async move {
-            let clients = (0..16).map(|client| {
-                let api = api.clone();
-                tokio::spawn(async move {
-                    let mut ids = Vec::new();
-                    for write in ["first", "last"] {
-                        for n in (client..keys).step_by(16) {
-                            let job =
-                                upsert(&format!("STORM-{n}"), json!({ "name": format!("{write} {n}") }));
-                            ids.push(submit(&api, &job, &format!("storm-{write}-{n}")).await);
-                        }
-                    }
-                    for id in &ids {
-                        // The hub may be away just now.
-                        passerelle_tests::until(
-                            "an upsert to succeed",
-                            Duration::from_secs(600),
-                            async || {
-                                let request = api.request(reqwest::Method::GET, &format!("/v1/jobs/{id}"));
-                                let job = api.try_send(request).await.ok()?.body;
-                                let state = job["state"].as_str().unwrap_or_default();
-                                assert!(
-                                    !matches!(state, "failed" | "unknown" | "denied" | "expired"),
-                                    "{job:#}"
-                                );
-                                (state == "succeeded").then_some(())
-                            },
-                        )
-                        .await;
-                    }
+    let clients = (0..16).map(|client| {
+        let api = api.clone();
+        async move {
+            let mut ids = Vec::new();
+            for write in ["first", "last"] {
+                for n in (client..keys).step_by(16) {
+                    let job = in_line(&format!("STORM-{n}"), json!({ "name": format!("{write} {n}") }));
+                    ids.push(submit(&api, &job, &format!("storm-{write}-{n}")).await);
+                }
+            }
+            for id in &ids {
+                passerelle_tests::until("an upsert to succeed", Duration::from_secs(600), async || {
+                    let request = api.request(reqwest::Method::GET, &format!("/v1/jobs/{id}"));
+                    // The hub may be away just now.
+                    let job = api.try_send(request).await.ok()?.body;
+                    let state = job["state"].as_str().unwrap_or_default();
+                    assert!(!matches!(state, "failed" | "unknown" | "denied" | "expired"), "{job:#}");
+                    (state == "succeeded").then_some(())
                 })
-            });
-            for client in clients.collect::<Vec<_>>() {
-                client.await.expect("every upsert of a client succeeds");
+                .await;
             }
-            over.store(true, Ordering::SeqCst);
-        })
-    };
-    let mut faults = 0;
-    while !over.load(Ordering::SeqCst) && !submitting.is_finished() {
-        // The moment of a fault is chance.
-        tokio::time::sleep(Duration::from_millis(500 + random.below(2500))).await;
-        if faults < 12 {
-            match random.below(3) {
-                0 => drop(agent.restart_without_waiting()),
-                1 => hub.restart().await,
-                _ => tunnel.cut(),
-            }
-            faults += 1;
         }
-    }
-    submitting.await.expect("every client is through");
+    });
+    let submitting = async {
+        join_all(clients).await;
+        over.set(true);
+    };
+    let disturbing = async {
+        let mut faults = 0;
+        while !over.get() {
+            // The moment of a fault is chance.
+            tokio::time::sleep(Duration::from_millis(500 + random.below(2500))).await;
+            if faults < 12 {
+                match random.below(3) {
+                    0 => drop(agent.restart_without_waiting()),
+                    1 => hub.restart().await,
+                    _ => tunnel.cut(),
+                }
+                faults += 1;
+            }
+        }
+        faults
+    };
+    let ((), faults) = tokio::join!(submitting, disturbing);
     assert!(faults > 0, "nothing was disturbed");
 }
 

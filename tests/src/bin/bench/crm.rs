@@ -106,7 +106,8 @@ async fn on_tryton(keys: usize, parties: usize) -> Vec<Line> {
     let server = Tryton::start_after(Release::V8_2, folder.path(), &sql);
     let resource = settings("tryton", &server.url(), tryton::USER, "", "");
     let ours = ours(&resource, tryton::PASSWORD, keys, "name").await;
-    let theirs = theirs(PROTEUS, &server.url(), tryton::USER, tryton::PASSWORD, keys).await;
+    let calls = format!("{}rpc/", server.url());
+    let theirs = theirs(PROTEUS, &calls, tryton::USER, tryton::PASSWORD, keys).await;
     lines("tryton", "proteus", ours, theirs)
 }
 
