@@ -177,6 +177,6 @@ mod tests {
                 assert_eq!(size * number + skip, offset, "{offset} {limit}");
             }
         }
-        assert_eq!(numbered(99, 50, 100), (74, 1, 25), "whole on one page");
+        assert_eq!(numbered(99, 50, 100), (75, 1, 24), "whole on one page");
     }
 }
