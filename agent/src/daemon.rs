@@ -145,7 +145,8 @@ async fn run_logged(settings: Settings, logs: LogLevel) -> Result<(), Stop> {
     ended
 }
 
-fn assemble(
+/// Puts an agent together that has its identity.
+pub fn assemble(
     settings: Arc<Settings>,
     state: Arc<StateDir>,
     identity: Identity,
@@ -175,7 +176,7 @@ fn assemble(
         hub,
         journal,
         registry: Registry::default(),
-        calls: Calls::since(clock::unix_seconds()),
+        calls: Calls::since(clock::now().as_millisecond()),
         outbox: Outbox::default(),
         pauses: Arc::clone(pauses),
         volume,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub struct CallsAnnouncement {
     /// How many it takes at once, at most [`crate::limits::MAX_CALLS`].
     pub max: u32,
-    /// Envelopes that were issued at this second of its clock, or before, are refused as replayed.
+    /// Envelopes that were issued in this second of its clock may be refused as replayed, earlier ones are.
     pub issued_after: i64,
 }
 
@@ -47,7 +47,7 @@ pub struct CallResult {
     pub finished_at: Timestamp,
 }
 
-/// Agent to hub: the call was not taken and nothing happened.
+/// Agent to hub: the call was not taken and nothing happened; `replayed` says nothing of an earlier copy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallDeclined {
     /// The call.

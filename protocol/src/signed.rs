@@ -108,6 +108,16 @@ impl Envelope {
         VerifyingKey::verify_any(keys, Self::CALL_TYP, token)
     }
 
+    /// When it was issued, in milliseconds since the Unix epoch: the time in its id, if that is of version 7 (RFC 9562) and
+    /// lies in the second of `iat`, else that second's beginning.
+    #[must_use]
+    pub fn issued_ms(&self) -> i64 {
+        let id = self.job.uuid();
+        let made = i64::try_from(id.as_u128() >> 80).unwrap_or(i64::MAX);
+        let precise = id.get_version_num() == 7 && made.div_euclid(1000) == self.iat;
+        if precise { made } else { self.iat.saturating_mul(1000) }
+    }
+
     /// Whether it may be accepted at `now`, with the tolerated clock difference.
     #[must_use]
     pub fn is_current(&self, now: i64) -> bool {

@@ -49,7 +49,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Calls {
-    /// None yet; those that were issued before now are refused.
+    /// None yet; those that were issued before now, in Unix milliseconds, are refused.
     pub fn since(started: i64) -> Self {
         Self {
             seen: Mutex::new(Seen::since(started)),
@@ -58,9 +58,9 @@ impl Calls {
         }
     }
 
-    /// Envelopes that were issued at this second or before are refused.
+    /// Envelopes that were issued later than in this second are not refused as too old.
     pub fn issued_after(&self) -> i64 {
-        lock(&self.seen).floor()
+        lock(&self.seen).floor().div_euclid(1000)
     }
 
     /// A call has come: from here on it can be stopped.
@@ -192,7 +192,8 @@ impl Agent {
         let trust = self.trust(&settings, &hub_keys, epoch);
         let now = clock::unix_seconds();
         let verified = dispatch::verify_call(call, &trust, now).and_then(|(envelope, ticket)| {
-            let taken = lock(&self.calls.seen).take(call.call, envelope.iat, now);
+            let taken =
+                lock(&self.calls.seen).take(call.call, envelope.issued_ms(), clock::now().as_millisecond());
             match taken {
                 Ok(()) => Ok((envelope, ticket)),
                 Err(replay) => Err(replayed(replay)),
@@ -206,8 +207,9 @@ impl Agent {
         })?;
         // What another than the hub signed is not acted upon before its time by this clock: so a process that starts later
         // knows for certain what this one cannot have taken.
-        if trust.pinned && envelope.iat > clock::unix_seconds() {
-            sleep(clock::until(envelope.iat)).await;
+        let early = envelope.issued_ms().saturating_sub(clock::now().as_millisecond());
+        if trust.pinned && early > 0 {
+            sleep(Duration::from_millis(u64::try_from(early).unwrap_or(0))).await;
         }
         Ok((envelope, ticket))
     }

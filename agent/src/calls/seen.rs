@@ -26,29 +26,31 @@ pub enum Replay {
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Seen {
-    /// What was issued at this second or before is refused.
+    /// What was issued at this millisecond or before is refused.
     floor: i64,
+    /// By the second in which they were issued.
     ids: BTreeMap<i64, HashSet<JobId>>,
     count: usize,
 }
 
 impl Seen {
-    /// Nothing was taken; what was issued at `started` or before may have been, by the process before.
+    /// Nothing was taken; what was issued at `started` (Unix milliseconds) or before may have been, by the process before.
     pub fn since(started: i64) -> Self {
         Self { floor: started, ids: BTreeMap::new(), count: 0 }
     }
 
-    /// What was issued at this second or before is refused.
+    /// What was issued at this millisecond or before is refused.
     pub fn floor(&self) -> i64 {
         self.floor
     }
 
-    /// Takes an envelope, once.
+    /// Takes an envelope, once; times are Unix milliseconds.
     ///
     /// # Errors
     /// See [`Replay`].
     pub fn take(&mut self, call: JobId, issued_at: i64, now: i64) -> Result<(), Replay> {
-        let over = now.saturating_sub(CALL_LIFE.as_secs().cast_signed() + CLOCK_SKEW.as_secs().cast_signed());
+        let life = CALL_LIFE.as_secs().cast_signed() + CLOCK_SKEW.as_secs().cast_signed();
+        let over = now.div_euclid(1000).saturating_sub(life);
         while self.ids.first_key_value().is_some_and(|(at, _)| *at < over) {
             self.forget_oldest();
         }
@@ -59,7 +61,7 @@ impl Seen {
             self.forget_oldest();
             return self.take(call, issued_at, now);
         }
-        let of_second = self.ids.entry(issued_at).or_default();
+        let of_second = self.ids.entry(issued_at.div_euclid(1000)).or_default();
         if of_second.contains(&call) {
             return Err(Replay::Again);
         }
@@ -73,7 +75,7 @@ impl Seen {
 
     fn forget_oldest(&mut self) {
         if let Some((at, ids)) = self.ids.pop_first() {
-            self.floor = self.floor.max(at);
+            self.floor = self.floor.max(at.saturating_mul(1000).saturating_add(999));
             self.count -= ids.len();
         }
     }
@@ -91,33 +93,33 @@ mod tests {
 
     #[test]
     fn what_was_issued_before_the_start_is_refused_and_what_was_taken_is_not_taken_again() {
-        let mut seen = Seen::since(1000);
-        assert_eq!(seen.take(id(1), 1000, 1000), Err(Replay::TooOld));
-        assert_eq!(seen.take(id(1), 1001, 1001), Ok(()));
-        assert_eq!(seen.take(id(1), 1001, 1002), Err(Replay::Again));
-        assert_eq!(seen.take(id(2), 1001, 1060), Ok(()));
+        let mut seen = Seen::since(1_000_300);
+        assert_eq!(seen.take(id(1), 1_000_300, 1_000_300), Err(Replay::TooOld));
+        assert_eq!(seen.take(id(1), 1_000_301, 1_000_301), Ok(()), "in the second of the start");
+        assert_eq!(seen.take(id(1), 1_000_301, 1_002_000), Err(Replay::Again));
+        assert_eq!(seen.take(id(2), 1_001_000, 1_060_000), Ok(()));
         // As long as it could still be accepted it is known; then its time alone refuses it.
-        assert_eq!(seen.take(id(1), 1001, 1121), Err(Replay::Again));
-        assert_eq!(seen.take(id(3), 1122, 1122), Ok(()));
-        assert_eq!(seen.take(id(1), 1001, 1122), Err(Replay::TooOld));
-        assert_eq!((seen.floor(), seen.count), (1001, 1));
+        assert_eq!(seen.take(id(1), 1_000_301, 1_120_000), Err(Replay::Again));
+        assert_eq!(seen.take(id(3), 1_121_000, 1_121_000), Ok(()));
+        assert_eq!(seen.take(id(1), 1_000_301, 1_121_000), Err(Replay::TooOld));
+        assert_eq!((seen.floor(), seen.count), (1_000_999, 2));
     }
 
     #[test]
     fn what_finds_no_room_to_be_remembered_is_refused() {
         let mut seen = Seen::since(0);
         for n in 0..MOST {
-            assert_eq!(seen.take(id(n), 1 + i64::from(n % 2 == 0), 2), Ok(()));
+            assert_eq!(seen.take(id(n), if n % 2 == 0 { 2000 } else { 1000 }, 2000), Ok(()));
         }
-        assert_eq!(seen.take(id(MOST), 3, 3), Ok(()));
-        assert_eq!((seen.floor(), seen.count), (1, MOST / 2 + 1));
-        assert_eq!(seen.take(id(1), 1, 3), Err(Replay::TooOld), "it was taken before");
+        assert_eq!(seen.take(id(MOST), 3000, 3000), Ok(()));
+        assert_eq!((seen.floor(), seen.count), (1999, MOST / 2 + 1));
+        assert_eq!(seen.take(id(1), 1000, 3000), Err(Replay::TooOld), "it was taken before");
         let mut seen = Seen::since(0);
         for n in 0..MOST {
-            seen.take(id(n), 1, 1).unwrap();
+            seen.take(id(n), 1000, 1000).unwrap();
         }
-        assert_eq!(seen.take(id(MOST), 1, 1), Err(Replay::Flood));
-        assert_eq!(seen.take(id(0), 1, 1), Err(Replay::Again));
-        assert_eq!(seen.take(id(MOST), 2, 2), Ok(()));
+        assert_eq!(seen.take(id(MOST), 1999, 1999), Err(Replay::Flood));
+        assert_eq!(seen.take(id(0), 1000, 1000), Err(Replay::Again));
+        assert_eq!(seen.take(id(MOST), 2000, 2000), Ok(()));
     }
 }

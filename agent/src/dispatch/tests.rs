@@ -1,7 +1,7 @@
 //! What a hostile or confused hub may send, and what becomes of it.
 
 use super::*;
-use passerelle_protocol::{CommitMode, JobId, PayloadDigest, SigningKey};
+use passerelle_protocol::{AgentId, Call, CommitMode, JobId, Name, PayloadDigest, SigningKey};
 use serde_json::json;
 
 struct Case {
@@ -203,4 +203,66 @@ fn an_inline_payload_must_be_the_announced_one() {
     {
         assert_eq!(payload(&case.envelope, wrong).unwrap_err().code, Code::DigestMismatch);
     }
+}
+
+/// The same as a call.
+fn as_call(case: &Case) -> Call {
+    let envelope = case.envelope.sign_call(&case.hub).unwrap();
+    let ticket = Ticket { envelope: Sha256::of(envelope.as_bytes()), ..case.ticket.clone() };
+    let ticket = ticket.sign(&case.hub).unwrap();
+    Call { call: case.envelope.job, envelope, ticket, payload: None, traceparent: None }
+}
+
+fn verified(case: &Case, call: &Call) -> Result<(Envelope, Ticket), Rejected> {
+    let keys = [case.hub.public().clone()];
+    let (tenant, site) = (name("acme"), name("paris"));
+    let trust = Trust {
+        job_keys: &keys,
+        pinned: false,
+        ticket_keys: &keys,
+        agent: agent(1),
+        tenant: &tenant,
+        site: &site,
+        epoch: 7,
+    };
+    verify_call(call, &trust, NOW)
+}
+
+fn short_lived() -> Case {
+    let mut case = Case::new();
+    case.envelope.exp = NOW + 60;
+    case.envelope.timeout_s = 60;
+    case.ticket.exp = NOW + 60;
+    case
+}
+
+#[test]
+fn a_call_is_short_lived_and_no_job_and_a_job_is_no_call() {
+    let case = short_lived();
+    let call = as_call(&case);
+    assert_eq!(verified(&case, &call).unwrap().0, case.envelope);
+    let offer = case.offer();
+    let job = Call { envelope: offer.envelope, ticket: offer.ticket, ..call.clone() };
+    assert_eq!(verified(&case, &job).unwrap_err().code, Code::SignatureInvalid);
+    let call = Offer {
+        job: call.call,
+        attempt: 1,
+        envelope: call.envelope,
+        ticket: call.ticket,
+        payload: None,
+        traceparent: None,
+    };
+    case.check(&call, Code::SignatureInvalid, "wrong kind of token");
+    let spoilt = |spoil: &dyn Fn(&mut Case)| {
+        let mut case = short_lived();
+        spoil(&mut case);
+        verified(&case, &as_call(&case)).unwrap_err().code
+    };
+    assert_eq!(spoilt(&|case| case.envelope.exp += 1), Code::EnvelopeExpired);
+    assert_eq!(spoilt(&|case| case.ticket.exp += 1), Code::EnvelopeExpired);
+    assert_eq!(spoilt(&|case| case.envelope.iat = i64::MIN), Code::EnvelopeExpired);
+    assert_eq!(spoilt(&|case| case.envelope.timeout_s = 61), Code::SignatureInvalid);
+    assert_eq!(spoilt(&|case| case.ticket.commit = CommitMode::Ask), Code::SignatureInvalid);
+    assert_eq!(spoilt(&|case| case.ticket.attempt = 2), Code::SignatureInvalid);
+    assert_eq!(spoilt(&|case| case.ticket.epoch = 8), Code::Replayed);
 }

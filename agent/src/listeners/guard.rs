@@ -123,7 +123,7 @@ impl Signed {
     }
 
     /// Whether any of the secrets made any of the signatures.
-    pub fn is_right(self) -> bool {
+    pub fn verifies(self) -> bool {
         let tags: Vec<hmac::Tag> = self.contexts.into_iter().map(hmac::Context::sign).collect();
         let mut right = false;
         for tag in &tags {
@@ -239,7 +239,7 @@ mod tests {
                 let (first, rest) = body.split_at(body.len() / 2);
                 signed.update(first);
                 signed.update(rest);
-                signed.is_right()
+                signed.verifies()
             }
             Ok(Sender::Known) => panic!("known without its body"),
             Err(_) => false,

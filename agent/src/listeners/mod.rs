@@ -71,11 +71,9 @@ impl Listener {
         };
         let guard = Guard::read(&config.auth, base).map_err(|why| wrong("auth", why)).ok();
         let tls = match &config.tls {
-            Some((cert, key)) => Some(serve::tls(cert, key, base).map_err(|why| wrong("tls_cert", why)).ok()),
-            None => None,
-        };
-        let tls = match tls {
-            Some(tls) => Some(tls?),
+            Some((cert, key)) => {
+                Some(serve::tls(cert, key, base).map_err(|why| wrong("tls_cert", why)).ok()?)
+            }
             None => None,
         };
         Some(Arc::new(Self {

@@ -253,7 +253,7 @@ async fn read(
             });
         }
     }
-    if signed.is_some_and(|signed| !signed.is_right()) {
+    if signed.is_some_and(|signed| !signed.verifies()) {
         let detail = "the signature is none that a secret of this listener makes over webhook-id, webhook-timestamp and body";
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", detail));
     }

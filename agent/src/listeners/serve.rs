@@ -31,8 +31,8 @@ use tracing::{Instrument as _, debug, info, warn};
 
 /// Connections for each post at once: some wait for their next post.
 const PER_PLACE: usize = 4;
-/// The least number of connections.
-const LEAST: usize = 64;
+/// The least number of connections: whoever opens some and says nothing has to open many to keep others out.
+const LEAST: usize = 256;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Also how long an idle connection is kept for its next post.
 const REQUEST_HEAD: Duration = Duration::from_secs(10);

@@ -138,6 +138,9 @@ impl Running {
                 info!(resource = %self.key.resource, trigger = %self.key.trigger, "A change feed is tried again");
                 return;
             }
+            if now && !paused {
+                gate::tell(&self.agent, &self.key, gate::pass(&self.agent, &self.key).err().as_ref());
+            }
             paused = now;
             tokio::select! {
                 () = sleep(LOOK) => {}
@@ -385,65 +388,5 @@ pub fn kind() -> Option<Name> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use passerelle_config::Finding;
-    use passerelle_connectors::ChangeOp;
-    use serde_json::json;
-
-    fn change(fields: Value, stamp: &str) -> Change {
-        let Value::Object(fields) = fields else { panic!() };
-        Change {
-            op: ChangeOp::Upsert,
-            id: "7".to_owned(),
-            key: None,
-            version: None,
-            fields: Some(fields),
-            stamp: stamp.to_owned(),
-        }
-    }
-
-    fn rule(fields: Option<&[&str]>) -> Rule {
-        let at =
-            Finding { file: "x".into(), line: 1, column: 1, path: String::new(), message: String::new() };
-        Rule {
-            name: "contacts".to_owned(),
-            entity: "contact".to_owned(),
-            start: ChangesStart::Now,
-            page_size: 100,
-            fields: fields.map(|fields| fields.iter().map(|&field| field.to_owned()).collect()),
-            every: Duration::from_secs(30),
-            at,
-        }
-    }
-
-    #[test]
-    fn only_the_named_fields_are_told_and_the_digest_is_of_all_of_them() {
-        let one = told(change(json!({"name": "A", "iban": "FR"}), "1"), &rule(Some(&["name"]))).unwrap();
-        assert_eq!(one.event.fields, json!({"name": "A"}).as_object().cloned());
-        let same = told(change(json!({"iban": "FR", "name": "A"}), "1"), &rule(None)).unwrap();
-        assert_eq!(one.event.digest, same.event.digest, "the same change, whatever is told of it");
-        for other in
-            [change(json!({"name": "A", "iban": "DE"}), "1"), change(json!({"name": "A", "iban": "FR"}), "2")]
-        {
-            assert_ne!(told(other, &rule(Some(&["name"]))).unwrap().event.digest, one.event.digest);
-        }
-    }
-
-    #[test]
-    fn fields_that_are_too_large_for_the_event_become_its_payload() {
-        let large = json!({"note": "x".repeat(MAX_EVENT_DATA)});
-        let one = told(change(large.clone(), "1"), &rule(None)).unwrap();
-        assert_eq!(one.event.fields, None);
-        assert_eq!(serde_json::from_slice::<Value>(&one.payload.unwrap()).unwrap(), large);
-        let endless = Change { id: "x".repeat(MAX_EVENT_DATA), ..change(json!({}), "1") };
-        assert_eq!(told(endless, &rule(None)).err().unwrap().code, Code::TargetProtocol);
-    }
-
-    #[test]
-    fn a_cursor_that_the_feed_does_not_know_is_said_to_need_another_name() {
-        let failure = || Failure::permanent(Code::InvalidParams, "not a cursor of this feed");
-        assert!(named(failure(), true).message.contains("another `name`"));
-        assert_eq!(named(failure(), false).message, "not a cursor of this feed");
-    }
-}
+#[path = "changes_tests.rs"]
+mod tests;

@@ -70,13 +70,11 @@ pub async fn drive(agent: &Arc<Agent>, socket: Socket, heard: &mut u64) -> Ended
             break None;
         }
         let due = tunnel.session.poll_timeout().map_or_else(far, Instant::from_std);
-        if let Some(at) = renewal {
-            if tunnel.session.open_calls() == 0 || Instant::now() >= at {
-                tunnel.flush(&writes);
-                goodbye(&writes, &mut writer, 1000).await;
-                agent.calls.stop_all(Cause::Hub);
-                return Ended::Renewed;
-            }
+        if renewal.is_some_and(|at| tunnel.session.open_calls() == 0 || Instant::now() >= at) {
+            tunnel.flush(&writes);
+            goodbye(&writes, &mut writer, 1000).await;
+            agent.calls.stop_all(Cause::Hub);
+            return Ended::Renewed;
         }
         let due = renewal.map_or(due, |at| due.min(at));
         tokio::select! {
@@ -119,6 +117,7 @@ pub async fn drive(agent: &Arc<Agent>, socket: Socket, heard: &mut u64) -> Ended
                 renewal = renewal.or_else(|| Instant::now().checked_add(LAST_CALLS));
             }
             () = agent.close.cancelled() => {
+                tunnel.answer_calls();
                 tunnel.flush(&writes);
                 goodbye(&writes, &mut writer, 1000).await;
                 agent.calls.stop_all(Cause::Hub);

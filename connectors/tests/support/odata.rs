@@ -5,7 +5,7 @@
 
 use super::{
     server::{Core, Server},
-    tryton::venv,
+    tryton::python,
 };
 use std::{path::Path, process::Command};
 
@@ -68,7 +68,7 @@ impl Server for OData {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(venv().join("bin/python"));
+        let mut command = Command::new(python());
         command.arg(self.core.at("odata_server.py")).arg(self.core.dir()).arg(self.port().to_string());
         if self.kind == Kind::Plain {
             command.arg("--plain");

@@ -127,6 +127,12 @@ pub(super) fn venv() -> PathBuf {
     found.expect("no CRM servers: `bash tests/run` installs them into target/test-crm")
 }
 
+/// The interpreter with the clients' libraries.
+#[must_use]
+pub fn python() -> PathBuf {
+    venv().join("bin/python")
+}
+
 /// A database that has been made once, and is made now if it was not.
 fn template(release: Release) -> PathBuf {
     let folder = venv();
@@ -171,7 +177,7 @@ fn make(release: Release, dir: &Path) {
         \x20   pool.get('res.user').create([{'name': login, 'login': login, 'password': password}])\n\
         \x20   transaction.commit()\n";
     let python = match release {
-        Release::V8_2 => venv().join("bin/python"),
+        Release::V8_2 => python(),
         Release::V6_0 => PathBuf::from("/usr/bin/python3"),
     };
     let mut command = Command::new(python);

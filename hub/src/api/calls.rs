@@ -94,7 +94,7 @@ pub enum AnyCall {
 /// What a call gave back.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct CallResponse {
-    /// The call's id: that of the agent's audit, and the idempotency key that the target saw.
+    /// The call's id: that of the agent's audit, and the idempotency key that `notify` sends.
     #[schema(value_type = String, format = "uuid")]
     id: JobId,
     /// The operation's result.

@@ -24,7 +24,7 @@ pub struct ReceivedEvent {
     /// The trigger that saw it.
     #[schema(value_type = String)]
     pub trigger: Name,
-    /// The trigger's kind: `pickup` or `watch`.
+    /// `pickup`, `watch`, `change`, or `notification` for what was posted to a listener.
     #[schema(value_type = String)]
     pub kind: Name,
     /// The agent that told of it.

@@ -154,6 +154,29 @@ impl Drop for Pending<'_> {
     }
 }
 
+/// Looks at the jobs that wait for a resource once a call has left the line before them, with a place or without.
+struct Leaving<'a> {
+    tunnel: &'a Tunnel,
+    key: QueueKey,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        let store = &self.tunnel.store;
+        if store.shared().registry.has_backlog(&self.key)
+            && let Some(place) = store.try_place()
+        {
+            let key = self.key.clone();
+            let look = move |tx: &mut crate::store::writer::Tx<'_>| {
+                tx.effects.queues.push(key);
+                Ok(())
+            };
+            // The store is closing: then nothing is dispatched any more.
+            drop(store.order(place, true, look, drop));
+        }
+    }
+}
+
 impl Tunnel {
     /// Makes a call. Dropped, it is cancelled.
     ///
@@ -199,6 +222,8 @@ impl Tunnel {
             !tried.contains(&agent) && listed.is_none_or(|agents: &Vec<AgentId>| agents.contains(&agent))
         };
         let starts_by = ends.min(Instant::now() + Duration::from_secs(call.deadline_s.into()));
+        let mut leaving = None;
+        // Left before the others are looked at.
         let mut line = None;
         loop {
             let turn =
@@ -214,6 +239,7 @@ impl Tunnel {
             };
             let NoAgent::Wait(at) = none else { return Err(self.nobody(call, none).await) };
             if line.is_none() {
+                leaving.get_or_insert_with(|| Leaving { tunnel: self, key: key.clone() });
                 line = registry.stand_in_line(&key);
                 if line.is_none() {
                     return Err(self.nobody(call, NoAgent::Busy).await);

@@ -101,6 +101,7 @@ impl Agent {
         };
         let operations = vec![operation("drop", Repeat::Safe), operation("delete", Repeat::Safe)];
         Hello {
+            calls: None,
             versions: VersionRange { min: 1, max: PROTOCOL_VERSION },
             agent: self.identity.agent,
             name: name("paris-1"),

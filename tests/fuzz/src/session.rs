@@ -5,7 +5,8 @@
 //! panic, no queue without a bound, no clock that stands still, no more attempts than were announced.
 
 use passerelle_protocol::{
-    Decline, Hello, Offer, Report, ToAgent, ToHub, Welcome, decode_to_agent, decode_to_hub,
+    CallDeclined, CallResult, CallsAnnouncement, Decline, Hello, Offer, Report, ToAgent, ToHub, Welcome,
+    decode_to_agent, decode_to_hub,
     limits::{MAX_JOBS, MAX_QUEUED_FRAMES, MAX_UNACKED_REPORTS},
     session::{AgentEvent, AgentSession, Attempt, Frame, HubEvent, HubSession},
 };
@@ -17,6 +18,12 @@ const OFFER: &str = include_str!("../../../protocol/fixtures/v1/to_agent.offer.m
 const REPORT: &str = include_str!("../../../protocol/fixtures/v1/to_hub.report.minimal.json");
 const DECLINE: &str = include_str!("../../../protocol/fixtures/v1/to_hub.decline.minimal.json");
 
+const CALL: &str = include_str!("../../../protocol/fixtures/v1/to_agent.call.minimal.json");
+const CALL_RESULT: &str = include_str!("../../../protocol/fixtures/v1/to_hub.call_result.json");
+const CALL_DECLINED: &str = include_str!("../../../protocol/fixtures/v1/to_hub.call_declined.json");
+
+/// How many calls the agent takes at once.
+const MOST_CALLS: u32 = 2;
 /// The longest script; more lines say nothing new.
 const MOST_LINES: usize = 200;
 
@@ -32,6 +39,8 @@ struct World {
 /// Plays the script.
 pub fn run(data: &[u8]) {
     let Ok(ToHub::Hello(hello)) = decode_to_hub(HELLO) else { panic!("the fixture of a hello") };
+    let calls = Some(CallsAnnouncement { max: MOST_CALLS, issued_after: 0 });
+    let hello = Hello { calls, ..hello };
     let now = Instant::now();
     let agent = AgentSession::new(hello.clone(), now).expect("a session");
     let mut world = World { agent, hub: HubSession::new(now), hello, now, offered: 0 };
@@ -82,6 +91,21 @@ impl World {
                     let _refused = self.agent.report(&report, self.now);
                 }
             }
+            "call" => {
+                let Ok(ToAgent::Call(call)) = decode_to_agent(CALL) else { panic!("the fixture of a call") };
+                // Without credit it is refused, and that is all.
+                let _refused = self.hub.call(call, self.now + Duration::from_secs(60));
+            }
+            "cancelcall" => self.hub.cancel_call(self.call_result().call),
+            "endcall" => {
+                let _refused = self.agent.end_call(self.call_result());
+            }
+            "declinecall" => {
+                let Ok(ToHub::CallDeclined(declined)) = decode_to_hub(CALL_DECLINED) else {
+                    panic!("the fixture of a declined call")
+                };
+                self.agent.decline_call(CallDeclined { call: self.call_result().call, ..declined });
+            }
             "cancel" => self.hub.cancel(attempt, self.now),
             "grant" => self.hub.grant_commit(attempt),
             "ack" => self.hub.ack_report(attempt),
@@ -126,6 +150,8 @@ impl World {
     fn check(&self) {
         let most = MAX_JOBS as usize + self.hello.held.len();
         assert!(self.hub.attempts().count() <= most, "more attempts than an agent may hold");
+        assert!(self.hub.open_calls() <= MOST_CALLS as usize, "more calls than the agent takes");
+        assert!(self.agent.open_calls() <= MOST_CALLS as usize, "more calls than were announced");
         assert!(self.agent.unacked() <= MAX_UNACKED_REPORTS, "more reports than may wait");
         for (closed, next) in [
             (self.agent.closed().is_some(), self.agent.poll_timeout()),
@@ -136,6 +162,13 @@ impl World {
                 next.is_none(),
                 "an open session must have a time to look again, a closed one none"
             );
+        }
+    }
+
+    fn call_result(&self) -> CallResult {
+        match decode_to_hub(CALL_RESULT) {
+            Ok(ToHub::CallResult(result)) => result,
+            _ => panic!("the fixture of a call's result"),
         }
     }
 

@@ -67,12 +67,12 @@ async fn forged_expired_misdirected_and_replayed_calls_are_declined() {
     spoil("an envelope of last hour", "envelope_expired", &|d| {
         d.envelope.iat -= 3600;
         d.envelope.nbf -= 3600;
-        d.envelope.exp = d.envelope.iat + 60;
+        d.envelope.exp = d.envelope.iat + 30;
     });
     spoil("an envelope that lives for an hour", "envelope_expired", &|d| d.envelope.exp += 3600);
     spoil("a ticket that lives for an hour", "envelope_expired", &|d| d.life = 3600);
     spoil("another connection", "replayed", &|d| d.epoch = 2);
-    spoil("issued before the process started", "replayed", &|d| d.envelope.iat = after);
+    spoil("issued before the process started", "replayed", &|d| d.envelope.iat = after - 1);
     // Signed as a job, sent as a call: it could be had twice.
     let job = all.hub.draft("compta", "drop", json!({"path": "a.csv"})).with_payload(b"x").message();
     let as_call = json!({
@@ -105,7 +105,7 @@ async fn forged_expired_misdirected_and_replayed_calls_are_declined() {
     let done = answer(&mut session, &honest).await;
     assert_eq!(done["outcome"]["outcome"], "succeeded", "{done:#}");
     std::fs::remove_file(all.files.path().join("a.csv")).unwrap();
-    session.send(&honest).await;
+    assert_eq!(answer(&mut session, &honest).await["code"], "replayed");
     let next = good().message();
     assert_eq!(answer(&mut session, &next).await["outcome"]["outcome"], "succeeded");
     std::fs::remove_file(all.files.path().join("a.csv")).unwrap();
@@ -143,7 +143,8 @@ async fn a_flood_of_calls_is_turned_away_and_a_call_without_a_caller_stops() {
     let early =
         all.hub.draft("compta", "drop", json!({"path": "early.csv"})).with_payload(b"x").into_call(after);
     session.send(&json!({"type": "call_cancel", "call": early.job()})).await;
-    session.send(&early.message()).await;
+    let declined = answer(&mut session, &early.message()).await;
+    assert_eq!((&declined["type"], &declined["code"]), (&json!("call_declined"), &json!("replayed")));
     for n in 0..most * 3 {
         let params = json!({"path": format!("{n}.csv")});
         session.send(&all.hub.draft("compta", "stat", params).into_call(after).message()).await;
@@ -153,7 +154,6 @@ async fn a_flood_of_calls_is_turned_away_and_a_call_without_a_caller_stops() {
         if answer["type"] == "call_declined" {
             assert_eq!(answer["code"], "busy", "{answer:#}");
         }
-        assert_ne!(answer["call"], json!(early.job()));
     }
     assert_eq!(files_below(all.files.path()), Vec::<String>::new());
 }

@@ -44,7 +44,12 @@ fn on_odata(agent: &Agent, server: &OData) {
 
 fn upsert(key: &str, fields: Value) -> Value {
     let params = json!({ "entity": "contact", "key": { "external_id": key }, "fields": fields });
-    with(job("crm", "upsert", params), json!({ "order_key": key, "max_attempts": 50 }))
+    with(job("crm", "upsert", params), json!({ "max_attempts": 50 }))
+}
+
+/// The same in a line with the other writes of its key.
+fn in_line(key: &str, fields: Value) -> Value {
+    with(upsert(key, fields), json!({ "order_key": key }))
 }
 
 /// Submits a job until a hub that may be away has taken it.

@@ -128,9 +128,12 @@ async fn nginx_gets_the_client_certificate_and_speaks_http_2() {
     assert_eq!(facts, [("HTTP/1.1", "SUCCESS"), ("HTTP/2.0", "NONE"), ("HTTP/1.1", "NONE")]);
     let checked = agent.output(&["check", "--json", "orders-app"]);
     let report: Value = serde_json::from_slice(&checked.stdout).unwrap();
-    let answer =
-        report["items"].as_array().unwrap().iter().find(|i| i["link"] == "resource orders-app: answer");
-    assert_eq!(answer.unwrap()["status"], "ok", "{report:#}");
+    let found = |link: &str| {
+        let link = format!("resource orders-app: {link}");
+        report["items"].as_array().unwrap().iter().find(|item| item["link"] == json!(link)).unwrap().clone()
+    };
+    assert_eq!(found("TLS")["detail"], "TLSv1.3, client_cert at hand", "{report:#}");
+    assert_eq!(found("answer")["status"], "ok", "{report:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,7 +41,7 @@ use std::{
 /// The product, as operators choose it.
 pub(crate) const PRODUCT: Product = Product {
     name: "odata",
-    auth: &["basic", "bearer", "api_key"],
+    auth: &["basic", "bearer", "api_key", "oauth2"],
     options: &["upsert", "changes", "modified", "duplicate_detection"],
     // As Dynamics calls them; another service's own names are the operator's to write.
     entities: &[

@@ -37,7 +37,7 @@ pub(crate) struct CallPlace {
     pub(crate) agent: AgentId,
     pub(crate) session: SessionId,
     pub(crate) epoch: u64,
-    /// Envelopes that were issued at this second or before are refused.
+    /// Envelopes that were issued in this second or before may be refused.
     pub(crate) issued_after: i64,
 }
 

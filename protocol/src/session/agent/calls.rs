@@ -13,7 +13,8 @@ use std::collections::{BTreeSet, VecDeque};
 pub(super) struct OpenCalls {
     max: usize,
     open: BTreeSet<JobId>,
-    /// Those that ended, or were cancelled before they came: a copy that comes late is nothing new.
+    /// Those that ended, or were cancelled before they came: a copy that comes late is declined, and tells nothing of the
+    /// first.
     over: Recent,
 }
 
@@ -95,8 +96,13 @@ impl AgentSession {
 
     pub(super) fn handle_call(&mut self, call: Call) -> Result<(), CloseReason> {
         let id = call.call;
-        if self.calls.open.contains(&id) || self.calls.over.contains(id) {
+        if self.calls.open.contains(&id) {
             return Ok(());
+        }
+        if self.calls.over.contains(id) {
+            let message = "the call was taken, or cancelled, before: make a new one".to_owned();
+            let declined = CallDeclined { call: id, code: Code::Replayed, message, retry_after_ms: None };
+            return self.link.send(ToHub::from(declined).encode());
         }
         if let Some(grace_s) = self.draining {
             // The hub calls all the same, so it has not heard.
@@ -117,7 +123,7 @@ impl AgentSession {
         if self.calls.open.contains(&call) {
             self.events.push_back(AgentEvent::CallCancelled(call));
         } else if !self.calls.over.contains(call) {
-            // It overtook its call, which is not to start any more; the hub does not wait for an answer.
+            // It overtook its call, which is not to start any more.
             self.calls.over.insert(call);
         }
     }

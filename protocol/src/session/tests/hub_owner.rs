@@ -191,7 +191,12 @@ impl HubOwner {
                 let answer = if succeeded { CallAnswer::Succeeded } else { CallAnswer::Failed };
                 self.answered(result.call, answer);
             }
-            HubEvent::CallDeclined(declined) => self.answered(declined.call, CallAnswer::Declined),
+            HubEvent::CallDeclined(declined) => {
+                // A copy that came late tells nothing of the first.
+                let replayed = declined.code == Code::Replayed;
+                let answer = if replayed { CallAnswer::Lost } else { CallAnswer::Declined };
+                self.answered(declined.call, answer);
+            }
             HubEvent::CallLost(call) => self.answered(call, CallAnswer::Lost),
             HubEvent::Progress(_) | HubEvent::Draining | HubEvent::Cursor(_) => {}
             HubEvent::Unsupported(of) => panic!("unsupported {of}"),

@@ -4,7 +4,9 @@
 
 mod audit;
 mod baseline;
+mod calls;
 mod celery;
+mod crm;
 mod dispatch;
 mod files;
 mod growth;
@@ -26,8 +28,8 @@ Measures Passerelle on real processes and prints JSON lines.
 
 Usage: tests/bench [--quick | --long] [--check] [NAME…]
 
-  NAME      start, memory, notify, dispatch, rate, waiting, growth, celery, sftp, files, audit, signing; all of them
-            by default; files:sftp and the like measure one kind of file resource
+  NAME      start, memory, notify, dispatch, rate, waiting, growth, celery, crm, sftp, files, audit, signing, calls; all of
+            them by default; files:sftp and the like measure one kind of file resource
   --quick   fewer repetitions, 128 MiB in place of 1 GiB, 200 small files in place of 2000, 2000 finished jobs in
             place of 100,000
   --long    1,000,000 finished jobs too
@@ -58,8 +60,8 @@ async fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let known = [
-        "start", "memory", "notify", "dispatch", "rate", "waiting", "growth", "celery", "sftp", "files",
-        "audit", "signing",
+        "start", "memory", "notify", "dispatch", "rate", "waiting", "growth", "celery", "crm", "sftp",
+        "files", "audit", "signing", "calls",
     ];
     let is_known = |name: &str| {
         let kind = |kind: &str| files::Kind::ALL.iter().any(|known| known.name() == kind);
@@ -113,6 +115,9 @@ async fn main() -> ExitCode {
     if wanted("celery") {
         tell(celery::measure(effort).await);
     }
+    if wanted("crm") {
+        tell(crm::measure(effort).await);
+    }
     if wanted("sftp") {
         tell(sftp::measure(effort).await);
     }
@@ -125,6 +130,9 @@ async fn main() -> ExitCode {
     }
     if wanted("signing") {
         tell(signing::measure(effort).await);
+    }
+    if wanted("calls") {
+        tell(calls::measure(effort).await);
     }
     if missed > 0 && options.contains(&"--check") {
         eprintln!("{missed} targets not met");
