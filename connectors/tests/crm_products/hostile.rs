@@ -63,10 +63,10 @@ async fn hostile_answers_end_in_a_failure_that_tells_nothing() {
                 "upsert",
                 json!({ "entity": "contact", "key": { "external_id": "E" }, "fields": { name: "x" } }),
             ),
-            ("get", json!({ "entity": "contact", "id": "7" })),
+            ("get", json!({ "entity": "contact", "id": "4711" })),
             ("find", json!({ "entity": "contact", "where": { "email": "a@b" } })),
             ("changes", json!({ "entity": "contact" })),
-            ("delete", json!({ "entity": "contact", "id": "7" })),
+            ("delete", json!({ "entity": "contact", "id": "4711" })),
         ];
         let agent = place.agent();
         // Logged in, described and in possession of a token, so that the answers meet the operations themselves.

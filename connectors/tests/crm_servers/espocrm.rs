@@ -1,6 +1,6 @@
 //! `EspoCRM`'s REST API. Statuses, headers and bodies as recorded from `EspoCRM` 8 and 9 (November 2026).
 
-use super::{Answering, Asked, Clock, Product, Reply, Row, Table, parse_stamp, stamp};
+use super::{Answering, Asked, Clock, Product, Reply, Row, Table, Window, parse_stamp, stamp};
 use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
@@ -10,7 +10,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 const BASE: &str = "/api/v1";
@@ -19,8 +18,6 @@ pub const SECRET_KEY: &str = "espo-secret-key";
 pub const PASSWORD: &str = "espo-password";
 /// After so many failures, everybody at that address is shut out.
 const MAX_FAILURES: usize = 10;
-/// Between the look for duplicates and the insert, so that two get through at once.
-const RACE: Duration = Duration::from_millis(20);
 
 /// A kind of record: its name, its attributes, the required one.
 type Kind = (&'static str, &'static [(&'static str, &'static str)], &'static str);
@@ -60,6 +57,7 @@ pub struct EspoCrm {
     contacts: Table,
     accounts: Table,
     pub clock: Clock,
+    pub window: Window,
     failures: AtomicUsize,
     serial: AtomicUsize,
     /// Optimistic concurrency control is a setting of each kind of record.
@@ -160,7 +158,7 @@ impl EspoCrm {
             if !found.is_empty() {
                 return Reply::json(409, &json!(found)).with("x-status-reason", "duplicate");
             }
-            tokio::time::sleep(RACE).await;
+            self.window.pass().await;
         }
         let serial = self.serial.fetch_add(1, Ordering::SeqCst) + 1;
         let now = self.clock.now();

@@ -25,6 +25,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicI64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 use tokio::{net::TcpListener, runtime::Runtime};
 
@@ -204,7 +205,7 @@ impl<P> Drop for Site<P> {
 
 /// Ends a runtime and all that runs on it. A test's own runtime does not let one be ended on its threads.
 fn end(serving: Runtime) {
-    std::thread::spawn(move || serving.shutdown_timeout(std::time::Duration::from_secs(5))).join().unwrap();
+    std::thread::spawn(move || serving.shutdown_timeout(Duration::from_secs(5))).join().unwrap();
 }
 
 fn serve<P: Product>(listener: std::net::TcpListener, inner: Arc<Inner<P>>) -> Runtime {
@@ -253,6 +254,40 @@ async fn handle<P: Product>(State(inner): State<Arc<Inner<P>>>, request: Request
         response = response.header(*name, value);
     }
     response.body(Body::from(reply.body)).unwrap()
+}
+
+/// The moment between looking and writing, in which others look as well.
+#[derive(Default)]
+pub struct Window {
+    expected: AtomicUsize,
+    arrived: AtomicUsize,
+}
+
+impl Window {
+    /// How long it is when no test holds it open.
+    const SHORT: Duration = Duration::from_millis(10);
+    const STEP: Duration = Duration::from_millis(1);
+    const MOST: usize = 10_000;
+
+    /// Holds the window open until so many have come to it.
+    pub fn hold_for(&self, count: usize) {
+        self.arrived.store(0, Ordering::SeqCst);
+        self.expected.store(count, Ordering::SeqCst);
+    }
+
+    async fn pass(&self) {
+        let expected = self.expected.load(Ordering::SeqCst);
+        if expected == 0 {
+            return tokio::time::sleep(Self::SHORT).await;
+        }
+        self.arrived.fetch_add(1, Ordering::SeqCst);
+        for _ in 0..Self::MOST {
+            if self.arrived.load(Ordering::SeqCst) >= expected {
+                return;
+            }
+            tokio::time::sleep(Self::STEP).await;
+        }
+    }
 }
 
 /// The product's clock, in microseconds: the real one, until a test holds it.

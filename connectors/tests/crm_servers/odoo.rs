@@ -1,6 +1,6 @@
 //! Odoo's external API: JSON-RPC as recorded from Odoo 18, JSON-2 as recorded from Odoo 19 (November 2026).
 
-use super::{Answering, Asked, Clock, Product, Reply, Row, Table, parse_stamp, stamp};
+use super::{Answering, Asked, Clock, Product, Reply, Row, Table, Window, parse_stamp, stamp};
 use serde_json::{Map, Value, json};
 use std::{
     cmp::Ordering as Order,
@@ -9,15 +9,12 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicI64, AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 pub const DB: &str = "crm";
 pub const LOGIN: &str = "svc";
 pub const API_KEY: &str = "odoo-api-key";
 const UID: i64 = 2;
-/// Between reading and writing, so that loads at once collide.
-const RACE: Duration = Duration::from_millis(20);
 
 /// The fields of `res.partner` that matter here, with their types.
 const PARTNER: &[(&str, &str)] = &[
@@ -53,6 +50,7 @@ pub struct Odoo {
     /// (module, name) of an external id, and the record that it names.
     pub xmlids: Mutex<BTreeMap<(String, String), i64>>,
     pub clock: Clock,
+    pub window: Window,
     serial: AtomicI64,
     /// The major version: below 19 there is no JSON-2, from 22 on no JSON-RPC.
     pub major: AtomicUsize,
@@ -316,7 +314,7 @@ impl Odoo {
                 continue;
             }
             let known = xmlid.as_ref().and_then(|xmlid| self.xmlids.lock().unwrap().get(xmlid).copied());
-            tokio::time::sleep(RACE).await;
+            self.window.pass().await;
             let done = match known {
                 Some(id) => self.write(&id.to_string(), &vals).map(|()| id),
                 None => {
