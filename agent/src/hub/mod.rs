@@ -23,6 +23,8 @@ use url::Url;
 
 /// How long a connection to the hub may take to come about.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// An idle connection that is older may have died unseen: a transfer over it would wait in vain for as long as it may.
+const POOL_IDLE: Duration = Duration::from_secs(5);
 /// How long the hub may stay silent within an answer.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest body of an answer that is no payload.
@@ -56,6 +58,7 @@ impl Hub {
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(READ_TIMEOUT)
             .pool_max_idle_per_host(8)
+            .pool_idle_timeout(POOL_IDLE)
             .user_agent(concat!("passerelle-agent/", env!("CARGO_PKG_VERSION")));
         if let Some(proxy) = &proxy {
             builder = builder.proxy(proxy.for_reqwest()?);

@@ -78,9 +78,16 @@ async fn three_hundred_megabytes_drop_into_a_bucket_in_constant_memory() {
     let took = started.elapsed();
     let arrived = Content::of_file(&world.store.root().join("large.bin"));
     assert_eq!((arrived.size, arrived.sha256), (content.size, content.sha256));
-    let agent = world.agent.process().memory_kib("VmHWM");
-    writeln!(std::io::stderr(), "300 MB into a bucket in {took:.1?}: VmHWM agent {agent} KiB").unwrap();
-    assert!(agent < 64 * 1024, "the agent's memory peaked at {agent} KiB");
+    let process = world.agent.process();
+    // The program's own pages, of which an unoptimised build has many, are the file's: they take no memory that is needed.
+    let (peak, program) = (process.memory_kib("VmHWM"), process.memory_kib("RssFile"));
+    let agent = peak - program;
+    writeln!(
+        std::io::stderr(),
+        "300 MB into a bucket in {took:.1?}: VmHWM agent {peak} KiB, {program} KiB of it the program"
+    )
+    .unwrap();
+    assert!(agent < 40 * 1024, "the agent's memory peaked at {agent} KiB beside its program");
 }
 
 /// Who dies while a message is held back.
@@ -218,6 +225,8 @@ async fn at_each_step(case: &Case, answers: bool, fault: Fault) {
         let end = done["state"].as_str().unwrap_or_default();
         assert!(case.ends.contains(&end), "{fault:?} at {number}, answers: {answers}: {done:#}");
         (case.check)(&done, &root, number, found);
+        // What the store did not hear to take away goes with the next session, which the next job opens.
+        world.hub.api.succeed(&with(job("archive", "list", json!({})), json!({"max_attempts": 50}))).await;
         let what = format!("nothing to be left of step {number}: {:?}", files_below(&root));
         until(&what, RECOVERED, async || files_below(&root).is_empty().then_some(())).await;
         if !held {
