@@ -172,7 +172,11 @@ impl<'a> Engine<'a> {
                     }
                     self.create(&mut duplicate).await?
                 }
-                Some(record) => self.update(record, &mut passed).await?,
+                Some(record) => {
+                    // Who was quicker shows: what clashes from now on are versions, which is worth another try.
+                    duplicate = None;
+                    self.update(record, &mut passed).await?
+                }
             };
             if let Some(done) = step {
                 return Ok(done);
@@ -195,10 +199,11 @@ impl<'a> Engine<'a> {
         Ok(listed.records)
     }
 
-    /// What the key finds. More than one may be a race of others that is just being settled.
+    /// What the key finds. More than one may be a race of others that is just being settled, which takes them longer than
+    /// [`WITHDRAWALS`] where the one to withdraw is not the one that was expected to.
     async fn settled(&self) -> Result<Vec<Record>, CrmError> {
         let mut found = self.find().await?;
-        for _ in 0..WITHDRAWALS {
+        for _ in 0..3 * WITHDRAWALS {
             if found.len() < 2 || self.crm.dialect.abilities().unique_keys {
                 break;
             }
