@@ -133,8 +133,16 @@ impl App {
             most_at_once: AtomicUsize::new(0),
             released: watch::Sender::new(false),
         });
-        let address = format!("127.0.0.1:{}", free_port());
-        let listener = tokio::net::TcpListener::bind(&address).await.expect("a port for the application");
+        let mut bound = Err(std::io::ErrorKind::AddrInUse.into());
+        for _ in 0..5 {
+            bound = tokio::net::TcpListener::bind(("127.0.0.1", free_port())).await;
+            // Somebody may have taken the port between looking and listening.
+            if bound.is_ok() {
+                break;
+            }
+        }
+        let listener = bound.expect("a port for the application");
+        let address = listener.local_addr().expect("the application's address");
         let router = Router::new().fallback(answer).with_state(Arc::clone(&shared));
         tokio::spawn(async move { axum::serve(listener, router).await });
         Self { url: format!("http://{address}/"), shared }

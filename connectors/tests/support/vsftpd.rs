@@ -69,10 +69,11 @@ impl Server for Vsftpd {
 
     fn command(&self) -> Command {
         let at = |name: &str| self.core.at(name).display().to_string();
+        // Its data connections keep clear of the ports of other servers and of outgoing connections: it takes any.
         let mut config = format!(
             "listen=YES\nlisten_address=127.0.0.1\nlisten_port={}\nbackground=NO\nanonymous_enable=NO\n\
              local_enable=YES\nwrite_enable=YES\nlocal_umask=022\npam_service_name=vsftpd\nseccomp_sandbox=NO\n\
-             utf8_filesystem=YES\nxferlog_enable=YES\nlog_ftp_protocol=YES\nvsftpd_log_file={}\n{}",
+             utf8_filesystem=YES\npasv_min_port=61000\npasv_max_port=65535\nxferlog_enable=YES\nlog_ftp_protocol=YES\nvsftpd_log_file={}\n{}",
             self.port(),
             at("log"),
             self.extra,
