@@ -147,12 +147,6 @@ impl Request {
         self
     }
 
-    /// Sends these bytes.
-    pub(crate) fn body(mut self, media_type: &str, body: impl Into<Bytes>) -> Self {
-        self.body = Some(body.into());
-        self.header(header::CONTENT_TYPE, media_type)
-    }
-
     /// Says that this request only reads, whatever its method (a search by POST, JSON-RPC).
     pub(crate) fn reads(mut self) -> Self {
         self.writes = false;

@@ -10,8 +10,6 @@
 //! The cloud names entities, fields and calls that the operator declared. Nothing it writes becomes a path, a filter or a
 //! query of its own.
 
-#![expect(dead_code, reason = "what the dialects of particular products need is there before them")]
-
 mod changes;
 mod client;
 mod cursor;

@@ -38,15 +38,6 @@ pub(super) fn put(object: &mut Map<String, Value>, path: &str, value: Value) {
     }
 }
 
-/// An object of these fields, by the target's names.
-pub(super) fn object(given: &[Given<'_>]) -> Map<String, Value> {
-    let mut object = Map::new();
-    for Given { field, value } in given {
-        put(&mut object, &field.target, (*value).clone());
-    }
-    object
-}
-
 /// An id, which some targets write as a number here and as a string there.
 pub(super) fn id(value: &Value) -> Option<String> {
     match value {
