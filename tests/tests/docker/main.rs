@@ -1,6 +1,8 @@
 //! Tests of the images on a Docker engine, as operators run them. `tests/docker` builds the images first; `cargo test
 //! --workspace` leaves these tests out.
 
+mod cost;
 mod folder;
 mod image;
+mod life;
 mod mend;
