@@ -18,7 +18,7 @@ const READY: Duration = Duration::from_secs(10);
 fn near(hub: &HubContainer, folder: &Folder, port: u16) -> Container {
     let text = format!(
         "[hub]\nurl = \"http://127.0.0.1:{}\"\nenrolment_token = {{ file = \"secrets/enrolment-token\" }}\n",
-        hub.url.rsplit(':').next().unwrap()
+        hub.url.rsplit(':').next().expect("a port")
     );
     folder.file("agent.toml", text).file("secrets/enrolment-token", hub.token(SITE));
     let (config, listen) = (folder.at("/config"), format!("PASSERELLE_LISTEN=127.0.0.1:{port}"));
@@ -38,8 +38,8 @@ async fn ready(port: u16) {
 
 /// `docker stats` as MiB.
 fn mib(text: &str) -> f64 {
-    let used = text.split('/').next().unwrap().trim();
-    let (number, unit) = used.split_at(used.find(|c: char| c.is_ascii_alphabetic()).unwrap());
+    let used = text.split('/').next().expect("what is used").trim();
+    let (number, unit) = used.split_at(used.find(|c: char| c.is_ascii_alphabetic()).expect("a unit"));
     let number: f64 = number.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
     match unit {
         "KiB" => number / 1024.0,

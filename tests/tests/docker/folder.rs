@@ -28,7 +28,7 @@ async fn drop_file(hub: &HubContainer, path: &str) -> Value {
 async fn only_agent(hub: &HubContainer) -> String {
     let agents = hub.agents().await;
     assert_eq!(agents.len(), 1, "{agents:?}");
-    agents[0]["id"].as_str().unwrap().to_owned()
+    agents[0]["id"].as_str().expect("an id").to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
