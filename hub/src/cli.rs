@@ -39,11 +39,21 @@ enum Command {
     Serve(serve::Args),
     /// Manages tenants, keys, tokens and agents; works while the hub serves.
     Admin(admin::Args),
+    /// About the configuration file.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Prints completions for a shell.
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Prints the JSON Schema of the configuration file, for editors.
+    #[command(after_help = "Example:\n  passerelle-hub config schema > hub.schema.json")]
+    Schema,
 }
 
 /// Where configuration and data are.
@@ -104,6 +114,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = match cli.command {
         Command::Serve(args) => serve::serve(args),
         Command::Admin(args) => admin::admin(args),
+        Command::Config(ConfigCommand::Schema) => {
+            let text = format!("{:#}\n", crate::settings::schema());
+            io::stdout().lock().write_all(text.as_bytes()).map_err(Failure::from)
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "passerelle-hub", &mut script);
