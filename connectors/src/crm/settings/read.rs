@@ -12,6 +12,7 @@ use crate::{
 };
 use http::HeaderName;
 use passerelle_config::{ByteSize, Diagnostics, HumanDuration, SecretRef, Section};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,75 +31,130 @@ const MAX_MAX_RESPONSE: u64 = 256 * 1024 * 1024;
 const MAX_ENTITIES: usize = 100;
 const MAX_FIELDS: usize = 500;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Raw {
+    /// The product's interface.
+    #[schemars(extend("enum" = dialects::names()))]
     dialect: String,
+    /// `https://…` or `http://…` of the product's interface; every request stays below it.
     url: String,
+    /// How the agent shows the product who it is; which kinds a dialect takes is said on its page.
     auth: Option<RawAuth>,
+    /// PEM certificates trusted beside the system's own.
     ca_file: Option<PathBuf>,
+    /// HTTP proxy towards the product. `HTTPS_PROXY` never counts here.
     proxy: Option<RawProxy>,
+    /// How long connecting may take, TLS included; at most 120s.
+    #[schemars(extend("default" = "10s"))]
     connect_timeout: Option<HumanDuration>,
+    /// The largest answer that is taken, up to 256MiB.
+    #[schemars(extend("default" = "16MiB"))]
     max_response: Option<ByteSize>,
+    /// Signs the cursors of change feeds. Without it the credentials do, and cursors end when those change.
     cursor_key: Option<SecretRef>,
+    /// Texts that only a certain dialect knows.
     options: Option<BTreeMap<String, String>>,
+    /// The records that jobs may name: `contact`, `account`, …
+    #[schemars(required)]
     entities: Option<BTreeMap<String, RawEntity>>,
+    /// Calls that jobs may name.
     calls: Option<BTreeMap<String, RawCall>>,
+    /// Dialect `rest`: how the interface pages, searches and answers, for all entities.
     rest: Option<RawShape>,
 }
 
 /// The keys of every kind of `auth`; which belong to which kind is checked below, so that a finding has its position.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RawAuth {
+    /// How the agent shows who it is.
+    #[schemars(extend("enum" = ["bearer", "basic", "api_key", "hmac", "oauth2"]))]
     kind: String,
+    /// Token: for `bearer`.
     token: Option<SecretRef>,
+    /// The word before the token: for `bearer`.
+    #[schemars(extend("default" = "Bearer"))]
     scheme: Option<String>,
+    /// User name: for `basic`, and for the password grant of `oauth2`.
     username: Option<String>,
+    /// Password: for `basic`, and for the password grant of `oauth2`.
     password: Option<SecretRef>,
+    /// Name of the header that carries the key, such as `X-Api-Key`: for `api_key`.
     header: Option<String>,
+    /// The key: for `api_key`.
     value: Option<SecretRef>,
+    /// Id of the key: for `hmac`.
     key: Option<String>,
+    /// The key that signs each request: for `hmac`.
     secret: Option<SecretRef>,
+    /// Address of the token server: for `oauth2`.
     token_url: Option<String>,
+    /// The agent's id there: for `oauth2`.
     client_id: Option<String>,
+    /// The secret that belongs to it: for `oauth2`.
     client_secret: Option<SecretRef>,
+    /// Scopes to ask for, separated by spaces: for `oauth2`.
     scope: Option<String>,
+    /// Audience to ask for: for `oauth2`.
     audience: Option<String>,
+    /// How the client shows who it is: for `oauth2`.
+    #[schemars(extend("enum" = ["basic", "body"], "default" = "basic"))]
     style: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RawProxy {
+    /// `http://host:port` or `https://host:port`.
     url: String,
+    /// User name for Basic authentication.
     username: Option<String>,
+    /// Password for Basic authentication.
     password: Option<SecretRef>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RawEntity {
+    /// What the product calls it: a model, a module, a collection.
     target: Option<String>,
+    /// The fields that a record can be found by. Default: `external_id`.
     key: Option<Vec<String>>,
+    /// Our name = the product's name, for every field that may ever be named; `""` takes one of the dialect's away.
     fields: Option<BTreeMap<String, String>>,
+    /// Types of fields: `text`, `integer`, `decimal`, `boolean`, `date`, `datetime`, `any`, `json`.
     types: Option<BTreeMap<String, String>>,
+    /// Fields that jobs may read, not write.
     read_only: Option<Vec<String>>,
+    /// Personal data: taken out of every failure's message and of the agent's log.
     masked: Option<Vec<String>>,
+    /// Dialect `rest`: what differs for this entity.
     rest: Option<RawShape>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RawCall {
+    /// What it calls, in the dialect's words.
     target: Option<String>,
+    /// The HTTP method.
+    #[schemars(extend("enum" = ["GET", "POST", "PUT", "PATCH", "DELETE"]))]
     method: Option<String>,
+    /// The path below `url`; `{arg}` stands for an argument.
     path: Option<String>,
+    /// The arguments and their types.
     args: Option<BTreeMap<String, String>>,
+    /// Those that must be given.
     required: Option<Vec<String>>,
 }
 
 impl Settings {
+    /// The JSON Schema of the settings.
+    pub(in crate::crm) fn schema() -> serde_json::Value {
+        schemars::schema_for!(Raw).to_value()
+    }
+
     /// Reads and checks the settings; findings go to `diagnostics`.
     pub(in crate::crm) fn check(section: &Section, diagnostics: &mut Diagnostics) -> Option<Self> {
         let raw: Raw = section.parse(diagnostics)?;
@@ -179,8 +235,8 @@ impl Reader<'_> {
     fn product(&mut self, name: &str) -> Option<&'static Product> {
         let product = dialects::PRODUCTS.iter().find(|product| product.name == name);
         if product.is_none() {
-            let names: Vec<_> = dialects::PRODUCTS.iter().map(|product| product.name).collect();
-            self.wrong("dialect", format!("unknown dialect {name:?}; there are {}", names.join(", ")));
+            let names = dialects::names().join(", ");
+            self.wrong("dialect", format!("unknown dialect {name:?}; there are {names}"));
         }
         product
     }
