@@ -1,4 +1,6 @@
 //! Tests of the images on a Docker engine, as operators run them. `tests/docker` builds the images first; `cargo test
 //! --workspace` leaves these tests out.
 
+mod folder;
 mod image;
+mod mend;
