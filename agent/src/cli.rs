@@ -94,7 +94,14 @@ The journal stays: the hub hears what became of the jobs of the old identity, wh
     /// Look at every link: state folder, DNS, proxy, TLS, hub, clock, each resource.
     Check(check::Args),
     /// Ask the running agent whether it is alive and ready (for container health checks).
+    #[command(
+        after_help = "Examples:\n  passerelle-agent health          0 if it is alive, connected to its hub and can write its journal\n  \
+        passerelle-agent health --live   0 if it is alive: for an engine that restarts what is not healthy"
+    )]
     Health {
+        /// Only whether it is alive; an agent whose hub is away is.
+        #[arg(long)]
+        live: bool,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -229,7 +236,7 @@ fn execute(cli: Cli) -> Result<(), Stop> {
             (Command::Check(args), Some(settings)) => {
                 Box::pin(check::command(&cli.config, settings, args)).await
             }
-            (Command::Health { json }, _) => health(listen(), json).await,
+            (Command::Health { live, json }, _) => health(listen(), live, json).await,
             (Command::Status { json }, _) => status(listen(), json).await,
             (Command::Policy(command), _) => {
                 let (text, end) = policy::run(&cli.config, command)?;
@@ -305,10 +312,13 @@ async fn enrol_anew(settings: Settings, token_file: Option<PathBuf>, json: bool)
     print(&text)
 }
 
-async fn health(listen: SocketAddr, json: bool) -> Result<(), Stop> {
+async fn health(listen: SocketAddr, live: bool, json: bool) -> Result<(), Stop> {
     let alive = ask(listen, "/healthz").await?;
     if alive.0 != 200 {
         return Err(Stop::Failed(format!("not alive: {}", String::from_utf8_lossy(&alive.1).trim())));
+    }
+    if live {
+        return if json { print_json(&serde_json::json!({ "alive": true })) } else { print("alive\n") };
     }
     let (_, body) = ask(listen, "/readyz").await?;
     let readiness: Readiness = serde_json::from_slice(&body).map_err(|_| not_an_agent(listen))?;
