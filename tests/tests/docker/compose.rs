@@ -146,7 +146,10 @@ fn without_the_override_nothing_is_published_and_the_agent_connects() {
     project.run(&["up", "-d", "--no-build"]);
     for service in ["hub", "agent"] {
         let told = project.inspect(service);
-        assert!(told["HostConfig"]["PortBindings"].as_object().is_none_or(serde_json::Map::is_empty), "{told}");
+        assert!(
+            told["HostConfig"]["PortBindings"].as_object().is_none_or(serde_json::Map::is_empty),
+            "{told}"
+        );
         assert_eq!(told["HostConfig"]["ReadonlyRootfs"], true);
         assert_eq!(told["HostConfig"]["CapDrop"][0], "ALL");
     }
@@ -226,8 +229,18 @@ async fn production_is_bounded_keeps_classic_logs_and_works_through_a_reverse_pr
     let _nginx = Container::run(
         "nginx",
         &[
-            "--network", proxy.name(), "--network-alias", "hub.example.com", "-v", &mapped, EDGE, "nginx",
-            "-c", "/etc/edge/nginx.conf", "-g", "daemon off;",
+            "--network",
+            proxy.name(),
+            "--network-alias",
+            "hub.example.com",
+            "-v",
+            &mapped,
+            EDGE,
+            "nginx",
+            "-c",
+            "/etc/edge/nginx.conf",
+            "-g",
+            "daemon off;",
         ],
     );
     // What the agent lacks yet is made with the hub's own commands.
@@ -242,7 +255,8 @@ async fn production_is_bounded_keeps_classic_logs_and_works_through_a_reverse_pr
     project.run(&["up", "-d", "--no-build", "--no-deps", "hub"]);
     let hub = project.container("hub");
     let admin = |arguments: &[&str]| -> Value {
-        let text = docker(&[&["exec", &hub, "/usr/bin/passerelle-hub", "admin", "--json"], arguments].concat());
+        let text =
+            docker(&[&["exec", &hub, "/usr/bin/passerelle-hub", "admin", "--json"], arguments].concat());
         serde_json::from_str(&text).unwrap_or_default()
     };
     until("the hub", UP, async || {
@@ -252,7 +266,14 @@ async fn production_is_bounded_keeps_classic_logs_and_works_through_a_reverse_pr
     admin(&["tenant", "create", "acme", "--tier", "enterprise"]);
     let key = admin(&["api-key", "create", "--tenant", "acme", "--scopes", "all"]);
     let token = admin(&[
-        "enrolment-token", "create", "--tenant", "acme", "--site", SITE, "--application", "orchestrator",
+        "enrolment-token",
+        "create",
+        "--tenant",
+        "acme",
+        "--site",
+        SITE,
+        "--application",
+        "orchestrator",
     ]);
     let token = token["token"].as_str().unwrap();
     let folder = production(&pair.cert.pem(), token);
@@ -261,11 +282,33 @@ async fn production_is_bounded_keeps_classic_logs_and_works_through_a_reverse_pr
 
     // Through the reverse proxy, as everybody.
     let client = [
-        "run", "--rm", "--network", proxy.name(), "-v", &format!("{}/config:/c:ro", folder.path().display()), "-e",
-        "PASSERELLE_URL=https://hub.example.com", "-e", "PASSERELLE_CA_FILE=/c/ca.pem", "-e",
-        &format!("PASSERELLE_API_KEY={}", key["key"].as_str().unwrap()), passerelle_tests::docker::CLIENT,
-        "jobs", "submit", "--site", SITE, "--resource", "accounting", "--operation", "drop", "--param",
-        "path=a.txt", "--payload", "/c/agent.toml", "--wait", "60",
+        "run",
+        "--rm",
+        "--network",
+        proxy.name(),
+        "-v",
+        &format!("{}/config:/c:ro", folder.path().display()),
+        "-e",
+        "PASSERELLE_URL=https://hub.example.com",
+        "-e",
+        "PASSERELLE_CA_FILE=/c/ca.pem",
+        "-e",
+        &format!("PASSERELLE_API_KEY={}", key["key"].as_str().unwrap()),
+        passerelle_tests::docker::CLIENT,
+        "jobs",
+        "submit",
+        "--site",
+        SITE,
+        "--resource",
+        "accounting",
+        "--operation",
+        "drop",
+        "--param",
+        "path=a.txt",
+        "--payload",
+        "/c/agent.toml",
+        "--wait",
+        "60",
     ];
     until("the agent's site to be known", PATIENCE, async || {
         let output = docker_output(&client);

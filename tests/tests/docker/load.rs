@@ -125,7 +125,8 @@ impl<'a> Load<'a> {
     async fn submit(&self, job: &Value) -> String {
         let key = unique("job");
         until("the hub to take a job", SETTLES, async || {
-            let request = self.api.request(Method::POST, "/v1/jobs").header("idempotency-key", &key).json(job);
+            let request =
+                self.api.request(Method::POST, "/v1/jobs").header("idempotency-key", &key).json(job);
             let answer = self.api.try_send(request.timeout(PATIENCE)).await.ok()?;
             assert!([200, 201, 503].contains(&answer.status), "{} {}", answer.status, answer.body);
             answer.body["id"].as_str().map(str::to_owned)

@@ -95,8 +95,18 @@ impl Cloud {
         let nginx = Container::run(
             "nginx",
             &[
-                "--network", outside.name(), "--network-alias", "hub.example.com", "-v", &mapped, EDGE,
-                "nginx", "-c", "/etc/edge/nginx.conf", "-g", "daemon off;",
+                "--network",
+                outside.name(),
+                "--network-alias",
+                "hub.example.com",
+                "-v",
+                &mapped,
+                EDGE,
+                "nginx",
+                "-c",
+                "/etc/edge/nginx.conf",
+                "-g",
+                "daemon off;",
             ],
         );
         let squid = Container::run(
@@ -115,7 +125,8 @@ impl Cloud {
 
     async fn online(&self, count: usize) {
         until(&format!("{count} agents to be connected"), NOTICED, async || {
-            let answer = self.api.try_send(self.api.request(reqwest::Method::GET, "/v1/agents")).await.ok()?;
+            let answer =
+                self.api.try_send(self.api.request(reqwest::Method::GET, "/v1/agents")).await.ok()?;
             let items = answer.body["items"].as_array()?.iter();
             (items.filter(|agent| agent["online"] == true).count() == count).then_some(())
         })
@@ -184,8 +195,7 @@ async fn a_site_behind_a_proxy_loses_nothing_while_cables_are_pulled_and_contain
     let cloud = Cloud::start(&site).await;
     let files = FileServer::start(&private, "files").await;
     let application = Application::start(private.name(), "orders").await;
-    let mut members =
-        ["paris-1", "paris-2"].map(|name| Member::start(&cloud, name, networks, &files));
+    let mut members = ["paris-1", "paris-2"].map(|name| Member::start(&cloud, name, networks, &files));
     cloud.online(2).await;
 
     // What the walls are worth: each thing is reached from where it should be, and from nowhere else.
@@ -193,7 +203,10 @@ async fn a_site_behind_a_proxy_loses_nothing_while_cables_are_pulled_and_contain
     assert!(!reaches(&site, "http://hub:8080/healthz"), "the site reaches the hub past the proxy");
     assert!(reaches(&private, "http://orders:8080/healthz"), "the application is not reached");
     for outside in [&site, &cloud.outside] {
-        assert!(!reaches(outside, "http://orders:8080/healthz"), "more than the agents reach the application");
+        assert!(
+            !reaches(outside, "http://orders:8080/healthz"),
+            "more than the agents reach the application"
+        );
     }
 
     let load = Load::new(&cloud.api, SITE, true);

@@ -43,8 +43,23 @@ impl Application {
         let container = Container::run(
             "app",
             &[
-                "--network", network, "--network-alias", name, "-v", &volume, "-e", &token, "-p",
-                "127.0.0.1::8080", CLIENT, "sample", "app", "--listen", "0.0.0.0:8080", "--dir", "/data",
+                "--network",
+                network,
+                "--network-alias",
+                name,
+                "-v",
+                &volume,
+                "-e",
+                &token,
+                "-p",
+                "127.0.0.1::8080",
+                CLIENT,
+                "sample",
+                "app",
+                "--listen",
+                "0.0.0.0:8080",
+                "--dir",
+                "/data",
             ],
         );
         container.answers(&["/usr/bin/passerelle", "sample", "health"], PATIENCE).await;
@@ -100,8 +115,19 @@ impl FileServer {
         let container = Container::run(
             "sftp",
             &[
-                "--network", network.name(), "--network-alias", name, "-v", &at_keys, "-v", &at_files, "-e",
-                &known_as, "-e", &password, SFTP,
+                "--network",
+                network.name(),
+                "--network-alias",
+                name,
+                "-v",
+                &at_keys,
+                "-v",
+                &at_files,
+                "-e",
+                &known_as,
+                "-e",
+                &password,
+                SFTP,
             ],
         );
         container.healthy(PATIENCE).await;

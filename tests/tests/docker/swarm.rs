@@ -81,11 +81,7 @@ struct Stack {
 }
 
 impl Stack {
-    fn deploy(
-        file: &str,
-        environment: &[(&'static str, &str)],
-        volumes: &'static [&'static str],
-    ) -> Self {
+    fn deploy(file: &str, environment: &[(&'static str, &str)], volumes: &'static [&'static str]) -> Self {
         let environment = environment.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
         let stack = Self { name: unique("stack"), environment, volumes };
         let mut command = passerelle_tests::docker::command();
@@ -189,9 +185,10 @@ async fn a_stack_from_a_private_registry_is_updated_under_load_and_loses_nothing
     let network = Thing { kind: "network", name: unique("overlay") };
     docker(&["network", "create", "--driver", "overlay", "--attachable", &network.name]);
     let application = Application::start(&network.name, "orders.example.com").await;
-    let pair =
-        rcgen::generate_simple_self_signed(vec!["hub.example.com".to_owned(), "localhost".to_owned()]).unwrap();
-    let (certificate, key) = (secret("cert", &pair.cert.pem()), secret("key", &pair.signing_key.serialize_pem()));
+    let pair = rcgen::generate_simple_self_signed(vec!["hub.example.com".to_owned(), "localhost".to_owned()])
+        .unwrap();
+    let (certificate, key) =
+        (secret("cert", &pair.cert.pem()), secret("key", &pair.signing_key.serialize_pem()));
     let port = free_port().to_string();
     let hub = Stack::deploy(
         "stack.hub.yaml",
