@@ -3,7 +3,9 @@
 use crate::places::{EDGE, build, root};
 use passerelle_tests::{
     Api, PATIENCE,
-    docker::{Bridge, Container, Folder, docker, docker_output, give, said, unique},
+    docker::{
+        ACCOUNT, AGENT, Bridge, CLIENT, Container, Folder, HUB, docker, docker_output, give, said, unique,
+    },
     free_port, http_client_trusting, until,
 };
 use serde_json::Value;
@@ -22,12 +24,16 @@ const SITE: &str = "paris";
 struct Project {
     name: String,
     files: Vec<&'static str>,
-    environment: Vec<(&'static str, String)>,
+    environment: Vec<(String, String)>,
 }
 
 impl Project {
     fn new(files: &[&'static str], environment: &[(&'static str, String)]) -> Self {
-        Self { name: unique("compose"), files: files.to_vec(), environment: environment.to_vec() }
+        let images = [("HUB", HUB), ("AGENT", AGENT), ("CLIENT", CLIENT)];
+        let variable = |(name, image): (&str, &str)| (format!("PASSERELLE_{name}_IMAGE"), image.to_owned());
+        let mut all: Vec<(String, String)> = images.into_iter().map(variable).collect();
+        all.extend(environment.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+        Self { name: unique("compose"), files: files.to_vec(), environment: all }
     }
 
     fn output(&self, arguments: &[&str]) -> Output {
@@ -84,15 +90,16 @@ fn built() -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn up_with_no_edit_delivers_the_samples_and_a_hub_whose_api_answers() {
     let (hub, agent) = (free_port(), free_port());
-    let image = |name: &str| format!("passerelle/{name}:{}", if built() { "compose-test" } else { "dev" });
+    // Under names of their own: other tests look at what is in the images at the same time.
+    let image = |name: &str| if built() { name.replace(":dev", ":compose-test") } else { name.to_owned() };
     let project = Project::new(
         &[],
         &[
             ("PASSERELLE_HUB_PORT", hub.to_string()),
             ("PASSERELLE_AGENT_PORT", agent.to_string()),
-            ("PASSERELLE_HUB_IMAGE", image("hub")),
-            ("PASSERELLE_AGENT_IMAGE", image("agent")),
-            ("PASSERELLE_CLIENT_IMAGE", image("passerelle")),
+            ("PASSERELLE_HUB_IMAGE", image(HUB)),
+            ("PASSERELLE_AGENT_IMAGE", image(AGENT)),
+            ("PASSERELLE_CLIENT_IMAGE", image(CLIENT)),
         ],
     );
     let up: &[&str] = if built() { &["up", "--build", "-d"] } else { &["up", "-d"] };
@@ -209,7 +216,7 @@ fn production(ca: &str, token: &str) -> tempfile::TempDir {
     write("secrets/enrolment-token", token);
     write("secrets/sftp-key", "none is needed here");
     fs::create_dir_all(folder.path().join("logs/exports")).unwrap();
-    give(folder.path(), passerelle_tests::docker::ACCOUNT);
+    give(folder.path(), ACCOUNT);
     folder
 }
 
@@ -245,13 +252,13 @@ async fn production_is_bounded_keeps_classic_logs_and_works_through_a_reverse_pr
     );
     // What the agent lacks yet is made with the hub's own commands.
     let empty = production(&pair.cert.pem(), "");
-    let environment = |folder: &Path| {
-        [
+    let mut project = Project::new(
+        &["compose.yaml", "compose.prod.yaml"],
+        &[
             ("PASSERELLE_PROXY_NETWORK", proxy.name().to_owned()),
-            ("PASSERELLE_DIR", folder.display().to_string()),
-        ]
-    };
-    let mut project = Project::new(&["compose.yaml", "compose.prod.yaml"], &environment(empty.path()));
+            ("PASSERELLE_DIR", empty.path().display().to_string()),
+        ],
+    );
     project.run(&["up", "-d", "--no-build", "--no-deps", "hub"]);
     let hub = project.container("hub");
     let admin = |arguments: &[&str]| -> Value {
@@ -277,7 +284,7 @@ async fn production_is_bounded_keeps_classic_logs_and_works_through_a_reverse_pr
     ]);
     let token = token["token"].as_str().unwrap();
     let folder = production(&pair.cert.pem(), token);
-    project.environment = environment(folder.path()).to_vec();
+    project.environment.push(("PASSERELLE_DIR".to_owned(), folder.path().display().to_string()));
     project.run(&["up", "-d", "--no-build", "--no-deps", "agent"]);
 
     // Through the reverse proxy, as everybody.
@@ -294,7 +301,7 @@ async fn production_is_bounded_keeps_classic_logs_and_works_through_a_reverse_pr
         "PASSERELLE_CA_FILE=/c/ca.pem",
         "-e",
         &format!("PASSERELLE_API_KEY={}", key["key"].as_str().unwrap()),
-        passerelle_tests::docker::CLIENT,
+        CLIENT,
         "jobs",
         "submit",
         "--site",
