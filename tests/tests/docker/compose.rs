@@ -6,7 +6,7 @@ use passerelle_tests::{
     docker::{
         ACCOUNT, AGENT, Bridge, CLIENT, Container, Folder, HUB, docker, docker_output, give, said, unique,
     },
-    free_port, http_client_trusting, until,
+    free_port, http_client, http_client_trusting, until,
 };
 use serde_json::Value;
 use std::{
@@ -129,7 +129,7 @@ async fn up_with_no_edit_delivers_the_samples_and_a_hub_whose_api_answers() {
     assert_eq!(jobs["items"].as_array().unwrap().len(), 2, "{jobs}");
     let listed = project.run(&["run", "--rm", "client", "jobs", "list"]);
     assert_eq!(listed.matches("succeeded").count(), 2, "{listed}");
-    let status = reqwest::get(format!("http://127.0.0.1:{agent}/readyz")).await.unwrap();
+    let status = http_client().get(format!("http://127.0.0.1:{agent}/readyz")).send().await.unwrap();
     assert_eq!(status.status(), 200);
 
     // Stopped and started again: drained, the same agent, and the samples arrive once more.

@@ -7,7 +7,7 @@ use crate::{
 use passerelle_tests::{
     Api, PATIENCE, Process, TENANT,
     docker::{AGENT, HUB, docker, docker_output, said, unique},
-    free_port, http_client_trusting, until,
+    free_port, http_client, http_client_trusting, until,
 };
 use serde_json::Value;
 use std::{
@@ -147,7 +147,7 @@ async fn registry(folder: &Path) -> Process {
         Process::spawn("docker-registry", command.arg("serve").arg(file), &folder.join("registry.log"));
     until("the registry", PATIENCE, async || {
         assert!(process.is_running(), "{}", process.log());
-        let answer = reqwest::get(format!("http://{REGISTRY}/v2/")).await.ok()?;
+        let answer = http_client().get(format!("http://{REGISTRY}/v2/")).send().await.ok()?;
         (answer.status() == 200).then_some(())
     })
     .await;
