@@ -101,7 +101,7 @@ fn the_reference_of_the_configuration_is_what_the_programs_say() {
         "`token_url`",
         "`dialect`",
         "`since_param`",
-        "`done_marker",
+        "done_marker",
         "`quotas`",
         "`lease`",
         "`open_jobs`",
