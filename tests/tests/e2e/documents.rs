@@ -219,13 +219,13 @@ fn the_units_hold(machine: &Machine, client: &str) {
 
 /// The file server of the README's example, and its agent's folder.
 const SFTP: &str = "
-useradd --create-home svc-exports
+useradd --create-home --password '*' svc-exports
 install -d -o svc-exports /exports/compta
 mkdir -p /config/secrets readme /run/sshd
 ssh-keygen -q -t ed25519 -N '' -f /config/secrets/compta_ed25519
 install -d -m 0700 -o svc-exports /home/svc-exports/.ssh
 install -m 0600 -o svc-exports /config/secrets/compta_ed25519.pub /home/svc-exports/.ssh/authorized_keys
 ssh-keygen -A
-systemd-run --unit=files-intra /usr/sbin/sshd -D -e
+systemd-run --unit=files-intra /usr/sbin/sshd -D -e -o UsePAM=no
 echo \"files.intra $(cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub)\" > /config/known_hosts
 ";
