@@ -63,7 +63,8 @@ fn refer(schema: Value, rename: &impl Fn(&str) -> String) -> Value {
         Value::Object(table) => {
             let renamed = |(key, value): (String, Value)| match (key.as_str(), &value) {
                 ("$ref", Value::String(to)) => {
-                    let to = to.strip_prefix(DEFINITIONS).map(|name| format!("{DEFINITIONS}{}", rename(name)));
+                    let to =
+                        to.strip_prefix(DEFINITIONS).map(|name| format!("{DEFINITIONS}{}", rename(name)));
                     (key, to.map_or(value, Value::String))
                 }
                 _ => (key, refer(value, rename)),
@@ -102,7 +103,10 @@ mod tests {
             let keys = definitions[entry.name]["properties"].as_object().unwrap();
             assert!(keys.contains_key("url") && keys.len() > 5, "{}: {keys:?}", entry.name);
         }
-        assert_eq!(schema["$defs"]["Resource"]["properties"]["connector"]["enum"], json!(["file", "http", "crm"]));
+        assert_eq!(
+            schema["$defs"]["Resource"]["properties"]["connector"]["enum"],
+            json!(["file", "http", "crm"])
+        );
         assert_eq!(schema["$defs"]["http_RawAuth"]["properties"]["kind"]["enum"][0], "bearer");
         assert_eq!(schema["$defs"]["crm"]["properties"]["dialect"]["enum"][0], "rest");
         assert_eq!(schema["$defs"]["file"]["properties"]["max_sessions"]["default"], 4);

@@ -41,11 +41,11 @@ enum Command {
     Serve(serve::Args),
     /// Manages tenants, keys, tokens and agents; works while the hub serves.
     Admin(admin::Args),
+    /// Asks the serving hub whether it takes work (for container health checks).
+    Health(health::Args),
     /// About the configuration file.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Asks the serving hub whether it takes work (for container health checks).
-    Health(health::Args),
     /// Prints completions for a shell.
     Completions {
         /// The shell.
@@ -120,11 +120,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = match cli.command {
         Command::Serve(args) => serve::serve(args),
         Command::Admin(args) => admin::admin(args),
+        Command::Health(args) => health::health(args),
         Command::Config(ConfigCommand::Schema) => {
             let text = format!("{:#}\n", crate::settings::schema());
             io::stdout().lock().write_all(text.as_bytes()).map_err(Failure::from)
         }
-        Command::Health(args) => health::health(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "passerelle-hub", &mut script);

@@ -188,7 +188,8 @@ async fn get(
     let asked = async {
         let response = sender.send_request(request).await.map_err(io::Error::other)?;
         let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(io::Error::other)?;
+        let body =
+            Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(io::Error::other)?;
         Ok((status, serde_json::from_slice(&body.to_bytes()).unwrap_or_default()))
     };
     tokio::pin!(asked);

@@ -11,6 +11,7 @@ mod content;
 #[path = "../../connectors/tests/support/dav.rs"]
 pub mod dav;
 mod disk;
+pub mod docker;
 pub mod documents;
 mod fake_agent;
 mod fake_hub;

@@ -14,11 +14,8 @@ use std::{
 
 /// One step per version, from 0. A step that some database has taken is never changed: what comes later is a step of its
 /// own, at the end, whose tables and indices are made `IF NOT EXISTS`.
-const MIGRATIONS: &[&str] = &[
-    include_str!("schema_v1.sql"),
-    include_str!("schema_v2.sql"),
-    include_str!("schema_v3.sql"),
-];
+const MIGRATIONS: &[&str] =
+    &[include_str!("schema_v1.sql"), include_str!("schema_v2.sql"), include_str!("schema_v3.sql")];
 
 /// How long a connection waits for a writer of another process (an admin command).
 const BUSY: Duration = Duration::from_secs(5);
