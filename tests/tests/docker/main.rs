@@ -1,4 +1,9 @@
 //! Tests of the images on a Docker engine, as operators run them. `tests/docker` builds the images first; `cargo test
 //! --workspace` leaves these tests out.
 
+mod compose;
 mod image;
+mod load;
+mod network;
+mod places;
+mod swarm;
