@@ -100,10 +100,15 @@ fn documents() -> Vec<PathBuf> {
         .map(|name| root.join(name))
         .filter(|path| path.exists())
         .collect();
-    if let Ok(entries) = fs::read_dir(root.join("docs")) {
-        all.extend(
-            entries.map(|e| e.expect("an entry").path()).filter(|p| p.extension().is_some_and(|e| e == "md")),
-        );
+    let mut folders = vec![root.join("docs")];
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                all.push(path);
+            }
+        }
     }
     all
 }

@@ -2,6 +2,7 @@
 //! --workspace` leaves these tests out.
 
 mod compose;
+mod documents;
 mod image;
 mod load;
 mod network;
