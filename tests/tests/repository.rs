@@ -205,7 +205,9 @@ fn the_readme_is_short_enough_to_be_read() {
 #[test]
 fn shell_scripts_are_executable_and_sound() {
     use std::os::unix::fs::PermissionsExt as _;
-    for script in ["tests/run", "tests/bench", "tests/chaos", ".ci/run"] {
+    for script in
+        ["tests/run", "tests/bench", "tests/chaos", "tests/upgrade/make", "deploy/release", ".ci/run"]
+    {
         let path = root().join(script);
         let mode = fs::metadata(&path).unwrap_or_else(|e| panic!("{script}: {e}")).permissions().mode();
         assert_ne!(mode & 0o111, 0, "{script} is not executable");

@@ -2,7 +2,7 @@
 //! own where programs are installed, in containers (`tests/tests/docker`) where they say so.
 #![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
-use crate::release;
+use crate::{documents_elsewhere::ELSEWHERE, release};
 use passerelle_tests::{
     Machine, PATIENCE,
     documents::{Block, blocks, root, typed},
@@ -13,20 +13,18 @@ use std::{collections::BTreeSet, fs};
 
 /// Typed on a machine by the test below, in this order.
 const ON_A_MACHINE: [&str; 3] = ["docs/en/install-hub.md", "docs/en/install-linux.md", "README.md"];
-/// Typed on a Docker engine by `tests/tests/docker`.
-const ON_AN_ENGINE: [&str; 4] = [
-    "docs/en/install-compose.md",
-    "docs/en/install-swarm.md",
-    "docs/en/install-windows.md",
-    "docs/en/install.md",
-];
+/// Typed on a Docker engine by `tests/tests/docker/documents.rs`.
+const ON_AN_ENGINE: [&str; 2] = ["docs/en/install-windows.md", "docs/en/install.md"];
+/// What these say is done by tests in words of their own, with projects, ports and names that nobody else has.
+const BY_OTHERS: [&str; 3] =
+    ["docs/en/install-compose.md", "docs/en/install-kubernetes.md", "docs/en/install-swarm.md"];
 
 /// Commands of the README that `tests/run` gives by itself: it is one of them, and cannot be run in itself.
 const BY_TESTS_RUN: [&str; 2] = ["cargo run --bin passerelle -- dev --once", "bash tests/run"];
 
 #[test]
 fn no_document_about_installing_is_left_out_and_no_command_hides_from_the_tests() {
-    let known: BTreeSet<&str> = ON_A_MACHINE.into_iter().chain(ON_AN_ENGINE).collect();
+    let known: BTreeSet<&str> = ON_A_MACHINE.into_iter().chain(ON_AN_ENGINE).chain(BY_OTHERS).collect();
     let mut found = vec!["README.md".to_owned()];
     for entry in fs::read_dir(root().join("docs/en")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
@@ -38,7 +36,8 @@ fn no_document_about_installing_is_left_out_and_no_command_hides_from_the_tests(
     for document in found {
         assert!(known.contains(document.as_str()), "{document}: no test types what it says");
         for Block { line, language, text, .. } in blocks(&document) {
-            let right = ["sh", "powershell", "toml", "yaml", "json", "text"].contains(&language.as_str());
+            let right =
+                ["sh", "powershell", "toml", "yaml", "json", "text", "nginx"].contains(&language.as_str());
             // The picture in the README.
             assert!(
                 right || (language.is_empty() && text.contains('─')),
@@ -60,6 +59,25 @@ fn no_document_about_installing_is_left_out_and_no_command_hides_from_the_tests(
         script.contains("cargo run --locked --bin passerelle -- dev --once"),
         "tests/run does not give it"
     );
+}
+
+#[test]
+fn each_command_about_compose_swarm_and_kubernetes_is_one_that_a_named_test_gives() {
+    let sources: String = ["docker/compose.rs", "docker/swarm.rs", "deploy.rs"]
+        .map(|file| fs::read_to_string(root().join("tests/tests").join(file)).unwrap())
+        .concat();
+    let mut given = BTreeSet::new();
+    for command in BY_OTHERS.iter().flat_map(|document| typed(document)).flat_map(|block| block.commands()) {
+        let command = command.split(" #").next().unwrap_or_default().trim_end().to_owned();
+        let known = ELSEWHERE.iter().find(|(known, _)| *known == command);
+        let (_, test) =
+            known.unwrap_or_else(|| panic!("no test gives this command of a document: {command}"));
+        assert!(sources.contains(&format!("fn {test}(")), "there is no test {test}");
+        given.insert(command);
+    }
+    for (command, _) in ELSEWHERE {
+        assert!(given.contains(*command), "no document has this command any more: {command}");
+    }
 }
 
 /// Types a document's commands, block by block.

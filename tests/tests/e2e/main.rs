@@ -14,6 +14,7 @@ mod crm;
 mod dead_peer;
 mod disk;
 mod documents;
+mod documents_elsewhere;
 mod drain;
 mod enrolment;
 mod files;
