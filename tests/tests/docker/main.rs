@@ -2,6 +2,7 @@
 //! --workspace` leaves these tests out.
 
 mod compose;
+mod documents;
 mod folder;
 mod image;
 mod load;
