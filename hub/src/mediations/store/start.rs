@@ -58,7 +58,7 @@ impl Store {
         definition: DefinitionId,
         occurrence: Occurrence,
     ) -> Result<Started, Error> {
-        self.write(move |tx| super::start_in(tx, &tenant, definition, &occurrence)).await
+        self.write(move |tx| start_in(tx, &tenant, definition, &occurrence)).await
     }
 }
 
