@@ -1,0 +1,3 @@
+//! Mediations: a trigger, steps, a transfer.
+
+pub mod trigger;

@@ -1,0 +1,4 @@
+//! What makes a mediation run.
+
+pub mod cron;
+pub mod schedule;
