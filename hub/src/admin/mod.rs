@@ -1,5 +1,6 @@
 //! `passerelle-hub admin`: tenants, keys, tokens, agents and backups, beside a serving hub; and the way back from one.
 
+mod app;
 pub(crate) mod backup;
 mod print;
 pub(crate) mod restore;
@@ -30,6 +31,7 @@ Examples:
   passerelle-hub admin api-key create --tenant acme --scopes all
   passerelle-hub admin enrolment-token create --tenant acme --site paris --application orchestrator --ttl 2h
   passerelle-hub admin agent list --json
+  passerelle-hub admin app create --tenant acme
   passerelle-hub admin signing-key rotate
   passerelle-hub admin backup /var/backups/hub.backup
   passerelle-hub admin restore /var/backups/hub.backup")]
@@ -57,6 +59,9 @@ enum Command {
     /// Enrolled agents.
     #[command(subcommand)]
     Agent(Agent),
+    /// Applications of the vendor's API.
+    #[command(subcommand)]
+    App(app::App),
     /// The hub's own signing keys.
     #[command(subcommand)]
     SigningKey(signing_key::SigningKey),
@@ -206,6 +211,7 @@ async fn carry_out(command: Command, store: &Store, printer: &Printer) -> Result
         Command::ApiKey(command) => api_key(command, store, printer).await,
         Command::EnrolmentToken(command) => enrolment_token(command, store, printer).await,
         Command::Agent(command) => agent(command, store, printer).await,
+        Command::App(command) => app::carry_out(command, store, printer).await,
         Command::SigningKey(command) => signing_key::carry_out(command, store, printer).await,
         // Carried out before any store is opened.
         Command::Restore { .. } => Ok(()),

@@ -10,9 +10,11 @@ use std::str::FromStr;
 
 mod event;
 mod job;
+mod notice;
 
 pub use event::*;
 pub use job::*;
+pub use notice::*;
 
 /// A tenant's subscription tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

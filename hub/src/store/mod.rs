@@ -8,6 +8,7 @@
 mod admin;
 mod agent_keys;
 mod agents;
+mod apps;
 pub(crate) mod attempts;
 mod clones;
 mod dispatch;
