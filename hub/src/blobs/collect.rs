@@ -7,7 +7,7 @@
 
 use super::Blobs;
 use crate::store::{
-    Error, received, retention,
+    Error, business, received, retention,
     retention::{Key, Removed, Retention},
     writer::Tx,
 };
@@ -74,6 +74,9 @@ impl Blobs {
         done.outputs += self.walk([0; 16], find, retention::remove_output_files, outputs, &mut done).await?;
         done.events = self
             .walk(0, received::old_events, received::remove_events, before(keep.events), &mut done)
+            .await?;
+        done.events += self
+            .walk(0, business::old_events, business::remove_events, before(keep.events), &mut done)
             .await?;
         let past = before(PAST_EVENTS.max(keep.events));
         while self.store.write(move |tx| received::forget_past(tx, past)).await? {
