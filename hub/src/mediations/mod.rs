@@ -1,3 +1,4 @@
 //! Mediations: a trigger, steps, a transfer.
 
+pub mod expression;
 pub mod trigger;
