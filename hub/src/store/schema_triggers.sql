@@ -48,6 +48,7 @@ CREATE TABLE trigger_times (
   PRIMARY KEY (definition, clause)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX trigger_times_due ON trigger_times (due_at) WHERE due_at IS NOT NULL AND poll = 0;
+CREATE INDEX trigger_times_last ON trigger_times (last_at);
 CREATE INDEX trigger_polls_due ON trigger_times (due_at) WHERE due_at IS NOT NULL AND poll = 1;
 
 -- What came for definitions that wait for several things together.
@@ -61,8 +62,11 @@ CREATE TABLE trigger_arrivals (
   at INTEGER NOT NULL,
   until INTEGER NOT NULL,              -- waits no longer
   data TEXT NOT NULL,                  -- JSON
-  flows TEXT NOT NULL                  -- JSON
+  label TEXT,                          -- of the content that came with it
+  blob BLOB,                           -- that content: kept as long as it waits
+  media_type TEXT
 ) STRICT;
 CREATE UNIQUE INDEX trigger_arrivals_by_occurrence ON trigger_arrivals (definition, clause, occurrence_key);
 CREATE INDEX trigger_arrivals_by_key ON trigger_arrivals (definition, join_key, clause);
 CREATE INDEX trigger_arrivals_until ON trigger_arrivals (until);
+CREATE INDEX trigger_arrivals_blobs ON trigger_arrivals (blob) WHERE blob IS NOT NULL;

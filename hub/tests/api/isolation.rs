@@ -18,6 +18,7 @@ struct Theirs {
     job: String,
     blob: String,
     event: String,
+    told: String,
 }
 
 const WORDS: [&str; 3] = ["secret-path", "secret-label", "lyon"];
@@ -35,7 +36,10 @@ async fn theirs(hub: &Hub) -> (Theirs, crate::agent::Session) {
     session.offer().await;
     let blob = Answer::of(hub.request(Method::POST, "/v1/blobs").body("theirs")).await.expect(201).json();
     let blob = blob["id"].as_str().unwrap().to_owned();
-    (Theirs { agent: agent.identity.agent.to_string(), job, blob, event: received }, session)
+    let told = json!({"EventKind": "secret-label"});
+    let told = Answer::of(hub.request(Method::POST, "/v1/events/in").json(&told)).await.expect(200).json();
+    let told = told["id"].as_str().unwrap().to_owned();
+    (Theirs { agent: agent.identity.agent.to_string(), job, blob, event: received, told }, session)
 }
 
 /// An agent of tenant `other`.
@@ -48,7 +52,7 @@ async fn other_agent(hub: &Hub) -> Agent {
 }
 
 fn no_word_of(theirs: &Theirs, call: &str, text: &str) {
-    let ids = [theirs.agent.as_str(), &theirs.job, &theirs.blob, &theirs.event];
+    let ids = [theirs.agent.as_str(), &theirs.job, &theirs.blob, &theirs.event, &theirs.told];
     for word in WORDS.iter().copied().chain(ids) {
         // What the call itself named may come back in the refusal.
         assert!(call.contains(word) || !text.contains(word), "{call} tells of {word}: {text}");
@@ -74,6 +78,8 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                 &theirs.agent
             } else if path.starts_with("/v1/blobs") {
                 &theirs.blob
+            } else if path.starts_with("/v1/events/in") {
+                &theirs.told
             } else if path.starts_with("/v1/events") {
                 &theirs.event
             } else {
@@ -99,7 +105,7 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                 | ("POST", "/agent/v1/enrol") => continue,
                 // A stream: below.
                 ("GET", "/v1/events") => continue,
-                ("GET", "/v1/jobs" | "/v1/agents" | "/v1/sites" | "/v1/events/received") => {
+                ("GET", "/v1/jobs" | "/v1/agents" | "/v1/sites" | "/v1/events/received" | "/v1/events/in") => {
                     let listed = Answer::of(request).await.expect(200);
                     no_word_of(&theirs, &call, &listed.text());
                     calls += 1;
@@ -107,6 +113,14 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                 }
                 ("POST", "/v1/blobs") => {
                     no_word_of(&theirs, &call, &Answer::of(request.body("theirs")).await.expect(201).text());
+                    calls += 1;
+                    continue;
+                }
+                // The tenant's own; the same body as theirs is no duplicate of it.
+                ("POST", "/v1/events/in") => {
+                    let taken = Answer::of(request.json(&json!({"EventKind": "secret-label"}))).await;
+                    assert_eq!(taken.json()["duplicate"], false);
+                    no_word_of(&theirs, &call, &taken.text());
                     calls += 1;
                     continue;
                 }
@@ -172,7 +186,7 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
             calls += 1;
         }
     }
-    assert!(calls >= 27, "only {calls} calls were looked at");
+    assert!(calls >= 30, "only {calls} calls were looked at");
 
     let events = hub.anonymous(Method::GET, "/v1/events").bearer_auth(&key).header("last-event-id", "0");
     let mut stream = events.send().await.unwrap().bytes_stream();

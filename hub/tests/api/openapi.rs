@@ -49,6 +49,8 @@ async fn every_route_is_in_the_document_and_the_other_way_round() {
         "/v1/agents/{id}/revoke",
         "/v1/sites/{site}/resources",
         "/v1/events",
+        "/v1/events/in",
+        "/v1/events/in/{id}",
         "/v1/events/received",
         "/v1/events/received/{id}",
         "/v1/events/received/{id}/payload",
