@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     clock,
+    mediations::trigger::MAX_DATA,
     model::{BusinessEvent, BusinessFilter, NewBusinessEvent, TakenEvent},
 };
 use axum::{
@@ -118,6 +119,12 @@ pub async fn send(
         .filter(|kind| !kind.is_empty())
         .ok_or_else(|| Problem::bad_request("EventKind: missing; name what happened, as \"CommandeValidee\""))?;
     let category = word(&envelope, "EventCategory")?.unwrap_or_default();
+    // Written anew it may be longer than it came.
+    let length = envelope.to_string().len().max(bytes.len());
+    if length > MAX_DATA {
+        let detail = format!("body: an event has at most {MAX_DATA} bytes, found {length}");
+        return Err(Problem::new(ApiCode::TooLarge, detail));
+    }
     let digest = Sha256::of(&bytes);
     let event = NewBusinessEvent { tenant, key, digest, kind, category, envelope };
     Ok(Json(app.store.take_business_event(event).await?))

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     clock,
+    mediations::trigger::deliver,
     model::{BusinessEvent, BusinessFilter, NewBusinessEvent, Page, TakenEvent},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -66,6 +67,7 @@ pub(crate) fn take(tx: &mut Tx<'_>, event: &NewBusinessEvent) -> Result<TakenEve
             ms(tx.now),
             to_json(&event.envelope)?
         ])?;
+    deliver::business(tx, event, id)?;
     Ok(TakenEvent { id, duplicate: false })
 }
 

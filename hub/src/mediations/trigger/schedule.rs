@@ -9,44 +9,56 @@
 //! - A cron expression whose hour is `*` or `*/n` counts the hours that really pass: it is due at both.
 //! - An interval counts real time from 1970-01-01T00:00:00Z, whatever clocks show: `1h` is due at every full hour.
 
-use super::cron::Cron;
+use super::{cron::Cron, seconds};
 use jiff::{
     Timestamp,
     civil::{Date, Time, Weekday},
     tz::{AmbiguousOffset, TimeZone},
 };
-use passerelle_config::HumanDuration;
+use passerelle_config::{Diagnostics, HumanDuration, Section};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
 
 /// How many times of day a schedule may name.
 const MAX_TIMES: usize = 96;
-/// The longest interval.
-const MAX_EVERY: Duration = Duration::from_secs(366 * 24 * 3600);
+/// The longest interval: 366 days.
+const MAX_EVERY_S: u32 = 366 * 24 * 3600;
 /// How many days are looked through for the next one: 29 February of a leap year on a given weekday comes within 40 years.
 const MAX_DAYS: usize = 41 * 366;
 /// How far a time of day may be from its instant's own: clocks are set by less.
 const SHIFT: u32 = 3 * 3600;
 
-/// A schedule, as it stands in a definition. Exactly one of `at`, `every` and `cron` is given.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A schedule, as it stands in a definition. Exactly one of `at`, `every_s` and `cron` is given.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Schedule {
     /// Times of day, `"06:00"` or `"06:00:30"`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub at: Vec<String>,
     /// The days of the week on which `at` is meant, `"mon"` to `"sun"`; without it every day.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub days: Vec<String>,
-    /// An interval, `"15m"`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub every: Option<String>,
+    /// An interval in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every_s: Option<u32>,
     /// A cron expression of five fields.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cron: Option<String>,
     /// The IANA name of the time zone that `at` and `cron` are meant in; without it that of the definition.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub timezone: Option<String>,
+}
+
+/// The keys as they are written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    #[serde(default)]
+    at: Vec<String>,
+    #[serde(default)]
+    days: Vec<String>,
+    every: Option<HumanDuration>,
+    every_s: Option<u32>,
+    cron: Option<String>,
+    timezone: Option<String>,
 }
 
 /// A schedule whose parts were read.
@@ -74,20 +86,36 @@ enum Days {
 pub type Wrong = (&'static str, String);
 
 impl Schedule {
-    /// Reads it. `timezone` is that of the definition.
+    /// Reads one from a section that holds nothing else.
+    pub fn read(section: &Section, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let raw: Raw = section.parse(diagnostics)?;
+        let every_s = seconds(section, "every", raw.every, raw.every_s, diagnostics)?;
+        let schedule = Self { at: raw.at, days: raw.days, every_s, cron: raw.cron, timezone: raw.timezone };
+        match schedule.rule(None) {
+            Ok(_) => Some(schedule),
+            Err(wrong) => {
+                for (key, message) in wrong {
+                    diagnostics.push(section.finding(key, message));
+                }
+                None
+            }
+        }
+    }
+
+    /// What it comes down to. `timezone` is that of the definition.
     ///
     /// # Errors
     /// Every key that is wrong.
     pub fn rule(&self, timezone: Option<&str>) -> Result<Rule, Vec<Wrong>> {
         let mut wrong = Vec::new();
-        let given = [!self.at.is_empty(), self.every.is_some(), self.cron.is_some()];
+        let given = [!self.at.is_empty(), self.every_s.is_some(), self.cron.is_some()];
         if given.iter().filter(|given| **given).count() != 1 {
             wrong.push(("at", "give exactly one of at, every and cron".to_owned()));
         }
         if !self.days.is_empty() && self.at.is_empty() {
             wrong.push(("days", "goes with at only; a cron expression has its own days".to_owned()));
         }
-        if self.every.is_some() && self.timezone.is_some() {
+        if self.every_s.is_some() && self.timezone.is_some() {
             wrong.push(("timezone", "an interval counts real time: leave the time zone out".to_owned()));
         }
         let zone = zone(self.timezone.as_deref().or(timezone)).unwrap_or_else(|error| {
@@ -95,10 +123,11 @@ impl Schedule {
             TimeZone::UTC
         });
         let mut when = None;
-        if let Some(every) = &self.every {
-            match interval(every) {
-                Ok(seconds) => when = Some(When::Every(seconds)),
-                Err(error) => wrong.push(("every", error)),
+        if let Some(seconds) = self.every_s {
+            if (1..=MAX_EVERY_S).contains(&seconds) {
+                when = Some(When::Every(i64::from(seconds)));
+            } else {
+                wrong.push(("every", "expected 1 s to 366 days".to_owned()));
             }
         } else if let Some(cron) = &self.cron {
             match Cron::parse(cron) {
@@ -127,8 +156,11 @@ impl Schedule {
 
     /// In one line, for people.
     pub fn describe(&self) -> String {
-        let mut text = match (&self.every, &self.cron) {
-            (Some(every), _) => return format!("every {every}"),
+        let mut text = match (self.every_s, &self.cron) {
+            (Some(seconds), _) => {
+                let every = std::time::Duration::from_secs(u64::from(seconds));
+                return format!("every {}", HumanDuration(every));
+            }
             (None, Some(cron)) => format!("cron {cron}"),
             (None, None) if self.days.is_empty() => format!("daily at {}", self.at.join(", ")),
             (None, None) => format!("{} at {}", self.days.join(", "), self.at.join(", ")),
@@ -152,7 +184,7 @@ impl Rule {
                 let start = zone.to_datetime(after);
                 let mut date = start.date();
                 // What the clock showed a little before may be due only after it, where clocks change.
-                let mut from = seconds(start.time()).saturating_sub(SHIFT);
+                let mut from = since_midnight(start.time()).saturating_sub(SHIFT);
                 if from == 0
                     && let Ok(before) = date.yesterday()
                 {
@@ -257,17 +289,9 @@ pub fn zone(name: Option<&str>) -> Result<TimeZone, String> {
     })
 }
 
-fn seconds(time: Time) -> u32 {
+fn since_midnight(time: Time) -> u32 {
     let part = |value: i8| u32::try_from(value).unwrap_or_default();
     part(time.hour()) * 3600 + part(time.minute()) * 60 + part(time.second())
-}
-
-fn interval(text: &str) -> Result<i64, String> {
-    let HumanDuration(every) = HumanDuration::try_from(text.to_owned())?;
-    if every.subsec_nanos() != 0 || every < Duration::from_secs(1) || every > MAX_EVERY {
-        return Err("expected whole seconds, from \"1s\" to \"366d\"".to_owned());
-    }
-    i64::try_from(every.as_secs()).map_err(|_| "too long".to_owned())
 }
 
 fn times(texts: &[String]) -> Result<Vec<u32>, String> {
