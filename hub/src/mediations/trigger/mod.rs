@@ -23,6 +23,9 @@ pub use resource::ResourceTrigger;
 pub use schedule::Schedule;
 pub use url::UrlTrigger;
 
+#[cfg(test)]
+mod tests;
+
 use super::expression::Expression;
 use jiff::Timestamp;
 use passerelle_config::{Diagnostics, HumanDuration, Section};
