@@ -40,6 +40,10 @@ scopes! {
     EventsRead = "events:read",
     /// Sending business events in.
     EventsWrite = "events:write",
+    /// Reading mediation definitions and runs.
+    MediationsRead = "mediations:read",
+    /// Changing mediation definitions; starting, restarting and ignoring runs.
+    MediationsWrite = "mediations:write",
     /// Reading the hub's metrics, which are of all tenants: never part of `all`.
     MetricsRead = "metrics:read",
 }
