@@ -70,3 +70,11 @@ CREATE UNIQUE INDEX trigger_arrivals_by_occurrence ON trigger_arrivals (definiti
 CREATE INDEX trigger_arrivals_by_key ON trigger_arrivals (definition, join_key, clause);
 CREATE INDEX trigger_arrivals_until ON trigger_arrivals (until);
 CREATE INDEX trigger_arrivals_blobs ON trigger_arrivals (blob) WHERE blob IS NOT NULL;
+
+-- What kept a trigger from starting a run last.
+CREATE TABLE trigger_problems (
+  definition BLOB PRIMARY KEY,
+  at INTEGER NOT NULL,
+  message TEXT NOT NULL,
+  times INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;

@@ -3,7 +3,7 @@
 //! All that waits under a key when the last thing comes goes into one run, in the order in which it came: nothing is left
 //! behind, whichever of two article files was meant.
 
-use super::{All, InputFlow, Occurrence};
+use super::{All, InputFlow, Occurrence, problems};
 use crate::{
     mediations::{Definition, DefinitionId},
     store::{
@@ -25,6 +25,8 @@ const MAX_WAITING: i64 = 100;
 /// How many may wait for one definition.
 const MAX_IN_ALL: i64 = 10_000;
 
+const NOT_IN_TIME: &str = "the rest of the trigger did not come in time: what was here for it was left out";
+
 /// Takes what a clause saw. What it gives is the occurrence of them all, once they are all here.
 pub(super) fn arrive(
     tx: &mut Tx<'_>,
@@ -34,9 +36,15 @@ pub(super) fn arrive(
     clause: usize,
     occurrence: Occurrence,
 ) -> Result<Option<Occurrence>, Error> {
-    let Some(key) = join_key(definition, all, clause, &occurrence.data) else { return Ok(None) };
     let id = definition.guid;
-    drop_over(tx, id)?;
+    let key = match join_key(all, clause, &occurrence.data) {
+        Ok(key) => key,
+        Err(why) => {
+            problems::note(tx, id, &why)?;
+            return Ok(None);
+        }
+    };
+    give_up_of(tx, id)?;
     let until = tx.now.checked_add(SignedDuration::from_secs(i64::from(all.within_s))).unwrap_or(Timestamp::MAX);
     let flow = occurrence.flows.first();
     let inserted = tx
@@ -74,32 +82,21 @@ pub(super) fn arrive(
     Ok(Some(together(all, key, waiting, occurrence.at)))
 }
 
-/// What belongs together has the same key.
-fn join_key(definition: &Definition, all: &All, clause: usize, event: &Value) -> Option<String> {
-    let Some(expression) = &all.of.get(clause)?.key else { return Some(String::new()) };
-    let said = |why: &str| {
-        tracing::warn!(
-            definition = %definition.name, clause, why,
-            "The key of something that a trigger waits for could not be told: it is left out"
-        );
-    };
+/// What belongs together has the same key; or why it has none.
+fn join_key(all: &All, clause: usize, event: &Value) -> Result<String, String> {
+    let Some(clause) = all.of.get(clause) else { return Err("there is no such clause any more".to_owned()) };
+    let Some(expression) = &clause.key else { return Ok(String::new()) };
+    let left_out = |why: &str| format!("something that came for {} was left out: key: {why}", clause.name);
     let key = match expression.evaluate(&[("event", event)]) {
         Ok(Value::String(text)) => text,
         Ok(Value::Number(number)) => number.to_string(),
-        Ok(_) => {
-            said("it is neither a text nor a number");
-            return None;
-        }
-        Err(error) => {
-            said(&error.to_string());
-            return None;
-        }
+        Ok(_) => return Err(left_out("it gives neither a text nor a number")),
+        Err(error) => return Err(left_out(&error.to_string())),
     };
     if key.len() > MAX_JOIN_KEY {
-        said("it is longer than 200 bytes");
-        return None;
+        return Err(left_out("it is longer than 200 bytes"));
     }
-    Some(key)
+    Ok(key)
 }
 
 struct Arrival {
@@ -175,28 +172,29 @@ fn bound(tx: &Tx<'_>, definition: &Definition, key: &str) -> Result<(), Error> {
         0
     };
     if dropped > 0 {
-        tracing::warn!(definition = %definition.name, "Too much waits for the rest of a trigger: the oldest was left out");
+        problems::note(tx, id, "too much waits for the rest of the trigger: the oldest was left out")?;
     }
     Ok(())
 }
 
-fn drop_over(tx: &Tx<'_>, definition: DefinitionId) -> Result<(), Error> {
-    tx.conn
+/// What waited for too long is no partner for what comes now.
+fn give_up_of(tx: &Tx<'_>, definition: DefinitionId) -> Result<(), Error> {
+    let over = tx
+        .conn
         .prepare_cached("DELETE FROM trigger_arrivals WHERE definition = ?1 AND until <= ?2")?
         .execute(params![definition.uuid().as_bytes(), ms(tx.now)])?;
-    Ok(())
+    if over > 0 { problems::note(tx, definition, NOT_IN_TIME) } else { Ok(()) }
 }
 
 /// Takes away what waited for too long, a few at a time.
 pub(crate) fn give_up(tx: &mut Tx<'_>) -> Result<(), Error> {
     let sql = "DELETE FROM trigger_arrivals WHERE seq IN (SELECT seq FROM trigger_arrivals WHERE until <= ?1 \
-               ORDER BY until LIMIT 500) RETURNING definition, clause";
+               ORDER BY until LIMIT 500) RETURNING definition";
     let mut statement = tx.conn.prepare_cached(sql)?;
-    let over: Vec<(DefinitionId, i64)> = statement
-        .query_map([ms(tx.now)], |row| Ok((from_uuid(row, 0)?, row.get(1)?)))?
-        .collect::<Result<_, _>>()?;
-    for (definition, clause) in over {
-        tracing::warn!(%definition, clause, "What a trigger waits for did not come in time: what was here is left out");
+    let over: BTreeSet<DefinitionId> =
+        statement.query_map([ms(tx.now)], |row| from_uuid(row, 0))?.collect::<Result<_, _>>()?;
+    for definition in over {
+        problems::note(tx, definition, NOT_IN_TIME)?;
     }
     Ok(())
 }

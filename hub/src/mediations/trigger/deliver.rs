@@ -1,7 +1,7 @@
 //! From something that happened to the runs that it starts, in the transaction that stores it: none is lost, and none starts
 //! two runs.
 
-use super::{InputFlow, MAX_DATA, MAX_KEY, Occurrence, Trigger, arrivals, event, resource};
+use super::{InputFlow, MAX_DATA, MAX_KEY, Occurrence, Trigger, arrivals, event, problems, resource};
 use crate::{
     mediations::{
         Definition, DefinitionId,
@@ -105,29 +105,36 @@ pub(crate) fn received(
 
 fn deliver(tx: &mut Tx<'_>, tenant: &Name, topic: &str, seen: &Seen<'_>) -> Result<(), Error> {
     for (id, clause) in waiting(tx.conn, tenant, topic)? {
-        let Some(stored) = load(tx.conn, tenant, id)? else { continue };
-        let Some(occurrence) = occurrence(&stored.definition, clause, seen) else { continue };
+        let Some(stored) = load(tx, tenant, id)? else { continue };
+        let occurrence = match occurrence(&stored.definition, clause, seen) {
+            Ok(Some(occurrence)) => occurrence,
+            Ok(None) => continue,
+            Err(why) => {
+                problems::note(tx, id, &why)?;
+                continue;
+            }
+        };
         match fire(tx, tenant, &stored.definition, clause, occurrence) {
             Ok(()) => {}
             // The sender keeps it, and sends it again when there is room.
             Err(error @ (Error::Quota(_) | Error::Full | Error::Internal(_))) => return Err(error),
-            Err(error) => {
-                tracing::error!(definition = %stored.definition.name, %error, "An event could not start its run");
-            }
+            Err(error) => problems::note(tx, id, &error.to_string())?,
         }
     }
     Ok(())
 }
 
-/// A definition that is not deleted.
-pub(super) fn load(
-    conn: &Connection,
-    tenant: &Name,
-    id: DefinitionId,
-) -> Result<Option<StoredDefinition>, Error> {
-    match definitions::find(conn, tenant, id) {
+/// A definition that is not deleted. One that cannot be read (a newer hub wrote it, say) must not stop the others: it is left
+/// out, and says so.
+pub(super) fn load(tx: &Tx<'_>, tenant: &Name, id: DefinitionId) -> Result<Option<StoredDefinition>, Error> {
+    match definitions::find(tx.conn, tenant, id) {
         Ok(stored) => Ok(Some(stored)),
         Err(Error::NotFound(_)) => Ok(None),
+        Err(Error::Internal(why)) => {
+            tracing::error!(definition = %id, why, "A mediation definition cannot be read");
+            problems::note(tx, id, "the definition cannot be read by this hub: save it anew")?;
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }
@@ -143,9 +150,9 @@ fn waiting(conn: &Connection, tenant: &Name, topic: &str) -> Result<Vec<(Definit
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// What happened as this clause sees it, if it is meant.
-fn occurrence(definition: &Definition, clause: usize, seen: &Seen<'_>) -> Option<Occurrence> {
-    let trigger = definition.trigger.clause(clause)?;
+/// What happened as this clause sees it, if it is meant; or why its condition cannot be judged.
+fn occurrence(definition: &Definition, clause: usize, seen: &Seen<'_>) -> Result<Option<Occurrence>, String> {
+    let Some(trigger) = definition.trigger.clause(clause) else { return Ok(None) };
     let mut event = seen.event.clone();
     let when = match (trigger, &seen.of) {
         (Trigger::Event(wanted), Of::Business { category }) if wanted.is_of(category) => &wanted.when,
@@ -157,27 +164,19 @@ fn occurrence(definition: &Definition, clause: usize, seen: &Seen<'_>) -> Option
             }
             &wanted.when
         }
-        _ => return None,
+        _ => return Ok(None),
     };
-    if !holds(definition, when.as_ref(), &event) {
-        return None;
+    if !holds(when.as_ref(), &event)? {
+        return Ok(None);
     }
     let flows = seen.flow.iter().cloned().collect();
-    Some(Occurrence { key: seen.key.clone(), kind: seen.kind, at: seen.at, data: event, flows })
+    Ok(Some(Occurrence { key: seen.key.clone(), kind: seen.kind, at: seen.at, data: event, flows }))
 }
 
-/// Whether a condition is met. One that cannot be judged is not, and says so.
-pub(super) fn holds(definition: &Definition, when: Option<&Expression>, event: &Value) -> bool {
-    match when.map_or(Ok(true), |when| when.holds(&[("event", event)])) {
-        Ok(holds) => holds,
-        Err(error) => {
-            tracing::warn!(
-                definition = %definition.name, %error,
-                "The condition of a trigger could not be judged: it counts as not met"
-            );
-            false
-        }
-    }
+/// Whether a condition is met; or why it cannot be judged, without what any value holds.
+pub(super) fn holds(when: Option<&Expression>, event: &Value) -> Result<bool, String> {
+    when.map_or(Ok(true), |when| when.holds(&[("event", event)]))
+        .map_err(|error| format!("the condition could not be judged, and counts as not met: when: {error}"))
 }
 
 /// A clause of a definition saw something: a run begins, or it waits for the other clauses.

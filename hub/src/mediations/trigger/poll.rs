@@ -3,6 +3,7 @@
 use super::{
     InputFlow, Occurrence, Trigger,
     deliver::{fire, holds, load},
+    problems,
     url::{LastSeen, UrlTrigger},
 };
 use crate::{
@@ -22,7 +23,7 @@ use jiff::{SignedDuration, Timestamp};
 use passerelle_protocol::{BlobId, JobId, Name, OutputPayload};
 use rusqlite::{OptionalExtension as _, params};
 use serde_json::{Map, Value, json};
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use tokio::{io::AsyncReadExt as _, sync::Semaphore, task::JoinSet};
 
 /// How many URLs are asked for at once.
@@ -58,8 +59,6 @@ async fn forever(app: App) {
     let mut changes = app.store.subscribe();
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut asked = JoinSet::new();
-    // Which cannot be asked for at the moment: said once.
-    let mut failing: HashSet<(DefinitionId, usize)> = HashSet::new();
     loop {
         let (turns, next) = match take_turns(&app).await {
             Ok(found) => found,
@@ -73,9 +72,9 @@ async fn forever(app: App) {
             asked.spawn(async move {
                 // The semaphore is never closed.
                 let _place = places.acquire_owned().await;
-                let key = (turn.definition.guid, turn.clause);
-                let name = turn.definition.name.clone();
-                (key, name, ask(&app, turn).await)
+                let (definition, path) = (turn.definition.guid, turn.trigger.path.clone());
+                let asked = ask(&app, turn).await;
+                tell(&app, definition, asked.map_err(|why| format!("{path} could not be asked for: {why}"))).await
             });
         }
         let rest = next.map_or(REST, |next| {
@@ -85,13 +84,22 @@ async fn forever(app: App) {
             () = tokio::time::sleep(rest) => {}
             () = definition_changed(&mut changes) => {}
             Some(done) = asked.join_next() => match done {
-                Ok((key, _, Ok(()))) => drop(failing.remove(&key)),
-                Ok((key, definition, Err(why))) => if failing.insert(key) {
-                    tracing::warn!(%definition, %why, "The URL of a trigger could not be asked for; trying again at each turn");
-                },
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "Could not note what came of a look at a URL"),
                 Err(error) => tracing::error!(%error, "The look at a URL ended by a fault"),
             },
         }
+    }
+}
+
+/// Keeps why a URL could not be asked for with its definition, until it can.
+async fn tell(app: &App, definition: DefinitionId, asked: Result<(), String>) -> Result<(), Error> {
+    let had = app.store.trigger_problem(definition).await?;
+    match asked {
+        // Nothing is written while all is well.
+        Ok(()) if had.is_none() => Ok(()),
+        Ok(()) => app.store.write(move |tx| problems::clear(tx, definition)).await,
+        Err(why) => app.store.write(move |tx| problems::note(tx, definition, &why)).await,
     }
 }
 
@@ -137,7 +145,7 @@ async fn take_turns(app: &App) -> Result<(Vec<Turn>, Option<Timestamp>), Error> 
             };
             let mut turns = Vec::new();
             for (id, clause, tenant, before) in due {
-                let definition = load(tx.conn, &tenant, id)?.map(|stored| stored.definition);
+                let definition = load(tx, &tenant, id)?.map(|stored| stored.definition);
                 let place = usize::try_from(clause).unwrap_or(usize::MAX);
                 let trigger = definition.as_ref().and_then(|found| match found.trigger.clause(place) {
                     Some(Trigger::Url(url)) => Some(url.clone()),
@@ -193,7 +201,7 @@ async fn ask(app: &App, turn: Turn) -> Result<(), String> {
         return Ok(());
     }
     let event = json!({"path": trigger.path, "status": status, "headers": headers});
-    let starts = starts && holds(&turn.definition, trigger.when.as_ref(), &event);
+    let starts = starts && holds(trigger.when.as_ref(), &event)?;
     let flow = if starts { content(app, &turn, done).await? } else { None };
     note(app, turn, seen, starts.then_some((event, flow))).await.map_err(|error| error.to_string())
 }

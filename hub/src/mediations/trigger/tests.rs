@@ -220,6 +220,9 @@ async fn a_business_event_starts_the_runs_whose_conditions_it_meets() {
     assert_eq!(runs(&hub, large).await, [expected]);
     assert_eq!(runs(&hub, any).await.len(), 2, "one run for an event that fits two things");
     assert!(runs(&hub, other).await.is_empty() && runs(&hub, wrong).await.is_empty());
+    let problem = hub.store.trigger_problem(wrong).await.unwrap().unwrap();
+    assert!(problem.message.contains("could not be judged") && problem.message.contains("Nothing"), "{problem:?}");
+    assert_eq!((problem.times, hub.store.trigger_problem(large).await.unwrap()), (2, None));
     hub.store.delete_definition(name("acme"), large).await.unwrap();
     assert!(send(&hub, "3", validated(101.0)).await);
     assert_eq!((runs(&hub, large).await.len(), runs(&hub, any).await.len()), (1, 3));
@@ -290,9 +293,11 @@ async fn what_waits_for_too_long_is_left_out() {
     }
     assert!(picked_up(&hub, &agent, "prices-F1.csv", b"prices").await);
     assert!(runs(&hub, id).await.is_empty());
+    let problem = hub.store.trigger_problem(id).await.unwrap().unwrap();
+    assert!(problem.message.contains("did not come in time"), "{problem:?}");
     // Another trigger begins with nothing.
     apply(&hub, "", "kind = \"manual\"").await;
-    for table in ["trigger_arrivals", "trigger_times", "trigger_topics"] {
+    for table in ["trigger_arrivals", "trigger_times", "trigger_topics", "trigger_problems"] {
         let sql = format!("SELECT count(*) FROM {table}");
         let left: i64 = hub.store.read(move |conn| Ok(conn.query_row(&sql, [], |row| row.get(0))?)).await.unwrap();
         assert_eq!(left, 0, "{table}");

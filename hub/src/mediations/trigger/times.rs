@@ -7,6 +7,7 @@
 use super::{
     Occurrence, Trigger, arrivals,
     deliver::{fire, load},
+    problems,
     schedule::Rule,
 };
 use crate::{
@@ -36,6 +37,10 @@ const ARRIVALS: i64 = -1;
 /// The row of when the definition would be late.
 const LATENESS: i64 = -2;
 
+/// For the test of their plans.
+#[cfg(test)]
+pub(crate) const QUERIES: &[&str] = &[DUE, NEXT];
+
 const DUE: &str = "SELECT definition, clause, tenant, due_at, last_at FROM trigger_times WHERE due_at <= ?1 AND poll = 0 \
     ORDER BY due_at LIMIT ?2";
 const NEXT: &str = "SELECT due_at FROM trigger_times WHERE due_at IS NOT NULL AND poll = 0 ORDER BY due_at LIMIT 1";
@@ -46,6 +51,7 @@ pub(crate) fn watch(tx: &mut Tx<'_>, tenant: &Name, definition: &Definition) -> 
         return forget(tx, definition.guid);
     }
     let id = definition.guid;
+    problems::clear(tx, id)?;
     tx.conn
         .prepare_cached("DELETE FROM trigger_topics WHERE definition = ?1")?
         .execute([id.uuid().as_bytes()])?;
@@ -97,6 +103,7 @@ pub(crate) fn watch(tx: &mut Tx<'_>, tenant: &Name, definition: &Definition) -> 
 
 /// Watches for nothing any more.
 pub(crate) fn forget(tx: &mut Tx<'_>, id: DefinitionId) -> Result<(), Error> {
+    problems::clear(tx, id)?;
     for table in ["trigger_topics", "trigger_times"] {
         let sql = format!("DELETE FROM {table} WHERE definition = ?1");
         tx.conn.prepare_cached(&sql)?.execute([id.uuid().as_bytes()])?;
@@ -164,8 +171,9 @@ pub(crate) fn run(tx: &mut Tx<'_>) -> Result<(), Error> {
         rows.collect::<Result<_, _>>()?
     };
     for (id, clause, tenant, first, begun) in due {
-        match load(tx.conn, &tenant, id)?.filter(|stored| stored.definition.enabled) {
-            None => forget(tx, id)?,
+        match load(tx, &tenant, id)?.filter(|stored| stored.definition.enabled) {
+            // Nobody watches it any more, or nobody can read it: saved or enabled, it begins anew.
+            None => dealt_with(tx, id, clause, first, None)?,
             Some(stored) if clause == LATENESS => look_whether_late(tx, &tenant, &stored, begun)?,
             Some(stored) => planned(tx, &tenant, &stored.definition, clause, first)?,
         }
@@ -184,7 +192,7 @@ fn planned(
     let id = definition.guid;
     let Some((place, rule)) = rule(definition, clause) else {
         // A time zone that this hub's database does not have any more, say.
-        tracing::error!(definition = %definition.name, "A schedule cannot be read any more: save the definition anew");
+        problems::note(tx, id, "the schedule cannot be read any more: save the definition anew")?;
         return dealt_with(tx, id, clause, first, None);
     };
     let last = rule.last_until(first, tx.now);
@@ -202,10 +210,7 @@ fn planned(
         Occurrence { key: format!("schedule:{last}"), kind: "schedule", at: last, data, flows: Vec::new() };
     match fire(tx, tenant, definition, place, occurrence) {
         Err(error @ (Error::Full | Error::Internal(_))) => Err(error),
-        Err(error) => {
-            tracing::error!(definition = %definition.name, planned = %last, %error, "A planned run could not be started");
-            Ok(())
-        }
+        Err(error) => problems::note(tx, id, &format!("the run of {last} could not be started: {error}")),
         Ok(()) => Ok(()),
     }
 }
@@ -273,7 +278,7 @@ fn mend(tx: &mut Tx<'_>) -> Result<(), Error> {
         rows.collect::<Result<_, _>>()?
     };
     for (id, clause, tenant) in ahead {
-        let stored = load(tx.conn, &tenant, id)?;
+        let stored = load(tx, &tenant, id)?;
         let rule = stored.as_ref().and_then(|stored| rule(&stored.definition, clause));
         // What is no schedule is looked at now, and goes on from there.
         let next = rule.map_or(Some(tx.now), |(_, rule)| rule.next_after(tx.now));
