@@ -33,19 +33,19 @@ CREATE TABLE trigger_topics (
   clause INTEGER NOT NULL,
   PRIMARY KEY (tenant, topic, definition, clause)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX trigger_topics_by_definition ON trigger_topics (definition);
+CREATE INDEX trigger_topics_by_definition ON trigger_topics (tenant, definition);
 
 -- When clauses of enabled definitions are due: schedules and polls. The row is the truth: a restart goes on from it.
 CREATE TABLE trigger_times (
+  tenant TEXT NOT NULL,
   definition BLOB NOT NULL,
   clause INTEGER NOT NULL,
-  tenant TEXT NOT NULL,
   what TEXT NOT NULL,                  -- the clause as JSON: it starts anew when that changes
   poll INTEGER NOT NULL,               -- 1: looked at by a task of its own
   last_at INTEGER NOT NULL,            -- everything until then is done with
   due_at INTEGER,                      -- NULL: never again
   state TEXT,                          -- JSON, of a poll: what it saw last
-  PRIMARY KEY (definition, clause)
+  PRIMARY KEY (tenant, definition, clause)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX trigger_times_due ON trigger_times (due_at) WHERE due_at IS NOT NULL AND poll = 0;
 CREATE INDEX trigger_times_last ON trigger_times (last_at);
@@ -66,15 +66,17 @@ CREATE TABLE trigger_arrivals (
   blob BLOB,                           -- that content: kept as long as it waits
   media_type TEXT
 ) STRICT;
-CREATE UNIQUE INDEX trigger_arrivals_by_occurrence ON trigger_arrivals (definition, clause, occurrence_key);
-CREATE INDEX trigger_arrivals_by_key ON trigger_arrivals (definition, join_key, clause);
+CREATE UNIQUE INDEX trigger_arrivals_by_occurrence ON trigger_arrivals (tenant, definition, clause, occurrence_key);
+CREATE INDEX trigger_arrivals_by_key ON trigger_arrivals (tenant, definition, join_key, clause);
 CREATE INDEX trigger_arrivals_until ON trigger_arrivals (until);
 CREATE INDEX trigger_arrivals_blobs ON trigger_arrivals (blob) WHERE blob IS NOT NULL;
 
 -- What kept a trigger from starting a run last.
 CREATE TABLE trigger_problems (
-  definition BLOB PRIMARY KEY,
+  tenant TEXT NOT NULL,
+  definition BLOB NOT NULL,
   at INTEGER NOT NULL,
   message TEXT NOT NULL,
-  times INTEGER NOT NULL
+  times INTEGER NOT NULL,
+  PRIMARY KEY (tenant, definition)
 ) STRICT, WITHOUT ROWID;

@@ -426,7 +426,7 @@ impl Store {
                      late_since = NULL WHERE tenant = ?1 AND guid = ?2",
                 )?
                 .execute(params![tenant.as_str(), guid.uuid().as_bytes(), ms(tx.now)])?;
-            times::forget(tx, guid)?;
+            times::forget(tx, &tenant, guid)?;
             tx.conn
                 .prepare_cached("DELETE FROM mediation_watermarks WHERE tenant = ?1 AND definition = ?2")?
                 .execute(params![tenant.as_str(), guid.uuid().as_bytes()])?;

@@ -8,7 +8,7 @@ use crate::{
     mediations::{Definition, DefinitionId},
     store::{
         Error,
-        row::{from_uuid, ms, opt_json, time, to_json},
+        row::{from_uuid, ms, name, opt_json, time, to_json},
         writer::Tx,
     },
 };
@@ -40,11 +40,11 @@ pub(super) fn arrive(
     let key = match join_key(all, clause, &occurrence.data) {
         Ok(key) => key,
         Err(why) => {
-            problems::note(tx, id, &why)?;
+            problems::note(tx, tenant, id, &why)?;
             return Ok(None);
         }
     };
-    give_up_of(tx, id)?;
+    give_up_of(tx, tenant, id)?;
     let until = tx.now.checked_add(SignedDuration::from_secs(i64::from(all.within_s))).unwrap_or(Timestamp::MAX);
     let flow = occurrence.flows.first();
     let inserted = tx
@@ -70,15 +70,15 @@ pub(super) fn arrive(
         return Ok(None);
     }
     tx.effects.due_at(until);
-    bound(tx, definition, &key)?;
-    let waiting = waiting(tx, id, &key)?;
+    bound(tx, tenant, id, &key)?;
+    let waiting = waiting(tx, tenant, id, &key)?;
     let here: BTreeSet<usize> = waiting.iter().map(|arrival| arrival.clause).collect();
     if here.len() < all.of.len() {
         return Ok(None);
     }
     tx.conn
-        .prepare_cached("DELETE FROM trigger_arrivals WHERE definition = ?1 AND join_key = ?2")?
-        .execute(params![id.uuid().as_bytes(), key])?;
+        .prepare_cached("DELETE FROM trigger_arrivals WHERE tenant = ?1 AND definition = ?2 AND join_key = ?3")?
+        .execute(params![tenant.as_str(), id.uuid().as_bytes(), key])?;
     Ok(Some(together(all, key, waiting, occurrence.at)))
 }
 
@@ -106,12 +106,17 @@ struct Arrival {
     flow: Option<InputFlow>,
 }
 
-fn waiting(tx: &Tx<'_>, definition: DefinitionId, key: &str) -> Result<Vec<Arrival>, Error> {
+fn waiting(
+    tx: &Tx<'_>,
+    tenant: &Name,
+    definition: DefinitionId,
+    key: &str,
+) -> Result<Vec<Arrival>, Error> {
     let mut statement = tx.conn.prepare_cached(
         "SELECT clause, occurrence_key, data, label, blob, media_type FROM trigger_arrivals \
-         WHERE definition = ?1 AND join_key = ?2 ORDER BY seq",
+         WHERE tenant = ?1 AND definition = ?2 AND join_key = ?3 ORDER BY seq",
     )?;
-    let rows = statement.query_map(params![definition.uuid().as_bytes(), key], |row| {
+    let rows = statement.query_map(params![tenant.as_str(), definition.uuid().as_bytes(), key], |row| {
         let label: Option<String> = row.get(3)?;
         let flow = match label {
             Some(label) => Some(InputFlow { label, blob: from_uuid(row, 4)?, media_type: row.get(5)? }),
@@ -145,56 +150,41 @@ fn together(all: &All, key: String, waiting: Vec<Arrival>, at: Timestamp) -> Occ
 }
 
 /// Too much under one key, or for one definition: the oldest makes room.
-fn bound(tx: &Tx<'_>, definition: &Definition, key: &str) -> Result<(), Error> {
-    let id = definition.guid;
-    let under: i64 = tx
-        .conn
-        .prepare_cached("SELECT count(*) FROM trigger_arrivals WHERE definition = ?1 AND join_key = ?2")?
-        .query_row(params![id.uuid().as_bytes(), key], |row| row.get(0))?;
-    let in_all: i64 = tx
-        .conn
-        .prepare_cached("SELECT count(*) FROM trigger_arrivals WHERE definition = ?1")?
-        .query_row([id.uuid().as_bytes()], |row| row.get(0))?;
-    let dropped = if under > MAX_WAITING {
-        tx.conn
-            .prepare_cached(
-                "DELETE FROM trigger_arrivals WHERE seq = (SELECT min(seq) FROM trigger_arrivals \
-                 WHERE definition = ?1 AND join_key = ?2)",
-            )?
-            .execute(params![id.uuid().as_bytes(), key])?
-    } else if in_all > MAX_IN_ALL {
-        tx.conn
-            .prepare_cached(
-                "DELETE FROM trigger_arrivals WHERE seq = (SELECT min(seq) FROM trigger_arrivals WHERE definition = ?1)",
-            )?
-            .execute([id.uuid().as_bytes()])?
-    } else {
-        0
-    };
-    if dropped > 0 {
-        problems::note(tx, id, "too much waits for the rest of the trigger: the oldest was left out")?;
+fn bound(tx: &Tx<'_>, tenant: &Name, id: DefinitionId, key: &str) -> Result<(), Error> {
+    const OF_KEY: &str = "FROM trigger_arrivals WHERE tenant = ?1 AND definition = ?2 AND join_key = ?3";
+    const IN_ALL: &str = "FROM trigger_arrivals WHERE tenant = ?1 AND definition = ?2 AND ?3 IS NOT NULL";
+    for (of, most) in [(OF_KEY, MAX_WAITING), (IN_ALL, MAX_IN_ALL)] {
+        let those = params![tenant.as_str(), id.uuid().as_bytes(), key];
+        let sql = format!("SELECT count(*) {of}");
+        let count: i64 = tx.conn.prepare_cached(&sql)?.query_row(those, |row| row.get(0))?;
+        if count > most {
+            let sql = format!("DELETE FROM trigger_arrivals WHERE seq = (SELECT min(seq) {of})");
+            tx.conn.prepare_cached(&sql)?.execute(params![tenant.as_str(), id.uuid().as_bytes(), key])?;
+            problems::note(tx, tenant, id, "too much waits for the rest of the trigger: the oldest was left out")?;
+        }
     }
     Ok(())
 }
 
 /// What waited for too long is no partner for what comes now.
-fn give_up_of(tx: &Tx<'_>, definition: DefinitionId) -> Result<(), Error> {
+fn give_up_of(tx: &Tx<'_>, tenant: &Name, definition: DefinitionId) -> Result<(), Error> {
     let over = tx
         .conn
-        .prepare_cached("DELETE FROM trigger_arrivals WHERE definition = ?1 AND until <= ?2")?
-        .execute(params![definition.uuid().as_bytes(), ms(tx.now)])?;
-    if over > 0 { problems::note(tx, definition, NOT_IN_TIME) } else { Ok(()) }
+        .prepare_cached("DELETE FROM trigger_arrivals WHERE tenant = ?1 AND definition = ?2 AND until <= ?3")?
+        .execute(params![tenant.as_str(), definition.uuid().as_bytes(), ms(tx.now)])?;
+    if over > 0 { problems::note(tx, tenant, definition, NOT_IN_TIME) } else { Ok(()) }
 }
 
 /// Takes away what waited for too long, a few at a time.
 pub(crate) fn give_up(tx: &mut Tx<'_>) -> Result<(), Error> {
     let sql = "DELETE FROM trigger_arrivals WHERE seq IN (SELECT seq FROM trigger_arrivals WHERE until <= ?1 \
-               ORDER BY until LIMIT 500) RETURNING definition";
+               ORDER BY until LIMIT 500) RETURNING tenant, definition";
     let mut statement = tx.conn.prepare_cached(sql)?;
-    let over: BTreeSet<DefinitionId> =
-        statement.query_map([ms(tx.now)], |row| from_uuid(row, 0))?.collect::<Result<_, _>>()?;
-    for definition in over {
-        problems::note(tx, definition, NOT_IN_TIME)?;
+    let over: BTreeSet<(Name, DefinitionId)> = statement
+        .query_map([ms(tx.now)], |row| Ok((name(row, 0)?, from_uuid(row, 1)?)))?
+        .collect::<Result<_, _>>()?;
+    for (tenant, definition) in over {
+        problems::note(tx, &tenant, definition, NOT_IN_TIME)?;
     }
     Ok(())
 }

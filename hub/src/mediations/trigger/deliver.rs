@@ -110,7 +110,7 @@ fn deliver(tx: &mut Tx<'_>, tenant: &Name, topic: &str, seen: &Seen<'_>) -> Resu
             Ok(Some(occurrence)) => occurrence,
             Ok(None) => continue,
             Err(why) => {
-                problems::note(tx, id, &why)?;
+                problems::note(tx, tenant, id, &why)?;
                 continue;
             }
         };
@@ -118,7 +118,7 @@ fn deliver(tx: &mut Tx<'_>, tenant: &Name, topic: &str, seen: &Seen<'_>) -> Resu
             Ok(()) => {}
             // The sender keeps it, and sends it again when there is room.
             Err(error @ (Error::Quota(_) | Error::Full | Error::Internal(_))) => return Err(error),
-            Err(error) => problems::note(tx, id, &error.to_string())?,
+            Err(error) => problems::note(tx, tenant, id, &error.to_string())?,
         }
     }
     Ok(())
@@ -132,7 +132,7 @@ pub(super) fn load(tx: &Tx<'_>, tenant: &Name, id: DefinitionId) -> Result<Optio
         Err(Error::NotFound(_)) => Ok(None),
         Err(Error::Internal(why)) => {
             tracing::error!(definition = %id, why, "A mediation definition cannot be read");
-            problems::note(tx, id, "the definition cannot be read by this hub: save it anew")?;
+            problems::note(tx, tenant, id, "the definition cannot be read by this hub: save it anew")?;
             Ok(None)
         }
         Err(error) => Err(error),

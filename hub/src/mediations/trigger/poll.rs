@@ -72,9 +72,10 @@ async fn forever(app: App) {
             asked.spawn(async move {
                 // The semaphore is never closed.
                 let _place = places.acquire_owned().await;
-                let (definition, path) = (turn.definition.guid, turn.trigger.path.clone());
+                let (tenant, definition) = (turn.tenant.clone(), turn.definition.guid);
+                let path = turn.trigger.path.clone();
                 let asked = ask(&app, turn).await;
-                tell(&app, definition, asked.map_err(|why| format!("{path} could not be asked for: {why}"))).await
+                tell(&app, tenant, definition, asked.map_err(|why| format!("{path} could not be asked for: {why}"))).await
             });
         }
         let rest = next.map_or(REST, |next| {
@@ -93,13 +94,18 @@ async fn forever(app: App) {
 }
 
 /// Keeps why a URL could not be asked for with its definition, until it can.
-async fn tell(app: &App, definition: DefinitionId, asked: Result<(), String>) -> Result<(), Error> {
-    let had = app.store.trigger_problem(definition).await?;
+async fn tell(
+    app: &App,
+    tenant: Name,
+    definition: DefinitionId,
+    asked: Result<(), String>,
+) -> Result<(), Error> {
+    let had = app.store.trigger_problem(tenant.clone(), definition).await?;
     match asked {
         // Nothing is written while all is well.
         Ok(()) if had.is_none() => Ok(()),
-        Ok(()) => app.store.write(move |tx| problems::clear(tx, definition)).await,
-        Err(why) => app.store.write(move |tx| problems::note(tx, definition, &why)).await,
+        Ok(()) => app.store.write(move |tx| problems::clear(tx, &tenant, definition)).await,
+        Err(why) => app.store.write(move |tx| problems::note(tx, &tenant, definition, &why)).await,
     }
 }
 
@@ -153,8 +159,10 @@ async fn take_turns(app: &App) -> Result<(Vec<Turn>, Option<Timestamp>), Error> 
                 });
                 let next = trigger.as_ref().and_then(|trigger| trigger.next_after(tx.now));
                 tx.conn
-                    .prepare_cached("UPDATE trigger_times SET due_at = ?3 WHERE definition = ?1 AND clause = ?2")?
-                    .execute(params![id.uuid().as_bytes(), clause, next.map(ms)])?;
+                    .prepare_cached(
+                        "UPDATE trigger_times SET due_at = ?4 WHERE tenant = ?1 AND definition = ?2 AND clause = ?3",
+                    )?
+                    .execute(params![tenant.as_str(), id.uuid().as_bytes(), clause, next.map(ms)])?;
                 if let (Some(definition), Some(trigger)) = (definition, trigger) {
                     turns.push(Turn { tenant, definition, clause: place, trigger, before });
                 }
@@ -280,10 +288,11 @@ async fn note(
             let kept = tx
                 .conn
                 .prepare_cached(
-                    "UPDATE trigger_times SET state = ?3, last_at = ?4 WHERE definition = ?1 AND clause = ?2 AND poll = 1 \
-                     AND state IS ?5",
+                    "UPDATE trigger_times SET state = ?4, last_at = ?5 WHERE tenant = ?1 AND definition = ?2 \
+                     AND clause = ?3 AND poll = 1 AND state IS ?6",
                 )?
                 .execute(params![
+                    tenant.as_str(),
                     id.uuid().as_bytes(),
                     i64::try_from(*clause).unwrap_or(i64::MAX),
                     to_json(&seen)?,

@@ -10,6 +10,7 @@ use crate::{
     },
 };
 use jiff::Timestamp;
+use passerelle_protocol::Name;
 use rusqlite::{OptionalExtension as _, params};
 use serde::Serialize;
 
@@ -26,22 +27,27 @@ pub struct TriggerProblem {
 }
 
 /// Notes one.
-pub(super) fn note(tx: &Tx<'_>, definition: DefinitionId, message: &str) -> Result<(), Error> {
+pub(super) fn note(
+    tx: &Tx<'_>,
+    tenant: &Name,
+    definition: DefinitionId,
+    message: &str,
+) -> Result<(), Error> {
     tracing::warn!(%definition, message, "A trigger could not start a run");
     tx.conn
         .prepare_cached(
-            "INSERT INTO trigger_problems (definition, at, message, times) VALUES (?1, ?2, ?3, 1) \
-             ON CONFLICT (definition) DO UPDATE SET at = excluded.at, message = excluded.message, times = times + 1",
+            "INSERT INTO trigger_problems (tenant, definition, at, message, times) VALUES (?1, ?2, ?3, ?4, 1) \
+             ON CONFLICT (tenant, definition) DO UPDATE SET at = excluded.at, message = excluded.message, times = times + 1",
         )?
-        .execute(params![definition.uuid().as_bytes(), ms(tx.now), message])?;
+        .execute(params![tenant.as_str(), definition.uuid().as_bytes(), ms(tx.now), message])?;
     Ok(())
 }
 
 /// Forgets it.
-pub(super) fn clear(tx: &Tx<'_>, definition: DefinitionId) -> Result<(), Error> {
+pub(super) fn clear(tx: &Tx<'_>, tenant: &Name, definition: DefinitionId) -> Result<(), Error> {
     tx.conn
-        .prepare_cached("DELETE FROM trigger_problems WHERE definition = ?1")?
-        .execute([definition.uuid().as_bytes()])?;
+        .prepare_cached("DELETE FROM trigger_problems WHERE tenant = ?1 AND definition = ?2")?
+        .execute(params![tenant.as_str(), definition.uuid().as_bytes()])?;
     Ok(())
 }
 
@@ -50,11 +56,15 @@ impl Store {
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub async fn trigger_problem(&self, definition: DefinitionId) -> Result<Option<TriggerProblem>, Error> {
+    pub async fn trigger_problem(
+        &self,
+        tenant: Name,
+        definition: DefinitionId,
+    ) -> Result<Option<TriggerProblem>, Error> {
         self.read(move |conn| {
-            let sql = "SELECT at, message, times FROM trigger_problems WHERE definition = ?1";
+            let sql = "SELECT at, message, times FROM trigger_problems WHERE tenant = ?1 AND definition = ?2";
             let mut statement = conn.prepare_cached(sql)?;
-            let found = statement.query_row([definition.uuid().as_bytes()], |row| {
+            let found = statement.query_row(params![tenant.as_str(), definition.uuid().as_bytes()], |row| {
                 Ok(TriggerProblem { at: time(row, 0)?, message: row.get(1)?, times: size(row, 2)? })
             });
             Ok(found.optional()?)

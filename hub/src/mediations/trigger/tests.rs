@@ -220,12 +220,35 @@ async fn a_business_event_starts_the_runs_whose_conditions_it_meets() {
     assert_eq!(runs(&hub, large).await, [expected]);
     assert_eq!(runs(&hub, any).await.len(), 2, "one run for an event that fits two things");
     assert!(runs(&hub, other).await.is_empty() && runs(&hub, wrong).await.is_empty());
-    let problem = hub.store.trigger_problem(wrong).await.unwrap().unwrap();
+    let problem = hub.store.trigger_problem(name("acme"), wrong).await.unwrap().unwrap();
     assert!(problem.message.contains("could not be judged") && problem.message.contains("Nothing"), "{problem:?}");
-    assert_eq!((problem.times, hub.store.trigger_problem(large).await.unwrap()), (2, None));
+    assert_eq!((problem.times, hub.store.trigger_problem(name("acme"), large).await.unwrap()), (2, None));
     hub.store.delete_definition(name("acme"), large).await.unwrap();
     assert!(send(&hub, "3", validated(101.0)).await);
     assert_eq!((runs(&hub, large).await.len(), runs(&hub, any).await.len()), (1, 3));
+}
+
+#[tokio::test]
+async fn two_tenants_whose_definitions_have_the_same_guid_do_not_meet() {
+    let hub = Hub::new().await;
+    hub.store.create_tenant(name("other"), crate::model::Tier::Enterprise).await.unwrap();
+    let guid = clock::new_uuid7();
+    let text = format!(
+        "[[mediation]]\nguid = \"{guid}\"\nname = \"m\"\nmax_interval = \"1h\"\n[mediation.trigger]\nkind = \"any\"\n\
+         [[mediation.trigger.of]]\nname = \"a\"\nkind = \"event\"\nevent = \"CommandeValidee\"\n\
+         [[mediation.trigger.of]]\nname = \"b\"\nkind = \"schedule\"\ncron = \"@yearly\"\n{TRANSFER}"
+    );
+    for tenant in ["acme", "other"] {
+        let written = file::read(Path::new("m.toml"), &text).unwrap_or_else(|findings| panic!("{findings}"));
+        hub.store.apply_definitions(name(tenant), written, false).await.unwrap();
+    }
+    assert_eq!(number(&hub, "SELECT count(*) FROM trigger_times").await, 4);
+    assert!(send(&hub, "1", validated(1.0)).await);
+    let of = "SELECT count(*) FROM mediation_runs WHERE tenant = 'other'";
+    assert_eq!((runs(&hub, guid.into()).await.len(), number(&hub, of).await), (1, 0));
+    hub.store.delete_definition(name("acme"), guid.into()).await.unwrap();
+    let left = "SELECT count(*) FROM trigger_times WHERE tenant = 'other'";
+    assert_eq!((number(&hub, "SELECT count(*) FROM trigger_times").await, number(&hub, left).await), (2, 2));
 }
 
 #[tokio::test]
@@ -293,7 +316,7 @@ async fn what_waits_for_too_long_is_left_out() {
     }
     assert!(picked_up(&hub, &agent, "prices-F1.csv", b"prices").await);
     assert!(runs(&hub, id).await.is_empty());
-    let problem = hub.store.trigger_problem(id).await.unwrap().unwrap();
+    let problem = hub.store.trigger_problem(name("acme"), id).await.unwrap().unwrap();
     assert!(problem.message.contains("did not come in time"), "{problem:?}");
     // Another trigger begins with nothing.
     apply(&hub, "", "kind = \"manual\"").await;

@@ -48,13 +48,13 @@ const NEXT: &str = "SELECT due_at FROM trigger_times WHERE due_at IS NOT NULL AN
 /// Has a definition's trigger watch for what it says, from now on. Schedules that stay the same go on.
 pub(crate) fn watch(tx: &mut Tx<'_>, tenant: &Name, definition: &Definition) -> Result<(), Error> {
     if !definition.enabled {
-        return forget(tx, definition.guid);
+        return forget(tx, tenant, definition.guid);
     }
     let id = definition.guid;
-    problems::clear(tx, id)?;
+    problems::clear(tx, tenant, id)?;
     tx.conn
-        .prepare_cached("DELETE FROM trigger_topics WHERE definition = ?1")?
-        .execute([id.uuid().as_bytes()])?;
+        .prepare_cached("DELETE FROM trigger_topics WHERE tenant = ?1 AND definition = ?2")?
+        .execute(params![tenant.as_str(), id.uuid().as_bytes()])?;
     let mut kept = Vec::new();
     for (clause, trigger) in definition.trigger.clauses().into_iter().enumerate() {
         let clause = i64::try_from(clause).unwrap_or(i64::MAX);
@@ -80,41 +80,43 @@ pub(crate) fn watch(tx: &mut Tx<'_>, tenant: &Name, definition: &Definition) -> 
     if let Trigger::All(all) = &definition.trigger {
         kept.push(ARRIVALS);
         if begin(tx, tenant, id, ARRIVALS, &to_json(all)?, false, None)? {
-            forget_arrivals(tx, id)?;
+            forget_arrivals(tx, tenant, id)?;
         }
     } else {
-        forget_arrivals(tx, id)?;
+        forget_arrivals(tx, tenant, id)?;
     }
     if let Some(seconds) = definition.max_interval_s {
         kept.push(LATENESS);
         let due = tx.now.checked_add(SignedDuration::from_secs(i64::from(seconds))).ok();
         begin(tx, tenant, id, LATENESS, &seconds.to_string(), false, due)?;
     }
-    let mut others = tx.conn.prepare_cached("SELECT clause FROM trigger_times WHERE definition = ?1")?;
-    let others: Vec<i64> =
-        others.query_map([id.uuid().as_bytes()], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let mut others =
+        tx.conn.prepare_cached("SELECT clause FROM trigger_times WHERE tenant = ?1 AND definition = ?2")?;
+    let others: Vec<i64> = others
+        .query_map(params![tenant.as_str(), id.uuid().as_bytes()], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
     for clause in others.iter().filter(|clause| !kept.contains(clause)) {
         tx.conn
-            .prepare_cached("DELETE FROM trigger_times WHERE definition = ?1 AND clause = ?2")?
-            .execute(params![id.uuid().as_bytes(), clause])?;
+            .prepare_cached("DELETE FROM trigger_times WHERE tenant = ?1 AND definition = ?2 AND clause = ?3")?
+            .execute(params![tenant.as_str(), id.uuid().as_bytes(), clause])?;
     }
     Ok(())
 }
 
 /// Watches for nothing any more.
-pub(crate) fn forget(tx: &mut Tx<'_>, id: DefinitionId) -> Result<(), Error> {
-    problems::clear(tx, id)?;
+pub(crate) fn forget(tx: &mut Tx<'_>, tenant: &Name, id: DefinitionId) -> Result<(), Error> {
+    problems::clear(tx, tenant, id)?;
     for table in ["trigger_topics", "trigger_times"] {
-        let sql = format!("DELETE FROM {table} WHERE definition = ?1");
-        tx.conn.prepare_cached(&sql)?.execute([id.uuid().as_bytes()])?;
+        let sql = format!("DELETE FROM {table} WHERE tenant = ?1 AND definition = ?2");
+        tx.conn.prepare_cached(&sql)?.execute(params![tenant.as_str(), id.uuid().as_bytes()])?;
     }
-    forget_arrivals(tx, id)
+    forget_arrivals(tx, tenant, id)
 }
 
-fn forget_arrivals(tx: &Tx<'_>, id: DefinitionId) -> Result<(), Error> {
+fn forget_arrivals(tx: &Tx<'_>, tenant: &Name, id: DefinitionId) -> Result<(), Error> {
     tx.conn
-        .prepare_cached("DELETE FROM trigger_arrivals WHERE definition = ?1")?
-        .execute([id.uuid().as_bytes()])?;
+        .prepare_cached("DELETE FROM trigger_arrivals WHERE tenant = ?1 AND definition = ?2")?
+        .execute(params![tenant.as_str(), id.uuid().as_bytes()])?;
     Ok(())
 }
 
@@ -141,8 +143,8 @@ fn begin(
         .conn
         .prepare_cached(
             "INSERT INTO trigger_times (definition, clause, tenant, what, poll, last_at, due_at) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (definition, clause) DO UPDATE SET what = excluded.what, \
-             poll = excluded.poll, last_at = excluded.last_at, due_at = excluded.due_at, state = NULL \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (tenant, definition, clause) DO UPDATE SET \
+             what = excluded.what, poll = excluded.poll, last_at = excluded.last_at, due_at = excluded.due_at, state = NULL \
              WHERE what <> excluded.what",
         )?
         .execute(params![
@@ -173,7 +175,7 @@ pub(crate) fn run(tx: &mut Tx<'_>) -> Result<(), Error> {
     for (id, clause, tenant, first, begun) in due {
         match load(tx, &tenant, id)?.filter(|stored| stored.definition.enabled) {
             // Nobody watches it any more, or nobody can read it: saved or enabled, it begins anew.
-            None => dealt_with(tx, id, clause, first, None)?,
+            None => dealt_with(tx, &tenant, id, clause, first, None)?,
             Some(stored) if clause == LATENESS => look_whether_late(tx, &tenant, &stored, begun)?,
             Some(stored) => planned(tx, &tenant, &stored.definition, clause, first)?,
         }
@@ -192,11 +194,11 @@ fn planned(
     let id = definition.guid;
     let Some((place, rule)) = rule(definition, clause) else {
         // A time zone that this hub's database does not have any more, say.
-        problems::note(tx, id, "the schedule cannot be read any more: save the definition anew")?;
-        return dealt_with(tx, id, clause, first, None);
+        problems::note(tx, tenant, id, "the schedule cannot be read any more: save the definition anew")?;
+        return dealt_with(tx, tenant, id, clause, first, None);
     };
     let last = rule.last_until(first, tx.now);
-    dealt_with(tx, id, clause, last, rule.next_after(last))?;
+    dealt_with(tx, tenant, id, clause, last, rule.next_after(last))?;
     let late = tx.now.duration_since(last) > MISSED_AFTER;
     if late && definition.missed == Missed::Skip {
         tracing::info!(definition = %definition.name, planned = %last, "A planned time was missed and is skipped");
@@ -210,7 +212,7 @@ fn planned(
         Occurrence { key: format!("schedule:{last}"), kind: "schedule", at: last, data, flows: Vec::new() };
     match fire(tx, tenant, definition, place, occurrence) {
         Err(error @ (Error::Full | Error::Internal(_))) => Err(error),
-        Err(error) => problems::note(tx, id, &format!("the run of {last} could not be started: {error}")),
+        Err(error) => problems::note(tx, tenant, id, &format!("the run of {last} could not be started: {error}")),
         Ok(()) => Ok(()),
     }
 }
@@ -234,29 +236,32 @@ fn look_whether_late(
 ) -> Result<(), Error> {
     let id = stored.definition.guid;
     let Some(seconds) = stored.definition.max_interval_s else {
-        return dealt_with(tx, id, LATENESS, begun, None);
+        return dealt_with(tx, tenant, id, LATENESS, begun, None);
     };
     let interval = SignedDuration::from_secs(i64::from(seconds));
     let after = |at: Timestamp| at.checked_add(interval).unwrap_or(Timestamp::MAX);
     let since = [stored.succeeded_at, stored.enabled_at].into_iter().flatten().fold(begun, Timestamp::max);
     let expected = after(since);
     if expected > tx.now {
-        return dealt_with(tx, id, LATENESS, begun, Some(expected));
+        return dealt_with(tx, tenant, id, LATENESS, begun, Some(expected));
     }
     mark_late_in(tx, tenant, id, expected)?;
-    dealt_with(tx, id, LATENESS, begun, Some(after(tx.now)))
+    dealt_with(tx, tenant, id, LATENESS, begun, Some(after(tx.now)))
 }
 
 fn dealt_with(
     tx: &mut Tx<'_>,
+    tenant: &Name,
     id: DefinitionId,
     clause: i64,
     last: Timestamp,
     next: Option<Timestamp>,
 ) -> Result<(), Error> {
     tx.conn
-        .prepare_cached("UPDATE trigger_times SET last_at = ?3, due_at = ?4 WHERE definition = ?1 AND clause = ?2")?
-        .execute(params![id.uuid().as_bytes(), clause, ms(last), next.map(ms)])?;
+        .prepare_cached(
+            "UPDATE trigger_times SET last_at = ?4, due_at = ?5 WHERE tenant = ?1 AND definition = ?2 AND clause = ?3",
+        )?
+        .execute(params![tenant.as_str(), id.uuid().as_bytes(), clause, ms(last), next.map(ms)])?;
     if let Some(next) = next {
         tx.effects.due_at(next);
     }
@@ -283,7 +288,7 @@ fn mend(tx: &mut Tx<'_>) -> Result<(), Error> {
         // What is no schedule is looked at now, and goes on from there.
         let next = rule.map_or(Some(tx.now), |(_, rule)| rule.next_after(tx.now));
         tracing::warn!(definition = %id, "The clock was set back by more than a day: a schedule goes on from now");
-        dealt_with(tx, id, clause, tx.now, next.filter(|_| clause != ARRIVALS))?;
+        dealt_with(tx, &tenant, id, clause, tx.now, next.filter(|_| clause != ARRIVALS))?;
     }
     Ok(())
 }
