@@ -12,6 +12,7 @@
 
 pub mod definition;
 pub mod engine;
+pub mod expression;
 mod ids;
 pub mod runs;
 pub mod steps;

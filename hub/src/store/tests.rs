@@ -56,7 +56,8 @@ pub(super) fn hot_queries() -> Vec<String> {
         };
         queries.push(run_list_sql(&filter));
     }
-    queries.extend(timers::QUERIES.iter().map(|sql| (*sql).to_owned()));
+    let times = crate::mediations::trigger::times::QUERIES;
+    queries.extend(timers::QUERIES.iter().chain(times).map(|sql| (*sql).to_owned()));
     queries
 }
 
