@@ -10,6 +10,7 @@ mod audit;
 mod check;
 pub mod defaults;
 mod diagnostics;
+mod document;
 mod examples;
 mod files;
 mod glob;
@@ -34,6 +35,7 @@ pub use agent::{
 };
 pub use audit::{AuditSection, Syslog, WhenFull};
 pub use diagnostics::{Diagnostics, Finding};
+pub use document::without_place;
 pub use examples::{EXAMPLE_RESOURCES, EXAMPLES};
 pub use glob::path_glob;
 pub use listener::{ListenerAuth, ListenerConfig};

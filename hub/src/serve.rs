@@ -4,7 +4,7 @@ use crate::{
     api::App,
     bootstrap,
     cli::{Failure, Place},
-    retention,
+    mediations, retention,
     server::{self, Server},
     settings::{self, DEFAULT_DATA, DEFAULT_LISTEN, File, Log, Transport},
     store::Store,
@@ -140,6 +140,7 @@ async fn run(args: Args, file: File) -> Result<(), Failure> {
     let open_metrics = bound.ip().is_loopback() && !behind_proxy;
     let mut app = App::new(store.clone(), file.limits.max_blob.0, open_metrics, stop.clone());
     app.behind_proxy = behind_proxy;
+    app.tasks.spawn(mediations::engine::run(app.clone()));
     app.tasks.spawn(retention::run(app.clone(), file.retention.checked()));
     let max_connections = file.limits.max_connections;
     // All that a proxy hands on comes from its address.

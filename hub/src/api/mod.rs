@@ -27,6 +27,7 @@ mod upload;
 pub use guard::{Guard, PER_PAIR};
 pub use metrics::Metrics;
 pub use problem::{Problem, ProblemDocument};
+pub use submission::{MAX_ATTEMPTS, MAX_DEADLINE_S, MAX_TIMEOUT_S};
 
 use crate::{blobs::Blobs, store, store::Store, tunnel::Tunnel};
 use axum::{Router, extract::State, http::Uri, response::Response};

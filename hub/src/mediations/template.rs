@@ -1,311 +1,175 @@
-//! The template language of mediations (minijinja's, limited) and its helpers for French exports.
+//! Short templates in definitions: parameters, order keys, payloads (minijinja's language, limited in steps and size).
 //!
-//! A template reads the values that it is given and nothing else, and is strict: a name that is not there is an error. Its
-//! steps are bounded, and so is what it makes. Besides the language's own filters there are `decimal`, `date`, `fixed`,
-//! `csv`, `xml`, `tojson` and `total`.
+//! A text that is one expression alone, `{{ … }}`, keeps the type of its value, so that numbers and lists can be handed on;
+//! an object's entry whose expression gives nothing is left out. Everything else gives a text.
 
-mod filters;
+use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
+use serde_json::{Map, Value as Json};
+use std::io;
 
-use super::formats::{Error, Record, columns::Column, encoding::Charset, layout::LineEnd, write::unmappable};
-use minijinja::{
-    Environment, ErrorKind, Expression, UndefinedBehavior, Value, syntax::SyntaxConfig, value::Serde,
-};
-use serde_json::Value as Json;
-use std::io::{self, Write};
-
+/// Steps that one rendering may take.
+const FUEL: u64 = 200_000;
 /// The longest template.
-pub const MAX_SOURCE: usize = 256 * 1024;
+pub const MAX_SOURCE: usize = 64 * 1024;
 /// The most that one rendering may give.
-pub(crate) const MAX_RENDERED: usize = 64 * 1024 * 1024;
-/// Steps that one rendering may take; one of them pays for 64 bytes as well.
-const FUEL: u64 = 6_000_000;
-/// Steps that one column of one record, or one parameter of a job, may take.
-const SMALL_FUEL: u64 = 20_000;
+const MAX_RENDERED: usize = 1024 * 1024;
 const DEPTH: usize = 32;
+/// How deep values may nest in which templates are looked for.
+const MAX_NESTING: usize = 64;
 
-/// The language with its helpers.
-pub(crate) struct Templates {
-    whole: Environment<'static>,
-    small: Environment<'static>,
+/// What templates see.
+#[derive(Debug, Clone)]
+pub struct Scope(Value);
+
+impl Scope {
+    /// The names of a JSON object.
+    #[must_use]
+    pub fn new(names: &Json) -> Self {
+        Self(Value::from(minijinja::value::Serde(names)))
+    }
 }
 
-/// The values of columns.
-pub(crate) struct Columns<'t> {
-    columns: Vec<(Column, Option<Expression<'t, 'static>>)>,
-}
-
-/// How what a template gives is written.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Output {
-    pub(crate) charset: Charset,
-    pub(crate) bom: bool,
-    pub(crate) unmappable: Option<char>,
-    /// What the template's line ends become; without it they stay.
-    pub(crate) line_end: Option<LineEnd>,
-}
-
-fn environment(fuel: u64) -> Environment<'static> {
+/// The environment that all templates share: strict about what is not defined, bounded.
+#[must_use]
+pub fn environment<'a>() -> Environment<'a> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.set_fuel(Some(fuel));
+    environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(DEPTH);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    // Lines of blocks leave no empty lines in a file, and its last line keeps its end.
-    let syntax =
-        SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true).build();
-    if let Ok(syntax) = syntax {
-        environment.set_syntax(syntax);
-    }
-    filters::add(&mut environment);
+    super::rendering::filters::add(&mut environment);
     environment
 }
 
-/// Whether a text is a template, and which names have to be given to it.
+/// Whether a template compiles.
 ///
 /// # Errors
-/// What is wrong with it.
-pub fn check(source: &str) -> Result<Vec<String>, String> {
+/// What is wrong with it, for the finding at its key.
+pub fn check(source: &str) -> Result<(), String> {
     if source.len() > MAX_SOURCE {
         return Err(format!("longer than {MAX_SOURCE} bytes"));
     }
-    let environment = environment(SMALL_FUEL);
-    let template =
-        environment.template_from_str(source).map_err(|e| format!("not a template: {}", said(&e)))?;
-    let is_global = |name: &String| environment.globals().any(|(global, _)| global == name.as_str());
-    let mut names: Vec<String> =
-        template.undeclared_variables(false).into_iter().filter(|name| !is_global(name)).collect();
-    names.sort();
-    Ok(names)
+    let environment = environment();
+    let compiled = match expression(source) {
+        Some(expression) => environment.compile_expression(expression).map(drop),
+        None => environment.template_from_str(source).map(drop),
+    };
+    compiled.map_err(|error| format!("not a template: {}", said(&error)))
 }
 
-/// Whether a text is an expression over `record`.
+/// The same for all texts in a value; what is found is told with its path.
+pub fn check_all(value: &Json, path: &str, found: &mut Vec<(String, String)>) {
+    match value {
+        Json::String(text) => {
+            if let Err(why) = check(text) {
+                found.push((path.to_owned(), why));
+            }
+        }
+        Json::Array(items) => items
+            .iter()
+            .enumerate()
+            .for_each(|(index, item)| check_all(item, &format!("{path}[{}]", index + 1), found)),
+        Json::Object(entries) => {
+            entries.iter().for_each(|(key, value)| check_all(value, &format!("{path}.{key}"), found));
+        }
+        Json::Null | Json::Bool(_) | Json::Number(_) => {}
+    }
+}
+
+/// The text that a template gives.
 ///
 /// # Errors
-/// What is wrong with it.
-pub(crate) fn check_expression(source: &str) -> Result<(), String> {
-    if source.len() > 4096 {
-        return Err("longer than 4096 bytes".to_owned());
+/// What does not fit, in words that may be public.
+pub fn text(source: &str, scope: &Scope) -> Result<String, String> {
+    if !source.contains("{{") && !source.contains("{%") && !source.contains("{#") {
+        return Ok(source.to_owned());
     }
-    let environment = environment(SMALL_FUEL);
-    let expression =
-        environment.compile_expression(source).map_err(|e| format!("not an expression: {}", said(&e)))?;
-    let is_global = |name: &String| environment.globals().any(|(global, _)| global == name.as_str());
-    let other =
-        expression.undeclared_variables(false).into_iter().find(|name| name != "record" && !is_global(name));
-    match other {
-        Some(name) => Err(format!("{name:?} is not known here; write record.{name}, or 'text' for a text")),
-        None => Ok(()),
-    }
+    let environment = environment();
+    let template = environment.template_from_str(source).map_err(|error| said(&error))?;
+    let mut text = Bounded(Vec::new());
+    template.render_captured_to(scope.0.clone(), &mut text).map_err(|error| said(&error))?;
+    String::from_utf8(text.0).map_err(|error| error.to_string())
 }
 
-impl Templates {
-    pub(crate) fn new() -> Self {
-        Self { whole: environment(FUEL), small: environment(SMALL_FUEL) }
+/// The value that a template gives; nothing if it is one expression that gives nothing.
+///
+/// # Errors
+/// As [`text`].
+pub fn value(source: &str, scope: &Scope) -> Result<Option<Json>, String> {
+    let Some(expression) = expression(source) else { return text(source, scope).map(Json::String).map(Some) };
+    let environment = environment();
+    let compiled = environment.compile_expression(expression).map_err(|error| said(&error))?;
+    let value = compiled.eval(scope.0.clone()).map_err(|error| said(&error))?;
+    if value.is_undefined() || value.is_none() {
+        return Ok(None);
     }
-
-    /// Renders a template into `out`; gives how many bytes that were.
-    ///
-    /// # Errors
-    /// A name that is not there, values that do not fit, too many steps or bytes; the disk.
-    pub(crate) fn render(
-        &self,
-        source: &str,
-        context: &Json,
-        output: Output,
-        out: &mut dyn Write,
-    ) -> Result<usize, Error> {
-        let template = self.whole.template_from_str(source).map_err(|e| Error::data(said(&e)))?;
-        let mut sink = Sink::new(out, output)?;
-        let rendered = template.render_captured_to(Value::from(Serde(context)), &mut sink);
-        let Sink { told, written, .. } = sink;
-        match (told, rendered) {
-            (Some(told), _) => Err(told),
-            (None, Err(error)) => Err(Error::data(said(&error))),
-            (None, Ok(_)) => {
-                out.flush()?;
-                Ok(written)
-            }
-        }
-    }
-
-    /// Renders a short text, as a parameter of a job.
-    ///
-    /// # Errors
-    /// As [`Self::render`].
-    pub(crate) fn text(&self, source: &str, context: &Value) -> Result<String, String> {
-        if !source.contains("{{") && !source.contains("{%") && !source.contains("{#") {
-            return Ok(source.to_owned());
-        }
-        let template = self.small.template_from_str(source).map_err(|e| said(&e))?;
-        template.render(context.clone()).map_err(|e| said(&e))
-    }
-
-    /// Renders every text in a JSON value.
-    ///
-    /// A text that is one `{{ … }}` and nothing else becomes the value itself, so a number stays a number.
-    ///
-    /// # Errors
-    /// As [`Self::render`], with the field's path.
-    pub(crate) fn json(&self, tree: &Json, context: &Value) -> Result<Json, String> {
-        match tree {
-            Json::String(source) => {
-                let alone = source.trim().strip_prefix("{{").and_then(|rest| rest.strip_suffix("}}"));
-                match alone.filter(|inner| !inner.contains("{{") && !inner.contains("}}")) {
-                    Some(inner) => {
-                        let value =
-                            self.small.compile_expression(inner).and_then(|e| e.eval(context.clone()));
-                        let value = value.map_err(|e| said(&e))?;
-                        if value.is_undefined() {
-                            return Err(format!("{} is not defined", inner.trim()));
-                        }
-                        serde_json::to_value(&value).map_err(|_| "a value that JSON does not have".to_owned())
-                    }
-                    None => self.text(source, context).map(Json::String),
-                }
-            }
-            Json::Array(items) => {
-                let items: Result<Vec<_>, _> = items.iter().map(|item| self.json(item, context)).collect();
-                items.map(Json::Array)
-            }
-            Json::Object(fields) => {
-                let mut rendered = serde_json::Map::new();
-                for (name, value) in fields {
-                    let value = self.json(value, context).map_err(|why| format!("{name}: {why}"))?;
-                    rendered.insert(name.clone(), value);
-                }
-                Ok(Json::Object(rendered))
-            }
-            Json::Null | Json::Bool(_) | Json::Number(_) => Ok(tree.clone()),
-        }
-    }
-
-    /// The columns of what is written.
-    ///
-    /// # Errors
-    /// An expression that was not checked.
-    pub(crate) fn columns(&self, columns: &[Column]) -> Result<Columns<'_>, String> {
-        let compiled = columns.iter().map(|column| {
-            let value = column.value.clone().map(|value| self.small.compile_expression_owned(value));
-            Ok((column.clone(), value.transpose().map_err(|e| said(&e))?))
-        });
-        Ok(Columns { columns: compiled.collect::<Result<_, String>>()? })
-    }
+    let json = serde_json::to_value(&value).map_err(|_| "a value cannot be written as JSON".to_owned())?;
+    Ok(Some(json))
 }
 
-impl Columns<'_> {
-    /// What stands in the columns for a record.
-    ///
-    /// # Errors
-    /// A field that is not there, or a value that does not fit.
-    pub(crate) fn of(&self, record: Record) -> Result<Vec<(String, Json)>, Error> {
-        let context = self
-            .columns
-            .iter()
-            .any(|(_, value)| value.is_some())
-            .then(|| minijinja::context! { record => Value::from(Serde(&record)) });
-        let mut values = Vec::with_capacity(self.columns.len());
-        for (column, expression) in &self.columns {
-            let name = &column.name;
-            let value = match (expression, &context) {
-                (Some(expression), Some(context)) => {
-                    let value = expression.eval(context.clone());
-                    let value = value.map_err(|e| Error::data(format!("column {name:?}: {}", said(&e))))?;
-                    if value.is_undefined() {
-                        return Err(Error::data(format!("column {name:?}: the value is not defined")));
-                    }
-                    serde_json::to_value(&value).map_err(|_| {
-                        Error::data(format!("column {name:?}: a value that JSON does not have"))
-                    })?
-                }
-                _ => record
-                    .get(name)
-                    .cloned()
-                    .ok_or_else(|| Error::data(format!("column {name:?}: the record has no such field")))?,
-            };
-            values.push((name.clone(), value));
+/// Fills all texts of an object.
+///
+/// # Errors
+/// As [`text`], with the path of the text.
+pub fn object(values: &Map<String, Json>, scope: &Scope) -> Result<Map<String, Json>, String> {
+    let mut filled = Map::new();
+    for (key, value) in values {
+        if let Some(value) = any(value, scope, MAX_NESTING).map_err(|why| format!("{key}: {why}"))? {
+            filled.insert(key.clone(), value);
         }
-        Ok(values)
     }
+    Ok(filled)
 }
 
-/// The error without the template's text and values around it.
-fn said(error: &minijinja::Error) -> String {
+fn any(template: &Json, scope: &Scope, depth: usize) -> Result<Option<Json>, String> {
+    let Some(depth) = depth.checked_sub(1) else { return Err("nested too deeply".to_owned()) };
+    Ok(Some(match template {
+        Json::String(source) => return value(source, scope),
+        Json::Array(items) => {
+            let filled: Result<Vec<_>, _> = items.iter().map(|item| any(item, scope, depth)).collect();
+            Json::Array(filled?.into_iter().map(|item| item.unwrap_or(Json::Null)).collect())
+        }
+        Json::Object(entries) => {
+            let mut filled = Map::new();
+            for (key, entry) in entries {
+                if let Some(entry) = any(entry, scope, depth).map_err(|why| format!("{key}: {why}"))? {
+                    filled.insert(key.clone(), entry);
+                }
+            }
+            Json::Object(filled)
+        }
+        Json::Null | Json::Bool(_) | Json::Number(_) => template.clone(),
+    }))
+}
+
+/// The inside of a text that is one expression alone.
+fn expression(source: &str) -> Option<&str> {
+    let inner = source.trim().strip_prefix("{{")?.strip_suffix("}}")?;
+    (!inner.contains("{{") && !inner.contains("}}")).then(|| inner.trim_matches('-').trim())
+}
+
+/// The error without the template's text around it.
+#[must_use]
+pub fn said(error: &Error) -> String {
     let line = error.line().map_or(String::new(), |line| format!(" (line {line} of the template)"));
     match (error.detail(), error.kind()) {
         (_, ErrorKind::OutOfFuel) => "the template takes too many steps".to_owned(),
+        (_, ErrorKind::WriteFailure) => format!("the template gives more than {MAX_RENDERED} bytes"),
         (Some(detail), _) => format!("{detail}{line}"),
         (None, kind) => format!("{kind}{line}"),
     }
 }
 
-/// Encodes what a template gives, up to a limit.
-struct Sink<'o> {
-    out: &'o mut dyn Write,
-    output: Output,
-    told: Option<Error>,
-    written: usize,
-    /// Of what is written, counted from 1.
-    line: u64,
-    after_return: bool,
-}
+/// A text that may not become longer than [`MAX_RENDERED`].
+struct Bounded(Vec<u8>);
 
-impl<'o> Sink<'o> {
-    fn new(out: &'o mut dyn Write, output: Output) -> Result<Self, Error> {
-        let mut sink = Self { out, output, told: None, written: 0, line: 1, after_return: false };
-        if output.bom {
-            let mut mark = Vec::new();
-            output.charset.write_bom(&mut mark);
-            sink.out.write_all(&mark)?;
-            sink.written = mark.len();
-        }
-        Ok(sink)
-    }
-
-    fn put(&mut self, text: &str) -> Result<(), Error> {
-        let mut lines = text.split_inclusive('\n');
-        let mut bytes = Vec::with_capacity(text.len());
-        lines.try_for_each(|piece| {
-            let Self { output, line, after_return, .. } = self;
-            let (content, ends) = match (piece.strip_suffix('\n'), output.line_end) {
-                (Some(content), Some(end)) => {
-                    let cut = content.strip_suffix('\r').unwrap_or(content);
-                    let is_split = content.is_empty() && *after_return && end == LineEnd::Crlf;
-                    (cut, if is_split { "\n" } else { end.text() })
-                }
-                (Some(content), None) => (content, "\n"),
-                (None, _) => (piece, ""),
-            };
-            *after_return = piece.ends_with('\r');
-            for part in [content, ends] {
-                output
-                    .charset
-                    .write(part, output.unmappable, &mut bytes)
-                    .map_err(|c| unmappable(c, output.charset).at(&format!("line {line} of the output")))?;
-            }
-            *line += u64::from(piece.ends_with('\n'));
-            Ok::<(), Error>(())
-        })?;
-        self.written += bytes.len();
-        if self.written > MAX_RENDERED {
-            return Err(Error::data(format!(
-                "the template gives more than {} MiB",
-                MAX_RENDERED / 1024 / 1024
-            )));
-        }
-        Ok(self.out.write_all(&bytes)?)
-    }
-}
-
-impl Write for Sink<'_> {
+impl io::Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let text = std::str::from_utf8(bytes).map_err(|_| io::Error::other("half a character"))?;
-        match self.put(text) {
-            Ok(()) => Ok(bytes.len()),
-            Err(error) => {
-                let _ = self.told.insert(error);
-                Err(io::Error::other("stopped"))
-            }
+        if self.0.len() + bytes.len() > MAX_RENDERED {
+            return Err(io::ErrorKind::FileTooLarge.into());
         }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -314,4 +178,46 @@ impl Write for Sink<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn scope() -> Scope {
+        Scope::new(
+            &json!({"trigger": {"data": {"Numero": 42, "lines": [1, 2]}}, "watermarks": {}, "flow": {"label": "a"}}),
+        )
+    }
+
+    #[test]
+    fn one_expression_alone_keeps_its_type_and_nothing_is_left_out() {
+        let params = json!({
+            "path": "orders/{{ trigger.data.Numero }}/validated", "number": "{{ trigger.data.Numero }}",
+            "lines": "{{ trigger.data.lines }}", "cursor": "{{ watermarks.customers }}", "plain": "x", "flag": true,
+            "deep": {"list": ["{{ flow.label }}", "{{ watermarks.none }}"], "none": "{{ watermarks.none }}"},
+        });
+        let filled = object(params.as_object().unwrap(), &scope()).unwrap();
+        assert_eq!(
+            Json::Object(filled),
+            json!({
+                "path": "orders/42/validated", "number": 42, "lines": [1, 2], "plain": "x", "flag": true,
+                "deep": {"list": ["a", null]},
+            })
+        );
+    }
+
+    #[test]
+    fn what_is_not_defined_inside_a_text_is_a_mistake_that_names_its_place() {
+        let params = json!({"deep": {"path": "x/{{ trigger.data.Nom }}.csv"}});
+        let why = object(params.as_object().unwrap(), &scope()).unwrap_err();
+        assert!(why.starts_with("deep: path: ") && why.contains("undefined"), "{why}");
+    }
+
+    #[test]
+    fn a_template_cannot_run_for_ever_or_fill_the_memory() {
+        let endless = "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}";
+        assert!(text(endless, &scope()).unwrap_err().contains("too many steps"));
+        let large = "{% for a in range(2000) %}{{ 'x' * 100000 }}{% endfor %}";
+        assert!(text(large, &scope()).is_err());
+        assert!(check("{{ 1 +").is_err() && check("a {% for %}").is_err() && check("{{ a.b }}").is_ok());
+    }
+}

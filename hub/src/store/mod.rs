@@ -14,10 +14,10 @@ mod dispatch;
 mod events;
 mod facts;
 pub(crate) mod identity;
-mod jobs;
+pub(crate) mod jobs;
 pub(crate) mod keyring;
 mod leases;
-mod lines;
+pub(crate) mod lines;
 mod memory;
 pub mod quota;
 mod reader;
@@ -268,6 +268,8 @@ pub(crate) struct Shared {
     pub(crate) changes: broadcast::Sender<Change>,
     pub(crate) keyring: keyring::Keyring,
     pub(crate) events: EventCounts,
+    /// Mediation runs that are to go on.
+    pub(crate) runs: Arc<crate::mediations::store::RunQueue>,
     /// The largest payload that is taken.
     pub(crate) max_blob: AtomicU64,
     /// When this process opened the store.
@@ -348,6 +350,7 @@ impl Store {
             changes: broadcast::Sender::new(CHANGES),
             keyring,
             events: EventCounts::default(),
+            runs: Arc::default(),
             max_blob: AtomicU64::new(u64::MAX),
             opened_at: crate::clock::now(),
             commits: AtomicU64::new(0),

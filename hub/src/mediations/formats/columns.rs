@@ -1,6 +1,6 @@
 //! Columns of what is written or read: a name, and where the value comes from.
 
-use crate::mediations::template;
+use crate::mediations::rendering;
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
@@ -53,7 +53,7 @@ impl Column {
             return Err("name: must have 1 to 200 characters, and no control characters".to_owned());
         }
         match &self.value {
-            Some(value) => template::check_expression(value).map_err(|why| format!("value: {why}")),
+            Some(value) => rendering::check_expression(value).map_err(|why| format!("value: {why}")),
             None => Ok(()),
         }
     }

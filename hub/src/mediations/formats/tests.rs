@@ -1,7 +1,7 @@
 //! Flows read and written in every format, and what is refused.
 
 use super::{layout::Layout, read, write::Writer};
-use crate::mediations::template::Templates;
+use crate::mediations::rendering::Templates;
 use serde_json::{Value, json};
 use std::io::Read;
 

@@ -6,7 +6,7 @@ use super::{
     layout::{Dialect, Format, Layout, LineEnd, Quotes},
     xml,
 };
-use crate::mediations::template::{Columns, Templates};
+use crate::mediations::rendering::{Columns, Templates};
 use serde_json::Value;
 use std::io::Write;
 

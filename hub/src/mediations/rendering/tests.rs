@@ -106,17 +106,3 @@ fn output_is_encoded_and_its_line_ends_are_those_asked_for() {
     let with_bom = Output { bom: true, line_end: Some(LineEnd::Lf), ..output() };
     assert_eq!(rendered("a\r\n", &context, with_bom).unwrap(), b"\xef\xbb\xbfa\n");
 }
-
-#[test]
-fn parameters_keep_their_types_and_places() {
-    let templates = Templates::new();
-    let context =
-        minijinja::Value::from(minijinja::value::Serde(&json!({ "n": 5, "o": { "a": [1] }, "t": "x" })));
-    let tree = json!({ "path": "orders/{{ t }}/{{ n }}", "n": "{{ n }}", "o": ["{{ o.a }}"], "plain": "a", "b": true });
-    assert_eq!(
-        templates.json(&tree, &context).unwrap(),
-        json!({ "path": "orders/x/5", "n": 5, "o": [[1]], "plain": "a", "b": true })
-    );
-    let error = templates.json(&json!({ "a": { "b": "{{ nope }}" } }), &context).unwrap_err();
-    assert!(error.starts_with("a: b: "), "{error}");
-}
