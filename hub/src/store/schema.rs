@@ -14,7 +14,7 @@ use std::{
 
 /// One step per version, from 0.
 const MIGRATIONS: &[&str] =
-    &[include_str!("schema_v1.sql"), include_str!("schema_v2.sql"), include_str!("schema_v3.sql")];
+    &[include_str!("schema_v1.sql"), include_str!("schema_v2.sql"), include_str!("schema_mediations.sql")];
 
 /// How long a connection waits for a writer of another process (an admin command).
 const BUSY: Duration = Duration::from_secs(5);
