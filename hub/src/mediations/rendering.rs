@@ -9,9 +9,7 @@ pub(super) mod filters;
 
 use super::formats::{Error, Record, columns::Column, encoding::Charset, layout::LineEnd, write::unmappable};
 use super::template::said;
-use minijinja::{
-    Environment, Expression, UndefinedBehavior, Value, syntax::SyntaxConfig, value::Serde,
-};
+use minijinja::{Environment, Expression, UndefinedBehavior, Value, syntax::SyntaxConfig, value::Serde};
 use serde_json::Value as Json;
 use std::io::{self, Write};
 

@@ -15,7 +15,7 @@ use minijinja::{
 /// The widest field of `fixed`.
 const MAX_WIDTH: usize = 4096;
 
-pub(super) fn add(environment: &mut Environment<'static>) {
+pub(in crate::mediations) fn add(environment: &mut Environment<'static>) {
     environment.add_filter("decimal", decimal);
     environment.add_filter("date", date);
     environment.add_filter("fixed", fixed);
