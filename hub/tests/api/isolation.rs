@@ -18,6 +18,9 @@ struct Theirs {
     job: String,
     blob: String,
     event: String,
+    definition: String,
+    run: String,
+    flow: String,
 }
 
 const WORDS: [&str; 3] = ["secret-path", "secret-label", "lyon"];
@@ -35,7 +38,22 @@ async fn theirs(hub: &Hub) -> (Theirs, crate::agent::Session) {
     session.offer().await;
     let blob = Answer::of(hub.request(Method::POST, "/v1/blobs").body("theirs")).await.expect(201).json();
     let blob = blob["id"].as_str().unwrap().to_owned();
-    (Theirs { agent: agent.identity.agent.to_string(), job, blob, event: received }, session)
+    let (definition, run, flow) = mediation(hub).await;
+    let agent = agent.identity.agent.to_string();
+    (Theirs { agent, job, blob, event: received, definition, run, flow }, session)
+}
+
+/// A definition, a run of it, and a flow of that.
+async fn mediation(hub: &Hub) -> (String, String, String) {
+    let definition = json!({"name": "theirs", "label": "secret-label", "trigger": {"kind": "manual"}});
+    let definitions = "/v1/mediations/definitions";
+    let applied = hub.post(definitions, &json!({"definitions": [definition]})).await.expect(200).json();
+    let flows = json!([{"label": "secret-path-of-a-flow.csv", "payload": {"text": "theirs"}}]);
+    let started = hub.post(&format!("{definitions}/theirs/run"), &json!({"flows": flows})).await;
+    let run = started.expect(201).json()["guid"].as_str().unwrap().to_owned();
+    let shown = hub.get(&format!("/v1/mediations/runs/{run}")).await.expect(200).json();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    (text(&applied["items"][0]["guid"]), run, text(&shown["flows"][0]["guid"]))
 }
 
 /// An agent of tenant `other`.
@@ -48,7 +66,7 @@ async fn other_agent(hub: &Hub) -> Agent {
 }
 
 fn no_word_of(theirs: &Theirs, call: &str, text: &str) {
-    let ids = [theirs.agent.as_str(), &theirs.job, &theirs.blob, &theirs.event];
+    let ids = [theirs.agent.as_str(), &theirs.job, &theirs.blob, &theirs.event, &theirs.run];
     for word in WORDS.iter().copied().chain(ids) {
         // What the call itself named may come back in the refusal.
         assert!(call.contains(word) || !text.contains(word), "{call} tells of {word}: {text}");
@@ -76,6 +94,8 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                 &theirs.blob
             } else if path.starts_with("/v1/events") {
                 &theirs.event
+            } else if path.starts_with("/v1/mediations") {
+                &theirs.run
             } else {
                 &theirs.job
             };
@@ -84,6 +104,8 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                 .replace("{job}", &theirs.job)
                 .replace("{site}", "lyon")
                 .replace("{event}", &theirs.event)
+                .replace("{guid}", &theirs.definition)
+                .replace("{flow}", &theirs.flow)
                 .replace("{attempt}", "1");
             let call = match path.as_str() {
                 // Their bodies name the site.
@@ -99,7 +121,34 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                 | ("POST", "/agent/v1/enrol") => continue,
                 // A stream: below.
                 ("GET", "/v1/events") => continue,
-                ("GET", "/v1/jobs" | "/v1/agents" | "/v1/sites" | "/v1/events/received") => {
+                // A guid is a name in one tenant alone: the other's own definition is made.
+                ("PUT", "/v1/mediations/definitions/{guid}") => {
+                    let own = json!({"name": "theirs", "trigger": {"kind": "manual"}});
+                    no_word_of(&theirs, &call, &Answer::of(request.json(&own)).await.expect(201).text());
+                    let delete = hub.anonymous(Method::DELETE, &real).bearer_auth(&key);
+                    Answer::of(delete).await.expect(204);
+                    calls += 1;
+                    continue;
+                }
+                ("POST", "/v1/mediations/definitions") => {
+                    let own = json!({"definitions": [{"name": "own", "trigger": {"kind": "manual"}}]});
+                    no_word_of(&theirs, &call, &Answer::of(request.json(&own)).await.expect(200).text());
+                    let stolen = json!({"flows": [{"label": "x", "payload": {"blob": theirs.blob}}]});
+                    let start = hub.anonymous(Method::POST, "/v1/mediations/definitions/own/run");
+                    let start = start.bearer_auth(&key).json(&stolen);
+                    Answer::of(start).await.expect_problem(404, "not_found");
+                    calls += 1;
+                    continue;
+                }
+                (
+                    "GET",
+                    "/v1/jobs"
+                    | "/v1/agents"
+                    | "/v1/sites"
+                    | "/v1/events/received"
+                    | "/v1/mediations/definitions"
+                    | "/v1/mediations/runs",
+                ) => {
                     let listed = Answer::of(request).await.expect(200);
                     no_word_of(&theirs, &call, &listed.text());
                     calls += 1;
@@ -172,7 +221,7 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
             calls += 1;
         }
     }
-    assert!(calls >= 27, "only {calls} calls were looked at");
+    assert!(calls >= 41, "only {calls} calls were looked at");
 
     let events = hub.anonymous(Method::GET, "/v1/events").bearer_auth(&key).header("last-event-id", "0");
     let mut stream = events.send().await.unwrap().bytes_stream();

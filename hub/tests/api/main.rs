@@ -11,6 +11,7 @@ mod events;
 mod hardening;
 mod isolation;
 mod jobs;
+mod mediations;
 mod openapi;
 mod output;
 mod received;
