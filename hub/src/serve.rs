@@ -141,6 +141,7 @@ async fn run(args: Args, file: File) -> Result<(), Failure> {
     let mut app = App::new(store.clone(), file.limits.max_blob.0, open_metrics, stop.clone());
     app.behind_proxy = behind_proxy;
     app.tasks.spawn(mediations::engine::run(app.clone()));
+    app.tasks.spawn(mediations::trigger::poll::run(app.clone()));
     app.tasks.spawn(retention::run(app.clone(), file.retention.checked()));
     let max_connections = file.limits.max_connections;
     // All that a proxy hands on comes from its address.

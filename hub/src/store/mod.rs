@@ -8,7 +8,9 @@
 mod admin;
 mod agent_keys;
 mod agents;
+mod apps;
 pub(crate) mod attempts;
+pub(crate) mod business;
 mod clones;
 mod dispatch;
 mod events;
@@ -25,6 +27,7 @@ pub(crate) mod received;
 pub mod retention;
 pub(crate) mod row;
 pub(crate) mod schema;
+mod senders;
 pub(crate) mod sessions;
 mod signed;
 mod timers;

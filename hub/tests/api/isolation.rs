@@ -21,6 +21,7 @@ struct Theirs {
     definition: String,
     run: String,
     flow: String,
+    told: String,
 }
 
 const WORDS: [&str; 3] = ["secret-path", "secret-label", "lyon"];
@@ -38,9 +39,12 @@ async fn theirs(hub: &Hub) -> (Theirs, crate::agent::Session) {
     session.offer().await;
     let blob = Answer::of(hub.request(Method::POST, "/v1/blobs").body("theirs")).await.expect(201).json();
     let blob = blob["id"].as_str().unwrap().to_owned();
+    let told = json!({"EventKind": "secret-label"});
+    let told = Answer::of(hub.request(Method::POST, "/v1/events/in").json(&told)).await.expect(200).json();
+    let told = told["id"].as_str().unwrap().to_owned();
     let (definition, run, flow) = mediation(hub).await;
     let agent = agent.identity.agent.to_string();
-    (Theirs { agent, job, blob, event: received, definition, run, flow }, session)
+    (Theirs { agent, job, blob, event: received, definition, run, flow, told }, session)
 }
 
 /// A definition, a run of it, and a flow of that.
@@ -66,7 +70,7 @@ async fn other_agent(hub: &Hub) -> Agent {
 }
 
 fn no_word_of(theirs: &Theirs, call: &str, text: &str) {
-    let ids = [theirs.agent.as_str(), &theirs.job, &theirs.blob, &theirs.event, &theirs.run];
+    let ids = [theirs.agent.as_str(), &theirs.job, &theirs.blob, &theirs.event, &theirs.run, &theirs.told];
     for word in WORDS.iter().copied().chain(ids) {
         // What the call itself named may come back in the refusal.
         assert!(call.contains(word) || !text.contains(word), "{call} tells of {word}: {text}");
@@ -92,6 +96,8 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                 &theirs.agent
             } else if path.starts_with("/v1/blobs") {
                 &theirs.blob
+            } else if path.starts_with("/v1/events/in") {
+                &theirs.told
             } else if path.starts_with("/v1/events") {
                 &theirs.event
             } else if path.starts_with("/v1/mediations") {
@@ -146,6 +152,7 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                     | "/v1/agents"
                     | "/v1/sites"
                     | "/v1/events/received"
+                    | "/v1/events/in"
                     | "/v1/mediations/definitions"
                     | "/v1/mediations/runs",
                 ) => {
@@ -156,6 +163,14 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                 }
                 ("POST", "/v1/blobs") => {
                     no_word_of(&theirs, &call, &Answer::of(request.body("theirs")).await.expect(201).text());
+                    calls += 1;
+                    continue;
+                }
+                // The tenant's own; the same body as theirs is no duplicate of it.
+                ("POST", "/v1/events/in") => {
+                    let taken = Answer::of(request.json(&json!({"EventKind": "secret-label"}))).await;
+                    assert_eq!(taken.json()["duplicate"], false);
+                    no_word_of(&theirs, &call, &taken.text());
                     calls += 1;
                     continue;
                 }
@@ -221,7 +236,7 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
             calls += 1;
         }
     }
-    assert!(calls >= 41, "only {calls} calls were looked at");
+    assert!(calls >= 43, "only {calls} calls were looked at");
 
     let events = hub.anonymous(Method::GET, "/v1/events").bearer_auth(&key).header("last-event-id", "0");
     let mut stream = events.send().await.unwrap().bytes_stream();

@@ -47,4 +47,5 @@ mod smb;
 mod startup;
 mod steps;
 mod then;
+mod triggers;
 mod tunnel;

@@ -14,8 +14,4 @@ mod start;
 
 pub(crate) use queue::{OpenRun, RunQueue};
 pub use start::Started;
-#[expect(
-    unused_imports,
-    reason = "for triggers that store their event in the same transaction: take this line out then"
-)]
 pub(crate) use start::start_in;
