@@ -243,7 +243,8 @@ mod tests {
         ] {
             assert!(is_private(text.parse().unwrap()), "{text}");
         }
-        for text in ["172.32.0.1", "100.128.0.1", "192.1.0.1", "198.20.0.1", "9.9.9.9", "2a01::1", "2600::1"] {
+        for text in ["172.32.0.1", "100.128.0.1", "192.1.0.1", "198.20.0.1", "9.9.9.9", "2a01::1", "2600::1"]
+        {
             let address = text.parse().unwrap();
             assert!(!is_private(address) && !is_blocked(address), "{text}");
         }

@@ -7,6 +7,7 @@ pub mod bootstrap;
 pub mod cli;
 pub mod clock;
 pub mod model;
+pub mod notices;
 pub mod outbound;
 pub mod retention;
 pub mod serve;

@@ -8,6 +8,7 @@
 
 use passerelle_config::address::{is_blocked, is_blocked_host, is_private};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use serde::Deserialize;
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
@@ -53,7 +54,8 @@ impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no address or network; write the like of 10.1.2.3 or 10.1.0.0/16");
+        let wrong =
+            || format!("{text:?} is no address or network; write the like of 10.1.2.3 or 10.1.0.0/16");
         let (address, prefix) = match text.split_once('/') {
             Some((address, prefix)) => (address, Some(prefix)),
             None => (text, None),
@@ -118,6 +120,30 @@ impl Rules {
     }
 }
 
+/// `[outbound]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Section {
+    /// Private addresses and networks that tenants' URLs may lead to.
+    pub allow_addresses: Vec<String>,
+}
+
+impl Section {
+    /// The same as it is used.
+    #[must_use]
+    pub fn rules(&self) -> Rules {
+        Rules { allow: self.allow_addresses.iter().filter_map(|text| text.parse().ok()).collect() }
+    }
+
+    /// What cannot be meant.
+    #[must_use]
+    pub fn finding(&self) -> Option<String> {
+        let wrong = |text: &String| text.parse::<Network>().err();
+        let wrong = self.allow_addresses.iter().find_map(wrong)?;
+        Some(format!("outbound.allow_addresses: {wrong}"))
+    }
+}
+
 /// Reads a URL that somebody else names, as far as can be judged without resolving.
 ///
 /// # Errors
@@ -127,7 +153,9 @@ pub fn read(text: &str) -> Result<Url, Refusal> {
     if text.len() > MAX_URL {
         return wrong("it is longer than 2048 characters");
     }
-    let Ok(url) = Url::parse(text) else { return wrong("expected the like of https://hooks.example.com/path") };
+    let Ok(url) = Url::parse(text) else {
+        return wrong("expected the like of https://hooks.example.com/path");
+    };
     if !matches!(url.scheme(), "http" | "https") {
         return wrong("it begins with https://, or http:// where the hub's operator allows it");
     }
@@ -196,7 +224,8 @@ impl Outbound {
         self.judge(url).await?;
         let plain = url.scheme() == "http";
         let [by_tls, without] = &*self.clients;
-        let client = if plain { without } else { by_tls }.get_or_init(|| client(Arc::clone(&self.rules), plain));
+        let client =
+            if plain { without } else { by_tls }.get_or_init(|| client(Arc::clone(&self.rules), plain));
         match client {
             Ok(client) => Ok(client.request(method, url.clone())),
             Err(cause) => {
@@ -253,7 +282,9 @@ mod tests {
             network.parse::<Network>().unwrap().contains(address.parse().unwrap())
         };
         assert!(of("10.1.0.0/16", "10.1.255.255") && !of("10.1.0.0/16", "10.2.0.0"));
-        assert!(of("10.1.2.3", "10.1.2.3") && of("10.1.2.3", "::ffff:10.1.2.3") && !of("10.1.2.3", "10.1.2.4"));
+        assert!(
+            of("10.1.2.3", "10.1.2.3") && of("10.1.2.3", "::ffff:10.1.2.3") && !of("10.1.2.3", "10.1.2.4")
+        );
         assert!(of("0.0.0.0/0", "192.168.1.1") && !of("0.0.0.0/0", "fd00::1"));
         assert!(of("fd00::/8", "fdff::1") && !of("fd00::/8", "fe00::1") && of("::/0", "::1"));
         for wrong in ["10.0.0.0/33", "10.0.0", "host", "", "10.0.0.0/", "::/129", "10.0.0.0/-1"] {

@@ -38,6 +38,10 @@ scopes! {
     BlobsWrite = "blobs:write",
     /// Following the event stream, and reading the events of triggers.
     EventsRead = "events:read",
+    /// Reading subscriptions and their deliveries.
+    SubscriptionsRead = "subscriptions:read",
+    /// Subscribing, and having deliveries sent again.
+    SubscriptionsWrite = "subscriptions:write",
     /// Reading the hub's metrics, which are of all tenants: never part of `all`.
     MetricsRead = "metrics:read",
 }

@@ -369,4 +369,6 @@ pub enum ChangeKind {
     Agent(AgentId),
     /// An event of a trigger was stored.
     Received(EventId),
+    /// Something happened that is told as a notice.
+    Notice(uuid::Uuid),
 }

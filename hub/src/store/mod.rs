@@ -5,6 +5,7 @@
 //! pure place (`transition.rs`). Another process may administer the same database meanwhile: its commits are noticed
 //! within 250 ms.
 
+pub(crate) mod absences;
 mod admin;
 mod agent_keys;
 mod agents;
@@ -20,6 +21,7 @@ pub(crate) mod keyring;
 mod leases;
 mod lines;
 mod memory;
+pub(crate) mod notices;
 pub mod quota;
 mod reader;
 pub(crate) mod received;
@@ -28,6 +30,7 @@ pub(crate) mod row;
 pub(crate) mod schema;
 pub(crate) mod sessions;
 mod signed;
+pub mod subscriptions;
 mod timers;
 pub(crate) mod transition;
 pub(crate) mod triggers;
@@ -269,6 +272,7 @@ pub(crate) struct Shared {
     pub(crate) changes: broadcast::Sender<Change>,
     pub(crate) keyring: keyring::Keyring,
     pub(crate) events: EventCounts,
+    pub(crate) outbox: notices::Outbox,
     /// The largest payload that is taken.
     pub(crate) max_blob: AtomicU64,
     /// When this process opened the store.
@@ -341,6 +345,8 @@ impl Store {
             (conn, keyring, audience)
         };
         let readers = reader::Readers::open(&path).map_err(told)?;
+        let outbox = notices::Outbox::read(&conn)
+            .map_err(|error| OpenError(format!("{}: {error}", path.display())))?;
         let shared = Arc::new(Shared {
             registry: Registry::default(),
             caches: Caches::default(),
@@ -349,6 +355,7 @@ impl Store {
             changes: broadcast::Sender::new(CHANGES),
             keyring,
             events: EventCounts::default(),
+            outbox,
             max_blob: AtomicU64::new(u64::MAX),
             opened_at: crate::clock::now(),
             commits: AtomicU64::new(0),

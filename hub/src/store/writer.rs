@@ -13,7 +13,7 @@ use super::{
     Error,
     agents::{self, Unwelcome},
     dispatch::{self, Assignment},
-    events, leases, row, timers,
+    events, leases, notices, row, timers,
 };
 use crate::{
     clock,
@@ -80,6 +80,8 @@ pub(crate) struct Effects {
     pub(crate) dismiss: bool,
     /// The hub has a new signing key.
     pub(crate) keys: bool,
+    /// Something is to be delivered to subscribers.
+    pub(crate) deliveries: bool,
 }
 
 impl Effects {
@@ -95,6 +97,7 @@ impl Effects {
         self.forget |= other.forget;
         self.dismiss |= other.dismiss;
         self.keys |= other.keys;
+        self.deliveries |= other.deliveries;
         if let Some(due) = other.due {
             self.due_at(due);
         }
@@ -272,6 +275,9 @@ impl Writer {
                 for Assignment { agent, session, offer } in assignments {
                     shared.registry.send_to(agent, session, Command::Offer(Box::new(offer)));
                 }
+                if effects.deliveries {
+                    shared.outbox.bell.notify_one();
+                }
                 if effects.dismiss {
                     self.dismiss_unwelcome();
                 }
@@ -344,6 +350,10 @@ impl Writer {
             for key in keys {
                 savepoint(&mut tx, &mut total, |tx| log_failure("dispatch", dispatch::run(tx, &key)))?;
             }
+        }
+        if !total.settled.is_empty() && shared.outbox.is_subscribed() {
+            let settled = total.settled.clone();
+            savepoint(&mut tx, &mut total, |tx| log_failure("notices", notices::jobs_settled(tx, &settled)))?;
         }
         let changes = events::store(tx.conn, &mut self.last_event, &total.changes)?;
         let next = if due { timers::next(tx.conn)? } else { self.due };
