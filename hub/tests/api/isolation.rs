@@ -18,6 +18,7 @@ struct Theirs {
     job: String,
     blob: String,
     event: String,
+    subscription: String,
 }
 
 const WORDS: [&str; 3] = ["secret-path", "secret-label", "lyon"];
@@ -35,7 +36,11 @@ async fn theirs(hub: &Hub) -> (Theirs, crate::agent::Session) {
     session.offer().await;
     let blob = Answer::of(hub.request(Method::POST, "/v1/blobs").body("theirs")).await.expect(201).json();
     let blob = blob["id"].as_str().unwrap().to_owned();
-    (Theirs { agent: agent.identity.agent.to_string(), job, blob, event: received }, session)
+    let wish = json!({"url": "https://9.9.9.9/secret-path", "label": "secret-label"});
+    let subscription = hub.post("/v1/subscriptions", &wish).await.expect(201).json();
+    let subscription = subscription["id"].as_str().unwrap().to_owned();
+    let agent = agent.identity.agent.to_string();
+    (Theirs { agent, job, blob, event: received, subscription }, session)
 }
 
 /// An agent of tenant `other`.
@@ -48,7 +53,7 @@ async fn other_agent(hub: &Hub) -> Agent {
 }
 
 fn no_word_of(theirs: &Theirs, call: &str, text: &str) {
-    let ids = [theirs.agent.as_str(), &theirs.job, &theirs.blob, &theirs.event];
+    let ids = [theirs.agent.as_str(), &theirs.job, &theirs.blob, &theirs.event, &theirs.subscription];
     for word in WORDS.iter().copied().chain(ids) {
         // What the call itself named may come back in the refusal.
         assert!(call.contains(word) || !text.contains(word), "{call} tells of {word}: {text}");
@@ -76,6 +81,8 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                 &theirs.blob
             } else if path.starts_with("/v1/events") {
                 &theirs.event
+            } else if path.starts_with("/v1/subscriptions") {
+                &theirs.subscription
             } else {
                 &theirs.job
             };
@@ -84,7 +91,8 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                 .replace("{job}", &theirs.job)
                 .replace("{site}", "lyon")
                 .replace("{event}", &theirs.event)
-                .replace("{attempt}", "1");
+                .replace("{attempt}", "1")
+                .replace("{delivery}", "1");
             let call = match path.as_str() {
                 // Their bodies name the site.
                 "/v1/jobs" | "/v1/calls" if method == Method::POST => format!("{method} {real} for lyon"),
@@ -99,7 +107,10 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                 | ("POST", "/agent/v1/enrol") => continue,
                 // A stream: below.
                 ("GET", "/v1/events") => continue,
-                ("GET", "/v1/jobs" | "/v1/agents" | "/v1/sites" | "/v1/events/received") => {
+                (
+                    "GET",
+                    "/v1/jobs" | "/v1/agents" | "/v1/sites" | "/v1/events/received" | "/v1/subscriptions",
+                ) => {
                     let listed = Answer::of(request).await.expect(200);
                     no_word_of(&theirs, &call, &listed.text());
                     calls += 1;
@@ -133,6 +144,13 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                     let own = hub.anonymous(Method::POST, "/v1/jobs").bearer_auth(&key);
                     Answer::of(own.json(&stolen)).await.expect_problem(404, "not_found");
                     request.json(&job(json!({"site": "lyon"})))
+                }
+                // It names nothing that is there.
+                ("POST", "/v1/subscriptions") => {
+                    let wish = json!({"url": "https://9.9.9.9/"});
+                    no_word_of(&theirs, &call, &Answer::of(request.json(&wish)).await.expect(201).text());
+                    calls += 1;
+                    continue;
                 }
                 ("POST", "/v1/jobs/{id}/resolve") => request.json(&json!({"outcome": "applied"})),
                 ("PATCH", _) => request
@@ -172,7 +190,7 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
             calls += 1;
         }
     }
-    assert!(calls >= 27, "only {calls} calls were looked at");
+    assert!(calls >= 35, "only {calls} calls were looked at");
 
     let events = hub.anonymous(Method::GET, "/v1/events").bearer_auth(&key).header("last-event-id", "0");
     let mut stream = events.send().await.unwrap().bytes_stream();
