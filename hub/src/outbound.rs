@@ -6,6 +6,7 @@
 //! are the ones connected to, so that a name which changes in between gains nothing. Redirects are not followed, proxies of
 //! the environment are not used.
 
+use passerelle_config::ByteSize;
 use passerelle_config::address::{is_blocked, is_blocked_host, is_private};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use serde::Deserialize;
@@ -91,11 +92,24 @@ const FORBIDDEN: &str = "the host's address is private, link-local or a cloud's 
                          hub's operator list it in outbound.allow_addresses";
 const PLAIN: &str = "http:// is taken for addresses alone that the hub's operator lists in outbound.allow_addresses: use https://";
 
+/// The largest file that is fetched, unless configured.
+pub const MAX_FETCH: u64 = 256 << 20;
+
 /// What the operator allows.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
     /// Private addresses that may be reached.
     pub allow: Vec<Network>,
+    /// What files may be fetched: all that begin with one of these.
+    pub fetch: Vec<Url>,
+    /// The largest file that is fetched, in bytes.
+    pub max_fetch: u64,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { allow: Vec::new(), fetch: Vec::new(), max_fetch: MAX_FETCH }
+    }
 }
 
 impl Rules {
@@ -106,6 +120,23 @@ impl Rules {
         }
         let listed = self.allow.iter().any(|network| network.contains(address));
         listed || (!plain && !is_private(address))
+    }
+
+    fn may_fetch(&self, url: &Url) -> bool {
+        let path = url.path().to_ascii_lowercase();
+        // Servers differ in what they make of these: none may lead out of the folder that is allowed.
+        let disguised = ["%2f", "%5c", "\\", "%00"].iter().any(|part| path.contains(part));
+        self.fetch.iter().any(|allowed| {
+            let same_place = allowed.scheme() == url.scheme()
+                && allowed.host() == url.host()
+                && allowed.port_or_known_default() == url.port_or_known_default();
+            let below = match url.path().strip_prefix(allowed.path()) {
+                Some("") => true,
+                Some(rest) => allowed.path().ends_with('/') || rest.starts_with('/'),
+                None => false,
+            };
+            same_place && below && (!disguised || allowed.path() == "/")
+        })
     }
 
     /// The addresses of a name that may be connected to; `None` if there are some and none of them may.
@@ -126,21 +157,37 @@ impl Rules {
 pub struct Section {
     /// Private addresses and networks that tenants' URLs may lead to.
     pub allow_addresses: Vec<String>,
+    /// What files may be fetched for the vendor's API: all whose URL begins with one of these.
+    pub fetch_urls: Vec<String>,
+    /// The largest of them.
+    pub max_fetch: Option<ByteSize>,
 }
 
 impl Section {
     /// The same as it is used.
     #[must_use]
     pub fn rules(&self) -> Rules {
-        Rules { allow: self.allow_addresses.iter().filter_map(|text| text.parse().ok()).collect() }
+        Rules {
+            allow: self.allow_addresses.iter().filter_map(|text| text.parse().ok()).collect(),
+            fetch: self.fetch_urls.iter().filter_map(|text| read(text).ok()).collect(),
+            max_fetch: self.max_fetch.map_or(MAX_FETCH, |size| size.0),
+        }
     }
 
     /// What cannot be meant.
     #[must_use]
     pub fn finding(&self) -> Option<String> {
         let wrong = |text: &String| text.parse::<Network>().err();
-        let wrong = self.allow_addresses.iter().find_map(wrong)?;
-        Some(format!("outbound.allow_addresses: {wrong}"))
+        if let Some(wrong) = self.allow_addresses.iter().find_map(wrong) {
+            return Some(format!("outbound.allow_addresses: {wrong}"));
+        }
+        self.fetch_urls.iter().find_map(|text| match read(text) {
+            Ok(url) if url.query().is_some() => Some(format!(
+                "outbound.fetch_urls: {text:?}: leave its query out; whatever follows is allowed"
+            )),
+            Ok(_) => None,
+            Err(wrong) => Some(format!("outbound.fetch_urls: {text:?}: {wrong}")),
+        })
     }
 }
 
@@ -193,6 +240,24 @@ impl Outbound {
     #[must_use]
     pub fn new(rules: Rules) -> Self {
         Self { rules: Arc::new(rules), clients: Arc::default() }
+    }
+
+    /// Whether any file may be fetched.
+    #[must_use]
+    pub fn fetches(&self) -> bool {
+        !self.rules.fetch.is_empty()
+    }
+
+    /// Whether the operator lists this file's URL.
+    #[must_use]
+    pub fn may_fetch(&self, url: &Url) -> bool {
+        self.rules.may_fetch(url)
+    }
+
+    /// The largest file that is fetched.
+    #[must_use]
+    pub fn max_fetch(&self) -> u64 {
+        self.rules.max_fetch
     }
 
     /// Judges where a URL leads, now.
@@ -273,7 +338,42 @@ mod tests {
     use super::*;
 
     fn rules(allow: &[&str]) -> Rules {
-        Rules { allow: allow.iter().map(|text| text.parse().unwrap()).collect() }
+        Rules { allow: allow.iter().map(|text| text.parse().unwrap()).collect(), ..Rules::default() }
+    }
+
+    #[test]
+    fn only_files_below_a_listed_url_are_fetched() {
+        let section = Section {
+            fetch_urls: vec![
+                "https://files.example.com/exports/".to_owned(),
+                "http://h:8080/one.csv".to_owned(),
+            ],
+            ..Section::default()
+        };
+        assert_eq!(section.finding(), None);
+        let rules = section.rules();
+        for (url, may) in [
+            ("https://files.example.com/exports/stock.csv", true),
+            ("https://files.example.com:443/exports/2026/stock.csv?token=1", true),
+            ("https://files.example.com/exports/../secret.csv", false),
+            ("https://files.example.com/exports/%2e%2e/secret.csv", false),
+            ("https://files.example.com/exports/%2e%2e%2fsecret.csv", false),
+            ("https://files.example.com/exports/..%5Csecret.csv", false),
+            ("https://files.example.com/exportsecret.csv", false),
+            ("https://files.example.com/", false),
+            ("http://files.example.com/exports/stock.csv", false),
+            ("https://files.example.com:8443/exports/stock.csv", false),
+            ("https://files.example.com.evil.example/exports/stock.csv", false),
+            ("http://h:8080/one.csv", true),
+            ("http://h:8080/one.csv.bak", false),
+        ] {
+            assert_eq!(rules.may_fetch(&read(url).unwrap()), may, "{url}");
+        }
+        for wrong in ["files.example.com", "https://u:p@files.example.com/", "https://files.example.com/?x=1"]
+        {
+            let section = Section { fetch_urls: vec![wrong.to_owned()], ..Section::default() };
+            assert!(section.finding().unwrap().starts_with("outbound.fetch_urls: "), "{wrong}");
+        }
     }
 
     #[test]

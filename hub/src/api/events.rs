@@ -157,6 +157,13 @@ impl Follower {
                     Err(_) => return Ok(()),
                 }
             }
+            ChangeKind::Run(id) => match self.app.store.run_summary(self.tenant.clone(), id).await {
+                Ok(run) => render("run", change.seq, &run),
+                // Meanwhile removed.
+                Err(_) => return Ok(()),
+            },
+            // Clients read definitions where they need them.
+            ChangeKind::Definition(_) => return Ok(()),
         };
         self.send(event).await
     }

@@ -24,10 +24,12 @@ mod sites;
 mod submission;
 mod subscriptions;
 mod upload;
+pub mod vendor;
 
 pub use guard::{Guard, PER_PAIR};
 pub use metrics::Metrics;
 pub use problem::{Problem, ProblemDocument};
+pub use submission::{MAX_ATTEMPTS, MAX_DEADLINE_S, MAX_TIMEOUT_S};
 
 use crate::{blobs::Blobs, outbound::Outbound, store, store::Store, tunnel::Tunnel};
 use axum::{Router, extract::State, http::Uri, response::Response};
@@ -99,6 +101,7 @@ impl App {
     pub fn router(&self) -> Router {
         let (router, _) = api().split_for_parts();
         router
+            .merge(vendor::router())
             .fallback(no_such_route)
             .method_not_allowed_fallback(wrong_method)
             .layer(axum::middleware::from_fn_with_state(self.clone(), health::refuse_when_ending))

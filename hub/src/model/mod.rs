@@ -1,5 +1,6 @@
 //! What the hub stores and shows: jobs, attempts, tenants, sites, agents, keys, tokens, blobs.
 
+use crate::mediations::{DefinitionId, RunId};
 use jiff::Timestamp;
 use passerelle_protocol::{
     AgentId, BlobId, CommitMode, EventId, Intent, JobId, KeyId, Name, Repeat, Sha256, VerifyingKey,
@@ -369,6 +370,10 @@ pub enum ChangeKind {
     Agent(AgentId),
     /// An event of a trigger was stored.
     Received(EventId),
+    /// A mediation run.
+    Run(RunId),
+    /// A mediation definition: created, changed, deleted, late.
+    Definition(DefinitionId),
     /// Something happened that is told as a notice.
     Notice(uuid::Uuid),
 }

@@ -46,6 +46,9 @@ async fn seldom(app: &App, settings: &Settings, certificate: Option<&Watched>) {
         if let Err(error) = app.store.remove_notices(before).await {
             tracing::warn!(%error, "Could not remove old notices; the next pass goes on");
         }
+        if let Err(error) = app.store.remove_standard_requests(before).await {
+            tracing::warn!(%error, "Could not remove old requests for files; the next pass goes on");
+        }
         tokio::time::sleep(SELDOM).await;
     }
 }

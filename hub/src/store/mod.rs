@@ -16,10 +16,10 @@ mod dispatch;
 mod events;
 mod facts;
 pub(crate) mod identity;
-mod jobs;
+pub(crate) mod jobs;
 pub(crate) mod keyring;
 mod leases;
-mod lines;
+pub(crate) mod lines;
 mod memory;
 pub(crate) mod notices;
 pub mod quota;
@@ -30,6 +30,7 @@ pub(crate) mod row;
 pub(crate) mod schema;
 pub(crate) mod sessions;
 mod signed;
+pub mod standard;
 pub mod subscriptions;
 mod timers;
 pub(crate) mod transition;
@@ -272,6 +273,8 @@ pub(crate) struct Shared {
     pub(crate) changes: broadcast::Sender<Change>,
     pub(crate) keyring: keyring::Keyring,
     pub(crate) events: EventCounts,
+    /// Mediation runs that are to go on.
+    pub(crate) runs: Arc<crate::mediations::store::RunQueue>,
     pub(crate) outbox: notices::Outbox,
     /// The largest payload that is taken.
     pub(crate) max_blob: AtomicU64,
@@ -355,6 +358,7 @@ impl Store {
             changes: broadcast::Sender::new(CHANGES),
             keyring,
             events: EventCounts::default(),
+            runs: Arc::default(),
             outbox,
             max_blob: AtomicU64::new(u64::MAX),
             opened_at: crate::clock::now(),

@@ -13,8 +13,12 @@ use std::{
 };
 
 /// One step per version, from 0.
-const MIGRATIONS: &[&str] =
-    &[include_str!("schema_v1.sql"), include_str!("schema_v2.sql"), include_str!("schema_notices.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema_v1.sql"),
+    include_str!("schema_v2.sql"),
+    include_str!("schema_v3.sql"),
+    include_str!("schema_notices.sql"),
+];
 
 /// How long a connection waits for a writer of another process (an admin command).
 const BUSY: Duration = Duration::from_secs(5);
@@ -161,7 +165,7 @@ mod tests {
         drop(conn);
         let before = std::fs::read(&path).unwrap();
         let error = open_writer(&path).unwrap_err().to_string();
-        assert!(error.contains("schema has version 99, this hub knows up to 3"), "{error}");
+        assert!(error.contains("schema has version 99, this hub knows up to 4"), "{error}");
         assert!(error.contains("hub.sqlite") && error.contains("restore a backup"), "{error}");
         assert!(std::fs::read(&path).unwrap() == before, "the newer hub's file was changed");
     }

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     clock,
+    mediations::store::OpenRun,
     model::ChangeKind,
     tunnel::registry::{Command, QueueKey},
 };
@@ -80,6 +81,8 @@ pub(crate) struct Effects {
     pub(crate) dismiss: bool,
     /// The hub has a new signing key.
     pub(crate) keys: bool,
+    /// Mediation runs that are to go on.
+    pub(crate) runs: Vec<OpenRun>,
     /// Something is to be delivered to subscribers.
     pub(crate) deliveries: bool,
 }
@@ -97,6 +100,7 @@ impl Effects {
         self.forget |= other.forget;
         self.dismiss |= other.dismiss;
         self.keys |= other.keys;
+        self.runs.extend(other.runs);
         self.deliveries |= other.deliveries;
         if let Some(due) = other.due {
             self.due_at(due);
@@ -281,6 +285,7 @@ impl Writer {
                 if effects.dismiss {
                     self.dismiss_unwelcome();
                 }
+                shared.runs.push(effects.runs);
                 for id in effects.settled {
                     self.wake(id);
                 }
