@@ -38,6 +38,10 @@ scopes! {
     BlobsWrite = "blobs:write",
     /// Following the event stream, and reading the events of triggers.
     EventsRead = "events:read",
+    /// Reading mediation definitions and runs.
+    MediationsRead = "mediations:read",
+    /// Changing mediation definitions; starting, restarting and ignoring runs.
+    MediationsWrite = "mediations:write",
     /// Reading subscriptions and their deliveries.
     SubscriptionsRead = "subscriptions:read",
     /// Subscribing, and having deliveries sent again.

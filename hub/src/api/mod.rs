@@ -15,6 +15,8 @@ mod events;
 mod guard;
 mod health;
 mod jobs;
+mod mediation_runs;
+mod mediations;
 mod metrics;
 mod observe;
 mod problem;
@@ -150,6 +152,17 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(agents::list))
         .routes(routes!(agents::revoke))
         .routes(routes!(events::follow))
+        .routes(routes!(mediations::list, mediations::apply))
+        .routes(routes!(mediations::show, mediations::put, mediations::delete))
+        .routes(routes!(mediations::enable))
+        .routes(routes!(mediations::disable))
+        .routes(routes!(mediations::start))
+        .routes(routes!(mediation_runs::list))
+        .routes(routes!(mediation_runs::show))
+        .routes(routes!(mediation_runs::messages))
+        .routes(routes!(mediation_runs::restart))
+        .routes(routes!(mediation_runs::ignore))
+        .routes(routes!(mediation_runs::flow, mediation_runs::replace))
         .routes(routes!(received::list))
         .routes(routes!(received::show))
         .routes(routes!(received::payload))

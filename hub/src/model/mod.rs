@@ -58,7 +58,8 @@ pub struct Caller {
     pub key: String,
     /// Its tenant.
     pub tenant: Name,
-    /// Its scopes: `jobs:read`, `jobs:write`, `sites:read`, `agents:read`, `agents:write`, `blobs:write`, `events:read`.
+    /// Its scopes: `jobs:read`, `jobs:write`, `sites:read`, `agents:read`, `agents:write`, `blobs:write`, `events:read`,
+    /// `mediations:read`, `mediations:write`.
     pub scopes: Vec<String>,
 }
 

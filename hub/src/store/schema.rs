@@ -16,7 +16,7 @@ use std::{
 const MIGRATIONS: &[&str] = &[
     include_str!("schema_v1.sql"),
     include_str!("schema_v2.sql"),
-    include_str!("schema_v3.sql"),
+    include_str!("schema_mediations.sql"),
     include_str!("schema_notices.sql"),
 ];
 

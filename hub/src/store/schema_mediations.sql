@@ -1,4 +1,4 @@
--- Schema version 3: mediations.
+-- Mediations: definitions by version, runs with their flows, messages and jobs, and the sequence of what happened.
 
 -- A definition is the newest of its versions; one that was deleted stays as long as runs name it.
 CREATE TABLE mediation_definitions (
