@@ -5,6 +5,7 @@
 
 mod load;
 
+pub mod address;
 mod agent;
 mod audit;
 mod check;

@@ -8,6 +8,8 @@ pub mod cli;
 pub mod clock;
 pub mod mediations;
 pub mod model;
+pub mod notices;
+pub mod outbound;
 pub mod retention;
 pub mod serve;
 pub mod server;

@@ -1,4 +1,4 @@
--- Schema version 3: applications that use the vendor's API, and what the hub tells its subscribers.
+-- Applications that use the vendor's API, and what the hub tells its subscribers.
 
 -- Applications: the user name and password of HTTP Basic.
 CREATE TABLE apps (
@@ -65,3 +65,19 @@ CREATE TABLE absences (
   since INTEGER NOT NULL,
   told_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- Files that the vendor's API was asked to fetch, each for a run.
+CREATE TABLE standard_requests (
+  guid BLOB PRIMARY KEY,
+  tenant TEXT NOT NULL REFERENCES tenants (name),
+  definition BLOB NOT NULL,
+  flow TEXT NOT NULL,
+  url TEXT NOT NULL,
+  requested_at INTEGER NOT NULL,
+  attempts INTEGER NOT NULL DEFAULT 0,
+  next_at INTEGER,                     -- NULL: it is settled
+  run BLOB,                            -- the run that it started
+  failure TEXT                         -- why the last attempt failed
+) STRICT, WITHOUT ROWID;
+CREATE INDEX standard_requests_due ON standard_requests (next_at) WHERE next_at IS NOT NULL;
+CREATE INDEX standard_requests_old ON standard_requests (requested_at);

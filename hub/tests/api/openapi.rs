@@ -24,7 +24,8 @@ async fn every_route_is_in_the_document_and_the_other_way_round() {
             .replace("{attempt}", "1")
             .replace("{event}", "x")
             .replace("{guid}", "x")
-            .replace("{flow}", "x");
+            .replace("{flow}", "x")
+            .replace("{delivery}", "1");
         let refused =
             Answer::of(hub.request("BREW".parse().unwrap(), &real)).await.expect_problem(405, "bad_request");
         // The router answers HEAD wherever it answers GET.
@@ -63,6 +64,12 @@ async fn every_route_is_in_the_document_and_the_other_way_round() {
         "/v1/events/received",
         "/v1/events/received/{id}",
         "/v1/events/received/{id}/payload",
+        "/v1/subscriptions",
+        "/v1/subscriptions/{id}",
+        "/v1/subscriptions/{id}/test",
+        "/v1/subscriptions/{id}/resend",
+        "/v1/subscriptions/{id}/deliveries",
+        "/v1/subscriptions/{id}/deliveries/{delivery}/resend",
         "/v1/openapi.json",
         "/healthz",
         "/readyz",
