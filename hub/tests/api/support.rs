@@ -114,6 +114,7 @@ impl Hub {
         let server =
             Server { listener, tls: None, max_connections: MAX_CONNECTIONS, per_address: MAX_PER_ADDRESS };
         let server = tokio::spawn(server.run(app.router(), stop.clone()));
+        app.tasks.spawn(passerelle_hub::mediations::engine::run(app.clone()));
         Self { url, key, store, client: reqwest::Client::new(), app, stop, server, _data: data }
     }
 
