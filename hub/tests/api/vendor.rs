@@ -209,7 +209,7 @@ async fn every_call_answers_in_the_vendors_shape_under_both_prefixes() {
                 "{path}"
             );
             let shown = office.hub.get("/v1/mediations/definitions/never").await.expect(200).json();
-            assert_eq!(shown["enabled"], what == "enable", "{shown}");
+            assert_eq!(shown["definition"]["enabled"], what == "enable", "{shown}");
         }
     }
     office.hub.end().await;
