@@ -394,7 +394,7 @@ impl Reader<'_> {
         };
         let since = since.map(time).transpose()?;
         let after = after.map(|(high, last)| Ok::<_, Failure>((time(high)?, last))).transpose()?;
-        let limit = self.crm.dialect.abilities().max_page.clamp(1, 500).min(self.limit + 1).max(2);
+        let limit = self.crm.dialect.abilities().max_page.clamp(1, 1000).min(self.limit + 1).max(2);
         let span = Span { since, after, offset, limit };
         let page = self.crm.dialect.changed(self.talk, self.entity, self.wanted, span).await?;
         let refuses = |what: &str| {

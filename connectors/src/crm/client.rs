@@ -48,6 +48,8 @@ pub(super) fn exchange(settings: &Settings, base: &Path) -> Result<Exchange, Bui
         .pool_idle_timeout(POOL_IDLE)
         .tcp_nodelay(true)
         .tcp_keepalive(TCP_KEEPALIVE)
+        // A target that is slow to take what is sent has the attempt's own time, not the library's thirty seconds.
+        .tcp_user_timeout(None)
         .dns_resolver(address::resolver())
         .tls_backend_preconfigured(tls);
     if let Some(proxy) = &settings.proxy {

@@ -43,6 +43,8 @@ pub(super) fn client(
         .pool_idle_timeout(settings.pool.idle)
         .tcp_nodelay(true)
         .tcp_keepalive(TCP_KEEPALIVE)
+        // A target that is slow to take what is sent has the attempt's own time, not the library's thirty seconds.
+        .tcp_user_timeout(None)
         .dns_resolver(address::resolver())
         .tls_backend_preconfigured(tls);
     builder = match version {

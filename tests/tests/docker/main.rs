@@ -1,0 +1,4 @@
+//! Tests of the images on a Docker engine, as operators run them. `tests/docker` builds the images first; `cargo test
+//! --workspace` leaves these tests out.
+
+mod image;
