@@ -2,7 +2,6 @@
 
 pub(crate) mod call;
 pub(crate) mod events;
-
 pub(crate) mod mediations;
 pub(crate) mod sample;
 
