@@ -5,11 +5,13 @@
 
 mod load;
 
+pub mod address;
 mod agent;
 mod audit;
 mod check;
 pub mod defaults;
 mod diagnostics;
+mod document;
 mod examples;
 mod files;
 mod glob;
@@ -35,12 +37,13 @@ pub use agent::{
 };
 pub use audit::{AuditSection, Syslog, WhenFull};
 pub use diagnostics::{Diagnostics, Finding};
+pub use document::without_place;
 pub use examples::{EXAMPLE_RESOURCES, EXAMPLES};
 pub use glob::path_glob;
 pub use listener::{ListenerAuth, ListenerConfig};
 pub use load::{DEFAULT_DIR, listen_address, load, readable_listeners, readable_resources, state_dir};
 pub use redact::redacted;
-pub use schema::schema;
+pub use schema::{schema, without_null};
 pub use secret::{Secret, SecretError, SecretRef};
 pub use section::Section;
 pub use trigger::{After, Changes, ChangesStart, Order, Pickup, Stable, Watch};
