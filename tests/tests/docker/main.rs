@@ -2,8 +2,10 @@
 //! --workspace` leaves these tests out.
 
 mod compose;
+mod folder;
 mod image;
 mod load;
+mod mend;
 mod network;
 mod places;
 mod swarm;
