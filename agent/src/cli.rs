@@ -2,7 +2,9 @@
 
 use crate::{
     audit::command::{self as audit, AuditCommand},
-    check, daemon,
+    check,
+    config_schema::config_schema,
+    daemon,
     enrol::{EnrolError, enrol},
     exit::Stop,
     hub::Hub,
@@ -154,7 +156,13 @@ The journal stays: the hub hears what became of the jobs of the old identity, wh
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Print the JSON Schema of agent.toml, for editors.
+    /// Print the JSON Schema of agent.toml and resources.d/*.toml, for editors.
+    #[command(after_help = "\
+Example:
+  passerelle-agent config schema > /config/agent.schema.json
+
+Then write `#:schema agent.schema.json` into the first line of agent.toml: editors that know TOML (Even Better TOML and
+others built on taplo) complete keys, show their descriptions and mark what is wrong.")]
     Schema,
 }
 
@@ -190,7 +198,7 @@ fn execute(cli: Cli) -> Result<(), Stop> {
             clap_complete::generate(*shell, &mut Cli::command(), "passerelle-agent", &mut script);
             return print(&String::from_utf8_lossy(&script));
         }
-        Command::Config(ConfigCommand::Schema) => return print_json(&passerelle_config::schema()),
+        Command::Config(ConfigCommand::Schema) => return print_json(&config_schema()),
         Command::Init(args) => return print(&init::init(&cli.config, args)?),
         Command::Audit(command) => return audit::run(command, &state_dir(&cli.config)),
         Command::PublicKey { json } => {

@@ -40,7 +40,7 @@ pub use glob::path_glob;
 pub use listener::{ListenerAuth, ListenerConfig};
 pub use load::{DEFAULT_DIR, listen_address, load, readable_listeners, readable_resources, state_dir};
 pub use redact::redacted;
-pub use schema::schema;
+pub use schema::{schema, without_null};
 pub use secret::{Secret, SecretError, SecretRef};
 pub use section::Section;
 pub use trigger::{After, Changes, ChangesStart, Order, Pickup, Stable, Watch};

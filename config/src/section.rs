@@ -67,7 +67,8 @@ impl Section {
     }
 
     /// Whether a key stands there, rightly or wrongly.
-    pub(crate) fn has(&self, key: &str) -> bool {
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
         self.node.find(key).is_some()
     }
 

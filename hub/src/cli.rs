@@ -43,11 +43,21 @@ enum Command {
     Admin(admin::Args),
     /// Asks the serving hub whether it takes work (for container health checks).
     Health(health::Args),
+    /// About the configuration file.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Prints completions for a shell.
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Prints the JSON Schema of the configuration file, for editors.
+    #[command(after_help = "Example:\n  passerelle-hub config schema > hub.schema.json")]
+    Schema,
 }
 
 /// Where configuration and data are.
@@ -111,6 +121,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(args) => serve::serve(args),
         Command::Admin(args) => admin::admin(args),
         Command::Health(args) => health::health(args),
+        Command::Config(ConfigCommand::Schema) => {
+            let text = format!("{:#}\n", crate::settings::schema());
+            io::stdout().lock().write_all(text.as_bytes()).map_err(Failure::from)
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "passerelle-hub", &mut script);

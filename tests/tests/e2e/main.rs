@@ -47,3 +47,4 @@ mod startup;
 mod steps;
 mod then;
 mod tunnel;
+mod upgrade;
