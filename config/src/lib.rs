@@ -5,11 +5,13 @@
 
 mod load;
 
+pub mod address;
 mod agent;
 mod audit;
 mod check;
 pub mod defaults;
 mod diagnostics;
+mod document;
 mod examples;
 mod files;
 mod glob;
@@ -35,6 +37,7 @@ pub use agent::{
 };
 pub use audit::{AuditSection, Syslog, WhenFull};
 pub use diagnostics::{Diagnostics, Finding};
+pub use document::without_place;
 pub use examples::{EXAMPLE_RESOURCES, EXAMPLES};
 pub use glob::path_glob;
 pub use listener::{ListenerAuth, ListenerConfig};

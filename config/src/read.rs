@@ -169,6 +169,7 @@ impl<'a> Reader<'a> {
             Value::Float(_) => "a fraction",
             Value::Bool(_) => "a boolean",
             Value::Datetime => "a date",
+            Value::Null => "null",
             Value::Array(_) => "an array",
             Value::Table(_) => "a table",
         };
@@ -212,6 +213,7 @@ impl<'a> Reader<'a> {
             | Value::Float(_)
             | Value::Bool(_)
             | Value::Datetime
+            | Value::Null
             | Value::Array(_)
             | Value::Table(_) => self.wrong_type(&range.as_str()),
         }
@@ -226,6 +228,7 @@ fn key_at(node: &Node, key: &str) -> usize {
         | Value::Float(_)
         | Value::Bool(_)
         | Value::Datetime
+        | Value::Null
         | Value::Array(_) => node.at,
     }
 }
@@ -248,6 +251,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             Value::Float(float) => visitor.visit_f64(*float),
             Value::Bool(boolean) => visitor.visit_bool(*boolean),
             Value::Datetime => self.wrong_type(&visitor),
+            Value::Null => visitor.visit_unit(),
             Value::Array(items) => {
                 visitor.visit_seq(Items { items: items.iter().enumerate(), incomplete: false, parent: &self })
             }
@@ -306,7 +310,10 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     );
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_some(self)
+        match self.node.value {
+            Value::Null => visitor.visit_none(),
+            _ => visitor.visit_some(self),
+        }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use std::sync::Arc;
 
 /// The settings of one resource, without the keys that every resource has.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Section {
     name: String,
     /// The path that all its keys share: `resources.compta`, or nothing for a whole file.
@@ -29,6 +29,21 @@ impl Section {
         also_known: &'static [&'static str],
     ) -> Self {
         Self { name: name.to_owned(), path, node, source, also_known }
+    }
+
+    pub(crate) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// The same section over other values.
+    pub(crate) fn with(&self, node: Node, also_known: &'static [&'static str]) -> Self {
+        let (name, path) = (self.name.clone(), self.path.clone());
+        Self { name, path, node, source: Arc::clone(&self.source), also_known }
+    }
+
+    /// The section of what stands under `key`.
+    pub(crate) fn below(&self, key: &str, node: Node) -> Self {
+        Self::new(&self.name, self.full_path(key), node, Arc::clone(&self.source), &[])
     }
 
     /// The resource's name.

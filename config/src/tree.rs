@@ -51,6 +51,8 @@ pub(crate) enum Value {
     Float(f64),
     Bool(bool),
     Datetime,
+    /// Only JSON has it.
+    Null,
     Array(Vec<Node>),
     Table(Table),
 }
@@ -98,6 +100,7 @@ impl Node {
             Value::Float(number) => *out += &format!("{number:?}"),
             Value::Bool(value) => *out += if *value { "true" } else { "false" },
             Value::Datetime => *out += "datetime",
+            Value::Null => *out += "null",
             Value::Array(items) => {
                 out.push('[');
                 for item in items {
@@ -164,7 +167,7 @@ impl Node {
                     }
                 }
             }
-            Value::Integer(_) | Value::Float(_) | Value::Bool(_) | Value::Datetime => {}
+            Value::Integer(_) | Value::Float(_) | Value::Bool(_) | Value::Datetime | Value::Null => {}
         }
     }
 
@@ -177,6 +180,7 @@ impl Node {
             | Value::Float(_)
             | Value::Bool(_)
             | Value::Datetime
+            | Value::Null
             | Value::Array(_) => None,
         }
     }

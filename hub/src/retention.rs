@@ -34,7 +34,7 @@ fn tell(app: &App, pass: &'static str, done: Result<Collected, crate::store::Err
     match done {
         Ok(done) if done.is_nothing() => {}
         Ok(done) => {
-            let Collected { jobs, blobs, outputs, uploads, events, files, bytes } = done;
+            let Collected { jobs, blobs, outputs, uploads, events, runs, files, bytes } = done;
             tracing::info!(
                 pass,
                 jobs,
@@ -42,6 +42,7 @@ fn tell(app: &App, pass: &'static str, done: Result<Collected, crate::store::Err
                 outputs,
                 uploads,
                 events,
+                runs,
                 files,
                 bytes,
                 "Removed what is kept no longer"

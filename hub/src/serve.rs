@@ -1,10 +1,13 @@
 //! `passerelle-hub serve`: from the operator's words to a running hub, and its polite end.
 
 use crate::{
-    api::App,
+    api::{App, vendor},
     bootstrap,
     cli::{Failure, Place},
     health::Serving,
+    mediations,
+    notices::{self, Watched},
+    outbound::Outbound,
     retention,
     server::{self, Server},
     settings::{self, DEFAULT_DATA, DEFAULT_LISTEN, File, Log, Transport},
@@ -147,7 +150,16 @@ async fn run(args: Args, file: File) -> Result<(), Failure> {
     let open_metrics = bound.ip().is_loopback() && !behind_proxy;
     let mut app = App::new(store.clone(), file.limits.max_blob.0, open_metrics, stop.clone());
     app.behind_proxy = behind_proxy;
+    app.outbound = Outbound::new(file.outbound.rules());
+    app.tasks.spawn(mediations::engine::run(app.clone()));
+    app.tasks.spawn(mediations::trigger::poll::run(app.clone()));
     app.tasks.spawn(retention::run(app.clone(), file.retention.checked()));
+    let watched = match &transport {
+        Transport::Tls { certificate, .. } => Watched::read(certificate),
+        Transport::Plain => None,
+    };
+    app.tasks.spawn(vendor::fetch::run(app.clone()));
+    app.tasks.spawn(notices::run(app.clone(), file.notices.checked(), watched));
     let max_connections = file.limits.max_connections;
     // All that a proxy hands on comes from its address.
     let per_address = if behind_proxy { max_connections } else { file.limits.max_connections_per_address };

@@ -2,6 +2,7 @@
 
 use crate::{
     api::MAX_BLOB,
+    notices, outbound,
     server::{MAX_CONNECTIONS, MAX_PER_ADDRESS},
     store::{quota, retention},
     tunnel::registry::LEASE,
@@ -64,6 +65,12 @@ pub struct File {
     /// What one tenant may have; past it the answer is `507 quota`.
     #[serde(default)]
     pub quotas: Quotas,
+    /// How subscribers are told.
+    #[serde(default)]
+    pub notices: notices::settings::Section,
+    /// Where the hub's own requests may lead.
+    #[serde(default)]
+    pub outbound: outbound::Section,
 }
 
 /// `[quotas]`
@@ -234,7 +241,8 @@ impl File {
             return Err("limits.max_connections_per_address: must be at least 1".to_owned());
         }
         check_lease(file.limits.lease).map_err(|wrong| format!("limits.lease: {wrong}"))?;
-        match file.retention.finding() {
+        let findings = [file.retention.finding(), file.notices.finding(), file.outbound.finding()];
+        match findings.into_iter().flatten().next() {
             Some(finding) => Err(finding),
             None => Ok(file),
         }

@@ -38,6 +38,17 @@ impl Printer {
         self.done(secret, &json!({"id": id, kind: secret}))
     }
 
+    /// An id and its secret, both of which the user has to write down; shown this once.
+    ///
+    /// # Errors
+    /// If nobody reads.
+    pub fn pair(&self, id: &str, secret: &str) -> Result<(), Failure> {
+        if !self.json {
+            writeln!(io::stderr().lock(), "id and secret, shown this once:")?;
+        }
+        self.done(&format!("{id}\n{secret}"), &json!({"id": id, "secret": secret}))
+    }
+
     /// A backup was restored.
     ///
     /// # Errors

@@ -185,13 +185,14 @@ impl Metrics {
 
     /// The retention removed something.
     pub fn collected(&self, done: &Collected) {
-        let Collected { jobs, blobs, outputs, uploads, events, files, bytes } = *done;
+        let Collected { jobs, blobs, outputs, uploads, events, runs, files, bytes } = *done;
         let all = [
             ("jobs", jobs),
             ("blobs", blobs),
             ("outputs", outputs),
             ("uploads", uploads),
             ("events", events),
+            ("runs", runs),
             ("files", files),
         ];
         for (what, count) in all {

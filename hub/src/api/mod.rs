@@ -12,23 +12,30 @@ mod calls;
 mod envelope;
 mod event_upload;
 mod events;
+mod events_in;
 mod guard;
 mod health;
 mod jobs;
+mod mediation_runs;
+mod mediations;
 mod metrics;
 mod observe;
 mod problem;
 mod range;
 mod received;
+mod signature;
 mod sites;
 mod submission;
+mod subscriptions;
 mod upload;
+pub mod vendor;
 
 pub use guard::{Guard, PER_PAIR};
 pub use metrics::Metrics;
 pub use problem::{Problem, ProblemDocument};
+pub use submission::{MAX_ATTEMPTS, MAX_DEADLINE_S, MAX_TIMEOUT_S};
 
-use crate::{blobs::Blobs, store, store::Store, tunnel::Tunnel};
+use crate::{blobs::Blobs, outbound::Outbound, store, store::Store, tunnel::Tunnel};
 use axum::{Router, extract::State, http::Uri, response::Response};
 use http::{HeaderValue, Method, StatusCode, header};
 use passerelle_protocol::ApiCode;
@@ -62,6 +69,8 @@ pub struct App {
     pub behind_proxy: bool,
     /// Wrong credentials, counted.
     pub guard: Arc<Guard>,
+    /// The hub's own requests on behalf of tenants.
+    pub outbound: Outbound,
     /// Set when the hub ends: event streams and waits end early.
     pub stop: CancellationToken,
     /// Uploads go on here when their request is cut, until what arrived is stored.
@@ -85,6 +94,7 @@ impl App {
             open_metrics,
             behind_proxy: false,
             guard: Arc::default(),
+            outbound: Outbound::default(),
             stop,
             tasks: TaskTracker::new(),
             document: Arc::default(),
@@ -95,6 +105,7 @@ impl App {
     pub fn router(&self) -> Router {
         let (router, _) = api().split_for_parts();
         router
+            .merge(vendor::router())
             .fallback(no_such_route)
             .method_not_allowed_fallback(wrong_method)
             .layer(axum::middleware::from_fn_with_state(self.clone(), health::refuse_when_ending))
@@ -143,9 +154,28 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(agents::list))
         .routes(routes!(agents::revoke))
         .routes(routes!(events::follow))
+        .routes(routes!(events_in::send, events_in::list))
+        .routes(routes!(events_in::show))
+        .routes(routes!(mediations::list, mediations::apply))
+        .routes(routes!(mediations::show, mediations::put, mediations::delete))
+        .routes(routes!(mediations::enable))
+        .routes(routes!(mediations::disable))
+        .routes(routes!(mediations::start))
+        .routes(routes!(mediation_runs::list))
+        .routes(routes!(mediation_runs::show))
+        .routes(routes!(mediation_runs::messages))
+        .routes(routes!(mediation_runs::restart))
+        .routes(routes!(mediation_runs::ignore))
+        .routes(routes!(mediation_runs::flow, mediation_runs::replace))
         .routes(routes!(received::list))
         .routes(routes!(received::show))
         .routes(routes!(received::payload))
+        .routes(routes!(subscriptions::create, subscriptions::list))
+        .routes(routes!(subscriptions::show, subscriptions::delete))
+        .routes(routes!(subscriptions::test))
+        .routes(routes!(subscriptions::deliveries))
+        .routes(routes!(subscriptions::resend_all))
+        .routes(routes!(subscriptions::resend))
         .routes(routes!(health::document))
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))

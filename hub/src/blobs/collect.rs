@@ -6,8 +6,9 @@
 //! it never has more than a fifth of the writer's time.
 
 use super::Blobs;
+use crate::mediations::store::retention as mediations;
 use crate::store::{
-    Error, received, retention,
+    Error, business, received, retention,
     retention::{Key, Removed, Retention},
     writer::Tx,
 };
@@ -24,6 +25,8 @@ const REST: u32 = 4;
 /// The shortest and the longest rest.
 const RESTS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(1));
 
+/// How long the sequence of what happened to mediation runs is kept: as long as runs can be.
+const TOLD: Duration = Duration::from_secs(31 * 24 * 3600);
 /// How long the ids of events are remembered, so that none is stored twice.
 const PAST_EVENTS: Duration = Duration::from_secs(400 * 24 * 3600);
 
@@ -40,6 +43,8 @@ pub struct Collected {
     pub uploads: u64,
     /// Events of triggers.
     pub events: u64,
+    /// Mediation runs.
+    pub runs: u64,
     /// Files of content.
     pub files: u64,
     /// Their bytes.
@@ -75,6 +80,15 @@ impl Blobs {
         done.events = self
             .walk(0, received::old_events, received::remove_events, before(keep.events), &mut done)
             .await?;
+        done.events += self
+            .walk(0, business::old_events, business::remove_events, before(keep.events), &mut done)
+            .await?;
+        // Before blobs: what a run made goes with it.
+        done.runs = self.walk(0, mediations::old_runs, mediations::remove_runs, now, &mut done).await?;
+        let told = before(TOLD);
+        while self.store.write(move |tx| mediations::forget_changes(tx, told)).await? {
+            rest(Instant::now()).await;
+        }
         let past = before(PAST_EVENTS.max(keep.events));
         while self.store.write(move |tx| received::forget_past(tx, past)).await? {
             rest(Instant::now()).await;

@@ -1,5 +1,6 @@
 //! What the hub stores and shows: jobs, attempts, tenants, sites, agents, keys, tokens, blobs.
 
+use crate::mediations::{DefinitionId, RunId};
 use jiff::Timestamp;
 use passerelle_protocol::{
     AgentId, BlobId, CommitMode, EventId, Intent, JobId, KeyId, Name, Repeat, Sha256, VerifyingKey,
@@ -8,11 +9,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::str::FromStr;
 
+mod business;
 mod event;
 mod job;
+mod notice;
 
+pub use business::*;
 pub use event::*;
 pub use job::*;
+pub use notice::*;
 
 /// A tenant's subscription tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +60,8 @@ pub struct Caller {
     pub key: String,
     /// Its tenant.
     pub tenant: Name,
-    /// Its scopes: `jobs:read`, `jobs:write`, `sites:read`, `agents:read`, `agents:write`, `blobs:write`, `events:read`.
+    /// Its scopes: `jobs:read`, `jobs:write`, `sites:read`, `agents:read`, `agents:write`, `blobs:write`, `events:read`,
+    /// `mediations:read`, `mediations:write`.
     pub scopes: Vec<String>,
 }
 
@@ -367,4 +373,10 @@ pub enum ChangeKind {
     Agent(AgentId),
     /// An event of a trigger was stored.
     Received(EventId),
+    /// A mediation run.
+    Run(RunId),
+    /// A mediation definition: created, changed, deleted, late.
+    Definition(DefinitionId),
+    /// Something happened that is told as a notice.
+    Notice(uuid::Uuid),
 }

@@ -221,34 +221,7 @@ impl Store {
         id: JobId,
         renewed: Option<(String, Envelope)>,
     ) -> Result<Job, Error> {
-        self.write(move |tx| {
-            let mut job = find(tx, &tenant, id)?;
-            let decision = next(&job.facts, &Event::Retry, tx.now, 0.0);
-            if decision == Decision::Forbidden {
-                return Err(forbidden(&job, "retried"));
-            }
-            tx.shared.shares.open_job(tx.conn, &tenant)?;
-            if signed::retry(tx, &mut job, renewed)? {
-                attempts::apply(tx, &job, decision)?;
-                return whole_job(tx.conn, &tenant, id);
-            }
-            let round = TimestampRound::new().smallest(Unit::Second).mode(RoundMode::Ceil);
-            let deadline_s: u32 = tx
-                .conn
-                .prepare_cached("SELECT deadline_s FROM jobs WHERE seq = ?1")?
-                .query_row([job.seq], |row| row.get(0))?;
-            let deadline =
-                tx.now.checked_add(Duration::from_secs(deadline_s.into())).unwrap_or(Timestamp::MAX);
-            job.facts.deadline = deadline.round(round).unwrap_or(deadline);
-            tx.conn
-                .prepare_cached(
-                    "UPDATE jobs SET deadline = ?2, allowed = counted + max_attempts WHERE seq = ?1",
-                )?
-                .execute(params![job.seq, ms(job.facts.deadline)])?;
-            attempts::apply(tx, &job, decision)?;
-            whole_job(tx.conn, &tenant, id)
-        })
-        .await
+        self.write(move |tx| retry_in(tx, &tenant, id, renewed)).await
     }
 
     /// The output payload.
@@ -311,11 +284,42 @@ fn find(tx: &Tx<'_>, tenant: &Name, id: JobId) -> Result<JobRow, Error> {
         .ok_or_else(|| Error::NotFound(format!("no job {id}")))
 }
 
+/// Gives a settled job more attempts, in a transaction that does more.
+pub(crate) fn retry_in(
+    tx: &mut Tx<'_>,
+    tenant: &Name,
+    id: JobId,
+    renewed: Option<(String, Envelope)>,
+) -> Result<Job, Error> {
+    let mut job = find(tx, tenant, id)?;
+    let decision = next(&job.facts, &Event::Retry, tx.now, 0.0);
+    if decision == Decision::Forbidden {
+        return Err(forbidden(&job, "retried"));
+    }
+    tx.shared.shares.open_job(tx.conn, tenant)?;
+    if signed::retry(tx, &mut job, renewed)? {
+        attempts::apply(tx, &job, decision)?;
+        return whole_job(tx.conn, tenant, id);
+    }
+    let round = TimestampRound::new().smallest(Unit::Second).mode(RoundMode::Ceil);
+    let deadline_s: u32 = tx
+        .conn
+        .prepare_cached("SELECT deadline_s FROM jobs WHERE seq = ?1")?
+        .query_row([job.seq], |row| row.get(0))?;
+    let deadline = tx.now.checked_add(Duration::from_secs(deadline_s.into())).unwrap_or(Timestamp::MAX);
+    job.facts.deadline = deadline.round(round).unwrap_or(deadline);
+    tx.conn
+        .prepare_cached("UPDATE jobs SET deadline = ?2, allowed = counted + max_attempts WHERE seq = ?1")?
+        .execute(params![job.seq, ms(job.facts.deadline)])?;
+    attempts::apply(tx, &job, decision)?;
+    whole_job(tx.conn, tenant, id)
+}
+
 fn forbidden(job: &JobRow, what: &str) -> Error {
     Error::Conflict(format!("job {} is {} and cannot be {what}", job.id, job.facts.state.as_str()))
 }
 
-fn submit(tx: &mut Tx<'_>, job: NewJob) -> Result<Submitted, Error> {
+pub(crate) fn submit(tx: &mut Tx<'_>, job: NewJob) -> Result<Submitted, Error> {
     if let Some((key, body)) = &job.idempotency {
         let seen: Option<(JobId, Sha256)> = tx
             .conn
@@ -480,11 +484,11 @@ pub(super) fn list_sql(filter: &JobFilter) -> String {
     sql
 }
 
-pub(super) fn write_cursor(at: i64, seq: i64) -> String {
+pub(crate) fn write_cursor(at: i64, seq: i64) -> String {
     URL_SAFE_NO_PAD.encode(format!("{at}.{seq}"))
 }
 
-pub(super) fn read_cursor(text: &str) -> Result<(i64, i64), Error> {
+pub(crate) fn read_cursor(text: &str) -> Result<(i64, i64), Error> {
     let read = || {
         let decoded = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
         let (at, seq) = decoded.split_once('.')?;

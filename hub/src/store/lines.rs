@@ -68,7 +68,7 @@ pub(super) fn on_state(tx: &mut Tx<'_>, job: &JobRow, state: JobState) -> Result
 }
 
 /// Lets those behind a job go on.
-pub(super) fn leave(tx: &mut Tx<'_>, job: &JobRow, key: &str) -> Result<(), Error> {
+pub(crate) fn leave(tx: &mut Tx<'_>, job: &JobRow, key: &str) -> Result<(), Error> {
     tx.conn.prepare_cached("UPDATE jobs SET blocks = 0, ready = 1 WHERE seq = ?1")?.execute([job.seq])?;
     if ready_one(tx, &job.queue, key)?.is_some() {
         return Ok(());

@@ -5,28 +5,35 @@
 //! pure place (`transition.rs`). Another process may administer the same database meanwhile: its commits are noticed
 //! within 250 ms.
 
+pub(crate) mod absences;
 mod admin;
 mod agent_keys;
 mod agents;
+mod apps;
 pub(crate) mod attempts;
+pub(crate) mod business;
 mod clones;
 mod dispatch;
 mod events;
 mod facts;
 pub(crate) mod identity;
-mod jobs;
+pub(crate) mod jobs;
 pub(crate) mod keyring;
 mod leases;
-mod lines;
+pub(crate) mod lines;
 mod memory;
+pub(crate) mod notices;
 pub mod quota;
 mod reader;
 pub(crate) mod received;
 pub mod retention;
 pub(crate) mod row;
 pub(crate) mod schema;
+mod senders;
 pub(crate) mod sessions;
 mod signed;
+pub mod standard;
+pub mod subscriptions;
 mod timers;
 pub(crate) mod transition;
 pub(crate) mod triggers;
@@ -268,6 +275,9 @@ pub(crate) struct Shared {
     pub(crate) changes: broadcast::Sender<Change>,
     pub(crate) keyring: keyring::Keyring,
     pub(crate) events: EventCounts,
+    /// Mediation runs that are to go on.
+    pub(crate) runs: Arc<crate::mediations::store::RunQueue>,
+    pub(crate) outbox: notices::Outbox,
     /// The largest payload that is taken.
     pub(crate) max_blob: AtomicU64,
     /// When this process opened the store.
@@ -340,6 +350,8 @@ impl Store {
             (conn, keyring, audience)
         };
         let readers = reader::Readers::open(&path).map_err(told)?;
+        let outbox = notices::Outbox::read(&conn)
+            .map_err(|error| OpenError(format!("{}: {error}", path.display())))?;
         let shared = Arc::new(Shared {
             registry: Registry::default(),
             caches: Caches::default(),
@@ -348,6 +360,8 @@ impl Store {
             changes: broadcast::Sender::new(CHANGES),
             keyring,
             events: EventCounts::default(),
+            runs: Arc::default(),
+            outbox,
             max_blob: AtomicU64::new(u64::MAX),
             opened_at: crate::clock::now(),
             commits: AtomicU64::new(0),

@@ -15,6 +15,9 @@ use std::{
 /// How often a tenant at its quota is counted anew.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// How many mediation runs of a tenant may be open: each takes a little memory while it waits.
+const OPEN_RUNS: u64 = 100_000;
+
 /// What a tenant may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quotas {
@@ -75,6 +78,7 @@ struct State {
     open_jobs: HashMap<Name, Bound>,
     blob_bytes: HashMap<Name, Bound>,
     events: HashMap<Name, Bound>,
+    open_runs: HashMap<Name, Bound>,
 }
 
 impl Shares {
@@ -113,12 +117,27 @@ impl Shares {
         )))
     }
 
+    /// Takes a place for a mediation run that is about to be open.
+    pub(crate) fn open_run(&self, conn: &Connection, tenant: &Name) -> Result<(), Error> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let runs = state.open_runs.entry(tenant.clone()).or_default();
+        let sql = "SELECT count(*) FROM mediation_runs INDEXED BY mediation_runs_open \
+                   WHERE tenant = ?1 AND finished_at IS NULL";
+        if runs.add(1, OPEN_RUNS, || number(conn, sql, tenant))? {
+            return Ok(());
+        }
+        Err(Error::Quota(format!(
+            "tenant {tenant} has {OPEN_RUNS} open mediation runs, as many as it may: let some end first"
+        )))
+    }
+
     /// Takes a place for an event.
     pub(super) fn event(&self, conn: &Connection, tenant: &Name) -> Result<(), Error> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State { quotas, events, .. } = &mut *state;
         let bound = events.entry(tenant.clone()).or_default();
-        let sql = "SELECT count(*) FROM received_events WHERE tenant = ?1";
+        let sql = "SELECT (SELECT count(*) FROM received_events WHERE tenant = ?1) \
+                   + (SELECT count(*) FROM business_events WHERE tenant = ?1)";
         if bound.add(1, quotas.events, || number(conn, sql, tenant))? {
             return Ok(());
         }

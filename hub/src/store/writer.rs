@@ -13,10 +13,11 @@ use super::{
     Error,
     agents::{self, Unwelcome},
     dispatch::{self, Assignment},
-    events, leases, row, timers,
+    events, leases, notices, row, timers,
 };
 use crate::{
     clock,
+    mediations::store::OpenRun,
     model::ChangeKind,
     tunnel::registry::{Command, QueueKey},
 };
@@ -80,6 +81,10 @@ pub(crate) struct Effects {
     pub(crate) dismiss: bool,
     /// The hub has a new signing key.
     pub(crate) keys: bool,
+    /// Mediation runs that are to go on.
+    pub(crate) runs: Vec<OpenRun>,
+    /// Something is to be delivered to subscribers.
+    pub(crate) deliveries: bool,
 }
 
 impl Effects {
@@ -95,6 +100,8 @@ impl Effects {
         self.forget |= other.forget;
         self.dismiss |= other.dismiss;
         self.keys |= other.keys;
+        self.runs.extend(other.runs);
+        self.deliveries |= other.deliveries;
         if let Some(due) = other.due {
             self.due_at(due);
         }
@@ -272,9 +279,13 @@ impl Writer {
                 for Assignment { agent, session, offer } in assignments {
                     shared.registry.send_to(agent, session, Command::Offer(Box::new(offer)));
                 }
+                if effects.deliveries {
+                    shared.outbox.bell.notify_one();
+                }
                 if effects.dismiss {
                     self.dismiss_unwelcome();
                 }
+                shared.runs.push(effects.runs);
                 for id in effects.settled {
                     self.wake(id);
                 }
@@ -332,9 +343,7 @@ impl Writer {
         for order in batch.iter_mut() {
             savepoint(&mut tx, &mut total, |tx| order.work.run(tx))?;
         }
-        if due {
-            savepoint(&mut tx, &mut total, |tx| log_failure("timers", timers::run(tx)))?;
-        }
+        let timed = due && savepoint(&mut tx, &mut total, |tx| log_failure("timers", timers::run(tx)))?;
         for agent in silent {
             savepoint(&mut tx, &mut total, |tx| log_failure("leases", leases::run_out(tx, *agent)))?;
         }
@@ -345,8 +354,17 @@ impl Writer {
                 savepoint(&mut tx, &mut total, |tx| log_failure("dispatch", dispatch::run(tx, &key)))?;
             }
         }
+        if !total.settled.is_empty() && shared.outbox.is_subscribed() {
+            let settled = total.settled.clone();
+            savepoint(&mut tx, &mut total, |tx| log_failure("notices", notices::jobs_settled(tx, &settled)))?;
+        }
         let changes = events::store(tx.conn, &mut self.last_event, &total.changes)?;
-        let next = if due { timers::next(tx.conn)? } else { self.due };
+        let next = match due {
+            false => self.due,
+            true if timed => timers::next(tx.conn)?,
+            // What failed is due still: not at once again, for ever.
+            true => tx.now.checked_add(AGAIN).ok(),
+        };
         transaction.commit()?;
         self.due = match (next, total.due) {
             (Some(a), Some(b)) => Some(a.min(b)),

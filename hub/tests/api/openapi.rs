@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-const METHODS: [&str; 5] = ["get", "head", "post", "patch", "delete"];
+const METHODS: [&str; 6] = ["get", "head", "post", "put", "patch", "delete"];
 
 #[tokio::test]
 async fn every_route_is_in_the_document_and_the_other_way_round() {
@@ -22,7 +22,10 @@ async fn every_route_is_in_the_document_and_the_other_way_round() {
             .replace("{site}", "x")
             .replace("{job}", "x")
             .replace("{attempt}", "1")
-            .replace("{event}", "x");
+            .replace("{event}", "x")
+            .replace("{delivery}", "1")
+            .replace("{guid}", "x")
+            .replace("{flow}", "x");
         let refused =
             Answer::of(hub.request("BREW".parse().unwrap(), &real)).await.expect_problem(405, "bad_request");
         // The router answers HEAD wherever it answers GET.
@@ -48,10 +51,23 @@ async fn every_route_is_in_the_document_and_the_other_way_round() {
         "/v1/agents",
         "/v1/agents/{id}/revoke",
         "/v1/sites/{site}/resources",
+        "/v1/mediations/definitions",
+        "/v1/mediations/definitions/{guid}",
+        "/v1/mediations/definitions/{guid}/run",
+        "/v1/mediations/runs",
+        "/v1/mediations/runs/{id}",
+        "/v1/mediations/runs/{id}/restart",
+        "/v1/mediations/runs/{id}/flows/{flow}",
         "/v1/events",
         "/v1/events/received",
         "/v1/events/received/{id}",
         "/v1/events/received/{id}/payload",
+        "/v1/subscriptions",
+        "/v1/subscriptions/{id}",
+        "/v1/subscriptions/{id}/test",
+        "/v1/subscriptions/{id}/resend",
+        "/v1/subscriptions/{id}/deliveries",
+        "/v1/subscriptions/{id}/deliveries/{delivery}/resend",
         "/v1/openapi.json",
         "/healthz",
         "/readyz",
@@ -73,6 +89,11 @@ fn no_route_is_registered_beside_the_document() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api");
     for file in std::fs::read_dir(folder).unwrap() {
         let path = file.unwrap().path();
+        // The vendor's API has paths and shapes of its own: it is no part of the document.
+        if path.is_dir() {
+            assert!(path.ends_with("vendor"), "{}", path.display());
+            continue;
+        }
         let source = std::fs::read_to_string(&path).unwrap();
         let source = source.split("#[cfg(test)]").next().unwrap();
         for call in [".route(", ".route_service(", ".nest_service(", "Router::new()"] {

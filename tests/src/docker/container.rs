@@ -121,6 +121,14 @@ impl Container {
         .await;
     }
 
+    /// The same, but it may end and be started again by the engine meanwhile.
+    pub async fn running_answers(&self, arguments: &[&str], within: Duration) {
+        until(&format!("{arguments:?} in {}", self.name), within, async || {
+            self.exec(arguments).status.success().then_some(())
+        })
+        .await;
+    }
+
     /// `docker exec`.
     pub fn exec(&self, arguments: &[&str]) -> Output {
         docker_output(&[&["exec", &self.name], arguments].concat())

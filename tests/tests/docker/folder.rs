@@ -18,7 +18,7 @@ const EXPORTS: &str = "\n[resources.compta]\nconnector = \"file\"\nurl = \"file:
     [[resources.compta.allow]]\noperations = [\"drop\", \"stat\"]\npaths = [\"**\"]\n";
 
 async fn drop_file(hub: &HubContainer, path: &str) -> Value {
-    let job = json!({"site": SITE, "resource": "compta", "operation": "drop", "params": {"path": path},
+    let job = json!({"site": SITE, "resource": "compta", "operation": "drop", "params": {"path": path, "create_dirs": true},
         "payload": {"text": format!("content of {path}")}});
     let done = hub.api.run(&job).await;
     assert_eq!(done["state"], "succeeded", "{done}");
@@ -28,7 +28,7 @@ async fn drop_file(hub: &HubContainer, path: &str) -> Value {
 async fn only_agent(hub: &HubContainer) -> String {
     let agents = hub.agents().await;
     assert_eq!(agents.len(), 1, "{agents:?}");
-    agents[0]["id"].as_str().unwrap().to_owned()
+    agents[0]["id"].as_str().expect("an id").to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -187,7 +187,7 @@ async fn init_writes_a_folder_and_check_looks_at_every_link() {
     assert_eq!((output.status.code(), &found["ok"]), (Some(0), &json!(true)), "{found:#}");
     let links: Vec<&str> =
         found["items"].as_array().unwrap().iter().filter_map(|one| one["link"].as_str()).collect();
-    for link in ["state folder", "hub DNS", "hub TLS", "clock"] {
+    for link in ["state folder", "hub name", "hub TLS", "clock"] {
         assert!(links.contains(&link), "{links:?}");
     }
     // Inside the container that runs, the same command looks without disturbing.

@@ -29,8 +29,9 @@ const ENGINE: [&str; 13] = [
 ];
 
 fn inspect(image: &str) -> Value {
-    let mut all: Vec<Value> = serde_json::from_str(&docker(&["image", "inspect", image])).unwrap();
-    all.pop().unwrap()
+    let mut all: Vec<Value> =
+        serde_json::from_str(&docker(&["image", "inspect", image])).expect("what the engine says");
+    all.pop().expect("what the engine says")
 }
 
 /// The files of an image as `tar` lists them: mode, owner, path.
@@ -40,18 +41,23 @@ fn files(image: &str) -> Vec<(String, String, String)> {
         .args(["export", container.name()])
         .stdout(Stdio::piped())
         .spawn()
-        .unwrap();
+        .expect("what the engine says");
     let listed = std::process::Command::new("tar")
         .args(["--list", "--verbose", "--numeric-owner"])
-        .stdin(export.stdout.take().unwrap())
+        .stdin(export.stdout.take().expect("what the engine says"))
         .output()
-        .unwrap();
-    assert!(export.wait().unwrap().success() && listed.status.success(), "{}", said(&listed));
-    let text = String::from_utf8(listed.stdout).unwrap();
+        .expect("what the engine says");
+    assert!(
+        export.wait().expect("what the engine says").success() && listed.status.success(),
+        "{}",
+        said(&listed)
+    );
+    let text = String::from_utf8(listed.stdout).expect("what the engine says");
     let entry = |line: &str| {
         let mut words = line.split_whitespace();
-        let (mode, owner) = (words.next().unwrap(), words.next().unwrap());
-        let path = words.nth(3).unwrap();
+        let (mode, owner) =
+            (words.next().expect("what the engine says"), words.next().expect("what the engine says"));
+        let path = words.nth(3).expect("what the engine says");
         (mode.to_owned(), owner.to_owned(), path.to_owned())
     };
     text.lines().map(entry).collect()
@@ -155,9 +161,10 @@ fn the_history_of_an_image_has_no_secrets() {
 #[test]
 fn the_agents_image_is_small() {
     const MOST: usize = 30_000_000;
-    let saved =
+    let mut saved =
         passerelle_tests::docker::command().args(["save", AGENT]).stdout(Stdio::piped()).spawn().unwrap();
-    let packed = std::process::Command::new("gzip").stdin(saved.stdout.unwrap()).output().unwrap();
+    let packed = std::process::Command::new("gzip").stdin(saved.stdout.take().unwrap()).output().unwrap();
+    assert!(saved.wait().unwrap().success());
     println!("{AGENT}: {:.1} MB compressed", packed.stdout.len() as f64 / 1e6);
     assert!(packed.status.success() && packed.stdout.len() > 1_000_000);
     assert!(packed.stdout.len() <= MOST, "{} bytes compressed", packed.stdout.len());

@@ -2,8 +2,11 @@
 //! --workspace` leaves these tests out.
 
 mod compose;
+mod cost;
+mod documents;
 mod folder;
 mod image;
+mod life;
 mod load;
 mod mend;
 mod network;

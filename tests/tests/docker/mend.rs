@@ -141,7 +141,7 @@ fn a_container_without_a_folder_is_told_to_map_one() {
     let text = refused(&[AGENT]);
     assert!(text.contains("nothing is mapped to /config"), "{text}");
     assert_eq!(command(&text, "-v"), "-v /srv/passerelle:/config");
-    let lost = refused(&[AGENT, "--config", "c:\\programdata\\cpoint"]);
+    let lost = refused(&[AGENT, "run", "--config", "c:\\programdata\\cpoint"]);
     assert!(lost.contains("a path of Windows"), "{lost}");
 }
 

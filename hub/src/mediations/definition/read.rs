@@ -1,0 +1,165 @@
+//! From a section to a definition, with all findings.
+
+use super::{
+    Definition, Inputs, JobSpec, MAX_INTERVAL_S, MAX_LABEL, MAX_STEPS, MAX_TRANSFERS, Missed, Overlap,
+    RETENTION_DAYS, StepEntry, Transfer, check, job::seconds,
+};
+use crate::mediations::{ids::DefinitionId, steps::Step, trigger::Trigger};
+use passerelle_config::{Diagnostics, HumanDuration, Section};
+use passerelle_protocol::Name;
+use serde::Deserialize;
+use uuid::Uuid;
+
+/// The keys whose parts are read by others.
+const PARTS: &[&str] = &["trigger", "steps", "transfer"];
+const STEP: &[&str] = &["name", "input"];
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    guid: Option<DefinitionId>,
+    name: Name,
+    label: Option<String>,
+    enabled: Option<bool>,
+    system: Option<Uuid>,
+    standard_flow: Option<String>,
+    retention_days: Option<u8>,
+    ignore_old_errors: Option<bool>,
+    max_interval: Option<HumanDuration>,
+    max_interval_s: Option<u32>,
+    overlap: Option<Overlap>,
+    missed: Option<Missed>,
+    timezone: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Named {
+    name: Option<Name>,
+    input: Option<Inputs>,
+}
+
+/// A definition as it was written: its guid may be missing, it is then that of the definition of the same name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Written {
+    /// The guid, if one was written.
+    pub guid: Option<DefinitionId>,
+    /// The rest; its guid is [`Self::guid`] or a new one.
+    pub definition: Definition,
+}
+
+impl Definition {
+    /// Reads one; nothing if there is any finding.
+    pub fn read(section: Section, diagnostics: &mut Diagnostics) -> Option<Written> {
+        let before = diagnostics.findings().len();
+        let mut steps = Vec::new();
+        for part in section.parts("steps", diagnostics) {
+            if let Some(step) = step(part, diagnostics) {
+                steps.push(step);
+            }
+        }
+        let mut transfer = Vec::new();
+        for (index, part) in section.parts("transfer", diagnostics).into_iter().enumerate() {
+            if let Some(read) = one_transfer(part, index, diagnostics) {
+                transfer.push(read);
+            }
+        }
+        let trigger = match section.part("trigger") {
+            Some(part) => Trigger::read(part, diagnostics),
+            None => {
+                diagnostics.push(
+                    section.finding("trigger", "missing; this table is required: kind = \"manual\", for one"),
+                );
+                None
+            }
+        };
+        let whole = section.clone();
+        let (_, rest) = section.split(PARTS);
+        let raw: Option<Raw> = rest.parse(diagnostics);
+        let (Some(raw), Some(trigger)) = (raw, trigger) else { return None };
+        let max_interval_s =
+            seconds(&rest, "max_interval", raw.max_interval, raw.max_interval_s, diagnostics);
+        let definition = Self {
+            guid: raw.guid.unwrap_or_else(DefinitionId::make),
+            label: raw.label.unwrap_or_else(|| raw.name.to_string()),
+            name: raw.name,
+            enabled: raw.enabled.unwrap_or(true),
+            system: raw.system,
+            standard_flow: raw.standard_flow,
+            trigger,
+            steps,
+            transfer,
+            retention_days: raw.retention_days.unwrap_or(RETENTION_DAYS),
+            ignore_old_errors: raw.ignore_old_errors.unwrap_or(false),
+            max_interval_s,
+            overlap: raw.overlap.unwrap_or_default(),
+            missed: raw.missed.unwrap_or_default(),
+            timezone: raw.timezone.unwrap_or_else(|| "UTC".to_owned()),
+        };
+        bounds(&definition, &rest, diagnostics);
+        check::references(&definition, &whole, diagnostics);
+        (diagnostics.findings().len() == before).then_some(Written { guid: raw.guid, definition })
+    }
+
+    /// Reads what a client sent, or what is stored.
+    ///
+    /// # Errors
+    /// All findings, each with its path.
+    pub fn of_json(value: &serde_json::Value) -> Result<Written, Diagnostics> {
+        let mut diagnostics = Diagnostics::default();
+        match Self::read(Section::of_json(value), &mut diagnostics) {
+            Some(written) if diagnostics.is_empty() => Ok(written),
+            _ => Err(diagnostics),
+        }
+    }
+}
+
+fn step(section: Section, diagnostics: &mut Diagnostics) -> Option<StepEntry> {
+    let (common, rest) = section.split(STEP);
+    let named: Option<Named> = common.parse(diagnostics);
+    if named.as_ref().is_some_and(|named| named.name.is_none()) {
+        diagnostics.push(common.finding("name", "missing; this key is required"));
+    }
+    let step = Step::read(rest, diagnostics)?;
+    let Named { name, input } = named?;
+    Some(StepEntry { name: name?, input, step })
+}
+
+fn one_transfer(section: Section, index: usize, diagnostics: &mut Diagnostics) -> Option<Transfer> {
+    let (common, rest) = section.split(STEP);
+    let named: Option<Named> = common.parse(diagnostics);
+    let job = JobSpec::read(&rest, diagnostics)?;
+    let Named { name, input } = named?;
+    let name = name.or_else(|| format!("transfer-{}", index + 1).parse().ok())?;
+    Some(Transfer { name, input, job })
+}
+
+fn bounds(definition: &Definition, section: &Section, diagnostics: &mut Diagnostics) {
+    let mut say = |key: &str, message: String| diagnostics.push(section.finding(key, message));
+    let label = definition.label.chars().count();
+    if label == 0 || label > MAX_LABEL || definition.label.chars().any(char::is_control) {
+        say("label", format!("must be 1 to {MAX_LABEL} characters on one line"));
+    }
+    if !(1..=30).contains(&definition.retention_days) {
+        say("retention_days", format!("must be 1 to 30, found {}", definition.retention_days));
+    }
+    if definition.max_interval_s.is_some_and(|seconds| seconds == 0 || seconds > MAX_INTERVAL_S) {
+        let key = if section.has("max_interval") { "max_interval" } else { "max_interval_s" };
+        say(key, format!("must be 1 s to {} days", MAX_INTERVAL_S / 86_400));
+    }
+    if let Some(flow) = &definition.standard_flow
+        && (flow.is_empty() || flow.len() > MAX_LABEL || flow.chars().any(|c| c.is_control() || c == '/'))
+    {
+        say("standard_flow", format!("must be 1 to {MAX_LABEL} characters without a slash"));
+    }
+    if jiff::tz::TimeZone::get(&definition.timezone).is_err() {
+        let message = "no time zone of this hub's database: use an IANA name such as \"Europe/Paris\"";
+        say("timezone", message.to_owned());
+    }
+    if definition.steps.len() > MAX_STEPS {
+        say("steps", format!("at most {MAX_STEPS}, found {}", definition.steps.len()));
+    }
+    if definition.transfer.len() > MAX_TRANSFERS {
+        say("transfer", format!("at most {MAX_TRANSFERS}, found {}", definition.transfer.len()));
+    }
+}

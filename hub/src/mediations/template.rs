@@ -1,0 +1,223 @@
+//! Short templates in definitions: parameters, order keys, payloads (minijinja's language, limited in steps and size).
+//!
+//! A text that is one expression alone, `{{ … }}`, keeps the type of its value, so that numbers and lists can be handed on;
+//! an object's entry whose expression gives nothing is left out. Everything else gives a text.
+
+use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
+use serde_json::{Map, Value as Json};
+use std::io;
+
+/// Steps that one rendering may take.
+const FUEL: u64 = 200_000;
+/// The longest template.
+pub const MAX_SOURCE: usize = 64 * 1024;
+/// The most that one rendering may give.
+const MAX_RENDERED: usize = 1024 * 1024;
+const DEPTH: usize = 32;
+/// How deep values may nest in which templates are looked for.
+const MAX_NESTING: usize = 64;
+
+/// What templates see.
+#[derive(Debug, Clone)]
+pub struct Scope(Value);
+
+impl Scope {
+    /// The names of a JSON object.
+    #[must_use]
+    pub fn new(names: &Json) -> Self {
+        Self(Value::from(minijinja::value::Serde(names)))
+    }
+}
+
+/// The environment that all templates share: strict about what is not defined, bounded.
+#[must_use]
+pub fn environment<'a>() -> Environment<'a> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(DEPTH);
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    super::rendering::filters::add(&mut environment);
+    environment
+}
+
+/// Whether a template compiles.
+///
+/// # Errors
+/// What is wrong with it, for the finding at its key.
+pub fn check(source: &str) -> Result<(), String> {
+    if source.len() > MAX_SOURCE {
+        return Err(format!("longer than {MAX_SOURCE} bytes"));
+    }
+    let environment = environment();
+    let compiled = match expression(source) {
+        Some(expression) => environment.compile_expression(expression).map(drop),
+        None => environment.template_from_str(source).map(drop),
+    };
+    compiled.map_err(|error| format!("not a template: {}", said(&error)))
+}
+
+/// The same for all texts in a value; what is found is told with its path.
+pub fn check_all(value: &Json, path: &str, found: &mut Vec<(String, String)>) {
+    match value {
+        Json::String(text) => {
+            if let Err(why) = check(text) {
+                found.push((path.to_owned(), why));
+            }
+        }
+        Json::Array(items) => items
+            .iter()
+            .enumerate()
+            .for_each(|(index, item)| check_all(item, &format!("{path}[{}]", index + 1), found)),
+        Json::Object(entries) => {
+            entries.iter().for_each(|(key, value)| check_all(value, &format!("{path}.{key}"), found));
+        }
+        Json::Null | Json::Bool(_) | Json::Number(_) => {}
+    }
+}
+
+/// The text that a template gives.
+///
+/// # Errors
+/// What does not fit, in words that may be public.
+pub fn text(source: &str, scope: &Scope) -> Result<String, String> {
+    if !source.contains("{{") && !source.contains("{%") && !source.contains("{#") {
+        return Ok(source.to_owned());
+    }
+    let environment = environment();
+    let template = environment.template_from_str(source).map_err(|error| said(&error))?;
+    let mut text = Bounded(Vec::new());
+    template.render_captured_to(scope.0.clone(), &mut text).map_err(|error| said(&error))?;
+    String::from_utf8(text.0).map_err(|error| error.to_string())
+}
+
+/// The value that a template gives; nothing if it is one expression that gives nothing.
+///
+/// # Errors
+/// As [`text`].
+pub fn value(source: &str, scope: &Scope) -> Result<Option<Json>, String> {
+    let Some(expression) = expression(source) else { return text(source, scope).map(Json::String).map(Some) };
+    let environment = environment();
+    let compiled = environment.compile_expression(expression).map_err(|error| said(&error))?;
+    let value = compiled.eval(scope.0.clone()).map_err(|error| said(&error))?;
+    if value.is_undefined() || value.is_none() {
+        return Ok(None);
+    }
+    let json = serde_json::to_value(&value).map_err(|_| "a value cannot be written as JSON".to_owned())?;
+    Ok(Some(json))
+}
+
+/// Fills all texts of an object.
+///
+/// # Errors
+/// As [`text`], with the path of the text.
+pub fn object(values: &Map<String, Json>, scope: &Scope) -> Result<Map<String, Json>, String> {
+    let mut filled = Map::new();
+    for (key, value) in values {
+        if let Some(value) = any(value, scope, MAX_NESTING).map_err(|why| format!("{key}: {why}"))? {
+            filled.insert(key.clone(), value);
+        }
+    }
+    Ok(filled)
+}
+
+fn any(template: &Json, scope: &Scope, depth: usize) -> Result<Option<Json>, String> {
+    let Some(depth) = depth.checked_sub(1) else { return Err("nested too deeply".to_owned()) };
+    Ok(Some(match template {
+        Json::String(source) => return value(source, scope),
+        Json::Array(items) => {
+            let filled: Result<Vec<_>, _> = items.iter().map(|item| any(item, scope, depth)).collect();
+            Json::Array(filled?.into_iter().map(|item| item.unwrap_or(Json::Null)).collect())
+        }
+        Json::Object(entries) => {
+            let mut filled = Map::new();
+            for (key, entry) in entries {
+                if let Some(entry) = any(entry, scope, depth).map_err(|why| format!("{key}: {why}"))? {
+                    filled.insert(key.clone(), entry);
+                }
+            }
+            Json::Object(filled)
+        }
+        Json::Null | Json::Bool(_) | Json::Number(_) => template.clone(),
+    }))
+}
+
+/// The inside of a text that is one expression alone.
+fn expression(source: &str) -> Option<&str> {
+    let inner = source.trim().strip_prefix("{{")?.strip_suffix("}}")?;
+    (!inner.contains("{{") && !inner.contains("}}")).then(|| inner.trim_matches('-').trim())
+}
+
+/// The error without the template's text around it.
+#[must_use]
+pub fn said(error: &Error) -> String {
+    let line = error.line().map_or(String::new(), |line| format!(" (line {line} of the template)"));
+    match (error.detail(), error.kind()) {
+        (_, ErrorKind::OutOfFuel) => "the template takes too many steps".to_owned(),
+        (_, ErrorKind::WriteFailure) => format!("the template gives more than {MAX_RENDERED} bytes"),
+        (Some(detail), _) => format!("{detail}{line}"),
+        (None, kind) => format!("{kind}{line}"),
+    }
+}
+
+/// A text that may not become longer than [`MAX_RENDERED`].
+struct Bounded(Vec<u8>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_RENDERED {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn scope() -> Scope {
+        Scope::new(
+            &json!({"trigger": {"data": {"Numero": 42, "lines": [1, 2]}}, "watermarks": {}, "flow": {"label": "a"}}),
+        )
+    }
+
+    #[test]
+    fn one_expression_alone_keeps_its_type_and_nothing_is_left_out() {
+        let params = json!({
+            "path": "orders/{{ trigger.data.Numero }}/validated", "number": "{{ trigger.data.Numero }}",
+            "lines": "{{ trigger.data.lines }}", "cursor": "{{ watermarks.customers }}", "plain": "x", "flag": true,
+            "deep": {"list": ["{{ flow.label }}", "{{ watermarks.none }}"], "none": "{{ watermarks.none }}"},
+        });
+        let filled = object(params.as_object().unwrap(), &scope()).unwrap();
+        assert_eq!(
+            Json::Object(filled),
+            json!({
+                "path": "orders/42/validated", "number": 42, "lines": [1, 2], "plain": "x", "flag": true,
+                "deep": {"list": ["a", null]},
+            })
+        );
+    }
+
+    #[test]
+    fn what_is_not_defined_inside_a_text_is_a_mistake_that_names_its_place() {
+        let params = json!({"deep": {"path": "x/{{ trigger.data.Nom }}.csv"}});
+        let why = object(params.as_object().unwrap(), &scope()).unwrap_err();
+        assert!(why.starts_with("deep: path: ") && why.contains("undefined"), "{why}");
+    }
+
+    #[test]
+    fn a_template_cannot_run_for_ever_or_fill_the_memory() {
+        let endless = "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}";
+        assert!(text(endless, &scope()).unwrap_err().contains("too many steps"));
+        let large = "{% for a in range(2000) %}{{ 'x' * 100000 }}{% endfor %}";
+        assert!(text(large, &scope()).is_err());
+        assert!(check("{{ 1 +").is_err() && check("a {% for %}").is_err() && check("{{ a.b }}").is_ok());
+    }
+}
