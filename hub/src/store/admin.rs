@@ -233,7 +233,12 @@ impl Store {
         self.revoke("enrolment_tokens", "enrolment token", id).await
     }
 
-    pub(super) async fn revoke(&self, table: &'static str, what: &'static str, id: &str) -> Result<(), Error> {
+    pub(super) async fn revoke(
+        &self,
+        table: &'static str,
+        what: &'static str,
+        id: &str,
+    ) -> Result<(), Error> {
         let id = id.to_owned();
         self.write(move |tx: &mut Tx<'_>| {
             tx.effects.forget = true;

@@ -70,8 +70,7 @@ async fn other_agent(hub: &Hub) -> Agent {
 }
 
 fn no_word_of(theirs: &Theirs, call: &str, text: &str) {
-    let ids =
-        [theirs.agent.as_str(), &theirs.job, &theirs.blob, &theirs.event, &theirs.told, &theirs.run];
+    let ids = [theirs.agent.as_str(), &theirs.job, &theirs.blob, &theirs.event, &theirs.told, &theirs.run];
     for word in WORDS.iter().copied().chain(ids) {
         // What the call itself named may come back in the refusal.
         assert!(call.contains(word) || !text.contains(word), "{call} tells of {word}: {text}");
