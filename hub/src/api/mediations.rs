@@ -69,7 +69,8 @@ pub struct DefinitionView {
 impl DefinitionView {
     async fn of(app: &App, stored: StoredDefinition) -> Result<Self, Problem> {
         let last_run = app.store.last_run(stored.tenant.clone(), stored.definition.guid).await?;
-        let trigger_problem = app.store.trigger_problem(stored.tenant.clone(), stored.definition.guid).await?;
+        let trigger_problem =
+            app.store.trigger_problem(stored.tenant.clone(), stored.definition.guid).await?;
         Ok(Self {
             definition: stored.definition.to_json(),
             version: stored.version,
