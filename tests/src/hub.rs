@@ -14,7 +14,7 @@ use tempfile::TempDir;
 /// The tenant that every test hub has.
 pub const TENANT: &str = "acme";
 
-const SCOPES: &str = "jobs:read,jobs:write,sites:read,agents:read,agents:write,blobs:write,events:read,\
+const SCOPES: &str = "jobs:read,jobs:write,sites:read,agents:read,agents:write,blobs:write,events:read,events:write,\
     mediations:read,mediations:write";
 
 /// A hub with the tenant `acme` (Enterprise tier) and an API key of all scopes.

@@ -92,9 +92,8 @@ pub async fn send(
         (Some(tenant), _) => (tenant, None),
         (None, signed) => {
             let name = query.sender.as_deref().unwrap_or_default();
-            let signed = signed
-                .unwrap_or(Err("sign it"))
-                .map_err(|why| Problem::new(ApiCode::Unauthorized, why))?;
+            let signed =
+                signed.unwrap_or(Err("sign it")).map_err(|why| Problem::new(ApiCode::Unauthorized, why))?;
             app.guard.admit(source, name)?;
             let found = app.store.sender(name).await?;
             match found {
@@ -115,9 +114,9 @@ pub async fn send(
         },
     };
     let envelope: Value = body::parse(&bytes)?;
-    let kind = word(&envelope, "EventKind")?
-        .filter(|kind| !kind.is_empty())
-        .ok_or_else(|| Problem::bad_request("EventKind: missing; name what happened, as \"CommandeValidee\""))?;
+    let kind = word(&envelope, "EventKind")?.filter(|kind| !kind.is_empty()).ok_or_else(|| {
+        Problem::bad_request("EventKind: missing; name what happened, as \"CommandeValidee\"")
+    })?;
     let category = word(&envelope, "EventCategory")?.unwrap_or_default();
     // Written anew it may be longer than it came.
     let length = envelope.to_string().len().max(bytes.len());
@@ -138,7 +137,8 @@ async fn sender(app: &App, source: Source, headers: &HeaderMap) -> Result<Name, 
     };
     app.guard.admit(source, &id)?;
     app.store.authenticate_app(&id, &secret).await?.ok_or_else(|| {
-        let unknown = Problem::new(ApiCode::Unauthorized, "the application is unknown, revoked, or has another secret");
+        let unknown =
+            Problem::new(ApiCode::Unauthorized, "the application is unknown, revoked, or has another secret");
         app.guard.failed(source, Some(&id), unknown)
     })
 }
@@ -169,14 +169,20 @@ fn webhook_id(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 /// A short text of the envelope.
 fn word(envelope: &Value, key: &str) -> Result<Option<String>, Problem> {
     if !envelope.is_object() {
-        return Err(Problem::bad_request("body: an object with EventKind, EventCategory and Data is expected"));
+        return Err(Problem::bad_request(
+            "body: an object with EventKind, EventCategory and Data is expected",
+        ));
     }
     match envelope.get(key) {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) if text.chars().count() <= MAX_WORD && !text.chars().any(char::is_control) => {
+        Some(Value::String(text))
+            if text.chars().count() <= MAX_WORD && !text.chars().any(char::is_control) =>
+        {
             Ok(Some(text.clone()))
         }
-        Some(_) => Err(Problem::bad_request(format!("{key}: expected a text of at most {MAX_WORD} characters"))),
+        Some(_) => {
+            Err(Problem::bad_request(format!("{key}: expected a text of at most {MAX_WORD} characters")))
+        }
     }
 }
 

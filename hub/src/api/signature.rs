@@ -110,7 +110,9 @@ mod tests {
     fn an_old_or_half_signed_message_is_refused_and_an_unsigned_one_is_none() {
         let read = |headers: &HeaderMap, now| Signed::read(headers, now).map(|read| read.map(|_| ()));
         assert!(read(&HeaderMap::new(), AT).is_none());
-        assert!(read(&headers(SIGNATURE, &AT.to_string()), AT + 301).unwrap().unwrap_err().contains("5 minutes"));
+        assert!(
+            read(&headers(SIGNATURE, &AT.to_string()), AT + 301).unwrap().unwrap_err().contains("5 minutes")
+        );
         assert!(read(&headers(SIGNATURE, "soon"), AT).unwrap().unwrap_err().contains("Unix seconds"));
         let mut twice = headers(SIGNATURE, &AT.to_string());
         twice.append("webhook-id", "other".parse().unwrap());

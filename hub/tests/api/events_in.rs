@@ -58,15 +58,19 @@ async fn an_event_is_taken_from_whoever_proves_to_be_of_the_tenant() {
     let (_, reader) = hub.store.create_api_key(name("acme"), vec!["events:read".to_owned()]).await.unwrap();
     let request = hub.anonymous(Method::POST, IN).bearer_auth(reader).json(&validated(9));
     Answer::of(request).await.expect_problem(403, "forbidden");
-    for authorization in
-        [format!("Basic {}", STANDARD.encode(format!("{app}:wrong"))), "Basic ???".to_owned(), "Bearer x".to_owned()]
-    {
-        let request = hub.anonymous(Method::POST, IN).header("authorization", authorization).json(&validated(9));
+    for authorization in [
+        format!("Basic {}", STANDARD.encode(format!("{app}:wrong"))),
+        "Basic ???".to_owned(),
+        "Bearer x".to_owned(),
+    ] {
+        let request =
+            hub.anonymous(Method::POST, IN).header("authorization", authorization).json(&validated(9));
         Answer::of(request).await.expect_problem(401, "unauthorized");
     }
     Answer::of(hub.anonymous(Method::POST, IN).json(&validated(9))).await.expect_problem(401, "unauthorized");
     hub.store.revoke_app(&app).await.unwrap();
-    let request = hub.anonymous(Method::POST, IN).header("authorization", format!("Basic {basic}")).json(&validated(9));
+    let request =
+        hub.anonymous(Method::POST, IN).header("authorization", format!("Basic {basic}")).json(&validated(9));
     Answer::of(request).await.expect_problem(401, "unauthorized");
     hub.end().await;
 }
@@ -79,7 +83,8 @@ async fn a_signature_counts_for_its_body_its_time_and_its_sender_alone() {
     let now = jiff::Timestamp::now().as_second();
     let body = validated(1).to_string();
     let to = |sender: &str| hub.anonymous(Method::POST, &format!("{IN}?sender={sender}"));
-    let send = |request: RequestBuilder, at, body: &str| signed(request, "evt_1", at, &secret, body.as_bytes());
+    let send =
+        |request: RequestBuilder, at, body: &str| signed(request, "evt_1", at, &secret, body.as_bytes());
     let taken = Answer::of(send(to(&sender), now, &body)).await.expect(200).json();
     assert_eq!(taken["duplicate"], false);
     let again = Answer::of(send(to(&sender), now + 1, &body)).await.expect(200).json();
@@ -104,7 +109,8 @@ async fn an_event_that_is_sent_again_is_taken_once() {
     let hub = Hub::start().await;
     let send = async |header: Option<(&str, &str)>, body: &Value| {
         let request = hub.request(Method::POST, IN).json(body);
-        Answer::of(header.into_iter().fold(request, |request, (name, value)| request.header(name, value))).await
+        Answer::of(header.into_iter().fold(request, |request, (name, value)| request.header(name, value)))
+            .await
     };
     let first = send(None, &validated(1)).await.expect(200).json();
     let again = send(None, &validated(1)).await.expect(200).json();
@@ -138,7 +144,8 @@ async fn what_is_no_envelope_is_refused_with_its_member() {
         (json!({"EventKind": "a\nb"}), "EventKind: expected"),
         (json!({"EventKind": "a", "EventCategory": {}}), "EventCategory: expected"),
     ] {
-        let answer = Answer::of(hub.request(Method::POST, IN).json(&body)).await.expect_problem(400, "bad_request");
+        let answer =
+            Answer::of(hub.request(Method::POST, IN).json(&body)).await.expect_problem(400, "bad_request");
         let detail = answer.json()["detail"].as_str().unwrap().to_owned();
         assert!(detail.starts_with(expected), "{body}: {detail}");
     }

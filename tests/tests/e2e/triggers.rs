@@ -121,7 +121,9 @@ async fn runs(hub: &Hub, definition: &str) -> Vec<Value> {
 async fn succeeded(hub: &Hub, definition: &str, count: usize) -> Vec<Value> {
     until(&format!("{count} runs of {definition}"), PATIENCE, async || {
         let runs = runs(hub, definition).await;
-        let failed = runs.iter().find(|run| ["failed", "unknown"].contains(&run["state"].as_str().unwrap_or_default()));
+        let failed = runs
+            .iter()
+            .find(|run| ["failed", "unknown"].contains(&run["state"].as_str().unwrap_or_default()));
         if let Some(failed) = failed {
             let run = hub.api.get(&format!("/v1/mediations/runs/{}", failed["guid"].as_str().unwrap())).await;
             panic!("{:#}", run.body);
@@ -192,7 +194,9 @@ async fn every_kind_of_trigger_starts_its_runs_once_though_the_hub_is_killed() {
     event(&hub, 3, 500.0).await;
     stock.store(2, Ordering::Relaxed);
     let before = runs(&hub, "ticks").await.len();
-    for (definition, count) in [("orders", 2), ("pickup", 2), ("stock", 2), ("suppliers", 1), ("ticks", before + 2)] {
+    for (definition, count) in
+        [("orders", 2), ("pickup", 2), ("stock", 2), ("suppliers", 1), ("ticks", before + 2)]
+    {
         succeeded(&hub, definition, count).await;
     }
     hub.api.post("/v1/mediations/definitions/ticks/disable", &json!({})).await;
@@ -210,8 +214,12 @@ async fn every_kind_of_trigger_starts_its_runs_once_though_the_hub_is_killed() {
     stocks.sort();
     assert_eq!(stocks, ["sku;stock\r\nA;1\r\n", "sku;stock\r\nA;2\r\n"]);
     assert_eq!(below("ticks").len(), ticks.len(), "each planned time made one file");
-    let mut told: Vec<String> =
-        app.requests().iter().filter(|request| request.method == "POST").map(|request| request.uri.clone()).collect();
+    let mut told: Vec<String> = app
+        .requests()
+        .iter()
+        .filter(|request| request.method == "POST")
+        .map(|request| request.uri.clone())
+        .collect();
     told.sort();
     assert_eq!(told, ["/orders/1/validated", "/orders/3/validated"]);
     agent.kill();
@@ -253,7 +261,8 @@ async fn an_export_that_does_not_come_in_time_is_late_until_it_comes() {
     let in_time = late(&hub, false).await;
     agent.kill();
     let is_late = late(&hub, true).await;
-    let time = |value: &Value| -> jiff::Timestamp { value.as_str().expect("a time").parse().expect("a time") };
+    let time =
+        |value: &Value| -> jiff::Timestamp { value.as_str().expect("a time").parse().expect("a time") };
     let since = time(&is_late["late_since"]).duration_since(time(&is_late["succeeded_at"]));
     assert_eq!(since, jiff::SignedDuration::from_secs(4), "{is_late:#}");
     assert!(time(&is_late["succeeded_at"]) >= time(&in_time["succeeded_at"]));

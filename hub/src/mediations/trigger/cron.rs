@@ -185,7 +185,10 @@ mod tests {
             assert!(on(text, sunday) && !on(text, monday), "{text}");
         }
         assert!(on("0 0 * * mon-fri", monday) && !on("0 0 * * mon-fri", sunday));
-        assert!(on("0 0 1,22 * mon", sunday) && on("0 0 1,22 * mon", monday), "either of the two days serves");
+        assert!(
+            on("0 0 1,22 * mon", sunday) && on("0 0 1,22 * mon", monday),
+            "either of the two days serves"
+        );
         assert!(!on("0 0 */2 * mon", sunday), "but not where one of them begins with a star");
         assert!(on("0 0 * feb *", date(2026, 2, 3)) && !on("0 0 * 2 *", sunday));
         for (last, day_before) in [

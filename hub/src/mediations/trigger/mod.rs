@@ -78,7 +78,11 @@ impl Trigger {
         Self::read_kind(section, ONE, diagnostics)
     }
 
-    fn read_kind(section: Section, kinds: &'static [&'static str], diagnostics: &mut Diagnostics) -> Option<Self> {
+    fn read_kind(
+        section: Section,
+        kinds: &'static [&'static str],
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Self> {
         let kind = section.word("kind", kinds, diagnostics)?;
         let (_, rest) = section.split(&["kind"]);
         match kind {
@@ -110,8 +114,12 @@ impl Trigger {
     /// The things that it waits for, each under its place: one, or several.
     pub(crate) fn clauses(&self) -> Vec<&Self> {
         match self {
-            Self::All(All { of, .. }) | Self::Any(Any { of }) => of.iter().map(|clause| &clause.trigger).collect(),
-            Self::Manual(_) | Self::Schedule(_) | Self::Event(_) | Self::Resource(_) | Self::Url(_) => vec![self],
+            Self::All(All { of, .. }) | Self::Any(Any { of }) => {
+                of.iter().map(|clause| &clause.trigger).collect()
+            }
+            Self::Manual(_) | Self::Schedule(_) | Self::Event(_) | Self::Resource(_) | Self::Url(_) => {
+                vec![self]
+            }
         }
     }
 

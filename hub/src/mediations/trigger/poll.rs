@@ -75,7 +75,13 @@ async fn forever(app: App) {
                 let (tenant, definition) = (turn.tenant.clone(), turn.definition.guid);
                 let path = turn.trigger.path.clone();
                 let asked = ask(&app, turn).await;
-                tell(&app, tenant, definition, asked.map_err(|why| format!("{path} could not be asked for: {why}"))).await
+                tell(
+                    &app,
+                    tenant,
+                    definition,
+                    asked.map_err(|why| format!("{path} could not be asked for: {why}")),
+                )
+                .await
             });
         }
         let rest = next.map_or(REST, |next| {
@@ -196,7 +202,8 @@ async fn ask(app: &App, turn: Turn) -> Result<(), String> {
         traceparent: None,
     };
     let done = app.tunnel.call(call).await.map_err(said)?;
-    let status = done.result.get("status").and_then(Value::as_u64).and_then(|status| u16::try_from(status).ok());
+    let status =
+        done.result.get("status").and_then(Value::as_u64).and_then(|status| u16::try_from(status).ok());
     let status = status.ok_or("the answer has no status")?;
     let headers = done.result.get("headers").and_then(Value::as_object).cloned().unwrap_or_default();
     let answer = LastSeen {
@@ -244,7 +251,12 @@ async fn content(app: &App, turn: &Turn, done: CallDone) -> Result<Option<InputF
     Ok(Some(InputFlow { label, blob, media_type: Some(output.media_type) }))
 }
 
-async fn stored(app: &App, tenant: &Name, output: &OutputPayload, place: CallOutput) -> Result<BlobId, Error> {
+async fn stored(
+    app: &App,
+    tenant: &Name,
+    output: &OutputPayload,
+    place: CallOutput,
+) -> Result<BlobId, Error> {
     let media_type = Some(output.media_type.clone());
     let (tenant, expected) = (tenant.clone(), Some(output.sha256));
     let content = match place {

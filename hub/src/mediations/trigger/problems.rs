@@ -27,12 +27,7 @@ pub struct TriggerProblem {
 }
 
 /// Notes one.
-pub(super) fn note(
-    tx: &Tx<'_>,
-    tenant: &Name,
-    definition: DefinitionId,
-    message: &str,
-) -> Result<(), Error> {
+pub(super) fn note(tx: &Tx<'_>, tenant: &Name, definition: DefinitionId, message: &str) -> Result<(), Error> {
     tracing::warn!(%definition, message, "A trigger could not start a run");
     tx.conn
         .prepare_cached(

@@ -55,7 +55,8 @@ impl ResourceTrigger {
         self.trigger.as_ref().is_none_or(|wanted| wanted == trigger)
             && self.event.as_ref().is_none_or(|wanted| wanted == kind)
             && self.path.as_deref().is_none_or(|glob| {
-                path.zip(path_glob(glob).ok()).is_some_and(|(path, glob)| glob.compile_matcher().is_match(path))
+                path.zip(path_glob(glob).ok())
+                    .is_some_and(|(path, glob)| glob.compile_matcher().is_match(path))
             })
     }
 
@@ -117,7 +118,10 @@ mod tests {
     #[test]
     fn only_what_is_meant_is_taken() {
         let any = of(None);
-        assert!(any.is_of(&name("in"), &name(PICKUP), Some("a.csv")) && any.is_of(&name("in"), &name(CHANGE), None));
+        assert!(
+            any.is_of(&name("in"), &name(PICKUP), Some("a.csv"))
+                && any.is_of(&name("in"), &name(CHANGE), None)
+        );
         let globbed = of(Some("in/articles-*.csv"));
         assert!(globbed.is_of(&name("in"), &name(PICKUP), Some("in/articles-42.csv")));
         for path in [Some("in/prices-42.csv"), Some("articles-42.csv"), Some("in/x/articles-4.csv"), None] {
@@ -125,7 +129,9 @@ mod tests {
         }
         let named = ResourceTrigger { trigger: Some(name("in")), event: Some(name(WATCH)), ..of(None) };
         assert!(named.is_of(&name("in"), &name(WATCH), None));
-        assert!(!named.is_of(&name("out"), &name(WATCH), None) && !named.is_of(&name("in"), &name(PICKUP), None));
+        assert!(
+            !named.is_of(&name("out"), &name(WATCH), None) && !named.is_of(&name("in"), &name(PICKUP), None)
+        );
     }
 
     #[test]
@@ -135,6 +141,10 @@ mod tests {
         assert_eq!(stars("**/*-*.csv", "a/b/articles-F42-2.csv"), ["articles", "F42-2"]);
         assert_eq!(stars("*", "in/x"), ["x"]);
         assert_eq!(stars("a*a", "aa"), [""]);
-        assert!(stars("a*a", "a").is_empty() && stars("a?*.csv", "ab1.csv").is_empty() && stars("x", "x").is_empty());
+        assert!(
+            stars("a*a", "a").is_empty()
+                && stars("a?*.csv", "ab1.csv").is_empty()
+                && stars("x", "x").is_empty()
+        );
     }
 }

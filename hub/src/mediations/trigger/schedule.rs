@@ -211,7 +211,8 @@ impl Rule {
             let from = now.checked_sub(jiff::SignedDuration::from_hours(hours)).unwrap_or(first).max(first);
             let mut last = if from == first { Some(first) } else { self.next_after(from) };
             if last.is_some_and(|last| last <= now) {
-                while let Some(next) = last.and_then(|last| self.next_after(last)).filter(|next| *next <= now) {
+                while let Some(next) = last.and_then(|last| self.next_after(last)).filter(|next| *next <= now)
+                {
                     last = Some(next);
                 }
                 return last.unwrap_or(first);
@@ -314,7 +315,11 @@ fn time_of_day(text: &str) -> Result<u32, String> {
     let mut numbers = parts.iter().map(|part| part.parse::<u32>().unwrap_or(u32::MAX));
     let (hour, minute) = (numbers.next().unwrap_or(u32::MAX), numbers.next().unwrap_or(u32::MAX));
     let second = numbers.next().unwrap_or(0);
-    if hour > 23 || minute > 59 || second > 59 { Err(wrong()) } else { Ok(hour * 3600 + minute * 60 + second) }
+    if hour > 23 || minute > 59 || second > 59 {
+        Err(wrong())
+    } else {
+        Ok(hour * 3600 + minute * 60 + second)
+    }
 }
 
 fn week(texts: &[String]) -> Result<[bool; 7], String> {
@@ -333,8 +338,7 @@ fn week(texts: &[String]) -> Result<[bool; 7], String> {
             "sun" | "sunday" => Weekday::Sunday,
             _ => return Err(format!("unknown day {text:?}, expected mon, tue, wed, thu, fri, sat or sun")),
         };
-        if let Some(day) =
-            usize::try_from(day.to_monday_zero_offset()).ok().and_then(|day| days.get_mut(day))
+        if let Some(day) = usize::try_from(day.to_monday_zero_offset()).ok().and_then(|day| days.get_mut(day))
         {
             *day = true;
         }

@@ -8,11 +8,7 @@ fn at(times: &[&str], zone: &str) -> Schedule {
 }
 
 fn cron(expression: &str, zone: &str) -> Schedule {
-    Schedule {
-        cron: Some(expression.to_owned()),
-        timezone: Some(zone.to_owned()),
-        ..Schedule::default()
-    }
+    Schedule { cron: Some(expression.to_owned()), timezone: Some(zone.to_owned()), ..Schedule::default() }
 }
 
 fn every(interval: &str) -> Schedule {
@@ -43,12 +39,7 @@ fn a_time_that_the_clock_skips_is_due_at_the_end_of_the_gap() {
     check(
         &at(&["01:59", "02:10", "02:50", "03:00", "03:01"], PARIS),
         spring,
-        &[
-            "2027-03-28T00:59:00Z",
-            "2027-03-28T01:00:00Z",
-            "2027-03-28T01:01:00Z",
-            "2027-03-28T23:59:00Z",
-        ],
+        &["2027-03-28T00:59:00Z", "2027-03-28T01:00:00Z", "2027-03-28T01:01:00Z", "2027-03-28T23:59:00Z"],
     );
     check(&cron("30 2 * * *", PARIS), spring, &["2027-03-28T01:00:00Z", "2027-03-29T00:30:00Z"]);
     check(
@@ -69,18 +60,22 @@ fn a_time_that_the_clock_shows_twice_is_due_once_unless_each_hour_counts() {
         autumn,
         &["2026-10-25T00:00:00Z", "2026-10-25T00:59:00Z", "2026-10-25T02:00:00Z", "2026-10-26T01:00:00Z"],
     );
-    check(&cron("15,45 2 * * *", PARIS), autumn, &[
-        "2026-10-25T00:15:00Z",
-        "2026-10-25T00:45:00Z",
-        "2026-10-26T01:15:00Z",
-    ]);
-    check(&cron("0,30 * * * *", PARIS), "2026-10-24T23:30:00Z", &[
-        "2026-10-25T00:00:00Z",
-        "2026-10-25T00:30:00Z",
-        "2026-10-25T01:00:00Z",
-        "2026-10-25T01:30:00Z",
-        "2026-10-25T02:00:00Z",
-    ]);
+    check(
+        &cron("15,45 2 * * *", PARIS),
+        autumn,
+        &["2026-10-25T00:15:00Z", "2026-10-25T00:45:00Z", "2026-10-26T01:15:00Z"],
+    );
+    check(
+        &cron("0,30 * * * *", PARIS),
+        "2026-10-24T23:30:00Z",
+        &[
+            "2026-10-25T00:00:00Z",
+            "2026-10-25T00:30:00Z",
+            "2026-10-25T01:00:00Z",
+            "2026-10-25T01:30:00Z",
+            "2026-10-25T02:00:00Z",
+        ],
+    );
     // Asked for inside of the second showing.
     check(&at(&["02:30"], PARIS), "2026-10-25T01:00:00Z", &["2026-10-26T01:30:00Z"]);
     check(&cron("30 * * * *", PARIS), "2026-10-25T01:10:00Z", &["2026-10-25T01:30:00Z"]);
@@ -112,14 +107,16 @@ fn a_day_of_each_kind_has_its_number_of_hours() {
 #[test]
 fn clocks_that_change_at_midnight_or_by_half_an_hour_are_no_exception() {
     // Lord Howe Island goes back by half an hour at 02:00; Santiago skips midnight.
-    check(&at(&["01:45"], "Australia/Lord_Howe"), "2026-04-04T00:00:00Z", &[
-        "2026-04-04T14:45:00Z",
-        "2026-04-05T15:15:00Z",
-    ]);
-    check(&at(&["00:00"], "America/Santiago"), "2026-09-05T12:00:00Z", &[
-        "2026-09-06T04:00:00Z",
-        "2026-09-07T03:00:00Z",
-    ]);
+    check(
+        &at(&["01:45"], "Australia/Lord_Howe"),
+        "2026-04-04T00:00:00Z",
+        &["2026-04-04T14:45:00Z", "2026-04-05T15:15:00Z"],
+    );
+    check(
+        &at(&["00:00"], "America/Santiago"),
+        "2026-09-05T12:00:00Z",
+        &["2026-09-06T04:00:00Z", "2026-09-07T03:00:00Z"],
+    );
     check(&at(&["00:30"], "America/Santiago"), "2026-09-05T12:00:00Z", &["2026-09-06T04:00:00Z"]);
 }
 
@@ -127,33 +124,33 @@ fn clocks_that_change_at_midnight_or_by_half_an_hour_are_no_exception() {
 fn days_of_the_week_leap_days_and_ends_of_months() {
     let mut weekly = at(&["06:00", "18:00"], PARIS);
     weekly.days = vec!["fri".to_owned(), "Mon".to_owned()];
-    check(&weekly, "2026-11-20T05:00:00Z", &[
-        "2026-11-20T17:00:00Z",
-        "2026-11-23T05:00:00Z",
-        "2026-11-23T17:00:00Z",
-        "2026-11-27T05:00:00Z",
-    ]);
+    check(
+        &weekly,
+        "2026-11-20T05:00:00Z",
+        &["2026-11-20T17:00:00Z", "2026-11-23T05:00:00Z", "2026-11-23T17:00:00Z", "2026-11-27T05:00:00Z"],
+    );
     check(&cron("0 6 * * 1-5", PARIS), "2026-11-20T05:00:00Z", &["2026-11-23T05:00:00Z"]);
-    check(&cron("0 12 29 2 *", "UTC"), "2026-01-01T00:00:00Z", &[
-        "2028-02-29T12:00:00Z",
-        "2032-02-29T12:00:00Z",
-    ]);
+    check(
+        &cron("0 12 29 2 *", "UTC"),
+        "2026-01-01T00:00:00Z",
+        &["2028-02-29T12:00:00Z", "2032-02-29T12:00:00Z"],
+    );
     check(&cron("0 0 29 2 *", "UTC"), "2096-03-01T00:00:00Z", &["2104-02-29T00:00:00Z"]);
-    check(&cron("30 23 L * *", PARIS), "2028-01-31T22:30:00Z", &[
-        "2028-02-29T22:30:00Z",
-        "2028-03-31T21:30:00Z",
-        "2028-04-30T21:30:00Z",
-    ]);
-    check(&cron("0 0 31 * *", "UTC"), "2026-01-31T00:00:00Z", &[
-        "2026-03-31T00:00:00Z",
-        "2026-05-31T00:00:00Z",
-        "2026-07-31T00:00:00Z",
-        "2026-08-31T00:00:00Z",
-    ]);
-    check(&at(&["23:59:59"], "UTC"), "2026-12-31T23:59:58Z", &[
-        "2026-12-31T23:59:59Z",
-        "2027-01-01T23:59:59Z",
-    ]);
+    check(
+        &cron("30 23 L * *", PARIS),
+        "2028-01-31T22:30:00Z",
+        &["2028-02-29T22:30:00Z", "2028-03-31T21:30:00Z", "2028-04-30T21:30:00Z"],
+    );
+    check(
+        &cron("0 0 31 * *", "UTC"),
+        "2026-01-31T00:00:00Z",
+        &["2026-03-31T00:00:00Z", "2026-05-31T00:00:00Z", "2026-07-31T00:00:00Z", "2026-08-31T00:00:00Z"],
+    );
+    check(
+        &at(&["23:59:59"], "UTC"),
+        "2026-12-31T23:59:58Z",
+        &["2026-12-31T23:59:59Z", "2027-01-01T23:59:59Z"],
+    );
 }
 
 #[test]
@@ -194,7 +191,8 @@ fn the_last_missed_time_is_found_after_any_absence() {
 #[test]
 fn the_zone_of_the_definition_serves_where_the_schedule_has_none() {
     let schedule = Schedule { at: vec!["06:00".to_owned()], ..Schedule::default() };
-    let next = |zone| schedule.rule(zone).unwrap().next_after("2026-11-22T00:00:00Z".parse().unwrap()).unwrap();
+    let next =
+        |zone| schedule.rule(zone).unwrap().next_after("2026-11-22T00:00:00Z".parse().unwrap()).unwrap();
     assert_eq!(next(Some(PARIS)).to_string(), "2026-11-22T05:00:00Z");
     assert_eq!(next(None).to_string(), "2026-11-22T06:00:00Z");
 }
@@ -214,7 +212,11 @@ fn what_is_wrong_is_said_of_every_key() {
         (every("400d"), "every", "1 s to 366 days"),
         (Schedule { timezone: Some(PARIS.to_owned()), ..every("1h") }, "timezone", "real time"),
         (Schedule { days: vec!["mon".to_owned()], ..every("1h") }, "days", "at only"),
-        (Schedule { days: vec!["lundi".to_owned()], ..at(&["06:00"], PARIS) }, "days", "unknown day \"lundi\""),
+        (
+            Schedule { days: vec!["lundi".to_owned()], ..at(&["06:00"], PARIS) },
+            "days",
+            "unknown day \"lundi\"",
+        ),
         (cron("0 0 30 2 *", "UTC"), "cron", "never due"),
         (cron("0 0 * *", "UTC"), "cron", "five fields"),
     ] {

@@ -28,7 +28,8 @@ async fn apply(hub: &Hub, keys: &str, trigger: &str) -> DefinitionId {
 }
 
 async fn apply_as(hub: &Hub, name: &str, keys: &str, trigger: &str) -> DefinitionId {
-    let text = format!("[[mediation]]\nname = \"{name}\"\n{keys}\n[mediation.trigger]\n{trigger}\n{TRANSFER}");
+    let text =
+        format!("[[mediation]]\nname = \"{name}\"\n{keys}\n[mediation.trigger]\n{trigger}\n{TRANSFER}");
     let written = file::read(Path::new("m.toml"), &text).unwrap_or_else(|findings| panic!("{findings}"));
     hub.store.apply_definitions(crate::testing::name("acme"), written, false).await.unwrap()[0].guid
 }
@@ -53,7 +54,11 @@ async fn runs(hub: &Hub, definition: DefinitionId) -> Vec<(String, Value, Vec<St
 }
 
 /// Waits until a definition has so many runs.
-async fn wait_for_runs(hub: &Hub, definition: DefinitionId, count: usize) -> Vec<(String, Value, Vec<String>)> {
+async fn wait_for_runs(
+    hub: &Hub,
+    definition: DefinitionId,
+    count: usize,
+) -> Vec<(String, Value, Vec<String>)> {
     let until = tokio::time::Instant::now() + PATIENCE;
     loop {
         let runs = runs(hub, definition).await;
@@ -156,7 +161,9 @@ async fn planned_times_come_once_each_across_restarts_and_changes_of_other_thing
 async fn plan(hub: &Hub, last: Timestamp, due: Timestamp) {
     let write = move |tx: &mut crate::store::writer::Tx<'_>| {
         tx.effects.due_at(tx.now);
-        Ok(tx.conn.execute("UPDATE trigger_times SET last_at = ?1, due_at = ?2", params![ms(last), ms(due)])?)
+        Ok(tx
+            .conn
+            .execute("UPDATE trigger_times SET last_at = ?1, due_at = ?2", params![ms(last), ms(due)])?)
     };
     hub.store.write(write).await.unwrap();
 }
@@ -207,7 +214,9 @@ async fn a_business_event_starts_the_runs_whose_conditions_it_meets() {
     let large = "kind = \"event\"\nevent = \"CommandeValidee\"\ncategory = \"e/commerce\"\n\
                  when = \"event.Data.CommandeMontantTotal > 100\"";
     let large = apply_as(&hub, "large", "", large).await;
-    let other = apply_as(&hub, "other", "", "kind = \"event\"\nevent = \"CommandeValidee\"\ncategory = \"e/rp\"").await;
+    let other =
+        apply_as(&hub, "other", "", "kind = \"event\"\nevent = \"CommandeValidee\"\ncategory = \"e/rp\"")
+            .await;
     let wrong = "kind = \"event\"\nevent = \"CommandeValidee\"\nwhen = \"event.Data.Nothing > 1\"";
     let wrong = apply_as(&hub, "wrong", "", wrong).await;
     let any = "kind = \"any\"\n[[mediation.trigger.of]]\nname = \"a\"\nkind = \"event\"\nevent = \"CommandeValidee\"\n\
@@ -221,7 +230,10 @@ async fn a_business_event_starts_the_runs_whose_conditions_it_meets() {
     assert_eq!(runs(&hub, any).await.len(), 2, "one run for an event that fits two things");
     assert!(runs(&hub, other).await.is_empty() && runs(&hub, wrong).await.is_empty());
     let problem = hub.store.trigger_problem(name("acme"), wrong).await.unwrap().unwrap();
-    assert!(problem.message.contains("could not be judged") && problem.message.contains("Nothing"), "{problem:?}");
+    assert!(
+        problem.message.contains("could not be judged") && problem.message.contains("Nothing"),
+        "{problem:?}"
+    );
     assert_eq!((problem.times, hub.store.trigger_problem(name("acme"), large).await.unwrap()), (2, None));
     hub.store.delete_definition(name("acme"), large).await.unwrap();
     assert!(send(&hub, "3", validated(101.0)).await);
@@ -258,14 +270,19 @@ async fn a_file_that_an_agent_picked_up_starts_one_run_with_it() {
     let trigger = "kind = \"resource\"\nsite = \"paris\"\nresource = \"compta\"\nevent = \"pickup\"\npath = \"in/*.csv\"\n\
                    when = \"event.data.size > 1 && event.stars[0] != 'skip'\"";
     let id = apply(&hub, "", trigger).await;
-    for (path, content) in [("in/a.csv", "abc"), ("in/b.txt", "abc"), ("in/c.csv", "a"), ("in/skip.csv", "abc")] {
+    for (path, content) in
+        [("in/a.csv", "abc"), ("in/b.txt", "abc"), ("in/c.csv", "a"), ("in/skip.csv", "abc")]
+    {
         assert!(picked_up(&hub, &agent, path, content.as_bytes()).await);
     }
     assert!(!picked_up(&hub, &agent, "in/a.csv", b"abc").await);
     let runs = runs(&hub, id).await;
     let [(kind, data, flows)] = runs.as_slice() else { panic!("{runs:?}") };
     assert_eq!((kind.as_str(), flows.as_slice()), ("resource", &["a.csv".to_owned()][..]));
-    assert_eq!((&data["name"], &data["stars"], &data["data"]["path"]), (&json!("a.csv"), &json!(["a"]), &json!("in/a.csv")));
+    assert_eq!(
+        (&data["name"], &data["stars"], &data["data"]["path"]),
+        (&json!("a.csv"), &json!(["a"]), &json!("in/a.csv"))
+    );
 }
 
 const PAIR: &str = "kind = \"all\"\nwithin = \"1h\"\n\
@@ -288,7 +305,10 @@ async fn files_of_one_supplier_wait_for_each_other_and_all_that_waits_goes_into_
     assert!(picked_up(&hub, &agent, "prices-F1.csv", b"prices").await);
     let started = runs(&hub, id).await;
     let [(kind, data, flows)] = started.as_slice() else { panic!("{started:?}") };
-    assert_eq!((kind.as_str(), flows.as_slice()), ("all", &["articles", "articles", "prices"].map(str::to_owned)[..]));
+    assert_eq!(
+        (kind.as_str(), flows.as_slice()),
+        ("all", &["articles", "articles", "prices"].map(str::to_owned)[..])
+    );
     assert_eq!(data["key"], "F1");
     assert_eq!(data["articles"]["data"]["size"], "a newer one".len(), "the last of them");
     assert_eq!(number(&hub, "SELECT count(*) FROM trigger_arrivals").await, 1, "that of F2 waits on");
@@ -322,7 +342,8 @@ async fn what_waits_for_too_long_is_left_out() {
     apply(&hub, "", "kind = \"manual\"").await;
     for table in ["trigger_arrivals", "trigger_times", "trigger_topics", "trigger_problems"] {
         let sql = format!("SELECT count(*) FROM {table}");
-        let left: i64 = hub.store.read(move |conn| Ok(conn.query_row(&sql, [], |row| row.get(0))?)).await.unwrap();
+        let left: i64 =
+            hub.store.read(move |conn| Ok(conn.query_row(&sql, [], |row| row.get(0))?)).await.unwrap();
         assert_eq!(left, 0, "{table}");
     }
 }
@@ -377,14 +398,38 @@ fn a_wrong_trigger_is_refused_with_its_places() {
     };
     for (trigger, expected) in [
         ("kind = \"sometimes\"", "m.toml:4:8: mediation[1].trigger.kind: unknown value"),
-        ("kind = \"schedule\"\nat = [\"6:00\"]", "m.toml:5:6: mediation[1].trigger.at: expected a time of day"),
-        ("kind = \"schedule\"\nevery = \"1h\"\ncron = \"@daily\"", "trigger.at: give exactly one of at, every and cron"),
-        ("kind = \"schedule\"\nevry = \"1h\"", "m.toml:5:1: mediation[1].trigger.evry: unknown key; did you mean \"every\"?"),
-        ("kind = \"event\"\nevent = \"A\"\nwhen = \"event.\"", "m.toml:6:8: mediation[1].trigger.when: not an expression"),
-        ("kind = \"event\"\nevent = \"A\"\nwhen = \"job.x == 1\"", "m.toml:6:8: mediation[1].trigger.when: \"job\" is not known here"),
-        ("kind = \"resource\"\nsite = \"paris\"\nresource = \"compta\"\npath = \"/x\"", "m.toml:7:8: mediation[1].trigger.path: never matches"),
-        ("kind = \"resource\"\nsite = \"paris\"\nresource = \"compta\"\nevent = \"x\"", "trigger.event: expected one of pickup"),
-        ("kind = \"url\"\nsite = \"paris\"\nresource = \"app\"\npath = \"x\"", "trigger.every: expected 1 s to 7 days"),
+        (
+            "kind = \"schedule\"\nat = [\"6:00\"]",
+            "m.toml:5:6: mediation[1].trigger.at: expected a time of day",
+        ),
+        (
+            "kind = \"schedule\"\nevery = \"1h\"\ncron = \"@daily\"",
+            "trigger.at: give exactly one of at, every and cron",
+        ),
+        (
+            "kind = \"schedule\"\nevry = \"1h\"",
+            "m.toml:5:1: mediation[1].trigger.evry: unknown key; did you mean \"every\"?",
+        ),
+        (
+            "kind = \"event\"\nevent = \"A\"\nwhen = \"event.\"",
+            "m.toml:6:8: mediation[1].trigger.when: not an expression",
+        ),
+        (
+            "kind = \"event\"\nevent = \"A\"\nwhen = \"job.x == 1\"",
+            "m.toml:6:8: mediation[1].trigger.when: \"job\" is not known here",
+        ),
+        (
+            "kind = \"resource\"\nsite = \"paris\"\nresource = \"compta\"\npath = \"/x\"",
+            "m.toml:7:8: mediation[1].trigger.path: never matches",
+        ),
+        (
+            "kind = \"resource\"\nsite = \"paris\"\nresource = \"compta\"\nevent = \"x\"",
+            "trigger.event: expected one of pickup",
+        ),
+        (
+            "kind = \"url\"\nsite = \"paris\"\nresource = \"app\"\npath = \"x\"",
+            "trigger.every: expected 1 s to 7 days",
+        ),
         ("kind = \"all\"", "trigger.of: expected 2 to 20 tables"),
         (
             "kind = \"any\"\n[[mediation.trigger.of]]\nname = \"a\"\nkind = \"manual\"\n[[mediation.trigger.of]]\nname = \"b\"\n\
@@ -403,10 +448,13 @@ fn a_wrong_trigger_is_refused_with_its_places() {
 async fn what_is_written_is_stored_and_read_back_the_same() {
     let hub = Hub::new().await;
     let url = "kind = \"url\"\nsite = \"paris\"\nresource = \"app\"\npath = \"x\"\nevery = \"5m\"\nquery = { a = \"1\" }";
-    for trigger in [PAIR, url, "kind = \"schedule\"\nat = [\"06:00\"]\ndays = [\"mon\"]\ntimezone = \"Europe/Paris\""] {
+    for trigger in
+        [PAIR, url, "kind = \"schedule\"\nat = [\"06:00\"]\ndays = [\"mon\"]\ntimezone = \"Europe/Paris\""]
+    {
         let id = apply(&hub, "", trigger).await;
         let stored = hub.store.definition(name("acme"), id).await.unwrap().definition;
-        let again = crate::mediations::Definition::of_json(&stored.to_json()).unwrap_or_else(|why| panic!("{why}"));
+        let again =
+            crate::mediations::Definition::of_json(&stored.to_json()).unwrap_or_else(|why| panic!("{why}"));
         assert_eq!(again.definition, *stored);
     }
 }

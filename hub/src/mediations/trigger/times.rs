@@ -43,7 +43,8 @@ pub(crate) const QUERIES: &[&str] = &[DUE, NEXT];
 
 const DUE: &str = "SELECT definition, clause, tenant, due_at, last_at FROM trigger_times WHERE due_at <= ?1 AND poll = 0 \
     ORDER BY due_at LIMIT ?2";
-const NEXT: &str = "SELECT due_at FROM trigger_times WHERE due_at IS NOT NULL AND poll = 0 ORDER BY due_at LIMIT 1";
+const NEXT: &str =
+    "SELECT due_at FROM trigger_times WHERE due_at IS NOT NULL AND poll = 0 ORDER BY due_at LIMIT 1";
 
 /// Has a definition's trigger watch for what it says, from now on. Schedules that stay the same go on.
 pub(crate) fn watch(tx: &mut Tx<'_>, tenant: &Name, definition: &Definition) -> Result<(), Error> {
@@ -97,7 +98,9 @@ pub(crate) fn watch(tx: &mut Tx<'_>, tenant: &Name, definition: &Definition) -> 
         .collect::<Result<_, _>>()?;
     for clause in others.iter().filter(|clause| !kept.contains(clause)) {
         tx.conn
-            .prepare_cached("DELETE FROM trigger_times WHERE tenant = ?1 AND definition = ?2 AND clause = ?3")?
+            .prepare_cached(
+                "DELETE FROM trigger_times WHERE tenant = ?1 AND definition = ?2 AND clause = ?3",
+            )?
             .execute(params![tenant.as_str(), id.uuid().as_bytes(), clause])?;
     }
     Ok(())
@@ -212,7 +215,9 @@ fn planned(
         Occurrence { key: format!("schedule:{last}"), kind: "schedule", at: last, data, flows: Vec::new() };
     match fire(tx, tenant, definition, place, occurrence) {
         Err(error @ (Error::Full | Error::Internal(_))) => Err(error),
-        Err(error) => problems::note(tx, tenant, id, &format!("the run of {last} could not be started: {error}")),
+        Err(error) => {
+            problems::note(tx, tenant, id, &format!("the run of {last} could not be started: {error}"))
+        }
         Ok(()) => Ok(()),
     }
 }
