@@ -14,8 +14,8 @@ use tempfile::TempDir;
 /// The tenant that every test hub has.
 pub const TENANT: &str = "acme";
 
-const SCOPES: &str = "jobs:read,jobs:write,sites:read,agents:read,agents:write,blobs:write,events:read,events:write,\
-    mediations:read,mediations:write";
+const SCOPES: &str = "jobs:read,jobs:write,sites:read,agents:read,agents:write,blobs:write,events:read,\
+    events:write,mediations:read,mediations:write,subscriptions:read,subscriptions:write";
 
 /// A hub with the tenant `acme` (Enterprise tier) and an API key of all scopes.
 pub struct Hub {
@@ -64,6 +64,18 @@ impl Hub {
         let home = home();
         let (data, config) = (home.path().join("data"), home.path().join("hub.toml"));
         fs::write(&config, format!("[log]\nlevel = \"{level}\"\n")).expect("a configuration file");
+        let arguments = ["--config".into(), config.into_os_string()];
+        Self::launch(home, data, &arguments, &[], None).await
+    }
+
+    /// Starts a hub with this in its configuration file.
+    ///
+    /// # Panics
+    /// If its configuration cannot be written.
+    pub async fn start_configured(text: &str) -> Self {
+        let home = home();
+        let (data, config) = (home.path().join("data"), home.path().join("hub.toml"));
+        fs::write(&config, text).expect("a configuration file");
         let arguments = ["--config".into(), config.into_os_string()];
         Self::launch(home, data, &arguments, &[], None).await
     }
