@@ -2,6 +2,7 @@
 
 pub(crate) mod call;
 pub(crate) mod events;
+pub(crate) mod mediations;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
@@ -18,6 +19,7 @@ Examples:
   passerelle jobs list --state failed
   passerelle jobs show 0193a5c2-…  --output answer.csv
   passerelle events follow --resource compta
+  passerelle mediations apply -f mediations.toml --dry-run
 
 Exit codes: 0 success, 1 the job did not succeed, 2 usage, 3 the hub cannot be reached or refused";
 
@@ -44,6 +46,9 @@ pub(crate) enum Command {
     /// Make keys that sign jobs
     #[command(subcommand)]
     Keys(Keys),
+    /// Define mediations, start them, and follow and restart their runs
+    #[command(subcommand)]
+    Mediations(mediations::Mediations),
     /// List the sites
     Sites(Sites),
     /// List the agents, or revoke one

@@ -9,6 +9,7 @@ mod events;
 mod jobs;
 mod keys;
 mod lists;
+mod mediations;
 mod out;
 mod receipts;
 mod render;
@@ -86,6 +87,7 @@ async fn perform(cli: Cli) -> Result<(), Failure> {
         Command::Call(command) => call::run(&command, &out).await,
         Command::Events(command) => events::run(command, &out).await,
         Command::Keys(command) => keys::run(&command, &out),
+        Command::Mediations(command) => mediations::run(command, &out).await,
         Command::Sites(command) => lists::sites(&command, &out).await,
         Command::Agents(command) => lists::agents(&command, &out).await,
         Command::Receipts(Receipts::Verify(command)) => receipts::verify(&command, &out).await,

@@ -152,6 +152,7 @@ async fn run(args: Args, file: File) -> Result<(), Failure> {
     app.behind_proxy = behind_proxy;
     app.outbound = Outbound::new(file.outbound.rules());
     app.tasks.spawn(mediations::engine::run(app.clone()));
+    app.tasks.spawn(mediations::trigger::poll::run(app.clone()));
     app.tasks.spawn(retention::run(app.clone(), file.retention.checked()));
     let watched = match &transport {
         Transport::Tls { certificate, .. } => Watched::read(certificate),

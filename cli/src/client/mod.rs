@@ -1,5 +1,6 @@
 //! The hub's API, as a client sees it.
 
+mod mediations;
 mod tls;
 mod upload;
 

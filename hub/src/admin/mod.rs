@@ -4,6 +4,7 @@ mod app;
 pub(crate) mod backup;
 mod print;
 pub(crate) mod restore;
+mod sender;
 mod signing_key;
 
 use crate::{
@@ -32,6 +33,7 @@ Examples:
   passerelle-hub admin enrolment-token create --tenant acme --site paris --application orchestrator --ttl 2h
   passerelle-hub admin agent list --json
   passerelle-hub admin app create --tenant acme
+  passerelle-hub admin sender create --tenant acme
   passerelle-hub admin signing-key rotate
   passerelle-hub admin backup /var/backups/hub.backup
   passerelle-hub admin restore /var/backups/hub.backup")]
@@ -62,6 +64,9 @@ enum Command {
     /// Applications of the vendor's API.
     #[command(subcommand)]
     App(app::App),
+    /// Senders of business events that sign them.
+    #[command(subcommand)]
+    Sender(sender::Sender),
     /// The hub's own signing keys.
     #[command(subcommand)]
     SigningKey(signing_key::SigningKey),
@@ -104,8 +109,8 @@ enum Tenant {
 enum ApiKey {
     /// Makes a key; it is shown this once.
     #[command(after_help = "\
-Scopes: jobs:read jobs:write sites:read agents:read agents:write blobs:write events:read mediations:read
-mediations:write subscriptions:read subscriptions:write metrics:read.
+Scopes: jobs:read jobs:write sites:read agents:read agents:write blobs:write events:read events:write
+mediations:read mediations:write subscriptions:read subscriptions:write metrics:read.
 `all` stands for all of them but metrics:read, whose figures are of all tenants.")]
     Create {
         /// The tenant.
@@ -213,6 +218,7 @@ async fn carry_out(command: Command, store: &Store, printer: &Printer) -> Result
         Command::EnrolmentToken(command) => enrolment_token(command, store, printer).await,
         Command::Agent(command) => agent(command, store, printer).await,
         Command::App(command) => app::carry_out(command, store, printer).await,
+        Command::Sender(command) => sender::carry_out(command, store, printer).await,
         Command::SigningKey(command) => signing_key::carry_out(command, store, printer).await,
         // Carried out before any store is opened.
         Command::Restore { .. } => Ok(()),

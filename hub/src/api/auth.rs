@@ -38,6 +38,8 @@ scopes! {
     BlobsWrite = "blobs:write",
     /// Following the event stream, and reading the events of triggers.
     EventsRead = "events:read",
+    /// Sending business events in.
+    EventsWrite = "events:write",
     /// Reading mediation definitions and runs.
     MediationsRead = "mediations:read",
     /// Changing mediation definitions; starting, restarting and ignoring runs.
@@ -68,15 +70,31 @@ impl<S: Scope> FromRequestParts<App> for Allowed<S> {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let Ok(source) = Source::from_request_parts(parts, app).await;
         let caller = authenticate(&parts.headers, source, app).await?;
-        if !caller.scopes.iter().any(|scope| scope == S::NAME) {
-            let detail = format!("this API key lacks the scope {}; make one that has it", S::NAME);
-            return Err(Problem::new(ApiCode::Forbidden, detail));
-        }
-        Ok(Self { tenant: caller.tenant.clone(), scope: PhantomData })
+        Ok(Self { tenant: allowed::<S>(&caller)?, scope: PhantomData })
     }
 }
 
-async fn authenticate(headers: &HeaderMap, source: Source, app: &App) -> Result<Arc<Caller>, Problem> {
+/// The tenant of a caller that has the scope.
+///
+/// # Errors
+/// 403 `forbidden`.
+pub(super) fn allowed<S: Scope>(caller: &Caller) -> Result<Name, Problem> {
+    if caller.scopes.iter().any(|scope| scope == S::NAME) {
+        return Ok(caller.tenant.clone());
+    }
+    let detail = format!("this API key lacks the scope {}; make one that has it", S::NAME);
+    Err(Problem::new(ApiCode::Forbidden, detail))
+}
+
+/// Who holds the API key of a request.
+///
+/// # Errors
+/// 401 `unauthorized`, 429 `rate_limited`.
+pub(super) async fn authenticate(
+    headers: &HeaderMap,
+    source: Source,
+    app: &App,
+) -> Result<Arc<Caller>, Problem> {
     let key = bearer(headers)
         .ok_or_else(|| Problem::new(ApiCode::Unauthorized, "send an API key as Authorization: Bearer KEY"))?;
     let name = secret_name(key);

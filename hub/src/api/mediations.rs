@@ -16,7 +16,7 @@ use crate::{
         definition::file::{self, WrittenDefinition},
         runs::RunSummary,
         store::definitions::{Applied, StoredDefinition},
-        trigger,
+        trigger::{self, TriggerProblem},
     },
     model::PayloadRef,
     store,
@@ -62,11 +62,15 @@ pub struct DefinitionView {
     late_since: Option<Timestamp>,
     /// Its newest run.
     last_run: Option<RunSummary>,
+    /// What kept its trigger from starting a run last, since it was changed or the trigger worked again.
+    trigger_problem: Option<TriggerProblem>,
 }
 
 impl DefinitionView {
     async fn of(app: &App, stored: StoredDefinition) -> Result<Self, Problem> {
         let last_run = app.store.last_run(stored.tenant.clone(), stored.definition.guid).await?;
+        let trigger_problem =
+            app.store.trigger_problem(stored.tenant.clone(), stored.definition.guid).await?;
         Ok(Self {
             definition: stored.definition.to_json(),
             version: stored.version,
@@ -76,6 +80,7 @@ impl DefinitionView {
             succeeded_at: stored.succeeded_at,
             late_since: stored.late_since,
             last_run,
+            trigger_problem,
         })
     }
 }

@@ -12,6 +12,7 @@ mod calls;
 mod envelope;
 mod event_upload;
 mod events;
+mod events_in;
 mod guard;
 mod health;
 mod jobs;
@@ -22,6 +23,7 @@ mod observe;
 mod problem;
 mod range;
 mod received;
+mod signature;
 mod sites;
 mod submission;
 mod subscriptions;
@@ -152,6 +154,8 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(agents::list))
         .routes(routes!(agents::revoke))
         .routes(routes!(events::follow))
+        .routes(routes!(events_in::send, events_in::list))
+        .routes(routes!(events_in::show))
         .routes(routes!(mediations::list, mediations::apply))
         .routes(routes!(mediations::show, mediations::put, mediations::delete))
         .routes(routes!(mediations::enable))

@@ -8,7 +8,7 @@
 use super::Blobs;
 use crate::mediations::store::retention as mediations;
 use crate::store::{
-    Error, received, retention,
+    Error, business, received, retention,
     retention::{Key, Removed, Retention},
     writer::Tx,
 };
@@ -79,6 +79,9 @@ impl Blobs {
         done.outputs += self.walk([0; 16], find, retention::remove_output_files, outputs, &mut done).await?;
         done.events = self
             .walk(0, received::old_events, received::remove_events, before(keep.events), &mut done)
+            .await?;
+        done.events += self
+            .walk(0, business::old_events, business::remove_events, before(keep.events), &mut done)
             .await?;
         // Before blobs: what a run made goes with it.
         done.runs = self.walk(0, mediations::old_runs, mediations::remove_runs, now, &mut done).await?;

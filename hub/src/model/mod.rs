@@ -9,10 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::str::FromStr;
 
+mod business;
 mod event;
 mod job;
 mod notice;
 
+pub use business::*;
 pub use event::*;
 pub use job::*;
 pub use notice::*;

@@ -136,7 +136,8 @@ impl Shares {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State { quotas, events, .. } = &mut *state;
         let bound = events.entry(tenant.clone()).or_default();
-        let sql = "SELECT count(*) FROM received_events WHERE tenant = ?1";
+        let sql = "SELECT (SELECT count(*) FROM received_events WHERE tenant = ?1) \
+                   + (SELECT count(*) FROM business_events WHERE tenant = ?1)";
         if bound.add(1, quotas.events, || number(conn, sql, tenant))? {
             return Ok(());
         }

@@ -6,7 +6,10 @@ use super::{
     triggers,
     writer::Tx,
 };
-use crate::model::{AgentRecord, ChangeKind, EventFilter, OutputView, Page, ReceivedEvent};
+use crate::{
+    mediations::trigger::deliver,
+    model::{AgentRecord, ChangeKind, EventFilter, OutputView, Page, ReceivedEvent},
+};
 use bytes::Bytes;
 use jiff::Timestamp;
 use passerelle_protocol::{BlobId, Event, EventId, JobId, Name, Sha256};
@@ -114,6 +117,8 @@ fn judge_and_store(tx: &mut Tx<'_>, agent: &AgentRecord, checked: &CheckedEvent)
             payload.map(|(_, of)| of.media_type.as_str()),
             to_json(&event.data)?
         ])?;
+    let content = payload.map(|(blob, _)| (blob, checked.data.as_ref()));
+    deliver::received(tx, &agent.tenant, &agent.site, event, content)?;
     tx.effects.changes.push((agent.tenant.clone(), ChangeKind::Received(event.id)));
     Ok(Receipt::Stored)
 }

@@ -203,6 +203,7 @@ fn unneeded() -> String {
         "b.created_at < ?1 AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = b.id AND {keeps}) \
          AND NOT EXISTS (SELECT 1 FROM received_events e INDEXED BY received_payloads WHERE e.payload = b.id) \
          AND NOT EXISTS (SELECT 1 FROM mediation_flows m INDEXED BY mediation_flows_by_blob WHERE m.blob = b.id) \
+         AND NOT EXISTS (SELECT 1 FROM trigger_arrivals a INDEXED BY trigger_arrivals_blobs WHERE a.blob = b.id) \
          AND NOT EXISTS (SELECT 1 FROM uses u CROSS JOIN jobs j ON j.id = u.job WHERE u.blob = b.id AND {keeps})"
     )
 }

@@ -20,6 +20,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema_v3.sql"),
     include_str!("schema_mediations.sql"),
     include_str!("schema_notices.sql"),
+    include_str!("schema_triggers.sql"),
 ];
 
 /// How long a connection waits for a writer of another process (an admin command).
@@ -256,7 +257,9 @@ mod tests {
                 .collect();
             // The first entry of an index that holds unfinished jobs alone is no scan.
             let scans = |step: &&String| {
-                let first = ["jobs_deadline", "jobs_waiting"].iter().any(|index| step.contains(index));
+                let first = ["jobs_deadline", "jobs_waiting", "trigger_times_due"]
+                    .iter()
+                    .any(|index| step.contains(index));
                 step.contains("TEMP B-TREE") || step.contains("SCAN") && !(first && sql.ends_with("LIMIT 1"))
             };
             assert_eq!(plan.iter().find(scans), None, "{sql}");

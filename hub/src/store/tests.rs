@@ -1,6 +1,10 @@
 //! The store: group commit, idempotency, lists, restarts, isolation, other processes.
 
 use super::*;
+use crate::mediations::{
+    DefinitionId, RunState,
+    store::lists::{RunFilter, list_sql as run_list_sql},
+};
 use crate::{
     clock,
     model::{ChangeKind, EventFilter, JobFilter, JobState, NewJob, PayloadRef, Tier},
@@ -36,7 +40,24 @@ pub(super) fn hot_queries() -> Vec<String> {
         };
         queries.push(received::list_sql(&filter));
     }
-    queries.extend(timers::QUERIES.iter().map(|sql| (*sql).to_owned()));
+    for keys in 0..8 {
+        let filter = RunFilter {
+            tenant: name("acme"),
+            definition: (keys & 1 != 0).then(DefinitionId::make),
+            state: match keys / 2 {
+                0 | 1 => None,
+                2 => Some(RunState::Failed),
+                _ => Some(RunState::Succeeded),
+            },
+            since: None,
+            until: None,
+            limit: 50,
+            cursor: None,
+        };
+        queries.push(run_list_sql(&filter));
+    }
+    let times = crate::mediations::trigger::times::QUERIES;
+    queries.extend(timers::QUERIES.iter().chain(times).map(|sql| (*sql).to_owned()));
     queries
 }
 

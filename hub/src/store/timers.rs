@@ -1,4 +1,4 @@
-//! Deadlines and backoffs. The writer runs this when the nearest of them is due; nothing is polled.
+//! Deadlines, backoffs, and the planned times of mediations. The writer runs this when the nearest of them is due; nothing is polled.
 
 use super::{
     Error,
@@ -7,6 +7,7 @@ use super::{
     transition::{Event, next as transition},
     writer::Tx,
 };
+use crate::mediations::trigger::times;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _};
 
@@ -37,12 +38,12 @@ pub(super) fn run(tx: &mut Tx<'_>) -> Result<(), Error> {
             }
         }
     }
-    Ok(())
+    times::run(tx)
 }
 
 /// When [`run`] is next due.
 pub(super) fn next(conn: &Connection) -> Result<Option<Timestamp>, Error> {
-    let mut nearest = None;
+    let mut nearest = times::next(conn)?;
     for sql in [NEXT_EXPIRED, NEXT_DUE] {
         let at: Option<i64> = conn.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?;
         if let Some(at) = at.and_then(|at| Timestamp::from_millisecond(at).ok()) {

@@ -343,9 +343,7 @@ impl Writer {
         for order in batch.iter_mut() {
             savepoint(&mut tx, &mut total, |tx| order.work.run(tx))?;
         }
-        if due {
-            savepoint(&mut tx, &mut total, |tx| log_failure("timers", timers::run(tx)))?;
-        }
+        let timed = due && savepoint(&mut tx, &mut total, |tx| log_failure("timers", timers::run(tx)))?;
         for agent in silent {
             savepoint(&mut tx, &mut total, |tx| log_failure("leases", leases::run_out(tx, *agent)))?;
         }
@@ -361,7 +359,12 @@ impl Writer {
             savepoint(&mut tx, &mut total, |tx| log_failure("notices", notices::jobs_settled(tx, &settled)))?;
         }
         let changes = events::store(tx.conn, &mut self.last_event, &total.changes)?;
-        let next = if due { timers::next(tx.conn)? } else { self.due };
+        let next = match due {
+            false => self.due,
+            true if timed => timers::next(tx.conn)?,
+            // What failed is due still: not at once again, for ever.
+            true => tx.now.checked_add(AGAIN).ok(),
+        };
         transaction.commit()?;
         self.due = match (next, total.due) {
             (Some(a), Some(b)) => Some(a.min(b)),

@@ -18,6 +18,10 @@ struct Theirs {
     job: String,
     blob: String,
     event: String,
+    definition: String,
+    run: String,
+    flow: String,
+    told: String,
     subscription: String,
 }
 
@@ -39,8 +43,25 @@ async fn theirs(hub: &Hub) -> (Theirs, crate::agent::Session) {
     let wish = json!({"url": "https://9.9.9.9/secret-path", "label": "secret-label"});
     let subscription = hub.post("/v1/subscriptions", &wish).await.expect(201).json();
     let subscription = subscription["id"].as_str().unwrap().to_owned();
+    let told = json!({"EventKind": "secret-label"});
+    let told = Answer::of(hub.request(Method::POST, "/v1/events/in").json(&told)).await.expect(200).json();
+    let told = told["id"].as_str().unwrap().to_owned();
+    let (definition, run, flow) = mediation(hub).await;
     let agent = agent.identity.agent.to_string();
-    (Theirs { agent, job, blob, event: received, subscription }, session)
+    (Theirs { agent, job, blob, event: received, definition, run, flow, told, subscription }, session)
+}
+
+/// A definition, a run of it, and a flow of that.
+async fn mediation(hub: &Hub) -> (String, String, String) {
+    let definition = json!({"name": "theirs", "label": "secret-label", "trigger": {"kind": "manual"}});
+    let definitions = "/v1/mediations/definitions";
+    let applied = hub.post(definitions, &json!({"definitions": [definition]})).await.expect(200).json();
+    let flows = json!([{"label": "secret-path-of-a-flow.csv", "payload": {"text": "theirs"}}]);
+    let started = hub.post(&format!("{definitions}/theirs/run"), &json!({"flows": flows})).await;
+    let run = started.expect(201).json()["guid"].as_str().unwrap().to_owned();
+    let shown = hub.get(&format!("/v1/mediations/runs/{run}")).await.expect(200).json();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    (text(&applied["items"][0]["guid"]), run, text(&shown["flows"][0]["guid"]))
 }
 
 /// An agent of tenant `other`.
@@ -53,7 +74,15 @@ async fn other_agent(hub: &Hub) -> Agent {
 }
 
 fn no_word_of(theirs: &Theirs, call: &str, text: &str) {
-    let ids = [theirs.agent.as_str(), &theirs.job, &theirs.blob, &theirs.event, &theirs.subscription];
+    let ids = [
+        theirs.agent.as_str(),
+        &theirs.job,
+        &theirs.blob,
+        &theirs.event,
+        &theirs.run,
+        &theirs.told,
+        &theirs.subscription,
+    ];
     for word in WORDS.iter().copied().chain(ids) {
         // What the call itself named may come back in the refusal.
         assert!(call.contains(word) || !text.contains(word), "{call} tells of {word}: {text}");
@@ -79,8 +108,12 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                 &theirs.agent
             } else if path.starts_with("/v1/blobs") {
                 &theirs.blob
+            } else if path.starts_with("/v1/events/in") {
+                &theirs.told
             } else if path.starts_with("/v1/events") {
                 &theirs.event
+            } else if path.starts_with("/v1/mediations") {
+                &theirs.run
             } else if path.starts_with("/v1/subscriptions") {
                 &theirs.subscription
             } else {
@@ -91,6 +124,8 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                 .replace("{job}", &theirs.job)
                 .replace("{site}", "lyon")
                 .replace("{event}", &theirs.event)
+                .replace("{guid}", &theirs.definition)
+                .replace("{flow}", &theirs.flow)
                 .replace("{attempt}", "1")
                 .replace("{delivery}", "1");
             let call = match path.as_str() {
@@ -107,9 +142,35 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                 | ("POST", "/agent/v1/enrol") => continue,
                 // A stream: below.
                 ("GET", "/v1/events") => continue,
+                // A guid is a name in one tenant alone: the other's own definition is made.
+                ("PUT", "/v1/mediations/definitions/{guid}") => {
+                    let own = json!({"name": "theirs", "trigger": {"kind": "manual"}});
+                    no_word_of(&theirs, &call, &Answer::of(request.json(&own)).await.expect(201).text());
+                    let delete = hub.anonymous(Method::DELETE, &real).bearer_auth(&key);
+                    Answer::of(delete).await.expect(204);
+                    calls += 1;
+                    continue;
+                }
+                ("POST", "/v1/mediations/definitions") => {
+                    let own = json!({"definitions": [{"name": "own", "trigger": {"kind": "manual"}}]});
+                    no_word_of(&theirs, &call, &Answer::of(request.json(&own)).await.expect(200).text());
+                    let stolen = json!({"flows": [{"label": "x", "payload": {"blob": theirs.blob}}]});
+                    let start = hub.anonymous(Method::POST, "/v1/mediations/definitions/own/run");
+                    let start = start.bearer_auth(&key).json(&stolen);
+                    Answer::of(start).await.expect_problem(404, "not_found");
+                    calls += 1;
+                    continue;
+                }
                 (
                     "GET",
-                    "/v1/jobs" | "/v1/agents" | "/v1/sites" | "/v1/events/received" | "/v1/subscriptions",
+                    "/v1/jobs"
+                    | "/v1/agents"
+                    | "/v1/sites"
+                    | "/v1/events/received"
+                    | "/v1/events/in"
+                    | "/v1/mediations/definitions"
+                    | "/v1/mediations/runs"
+                    | "/v1/subscriptions",
                 ) => {
                     let listed = Answer::of(request).await.expect(200);
                     no_word_of(&theirs, &call, &listed.text());
@@ -118,6 +179,14 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                 }
                 ("POST", "/v1/blobs") => {
                     no_word_of(&theirs, &call, &Answer::of(request.body("theirs")).await.expect(201).text());
+                    calls += 1;
+                    continue;
+                }
+                // The tenant's own; the same body as theirs is no duplicate of it.
+                ("POST", "/v1/events/in") => {
+                    let taken = Answer::of(request.json(&json!({"EventKind": "secret-label"}))).await;
+                    assert_eq!(taken.json()["duplicate"], false);
+                    no_word_of(&theirs, &call, &taken.text());
                     calls += 1;
                     continue;
                 }
@@ -190,7 +259,7 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
             calls += 1;
         }
     }
-    assert!(calls >= 35, "only {calls} calls were looked at");
+    assert!(calls >= 48, "only {calls} calls were looked at");
 
     let events = hub.anonymous(Method::GET, "/v1/events").bearer_auth(&key).header("last-event-id", "0");
     let mut stream = events.send().await.unwrap().bytes_stream();

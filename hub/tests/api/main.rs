@@ -8,6 +8,7 @@ mod blobs;
 mod commands;
 mod ending;
 mod events;
+mod events_in;
 mod hardening;
 mod isolation;
 mod jobs;

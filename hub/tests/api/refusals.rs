@@ -101,6 +101,13 @@ async fn a_key_without_the_scope_is_told_which_one_it_lacks() {
         (Method::GET, "/v1/agents".to_owned(), "agents:read"),
         (Method::POST, format!("/v1/agents/{NOBODY}/revoke"), "agents:write"),
         (Method::GET, "/v1/events".to_owned(), "events:read"),
+        (Method::GET, "/v1/mediations/definitions".to_owned(), "mediations:read"),
+        (Method::POST, "/v1/mediations/definitions".to_owned(), "mediations:write"),
+        (Method::PUT, format!("/v1/mediations/definitions/{NOBODY}"), "mediations:write"),
+        (Method::POST, format!("/v1/mediations/definitions/{NOBODY}/run"), "mediations:write"),
+        (Method::GET, "/v1/mediations/runs".to_owned(), "mediations:read"),
+        (Method::POST, format!("/v1/mediations/runs/{NOBODY}/restart"), "mediations:write"),
+        (Method::PUT, format!("/v1/mediations/runs/{NOBODY}/flows/{NOBODY}"), "mediations:write"),
     ];
     for (method, path, scope) in calls {
         let others = crate::support::all_scopes().into_iter().filter(|other| other != scope).collect();

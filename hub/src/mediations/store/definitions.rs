@@ -9,6 +9,7 @@ use crate::{
             file::WrittenDefinition,
         },
         ids::DefinitionId,
+        trigger::times,
     },
     model::ChangeKind,
     store::{
@@ -137,9 +138,10 @@ fn plan(
 ) -> Result<(Definition, Applied), Error> {
     let mut definition = written.definition.clone();
     let by_name = |sql: &str, text: &str| -> Result<Option<DefinitionId>, Error> {
-        let found = conn.prepare_cached(sql)?;
-        let mut found = found;
-        Ok(found.query_row([tenant.as_str(), text], |row| from_uuid(row, 0)).optional()?)
+        Ok(conn
+            .prepare_cached(sql)?
+            .query_row([tenant.as_str(), text], |row| from_uuid(row, 0))
+            .optional()?)
     };
     let same_name = by_name(
         "SELECT guid FROM mediation_definitions WHERE tenant = ?1 AND name = ?2 AND deleted_at IS NULL",
@@ -257,6 +259,7 @@ fn put(tx: &mut Tx<'_>, tenant: &Name, written: &WrittenDefinition) -> Result<Ap
             ms(tx.now),
             definition.enabled.then(|| ms(tx.now)),
         ])?;
+    times::watch(tx, tenant, &definition)?;
     tx.effects.changes.push((tenant.clone(), ChangeKind::Definition(definition.guid)));
     Ok(applied)
 }
@@ -398,6 +401,7 @@ impl Store {
                     enabled,
                     enabled.then(|| ms(tx.now))
                 ])?;
+            times::watch(tx, &tenant, &Definition { enabled, ..Definition::clone(&before.definition) })?;
             tx.effects.changes.push((tenant.clone(), ChangeKind::Definition(guid)));
             Ok(true)
         })
@@ -423,9 +427,19 @@ impl Store {
                      late_since = NULL WHERE tenant = ?1 AND guid = ?2",
                 )?
                 .execute(params![tenant.as_str(), guid.uuid().as_bytes(), ms(tx.now)])?;
+            times::forget(tx, &tenant, guid)?;
             tx.conn
                 .prepare_cached("DELETE FROM mediation_watermarks WHERE tenant = ?1 AND definition = ?2")?
                 .execute(params![tenant.as_str(), guid.uuid().as_bytes()])?;
+            // One that never ran leaves nothing behind.
+            for sql in [
+                "DELETE FROM mediation_versions WHERE tenant = ?1 AND guid = ?2 AND NOT EXISTS \
+                 (SELECT 1 FROM mediation_runs WHERE tenant = ?1 AND definition = ?2)",
+                "DELETE FROM mediation_definitions WHERE tenant = ?1 AND guid = ?2 AND NOT EXISTS \
+                 (SELECT 1 FROM mediation_runs WHERE tenant = ?1 AND definition = ?2)",
+            ] {
+                tx.conn.prepare_cached(sql)?.execute(params![tenant.as_str(), guid.uuid().as_bytes()])?;
+            }
             tx.effects.changes.push((tenant.clone(), ChangeKind::Definition(guid)));
             Ok(())
         })
@@ -443,22 +457,26 @@ impl Store {
         guid: DefinitionId,
         expected: Timestamp,
     ) -> Result<bool, Error> {
-        self.write(move |tx| {
-            let before = find(tx.conn, &tenant, guid)?;
-            // One has succeeded, or it was disabled, since somebody looked.
-            let overtaken =
-                before.succeeded_at.is_some_and(|at| at >= expected) || !before.definition.enabled;
-            if before.late_since.is_some() || overtaken {
-                return Ok(false);
-            }
-            tx.conn
-                .prepare_cached(
-                    "UPDATE mediation_definitions SET late_since = ?3 WHERE tenant = ?1 AND guid = ?2",
-                )?
-                .execute(params![tenant.as_str(), guid.uuid().as_bytes(), ms(expected)])?;
-            changes::record(tx, &tenant, guid, None, RunChangeKind::Late)?;
-            Ok(true)
-        })
-        .await
+        self.write(move |tx| mark_late_in(tx, &tenant, guid, expected)).await
     }
+}
+
+/// [`Store::mark_late`] in a transaction that does more.
+pub(crate) fn mark_late_in(
+    tx: &mut Tx<'_>,
+    tenant: &Name,
+    guid: DefinitionId,
+    expected: Timestamp,
+) -> Result<bool, Error> {
+    let before = find(tx.conn, tenant, guid)?;
+    // One has succeeded, or it was disabled, since somebody looked.
+    let overtaken = before.succeeded_at.is_some_and(|at| at >= expected) || !before.definition.enabled;
+    if before.late_since.is_some() || overtaken {
+        return Ok(false);
+    }
+    tx.conn
+        .prepare_cached("UPDATE mediation_definitions SET late_since = ?3 WHERE tenant = ?1 AND guid = ?2")?
+        .execute(params![tenant.as_str(), guid.uuid().as_bytes(), ms(expected)])?;
+    changes::record(tx, tenant, guid, None, RunChangeKind::Late)?;
+    Ok(true)
 }

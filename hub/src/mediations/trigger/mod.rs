@@ -1,11 +1,36 @@
 //! What starts runs: the kinds of trigger, each in a file of its own, and what all of them come down to, an [`Occurrence`].
+//!
+//! `times.rs` starts what is planned, `deliver.rs` what business events and agents tell of, `poll.rs` what URLs answer; each
+//! commits the run together with the note that the occasion was dealt with. `arrivals.rs` keeps what waits for the rest of a
+//! trigger that needs several things.
 
+mod arrivals;
+mod clause;
+pub(crate) mod cron;
+pub(crate) mod deliver;
+mod event;
 mod manual;
+pub mod poll;
+mod problems;
+mod resource;
+pub mod schedule;
+pub(crate) mod times;
+mod url;
 
+pub use clause::{All, Any, Clause};
+pub use event::EventTrigger;
 pub use manual::Manual;
+pub use problems::TriggerProblem;
+pub use resource::ResourceTrigger;
+pub use schedule::Schedule;
+pub use url::UrlTrigger;
 
+#[cfg(test)]
+mod tests;
+
+use super::expression::Expression;
 use jiff::Timestamp;
-use passerelle_config::{Diagnostics, Section};
+use passerelle_config::{Diagnostics, HumanDuration, Section};
 use passerelle_protocol::BlobId;
 use serde::Serialize;
 use serde_json::Value;
@@ -23,18 +48,51 @@ pub const MAX_FLOWS: usize = 100;
 pub enum Trigger {
     /// Nothing by itself: an operator or a client starts each run.
     Manual(Manual),
+    /// Planned times.
+    Schedule(Schedule),
+    /// Business events of applications.
+    Event(EventTrigger),
+    /// What agents tell of a resource.
+    Resource(ResourceTrigger),
+    /// What a private application answers.
+    Url(UrlTrigger),
+    /// Several things together.
+    All(All),
+    /// Each of several things.
+    Any(Any),
 }
 
 /// The words of `kind`.
-const KINDS: &[&str] = &["manual"];
+const KINDS: &[&str] = &["manual", "schedule", "event", "resource", "url", "all", "any"];
+/// Those that one of several things may have.
+const ONE: &[&str] = &["schedule", "event", "resource", "url"];
 
 impl Trigger {
     /// Reads one from its section, `kind` included.
     pub fn read(section: Section, diagnostics: &mut Diagnostics) -> Option<Self> {
-        let kind = section.word("kind", KINDS, diagnostics)?;
+        Self::read_kind(section, KINDS, diagnostics)
+    }
+
+    /// Reads one of several things.
+    fn read_one(section: Section, diagnostics: &mut Diagnostics) -> Option<Self> {
+        Self::read_kind(section, ONE, diagnostics)
+    }
+
+    fn read_kind(
+        section: Section,
+        kinds: &'static [&'static str],
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Self> {
+        let kind = section.word("kind", kinds, diagnostics)?;
         let (_, rest) = section.split(&["kind"]);
         match kind {
             "manual" => rest.parse(diagnostics).map(Self::Manual),
+            "schedule" => Schedule::read(&rest, diagnostics).map(Self::Schedule),
+            "event" => EventTrigger::read(&rest, diagnostics).map(Self::Event),
+            "resource" => ResourceTrigger::read(&rest, diagnostics).map(Self::Resource),
+            "url" => UrlTrigger::read(&rest, diagnostics).map(Self::Url),
+            "all" => All::read(rest, diagnostics).map(Self::All),
+            "any" => Any::read(rest, diagnostics).map(Self::Any),
             _ => None,
         }
     }
@@ -44,7 +102,64 @@ impl Trigger {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Manual(_) => "manual",
+            Self::Schedule(_) => "schedule",
+            Self::Event(_) => "event",
+            Self::Resource(_) => "resource",
+            Self::Url(_) => "url",
+            Self::All(_) => "all",
+            Self::Any(_) => "any",
         }
+    }
+
+    /// The things that it waits for, each under its place: one, or several.
+    pub(crate) fn clauses(&self) -> Vec<&Self> {
+        match self {
+            Self::All(All { of, .. }) | Self::Any(Any { of }) => {
+                of.iter().map(|clause| &clause.trigger).collect()
+            }
+            Self::Manual(_) | Self::Schedule(_) | Self::Event(_) | Self::Resource(_) | Self::Url(_) => {
+                vec![self]
+            }
+        }
+    }
+
+    /// The one at a place.
+    pub(crate) fn clause(&self, place: usize) -> Option<&Self> {
+        match self {
+            Self::All(All { of, .. }) | Self::Any(Any { of }) => of.get(place).map(|clause| &clause.trigger),
+            Self::Manual(_) | Self::Schedule(_) | Self::Event(_) | Self::Resource(_) | Self::Url(_) => {
+                Some(self).filter(|_| place == 0)
+            }
+        }
+    }
+}
+
+/// A duration that a file says as `"30s"` under `key` and JSON as a number under `key_s`; not both, and whole seconds.
+fn seconds(
+    section: &Section,
+    key: &str,
+    human: Option<HumanDuration>,
+    number: Option<u32>,
+    diagnostics: &mut Diagnostics,
+) -> Option<Option<u32>> {
+    let wrong = match (human, number) {
+        (None, number) => return Some(number),
+        (Some(_), Some(_)) => format!("said twice: leave out {key} or {key}_s"),
+        (Some(HumanDuration(duration)), None) if duration.subsec_nanos() != 0 => {
+            "expected whole seconds".to_owned()
+        }
+        (Some(HumanDuration(duration)), None) => {
+            return Some(Some(u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)));
+        }
+    };
+    diagnostics.push(section.finding(key, wrong));
+    None
+}
+
+/// Conditions see the event and nothing else.
+fn known_names(section: &Section, key: &str, expression: Option<&Expression>, diagnostics: &mut Diagnostics) {
+    if let Some(Err(why)) = expression.map(|expression| expression.knows_only(&["event"])) {
+        diagnostics.push(section.finding(key, why));
     }
 }
 

@@ -12,6 +12,7 @@ mod files;
 mod growth;
 mod line;
 mod load;
+mod mediations;
 mod memory;
 mod rate;
 mod round_trip;
@@ -28,8 +29,8 @@ Measures Passerelle on real processes and prints JSON lines.
 
 Usage: tests/bench [--quick | --long] [--check] [NAME…]
 
-  NAME      start, memory, notify, dispatch, rate, waiting, growth, celery, crm, sftp, files, audit, signing, calls; all of
-            them by default; files:sftp and the like measure one kind of file resource
+  NAME      start, memory, notify, dispatch, rate, waiting, growth, celery, crm, sftp, files, audit, signing, calls,
+            mediations; all of them by default; files:sftp and the like measure one kind of file resource
   --quick   fewer repetitions, 128 MiB in place of 1 GiB, 200 small files in place of 2000, 2000 finished jobs in
             place of 100,000
   --long    1,000,000 finished jobs too
@@ -60,8 +61,21 @@ async fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let known = [
-        "start", "memory", "notify", "dispatch", "rate", "waiting", "growth", "celery", "crm", "sftp",
-        "files", "audit", "signing", "calls",
+        "start",
+        "memory",
+        "notify",
+        "dispatch",
+        "rate",
+        "waiting",
+        "growth",
+        "celery",
+        "crm",
+        "sftp",
+        "files",
+        "audit",
+        "signing",
+        "calls",
+        "mediations",
     ];
     let is_known = |name: &str| {
         let kind = |kind: &str| files::Kind::ALL.iter().any(|known| known.name() == kind);
@@ -133,6 +147,9 @@ async fn main() -> ExitCode {
     }
     if wanted("calls") {
         tell(calls::measure(effort).await);
+    }
+    if wanted("mediations") {
+        tell(mediations::measure(effort).await);
     }
     if missed > 0 && options.contains(&"--check") {
         eprintln!("{missed} targets not met");
