@@ -79,7 +79,8 @@ RUN set -eu; \
     echo 'passerelle:x:10001:10001:Passerelle:/:/usr/sbin/nologin' >> /system/etc/passwd; \
     echo 'root:x:0:' > /system/etc/group; \
     echo 'passerelle:x:10001:' >> /system/etc/group; \
-    mkdir -p /owned/agent/config /owned/agent/state /owned/hub/data /owned/hub/bootstrap /owned/passerelle/tmp; \
+    mkdir -p /owned/agent/config /owned/agent/state /owned/hub/data /owned/hub/bootstrap \
+      /owned/passerelle/data /owned/passerelle/tmp; \
     chmod 0700 /owned/agent/state /owned/hub/data; \
     chmod 1777 /owned/passerelle/tmp
 

@@ -17,6 +17,7 @@ mod files;
 mod glob;
 mod hint;
 mod listener;
+pub mod mapped;
 mod raw;
 mod read;
 mod redact;

@@ -12,6 +12,7 @@ mod content;
 pub mod dav;
 mod disk;
 pub mod docker;
+pub mod documents;
 mod fake_agent;
 mod fake_hub;
 mod frames;

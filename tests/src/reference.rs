@@ -121,15 +121,15 @@ impl<'a> Writer<'a> {
             if path.is_empty() && self.inner(property).is_some() {
                 continue;
             }
-            let mut kind = self.kind(property);
-            if let Some(default) = property.get("default") {
-                let _never_fails = write!(kind, ", `{default}`");
-            } else if required.contains(&key) {
-                kind.push_str(", required");
-            }
+            let kind = self.kind(property);
+            let default = match property.get("default") {
+                Some(default) => format!("`{default}`"),
+                None if required.contains(&key) => "required".to_owned(),
+                None => String::new(),
+            };
             let text =
                 property["description"].as_str().unwrap_or_default().replace('\n', " ").replace('|', "\\|");
-            let _never_fails = writeln!(self.text, "| `{key}` | {kind} | {text} |");
+            let _never_fails = writeln!(self.text, "| `{key}` | {kind} | {default} | {text} |");
         }
     }
 

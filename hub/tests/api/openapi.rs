@@ -59,8 +59,6 @@ async fn every_route_is_in_the_document_and_the_other_way_round() {
         "/v1/mediations/runs/{id}/restart",
         "/v1/mediations/runs/{id}/flows/{flow}",
         "/v1/events",
-        "/v1/events/in",
-        "/v1/events/in/{id}",
         "/v1/events/received",
         "/v1/events/received/{id}",
         "/v1/events/received/{id}/payload",

@@ -8,7 +8,7 @@ use std::process::Stdio;
 const IMAGES: [(&str, &str, &[&str]); 3] = [
     (AGENT, "passerelle-agent", &["config/", "state/"]),
     (HUB, "passerelle-hub", &["bootstrap/", "data/"]),
-    (CLIENT, "passerelle", &["tmp/"]),
+    (CLIENT, "passerelle", &["data/", "tmp/"]),
 ];
 
 /// What the engine itself lays into every container.

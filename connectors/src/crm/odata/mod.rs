@@ -106,8 +106,16 @@ impl OData {
             Err(error) if error.problem == Problem::Protocol => None,
             Err(error) => return Err(error),
         };
+        // What passes by must not count as "has none" until the next look.
+        let tells = |answer: &Answer| match answer.status.as_u16() {
+            403 | 404 | 405 | 406 | 410 | 501 => Ok(false),
+            _ => answer.check().map(|()| true),
+        };
+        let told = match answer {
+            Some(answer) if tells(&answer)? => Some(answer),
+            Some(_) | None => None,
+        };
         let names: Vec<&str> = self.sets.iter().map(String::as_str).collect();
-        let told = answer.filter(|answer| answer.status.is_success());
         let model =
             Arc::new(told.and_then(|answer| metadata::read(&answer.body, &names)).unwrap_or_default());
         *self.model.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), model.clone()));
@@ -227,7 +235,7 @@ impl Dialect for OData {
         let feed = if self.track {
             Feed::Token { complete_deletes: true }
         } else {
-            Feed::Time { granularity: Duration::from_secs(1), keyset: false }
+            Feed::Time { granularity: Duration::from_secs(1), keyset: false, ties_ordered: true }
         };
         Abilities {
             native_upsert: self.native_upsert,
@@ -420,14 +428,18 @@ impl Dialect for OData {
                 let place = format!("{{{name}}}");
                 if path.contains(&place) {
                     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                    path = path.replace(&place, &segment(&text.replace('\'', "''")));
+                    path = path.replace(&place, &segment(&text.replace('\'', "''"))?);
                 } else {
                     rest.insert(name.clone(), value.clone());
                 }
             }
-            let reading = method.is_safe();
-            let request = self.request(method, path);
-            let request = if reading { request } else { request.json(&Value::Object(rest)) };
+            let request = if method.is_safe() {
+                let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                let options: Vec<_> = rest.iter().map(|(name, value)| (name.as_str(), text(value))).collect();
+                self.request(method, query(&path, &options))
+            } else {
+                self.request(method, path).json(&Value::Object(rest))
+            };
             let answer = self.send(talk, request, &[]).await?;
             if answer.body.is_empty() { Ok(Value::Null) } else { answer.json() }
         })

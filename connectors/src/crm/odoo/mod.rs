@@ -324,7 +324,7 @@ impl Dialect for Odoo {
             native_upsert: false,
             versions: false,
             unique_keys: self.unique_keys,
-            feed: Feed::Time { granularity: Duration::from_secs(1), keyset: false },
+            feed: Feed::Time { granularity: Duration::from_secs(1), keyset: false, ties_ordered: true },
             max_page: MAX_PAGE,
         }
     }

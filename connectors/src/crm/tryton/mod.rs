@@ -268,7 +268,7 @@ impl Dialect for Tryton {
             native_upsert: false,
             versions: true,
             unique_keys: self.unique_keys,
-            feed: Feed::Time { granularity: Duration::from_micros(1), keyset: true },
+            feed: Feed::Time { granularity: Duration::from_micros(1), keyset: true, ties_ordered: true },
             max_page: MAX_PAGE,
         }
     }

@@ -94,10 +94,10 @@ fn build(settings: &Settings, base: &Path, exchange: Arc<Exchange>) -> Result<Ar
     let Some(Auth::Basic { username, .. }) = &settings.auth else { return Err(missing()) };
     let password = client::secret(settings, base)?.ok_or_else(missing)?;
     // Only the code of a party is unique by itself.
-    let unique_keys = settings
-        .entities
-        .iter()
-        .all(|entity| entity.target == "party.party" && entity.key().is_none_or(|key| key.target == "code"));
+    let unique_keys = settings.entities.iter().all(|entity| {
+        let mut keys = entity.keys.iter().filter_map(|name| entity.field(name));
+        entity.target == "party.party" && keys.all(|key| key.target == "code")
+    });
     let first = settings.entities.first().map(|entity| entity.target.clone()).unwrap_or_default();
     Ok(Arc::new(Tryton {
         server: Server::new(exchange, username.clone(), password),
