@@ -3,6 +3,7 @@
 pub(crate) mod call;
 pub(crate) mod events;
 pub(crate) mod mediations;
+pub(crate) mod sample;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
@@ -56,6 +57,9 @@ pub(crate) enum Command {
     /// Check what agents have signed
     #[command(subcommand)]
     Receipts(Receipts),
+    /// Parts of a demonstration in containers
+    #[command(subcommand, hide = true)]
+    Sample(sample::Sample),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -78,6 +82,9 @@ pub(crate) struct Connection {
         help_heading = "Hub"
     )]
     pub(crate) api_key: Option<String>,
+    /// File with the API key, such as a secret of a container engine; --api-key comes before it
+    #[arg(long, env = "PASSERELLE_API_KEY_FILE", value_name = "FILE", help_heading = "Hub")]
+    pub(crate) api_key_file: Option<PathBuf>,
     /// PEM file of certificates trusted beside the system's
     #[arg(long, env = "PASSERELLE_CA_FILE", value_name = "FILE", help_heading = "Hub")]
     pub(crate) ca_file: Option<PathBuf>,

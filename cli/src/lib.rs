@@ -13,6 +13,7 @@ mod mediations;
 mod out;
 mod receipts;
 mod render;
+mod sample;
 mod signed;
 mod submission;
 
@@ -91,6 +92,7 @@ async fn perform(cli: Cli) -> Result<(), Failure> {
         Command::Sites(command) => lists::sites(&command, &out).await,
         Command::Agents(command) => lists::agents(&command, &out).await,
         Command::Receipts(Receipts::Verify(command)) => receipts::verify(&command, &out).await,
+        Command::Sample(command) => sample::run(command, &out).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "passerelle", &mut script);

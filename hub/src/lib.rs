@@ -6,6 +6,7 @@ pub mod blobs;
 pub mod bootstrap;
 pub mod cli;
 pub mod clock;
+pub mod health;
 pub mod mediations;
 pub mod model;
 pub mod notices;

@@ -4,6 +4,7 @@ use crate::{
     api::{App, vendor},
     bootstrap,
     cli::{Failure, Place},
+    health::Serving,
     mediations,
     notices::{self, Watched},
     outbound::Outbound,
@@ -38,7 +39,7 @@ pub struct Args {
     #[command(flatten)]
     place: Place,
     /// Address to listen on [default: 127.0.0.1:8080].
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", env = "PASSERELLE_HUB_LISTEN")]
     listen: Option<String>,
     /// Certificate chain (PEM).
     #[arg(long, value_name = "FILE")]
@@ -138,6 +139,12 @@ async fn run(args: Args, file: File) -> Result<(), Failure> {
         bootstrap::write_url(wishes, told.as_deref().unwrap_or(&url))?;
     }
 
+    let certificate = match &transport {
+        Transport::Tls { certificate, .. } => Some(certificate.as_path()),
+        Transport::Plain => None,
+    };
+    Serving::new(bound, certificate)?.leave(&data);
+
     let stop = CancellationToken::new();
     // Behind a proxy, a request from this machine may come from anywhere.
     let open_metrics = bound.ip().is_loopback() && !behind_proxy;
@@ -171,6 +178,7 @@ async fn run(args: Args, file: File) -> Result<(), Failure> {
     app.tasks.close();
     // Uploads whose request was cut: what arrived is being stored.
     let _ = timeout(server::SHUTDOWN_GRACE, app.tasks.wait()).await;
+    Serving::remove(&data);
     store.close().await;
     tracing::info!("Ended");
     Ok(())

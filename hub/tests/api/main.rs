@@ -22,3 +22,4 @@ mod signed;
 mod sites;
 mod subscriptions;
 mod support;
+mod vendor;

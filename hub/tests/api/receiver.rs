@@ -135,5 +135,11 @@ pub async fn hub(settings: Settings, certificate: Option<Watched>) -> Hub {
 }
 
 fn local() -> Outbound {
-    Outbound::new(Rules { allow: vec!["127.0.0.0/8".parse().unwrap()] })
+    fetching(&[], 1 << 20)
+}
+
+/// Requests to this machine, and files from below these URLs.
+pub fn fetching(urls: &[&str], max_fetch: u64) -> Outbound {
+    let fetch = urls.iter().map(|url| url.parse().unwrap()).collect();
+    Outbound::new(Rules { allow: vec!["127.0.0.0/8".parse().unwrap()], fetch, max_fetch })
 }
