@@ -2,7 +2,9 @@
 
 use crate::{
     audit::command::{self as audit, AuditCommand},
-    check, daemon,
+    check,
+    config_schema::config_schema,
+    daemon,
     enrol::{EnrolError, enrol},
     exit::Stop,
     hub::Hub,
@@ -94,7 +96,15 @@ The journal stays: the hub hears what became of the jobs of the old identity, wh
     /// Look at every link: state folder, DNS, proxy, TLS, hub, clock, each resource.
     Check(check::Args),
     /// Ask the running agent whether it is alive and ready (for container health checks).
+    #[command(
+        after_help = "Examples:\n  passerelle-agent health          alive, and connected to the hub\n  \
+        passerelle-agent health --live   alive: for what restarts an agent that hangs, since a hub that is away is no \
+        reason to"
+    )]
     Health {
+        /// Ask only whether it is alive: an agent that waits for its hub is.
+        #[arg(long)]
+        live: bool,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -146,7 +156,13 @@ The journal stays: the hub hears what became of the jobs of the old identity, wh
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Print the JSON Schema of agent.toml, for editors.
+    /// Print the JSON Schema of agent.toml and resources.d/*.toml, for editors.
+    #[command(after_help = "\
+Example:
+  passerelle-agent config schema > /config/agent.schema.json
+
+Then write `#:schema agent.schema.json` into the first line of agent.toml: editors that know TOML (Even Better TOML and
+others built on taplo) complete keys, show their descriptions and mark what is wrong.")]
     Schema,
 }
 
@@ -182,7 +198,7 @@ fn execute(cli: Cli) -> Result<(), Stop> {
             clap_complete::generate(*shell, &mut Cli::command(), "passerelle-agent", &mut script);
             return print(&String::from_utf8_lossy(&script));
         }
-        Command::Config(ConfigCommand::Schema) => return print_json(&passerelle_config::schema()),
+        Command::Config(ConfigCommand::Schema) => return print_json(&config_schema()),
         Command::Init(args) => return print(&init::init(&cli.config, args)?),
         Command::Audit(command) => return audit::run(command, &state_dir(&cli.config)),
         Command::PublicKey { json } => {
@@ -229,7 +245,7 @@ fn execute(cli: Cli) -> Result<(), Stop> {
             (Command::Check(args), Some(settings)) => {
                 Box::pin(check::command(&cli.config, settings, args)).await
             }
-            (Command::Health { json }, _) => health(listen(), json).await,
+            (Command::Health { live, json }, _) => health(listen(), live, json).await,
             (Command::Status { json }, _) => status(listen(), json).await,
             (Command::Policy(command), _) => {
                 let (text, end) = policy::run(&cli.config, command)?;
@@ -305,10 +321,20 @@ async fn enrol_anew(settings: Settings, token_file: Option<PathBuf>, json: bool)
     print(&text)
 }
 
-async fn health(listen: SocketAddr, json: bool) -> Result<(), Stop> {
-    let alive = ask(listen, "/healthz").await?;
-    if alive.0 != 200 {
-        return Err(Stop::Failed(format!("not alive: {}", String::from_utf8_lossy(&alive.1).trim())));
+async fn health(listen: SocketAddr, live: bool, json: bool) -> Result<(), Stop> {
+    let (status, said) = ask(listen, "/healthz").await?;
+    let alive = status == 200;
+    let why = || format!("not alive: {}", String::from_utf8_lossy(&said).trim());
+    if live {
+        if json {
+            print_json(&serde_json::json!({ "alive": alive }))?;
+        } else if alive {
+            print("alive\n")?;
+        }
+        return if alive { Ok(()) } else { Err(Stop::Failed(why())) };
+    }
+    if !alive {
+        return Err(Stop::Failed(why()));
     }
     let (_, body) = ask(listen, "/readyz").await?;
     let readiness: Readiness = serde_json::from_slice(&body).map_err(|_| not_an_agent(listen))?;
@@ -382,12 +408,14 @@ async fn status(listen: SocketAddr, json: bool) -> Result<(), Stop> {
 
 /// Asks the running agent at its local port.
 pub(crate) async fn ask(listen: SocketAddr, path: &str) -> Result<(u16, Vec<u8>), Stop> {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
+    // All addresses of both families: which of them this machine has, the agent's container above all, is not known here.
+    let near = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        IpAddr::V6(ip) if ip.is_unspecified() => {
+            vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]
+        }
+        ip => vec![ip],
     };
-    let url = format!("http://{}{path}", SocketAddr::new(ip, listen.port()));
     let failed = |e: reqwest::Error| {
         Stop::Failed(format!("no answer of a running agent at {listen}: {}", crate::hub::chain(&e)))
     };
@@ -397,7 +425,15 @@ pub(crate) async fn ask(listen: SocketAddr, path: &str) -> Result<(u16, Vec<u8>)
         .timeout(Duration::from_secs(5))
         .build()
         .map_err(failed)?;
-    let response = client.get(url).send().await.map_err(failed)?;
+    let mut asked = Err(Stop::Bug("no address to ask".to_owned()));
+    for ip in near {
+        let url = format!("http://{}{path}", SocketAddr::new(ip, listen.port()));
+        asked = client.get(url).send().await.map_err(failed);
+        if asked.is_ok() {
+            break;
+        }
+    }
+    let response = asked?;
     let status = response.status().as_u16();
     Ok((status, response.bytes().await.map_err(failed)?.to_vec()))
 }

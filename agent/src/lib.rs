@@ -12,6 +12,7 @@ mod check;
 mod classic;
 mod cli;
 mod clock;
+mod config_schema;
 mod control;
 mod daemon;
 mod dispatch;

@@ -275,7 +275,15 @@ fn build(
             return None;
         }
     };
-    if connector.feeds().is_none() {
+    if connector.feeds().is_some() {
+        let entity = |name: &str| resource.section.has(&format!("entities.{name}"));
+        for rule in resource.changes.iter().filter(|rule| !entity(&rule.entity)) {
+            let name = &rule.entity;
+            let message =
+                format!("entity {name:?} is not described; write it as [resources.….entities.{name}]");
+            diagnostics.push(Finding { message, ..rule.at.clone() });
+        }
+    } else {
         for at in resource.changes.iter().map(|rule| &rule.at) {
             let message =
                 format!("a resource of kind {:?} has no change feed; remove this table", entry.name);

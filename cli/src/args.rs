@@ -2,6 +2,8 @@
 
 pub(crate) mod call;
 pub(crate) mod events;
+pub(crate) mod mediations;
+pub(crate) mod sample;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
@@ -18,6 +20,7 @@ Examples:
   passerelle jobs list --state failed
   passerelle jobs show 0193a5c2-…  --output answer.csv
   passerelle events follow --resource compta
+  passerelle mediations apply -f mediations.toml --dry-run
 
 Exit codes: 0 success, 1 the job did not succeed, 2 usage, 3 the hub cannot be reached or refused";
 
@@ -44,6 +47,9 @@ pub(crate) enum Command {
     /// Make keys that sign jobs
     #[command(subcommand)]
     Keys(Keys),
+    /// Define mediations, start them, and follow and restart their runs
+    #[command(subcommand)]
+    Mediations(mediations::Mediations),
     /// List the sites
     Sites(Sites),
     /// List the agents, or revoke one
@@ -51,6 +57,9 @@ pub(crate) enum Command {
     /// Check what agents have signed
     #[command(subcommand)]
     Receipts(Receipts),
+    /// Parts of a demonstration in containers
+    #[command(subcommand, hide = true)]
+    Sample(sample::Sample),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -73,6 +82,9 @@ pub(crate) struct Connection {
         help_heading = "Hub"
     )]
     pub(crate) api_key: Option<String>,
+    /// File with the API key, such as a secret of a container engine; --api-key comes before it
+    #[arg(long, env = "PASSERELLE_API_KEY_FILE", value_name = "FILE", help_heading = "Hub")]
+    pub(crate) api_key_file: Option<PathBuf>,
     /// PEM file of certificates trusted beside the system's
     #[arg(long, env = "PASSERELLE_CA_FILE", value_name = "FILE", help_heading = "Hub")]
     pub(crate) ca_file: Option<PathBuf>,

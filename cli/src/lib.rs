@@ -9,9 +9,11 @@ mod events;
 mod jobs;
 mod keys;
 mod lists;
+mod mediations;
 mod out;
 mod receipts;
 mod render;
+mod sample;
 mod signed;
 mod submission;
 
@@ -86,9 +88,11 @@ async fn perform(cli: Cli) -> Result<(), Failure> {
         Command::Call(command) => call::run(&command, &out).await,
         Command::Events(command) => events::run(command, &out).await,
         Command::Keys(command) => keys::run(&command, &out),
+        Command::Mediations(command) => mediations::run(command, &out).await,
         Command::Sites(command) => lists::sites(&command, &out).await,
         Command::Agents(command) => lists::agents(&command, &out).await,
         Command::Receipts(Receipts::Verify(command)) => receipts::verify(&command, &out).await,
+        Command::Sample(command) => sample::run(command, &out).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "passerelle", &mut script);

@@ -102,7 +102,12 @@ async fn answer(State(hub): State<Hub>, request: Request) -> Response {
 
 fn program(line: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_passerelle"));
-    command.args(line).env_remove("PASSERELLE_URL").env_remove("PASSERELLE_API_KEY").env("NO_COLOR", "1");
+    command
+        .args(line)
+        .env_remove("PASSERELLE_URL")
+        .env_remove("PASSERELLE_API_KEY")
+        .env_remove("PASSERELLE_API_KEY_FILE")
+        .env("NO_COLOR", "1");
     command
 }
 
@@ -161,6 +166,7 @@ fn usage_faults_end_with_2_and_say_what_to_do() {
         (vec!["jobs", "frobnicate"], "frobnicate"),
         (vec!["sites"], "PASSERELLE_URL"),
         (vec!["sites", "--url", "http://127.0.0.1:1"], "PASSERELLE_API_KEY"),
+        (vec!["sites", "--url", "http://127.0.0.1:1", "--api-key-file", "/no/such/key"], "/no/such/key"),
         (vec!["sites", "--url", "hub", "--api-key", "k"], "no hub address"),
         ([&["jobs", "show", "nothing"], &with_hub[..]].concat(), "no job id"),
         ([submit(&["--params", "[]"]), with_hub.to_vec()].concat(), "--params"),
@@ -172,6 +178,19 @@ fn usage_faults_end_with_2_and_say_what_to_do() {
         assert_eq!(output.status.code(), Some(2), "{line:?}: {}", stderr(&output));
         assert!(stderr(&output).contains(says), "{line:?}: {}", stderr(&output));
     }
+}
+
+#[tokio::test]
+async fn an_api_key_may_come_from_a_file() {
+    let hub = Hub::start(|_, _| Some((200, Vec::new(), br#"{"items":[]}"#.to_vec()))).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "key-of-a-file\n").unwrap();
+    let url = format!("http://{}", hub.address);
+    let mut command = program(&["sites", "--url", &url]);
+    command.env("PASSERELLE_API_KEY_FILE", file.path());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(hub.got.lock().unwrap()[0].header("authorization"), "Bearer key-of-a-file");
 }
 
 #[tokio::test]

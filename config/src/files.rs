@@ -1,6 +1,6 @@
 //! Finds and reads the files of a configuration folder, each bounded.
 
-use crate::{Finding, defaults};
+use crate::{Finding, defaults, mapped};
 use std::{
     fs::{self, File},
     io::{self, Read},
@@ -14,6 +14,9 @@ fn about(file: &Path, path: &str, message: impl Into<String>) -> Finding {
 
 /// Checks that the folder is there.
 pub(crate) fn check_dir(dir: &Path) -> Result<(), Finding> {
+    if let Some(message) = dir.to_str().and_then(mapped::windows) {
+        return Err(about(dir, "configuration folder", message));
+    }
     let message = match fs::metadata(dir) {
         Ok(meta) if meta.is_dir() => return Ok(()),
         Ok(_) => {
@@ -24,23 +27,15 @@ pub(crate) fn check_dir(dir: &Path) -> Result<(), Finding> {
              PASSERELLE_CONFIG"
                 .to_owned()
         }
-        Err(error) => unreadable(dir, &error),
+        Err(error) => mapped::unreadable(dir, &error),
     };
     Err(about(dir, "configuration folder", message))
-}
-
-fn unreadable(path: &Path, error: &io::Error) -> String {
-    if error.kind() == io::ErrorKind::PermissionDenied {
-        format!("not readable for the agent's user; give it access with chown or chmod on {}", path.display())
-    } else {
-        format!("can't be read: {error}")
-    }
 }
 
 /// The files of `resources.d`, sorted by name. Dot-files (editors' and mounts' own) don't count, as in a shell.
 pub(crate) fn list_resources(dir: &Path) -> Result<Vec<PathBuf>, Finding> {
     let folder = dir.join("resources.d");
-    let fail = |error: &io::Error| about(&folder, "resources.d", unreadable(&folder, error));
+    let fail = |error: &io::Error| about(&folder, "resources.d", mapped::unreadable(&folder, error));
     let entries = match fs::read_dir(&folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -78,15 +73,15 @@ pub(crate) fn read(file: &Path) -> Result<String, Finding> {
             return Err(finding(format!("not a file; put a TOML file there ({hint})")));
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let hint = "write one with `passerelle-agent init`";
-            return Err(finding(format!("no such file; {hint}, or name another folder with --config")));
+            let hint = mapped::no_configuration(file.parent().unwrap_or(file));
+            return Err(finding(format!("no such file; {hint}")));
         }
-        Err(error) => return Err(finding(unreadable(file, &error))),
+        Err(error) => return Err(finding(mapped::unreadable(file, &error))),
     }
     let mut bytes = Vec::new();
     File::open(file)
         .and_then(|open| open.take(defaults::MAX_FILE + 1).read_to_end(&mut bytes))
-        .map_err(|error| finding(unreadable(file, &error)))?;
+        .map_err(|error| finding(mapped::unreadable(file, &error)))?;
     if bytes.len() as u64 > defaults::MAX_FILE {
         return Err(finding(
             "larger than 1 MiB; split the resources over several files in resources.d".to_owned(),
@@ -100,6 +95,8 @@ pub(crate) fn read(file: &Path) -> Result<String, Finding> {
         let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
         let line_start = valid.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
         let column = String::from_utf8_lossy(&valid[line_start..]).chars().count() + 1;
-        Finding { line, column, ..finding("not text in UTF-8; save the file as UTF-8".to_owned()) }
+        let utf_16 = [[0xff, 0xfe], [0xfe, 0xff]].iter().any(|mark| error.as_bytes().starts_with(mark));
+        let what = if utf_16 { "text in UTF-16" } else { "not text in UTF-8" };
+        Finding { line, column, ..finding(format!("{what}; save the file as UTF-8")) }
     })
 }

@@ -5,6 +5,7 @@
 
 mod load;
 
+pub mod address;
 mod agent;
 mod audit;
 mod check;
@@ -16,6 +17,7 @@ mod files;
 mod glob;
 mod hint;
 mod listener;
+pub mod mapped;
 mod raw;
 mod read;
 mod redact;
@@ -41,7 +43,7 @@ pub use glob::path_glob;
 pub use listener::{ListenerAuth, ListenerConfig};
 pub use load::{DEFAULT_DIR, listen_address, load, readable_listeners, readable_resources, state_dir};
 pub use redact::redacted;
-pub use schema::schema;
+pub use schema::{schema, without_null};
 pub use secret::{Secret, SecretError, SecretRef};
 pub use section::Section;
 pub use trigger::{After, Changes, ChangesStart, Order, Pickup, Stable, Watch};

@@ -150,7 +150,7 @@ pub(crate) struct Log {
 /// One private system. Beside these keys it has those of its connector.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 pub(crate) struct Resource {
-    /// The kind of connector: `file` or `http`.
+    /// The kind of connector.
     #[schemars(required)]
     pub(crate) connector: Option<String>,
     /// How hard the resource may be used.

@@ -3,10 +3,16 @@
 use crate::raw;
 use serde_json::Value;
 
-/// The JSON Schema (2020-12) of `agent.toml`. A resource's own keys depend on its connector and are left open.
+/// The JSON Schema (2020-12) of `agent.toml`. A resource's own keys depend on its connector and are left open: whoever
+/// knows the connectors adds them.
 #[must_use]
 pub fn schema() -> Value {
-    let mut schema = schemars::schema_for!(raw::File).to_value();
+    without_null(schemars::schema_for!(raw::File).to_value())
+}
+
+/// A schema made of Rust types, for TOML: an optional key is left out there, never null.
+#[must_use]
+pub fn without_null(mut schema: Value) -> Value {
     remove_null(&mut schema);
     schema
 }

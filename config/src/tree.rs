@@ -3,7 +3,7 @@
 //! The `toml` crate parses; its own deserializer is not used, because it borrows from the text, stops at the first
 //! mistake and quotes the values it refuses.
 
-use crate::Finding;
+use crate::{Finding, mapped};
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
@@ -121,6 +121,40 @@ impl Node {
         }
     }
 
+    /// The values that are paths as Windows writes them, with their places and what to say of them.
+    fn paths_of_windows(&self, found: &mut Vec<(usize, String, String)>) {
+        self.walk("", &mut |path, node| {
+            if let Value::String(text) = &node.value
+                && let Some(message) = mapped::windows(text)
+            {
+                found.push((node.at, path.to_owned(), message));
+            }
+        });
+    }
+
+    /// Shows every value with its path.
+    fn walk(&self, path: &str, see: &mut dyn FnMut(&str, &Self)) {
+        see(path, self);
+        match &self.value {
+            Value::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    item.walk(&format!("{path}[{}]", index + 1), see);
+                }
+            }
+            Value::Table(table) => {
+                for (key, entry) in table {
+                    entry.node.walk(&join(path, key), see);
+                }
+            }
+            Value::String(_)
+            | Value::Integer(_)
+            | Value::Float(_)
+            | Value::Bool(_)
+            | Value::Datetime
+            | Value::Null => {}
+        }
+    }
+
     /// The files that the values name: those of secrets, there or not, and any other text that is a file's path.
     pub(crate) fn named_files(&self, dir: &Path, files: &mut BTreeSet<PathBuf>) {
         match &self.value {
@@ -181,7 +215,8 @@ pub(crate) fn parse(source: &Arc<Source>, findings: &mut Vec<Finding>) -> Option
             source.finding(span.start, &duplicate_path(&source.text, &span), message)
         } else {
             readable = false;
-            source.finding(span.start, "syntax", format!("not valid TOML: {}", error.message()))
+            let hint = windows_hint(&source.text, span.start);
+            source.finding(span.start, "syntax", format!("not valid TOML: {}{hint}", error.message()))
         });
     }
     if !readable {
@@ -203,7 +238,18 @@ pub(crate) fn parse(source: &Arc<Source>, findings: &mut Vec<Finding>) -> Option
             "the number is too large: use at most 9223372036854775807",
         ));
     }
+    let mut windows = Vec::new();
+    root.paths_of_windows(&mut windows);
+    findings.extend(windows.into_iter().map(|(at, path, message)| source.finding(at, &path, message)));
     Some(root)
+}
+
+/// Why a backslash is no good there, if the broken line has a path of Windows in quotes.
+fn windows_hint(text: &str, at: usize) -> String {
+    let start = text.get(..at).and_then(|before| before.rfind('\n')).map_or(0, |end| end + 1);
+    let line = text.get(start..).and_then(|rest| rest.lines().next()).unwrap_or_default();
+    let hint = line.split('"').skip(1).step_by(2).find_map(mapped::windows);
+    hint.map_or(String::new(), |hint| format!("; {hint}"))
 }
 
 /// How many parts a dotted key may have; the tree below is walked recursively.

@@ -182,6 +182,9 @@ pub trait Kind: 'static {
     /// The operations of every connector of this kind.
     fn operations() -> Vec<OperationSpec>;
 
+    /// The JSON Schema of the resource's own settings, without the keys that every resource has.
+    fn settings_schema() -> Value;
+
     /// Reads the resource's own settings. Pure: no disk, no network. Findings go to `diagnostics`.
     fn check(section: &Section, diagnostics: &mut Diagnostics) -> Option<Self::Checked>;
 

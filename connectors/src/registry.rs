@@ -4,6 +4,7 @@
 
 use crate::{BuildError, DynConnector, Kind, OperationSpec, crm::CrmKind, file::FileKind, http::HttpKind};
 use passerelle_config::{Diagnostics, Section};
+use serde_json::Value;
 use std::{path::Path, sync::Arc};
 
 /// A kind of connector, erased.
@@ -13,6 +14,7 @@ pub struct Entry {
     /// Whether its resources may have triggers.
     pub triggers: bool,
     operations: fn() -> Vec<OperationSpec>,
+    settings_schema: fn() -> Value,
     check: fn(&Section, &mut Diagnostics) -> Option<Checked>,
 }
 
@@ -40,6 +42,12 @@ impl Entry {
         (self.operations)()
     }
 
+    /// The JSON Schema of a resource's own settings.
+    #[must_use]
+    pub fn settings_schema(&self) -> Value {
+        passerelle_config::without_null((self.settings_schema)())
+    }
+
     /// Reads a resource's settings; findings go to `diagnostics`.
     pub fn check(&self, section: &Section, diagnostics: &mut Diagnostics) -> Option<Checked> {
         (self.check)(section, diagnostics)
@@ -51,6 +59,7 @@ const fn entry<K: Kind>() -> Entry {
         name: K::NAME,
         triggers: K::TRIGGERS,
         operations: K::operations,
+        settings_schema: K::settings_schema,
         check: |section, diagnostics| {
             let checked = K::check(section, diagnostics)?;
             let build = move |base: &Path| {

@@ -1,8 +1,8 @@
 //! The program `passerelle-hub`: its commands and exit codes.
 //!
-//! Exit codes: 0 done or drained, 64 configuration or refused by a rule, 70 a fault of the hub.
+//! Exit codes: 0 done or drained, 1 not well (`health`), 64 configuration or refused by a rule, 70 a fault of the hub.
 
-use crate::{admin, serve};
+use crate::{admin, health, serve};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use std::{
     ffi::OsString,
@@ -12,6 +12,8 @@ use std::{
     process::ExitCode,
 };
 
+/// The hub that was asked does not take work.
+const EXIT_UNWELL: u8 = 1;
 /// Wrong use or configuration.
 const EXIT_CONFIGURATION: u8 = 64;
 /// A fault of the hub itself.
@@ -39,11 +41,23 @@ enum Command {
     Serve(serve::Args),
     /// Manages tenants, keys, tokens and agents; works while the hub serves.
     Admin(admin::Args),
+    /// Asks the serving hub whether it takes work (for container health checks).
+    Health(health::Args),
+    /// About the configuration file.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Prints completions for a shell.
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Prints the JSON Schema of the configuration file, for editors.
+    #[command(after_help = "Example:\n  passerelle-hub config schema > hub.schema.json")]
+    Schema,
 }
 
 /// Where configuration and data are.
@@ -53,13 +67,15 @@ pub struct Place {
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// Data folder [default: passerelle-hub-data].
-    #[arg(long, value_name = "DIR", global = true)]
+    #[arg(long, value_name = "DIR", global = true, env = "PASSERELLE_HUB_DATA")]
     pub data: Option<PathBuf>,
 }
 
 /// Why a command did not do its work.
 #[derive(Debug)]
 pub enum Failure {
+    /// The hub that was asked does not take work: exit 1.
+    Unwell(String),
     /// The operator can mend it: exit 64.
     Configuration(String),
     /// A fault of the hub: exit 70.
@@ -69,7 +85,7 @@ pub enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Configuration(text) | Self::Fault(text) => f.write_str(text),
+            Self::Unwell(text) | Self::Configuration(text) | Self::Fault(text) => f.write_str(text),
         }
     }
 }
@@ -104,6 +120,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = match cli.command {
         Command::Serve(args) => serve::serve(args),
         Command::Admin(args) => admin::admin(args),
+        Command::Health(args) => health::health(args),
+        Command::Config(ConfigCommand::Schema) => {
+            let text = format!("{:#}\n", crate::settings::schema());
+            io::stdout().lock().write_all(text.as_bytes()).map_err(Failure::from)
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "passerelle-hub", &mut script);
@@ -115,6 +136,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(failure) => {
             let _ = writeln!(io::stderr().lock(), "error: {failure}");
             ExitCode::from(match failure {
+                Failure::Unwell(_) => EXIT_UNWELL,
                 Failure::Configuration(_) => EXIT_CONFIGURATION,
                 Failure::Fault(_) => EXIT_FAULT,
             })

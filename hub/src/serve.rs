@@ -1,10 +1,14 @@
 //! `passerelle-hub serve`: from the operator's words to a running hub, and its polite end.
 
 use crate::{
-    api::App,
+    api::{App, vendor},
     bootstrap,
     cli::{Failure, Place},
-    mediations, retention,
+    health::Serving,
+    mediations,
+    notices::{self, Watched},
+    outbound::Outbound,
+    retention,
     server::{self, Server},
     settings::{self, DEFAULT_DATA, DEFAULT_LISTEN, File, Log, Transport},
     store::Store,
@@ -35,7 +39,7 @@ pub struct Args {
     #[command(flatten)]
     place: Place,
     /// Address to listen on [default: 127.0.0.1:8080].
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", env = "PASSERELLE_HUB_LISTEN")]
     listen: Option<String>,
     /// Certificate chain (PEM).
     #[arg(long, value_name = "FILE")]
@@ -135,14 +139,27 @@ async fn run(args: Args, file: File) -> Result<(), Failure> {
         bootstrap::write_url(wishes, told.as_deref().unwrap_or(&url))?;
     }
 
+    let certificate = match &transport {
+        Transport::Tls { certificate, .. } => Some(certificate.as_path()),
+        Transport::Plain => None,
+    };
+    Serving::new(bound, certificate)?.leave(&data);
+
     let stop = CancellationToken::new();
     // Behind a proxy, a request from this machine may come from anywhere.
     let open_metrics = bound.ip().is_loopback() && !behind_proxy;
     let mut app = App::new(store.clone(), file.limits.max_blob.0, open_metrics, stop.clone());
     app.behind_proxy = behind_proxy;
+    app.outbound = Outbound::new(file.outbound.rules());
     app.tasks.spawn(mediations::engine::run(app.clone()));
     app.tasks.spawn(mediations::trigger::poll::run(app.clone()));
     app.tasks.spawn(retention::run(app.clone(), file.retention.checked()));
+    let watched = match &transport {
+        Transport::Tls { certificate, .. } => Watched::read(certificate),
+        Transport::Plain => None,
+    };
+    app.tasks.spawn(vendor::fetch::run(app.clone()));
+    app.tasks.spawn(notices::run(app.clone(), file.notices.checked(), watched));
     let max_connections = file.limits.max_connections;
     // All that a proxy hands on comes from its address.
     let per_address = if behind_proxy { max_connections } else { file.limits.max_connections_per_address };
@@ -161,6 +178,7 @@ async fn run(args: Args, file: File) -> Result<(), Failure> {
     app.tasks.close();
     // Uploads whose request was cut: what arrived is being stored.
     let _ = timeout(server::SHUTDOWN_GRACE, app.tasks.wait()).await;
+    Serving::remove(&data);
     store.close().await;
     tracing::info!("Ended");
     Ok(())

@@ -2,17 +2,26 @@
 
 use crate::{
     api::MAX_BLOB,
+    notices, outbound,
     server::{MAX_CONNECTIONS, MAX_PER_ADDRESS},
     store::{quota, retention},
     tunnel::registry::LEASE,
 };
 use passerelle_config::{ByteSize, HumanDuration, LogFormat};
+use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::Value;
 use std::{
     net::{SocketAddr, ToSocketAddrs as _},
     path::{Path, PathBuf},
     time::Duration,
 };
+
+/// The JSON Schema (2020-12) of the file. The comments on its keys are the operator's manual.
+#[must_use]
+pub fn schema() -> Value {
+    passerelle_config::without_null(schemars::schema_for!(File).to_value())
+}
 
 /// The shortest lease: agents answer heartbeats four times in it.
 const MIN_LEASE: Duration = Duration::from_secs(2);
@@ -26,19 +35,22 @@ pub const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 /// The shortest retention: enough to submit a job for a blob that was just uploaded.
 const MIN_RETENTION: Duration = Duration::from_secs(1);
 
-/// The file.
-#[derive(Debug, Default, Deserialize)]
+/// Configuration of a Passerelle hub, which needs none. Relative paths start from the folder of this file; the command
+/// line wins.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct File {
-    /// The data folder.
+    /// The data folder: database, payloads and signing key. Also `--data`.
+    #[schemars(extend("default" = DEFAULT_DATA))]
     pub data: Option<PathBuf>,
-    /// Where to listen.
+    /// Address and port to listen on. Also `--listen`.
+    #[schemars(extend("default" = DEFAULT_LISTEN))]
     pub listen: Option<String>,
-    /// The certificate chain, PEM.
+    /// PEM file of the certificate with its chain; needs `tls_key`. Also `--tls-cert`.
     pub tls_cert: Option<PathBuf>,
-    /// Its key, PEM.
+    /// PEM file of its private key. Also `--tls-key`.
     pub tls_key: Option<PathBuf>,
-    /// Plain HTTP beyond loopback, behind a proxy that speaks TLS.
+    /// Whether plain HTTP may be served beyond this machine, because a proxy in front speaks TLS. Also `--behind-proxy`.
     #[serde(default)]
     pub behind_proxy: bool,
     /// What is logged.
@@ -47,25 +59,31 @@ pub struct File {
     /// Bounds.
     #[serde(default)]
     pub limits: Limits,
-    /// How long things are kept.
+    /// How long things are kept. What is over is removed in the background.
     #[serde(default)]
     pub retention: Retention,
-    /// What one tenant may have.
+    /// What one tenant may have; past it the answer is `507 quota`.
     #[serde(default)]
     pub quotas: Quotas,
+    /// How subscribers are told.
+    #[serde(default)]
+    pub notices: notices::settings::Section,
+    /// Where the hub's own requests may lead.
+    #[serde(default)]
+    pub outbound: outbound::Section,
 }
 
 /// `[quotas]`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Quotas {
-    /// Jobs that have not ended.
+    /// Jobs of one tenant that have not ended.
     pub open_jobs: u64,
-    /// Its blobs and uploads together.
+    /// Blobs and uploads of one tenant together.
     pub blob_bytes: ByteSize,
-    /// Its agents.
+    /// Enrolled agents of one tenant that are not revoked.
     pub agents: u64,
-    /// Its stored events.
+    /// Stored events of one tenant's triggers.
     pub events: u64,
 }
 
@@ -90,18 +108,18 @@ impl Quotas {
 }
 
 /// `[retention]`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {
     /// Uploaded blobs that no job uses, and payloads of jobs that succeeded or were denied.
     pub blobs: HumanDuration,
     /// Outputs of jobs.
     pub outputs: HumanDuration,
-    /// Settled jobs.
+    /// Settled jobs, with attempts and idempotency key.
     pub jobs: HumanDuration,
-    /// Uploads that stand still.
+    /// Uploads that stand still, and files that nobody names; not outputs that a job may yet need.
     pub uploads: HumanDuration,
-    /// Events of triggers.
+    /// Events of triggers, with their payloads; their ids are remembered for 400 days.
     pub events: HumanDuration,
 }
 
@@ -146,10 +164,10 @@ impl Retention {
 }
 
 /// `[log]`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// Text or JSON.
+    /// `text` for people or `json` for machines.
     pub format: LogFormat,
     /// `error`, `warn`, `info`, `debug`, `trace`, or a `tracing` filter.
     pub level: String,
@@ -162,16 +180,19 @@ impl Default for Log {
 }
 
 /// `[limits]`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// The largest blob.
+    /// The largest payload.
     pub max_blob: ByteSize,
-    /// How many connections may be open.
+    /// Open connections, tunnels included.
+    #[schemars(range(min = 1))]
     pub max_connections: usize,
-    /// How many of them may come from one address; without effect behind a proxy.
+    /// Those of one address; without effect behind a proxy, where all have the proxy's.
+    #[schemars(range(min = 1))]
     pub max_connections_per_address: usize,
-    /// How long an agent may be silent before its attempts move to another agent of the site.
+    /// How long an agent may be silent before its attempts and triggers go on at another agent of the site; 2s to 1d. Also
+    /// `--lease` and `PASSERELLE_LEASE`.
     pub lease: HumanDuration,
 }
 
@@ -220,7 +241,8 @@ impl File {
             return Err("limits.max_connections_per_address: must be at least 1".to_owned());
         }
         check_lease(file.limits.lease).map_err(|wrong| format!("limits.lease: {wrong}"))?;
-        match file.retention.finding() {
+        let findings = [file.retention.finding(), file.notices.finding(), file.outbound.finding()];
+        match findings.into_iter().flatten().next() {
             Some(finding) => Err(finding),
             None => Ok(file),
         }

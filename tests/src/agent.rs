@@ -10,6 +10,26 @@ use std::{
 };
 use tempfile::TempDir;
 
+/// The environment in which a process sees a wall clock that is off by so much (`+1h`, `-90`); timers go on as they should.
+///
+/// # Panics
+/// If libfaketime is not there.
+#[must_use]
+pub fn shifted_clock(by: &str) -> [(String, String); 4] {
+    let library = ["x86_64-linux-gnu", "aarch64-linux-gnu"]
+        .map(|arch| format!("/usr/lib/{arch}/faketime/libfaketime.so.1"))
+        .into_iter()
+        .find(|path| fs::exists(path).unwrap_or(false))
+        .expect("libfaketime (package faketime)");
+    let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    [
+        set("LD_PRELOAD", &library),
+        set("FAKETIME", by),
+        set("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        set("DONT_FAKE_MONOTONIC", "1"),
+    ]
+}
+
 /// An agent: first its configuration folder, then its process.
 pub struct Agent {
     process: Option<Process>,
@@ -107,13 +127,10 @@ impl Agent {
     /// # Panics
     /// If libfaketime is not there.
     pub fn shift_clock(&mut self, by: &str) -> &mut Self {
-        let library = ["x86_64-linux-gnu", "aarch64-linux-gnu"]
-            .map(|arch| format!("/usr/lib/{arch}/faketime/libfaketime.so.1"))
-            .into_iter()
-            .find(|path| fs::exists(path).unwrap_or(false))
-            .expect("libfaketime (package faketime)");
-        self.env("LD_PRELOAD", library).env("FAKETIME", by);
-        self.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1")
+        for (name, value) in shifted_clock(by) {
+            self.env(name, value);
+        }
+        self
     }
 
     /// Puts words before the program's own, those of a command that starts it and becomes it (`ip netns exec NAME`).

@@ -14,8 +14,8 @@ use tempfile::TempDir;
 /// The tenant that every test hub has.
 pub const TENANT: &str = "acme";
 
-const SCOPES: &str = "jobs:read,jobs:write,sites:read,agents:read,agents:write,blobs:write,events:read,events:write,\
-    mediations:read,mediations:write";
+const SCOPES: &str = "jobs:read,jobs:write,sites:read,agents:read,agents:write,blobs:write,events:read,\
+    events:write,mediations:read,mediations:write,subscriptions:read,subscriptions:write";
 
 /// A hub with the tenant `acme` (Enterprise tier) and an API key of all scopes.
 pub struct Hub {
@@ -48,12 +48,32 @@ impl Hub {
         Self::launch(home, data.to_owned(), &[], &[], None).await
     }
 
+    /// Starts a hub on the data of another one, which has the tenant and this API key; with these variables in its
+    /// environment.
+    pub async fn start_on(data: &Path, key: &str, environment: &[(String, String)]) -> Self {
+        let mut hub = Self::serve_in(home(), data.to_owned(), &[], environment, None).await;
+        hub.api = hub.api.with_key(key);
+        hub
+    }
+
     /// Starts a hub whose leases on attempts last so long.
     pub async fn start_with_lease(lease: Duration) -> Self {
         let home = home();
         let data = home.path().join("data");
         let lease = format!("{}s", lease.as_secs());
         Self::launch(home, data, &[], &[("PASSERELLE_LEASE".to_owned(), lease)], None).await
+    }
+
+    /// Starts a hub with this configuration file.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub async fn start_with_settings(settings: &str) -> Self {
+        let home = home();
+        let (data, config) = (home.path().join("data"), home.path().join("hub.toml"));
+        fs::write(&config, settings).expect("a configuration file");
+        let arguments = ["--config".into(), config.into_os_string()];
+        Self::launch(home, data, &arguments, &[], None).await
     }
 
     /// Starts a hub that logs by this filter.
@@ -64,6 +84,18 @@ impl Hub {
         let home = home();
         let (data, config) = (home.path().join("data"), home.path().join("hub.toml"));
         fs::write(&config, format!("[log]\nlevel = \"{level}\"\n")).expect("a configuration file");
+        let arguments = ["--config".into(), config.into_os_string()];
+        Self::launch(home, data, &arguments, &[], None).await
+    }
+
+    /// Starts a hub with this in its configuration file.
+    ///
+    /// # Panics
+    /// If its configuration cannot be written.
+    pub async fn start_configured(text: &str) -> Self {
+        let home = home();
+        let (data, config) = (home.path().join("data"), home.path().join("hub.toml"));
+        fs::write(&config, text).expect("a configuration file");
         let arguments = ["--config".into(), config.into_os_string()];
         Self::launch(home, data, &arguments, &[], None).await
     }
@@ -112,6 +144,19 @@ impl Hub {
         environment: &[(String, String)],
         tls: Option<(&str, String)>,
     ) -> Self {
+        let mut hub = Self::serve_in(home, data, arguments, environment, tls).await;
+        hub.admin(&["tenant", "create", TENANT, "--tier", "enterprise"]);
+        hub.api = hub.api.with_key(&hub.api_key(TENANT, SCOPES));
+        hub
+    }
+
+    async fn serve_in(
+        home: TempDir,
+        data: PathBuf,
+        arguments: &[OsString],
+        environment: &[(String, String)],
+        tls: Option<(&str, String)>,
+    ) -> Self {
         let port = free_port();
         let host = tls.as_ref().map_or("127.0.0.1", |(host, _)| host);
         let listen = format!("{}:{port}", if host == "localhost" { "127.0.0.1" } else { host });
@@ -124,8 +169,6 @@ impl Hub {
         let mut hub =
             Self { process, url, api, port, listen, data, arguments, environment, certificate, home };
         hub.ready().await;
-        hub.admin(&["tenant", "create", TENANT, "--tier", "enterprise"]);
-        hub.api = hub.api.with_key(&hub.api_key(TENANT, SCOPES));
         hub
     }
 

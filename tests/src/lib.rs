@@ -11,11 +11,14 @@ mod content;
 #[path = "../../connectors/tests/support/dav.rs"]
 pub mod dav;
 mod disk;
+pub mod docker;
+pub mod documents;
 mod fake_agent;
 mod fake_hub;
 mod frames;
 mod front;
 mod hub;
+mod machine;
 mod memory;
 mod mitmproxy;
 mod network;
@@ -26,6 +29,7 @@ pub mod odata;
 pub mod port;
 mod process;
 mod proxy;
+pub mod reference;
 pub mod resources;
 #[path = "../../connectors/tests/support/s3.rs"]
 pub mod s3;
@@ -44,7 +48,7 @@ pub mod tryton;
 #[path = "../../connectors/tests/support/vsftpd.rs"]
 pub mod vsftpd;
 
-pub use agent::Agent;
+pub use agent::{Agent, shifted_clock};
 pub use api::{Answer, Api, code, ended, events};
 pub use app::{App, Reply, Request};
 pub use bucket::ObjectStore;
@@ -54,6 +58,7 @@ pub use fake_agent::{FakeAgent, FakeIdentity};
 pub use fake_hub::{Draft, FakeHub, Session};
 pub use front::{Front, FrontOptions};
 pub use hub::{Hub, TENANT};
+pub use machine::Machine;
 pub use memory::MemoryBound;
 pub use mitmproxy::Mitmproxy;
 pub use network::Network;

@@ -100,10 +100,15 @@ fn documents() -> Vec<PathBuf> {
         .map(|name| root.join(name))
         .filter(|path| path.exists())
         .collect();
-    if let Ok(entries) = fs::read_dir(root.join("docs")) {
-        all.extend(
-            entries.map(|e| e.expect("an entry").path()).filter(|p| p.extension().is_some_and(|e| e == "md")),
-        );
+    let mut folders = vec![root.join("docs")];
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                all.push(path);
+            }
+        }
     }
     all
 }
@@ -200,7 +205,9 @@ fn the_readme_is_short_enough_to_be_read() {
 #[test]
 fn shell_scripts_are_executable_and_sound() {
     use std::os::unix::fs::PermissionsExt as _;
-    for script in ["tests/run", "tests/bench", "tests/chaos", ".ci/run"] {
+    for script in
+        ["tests/run", "tests/bench", "tests/chaos", "tests/upgrade/make", "deploy/release", ".ci/run"]
+    {
         let path = root().join(script);
         let mode = fs::metadata(&path).unwrap_or_else(|e| panic!("{script}: {e}")).permissions().mode();
         assert_ne!(mode & 0o111, 0, "{script} is not executable");

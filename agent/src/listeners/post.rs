@@ -5,6 +5,7 @@ use super::{
     answer::{Answer, Refusal, accepted, refused},
     guard::{Sender, Signed},
     kind,
+    rate::Rate,
 };
 use crate::{
     agent::Agent,
@@ -26,7 +27,7 @@ use serde::Deserialize;
 use std::{
     fs::File,
     io::BufReader,
-    sync::{Arc, PoisonError},
+    sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{
@@ -99,11 +100,11 @@ async fn take(
     if length.lower() > config.max_size.0 {
         return Err(too_large(listener));
     }
-    let rate = listener.rate.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
-    if let Err(after) = rate {
-        let detail = "more posts than this listener takes per minute (rate_per_minute)";
-        return Err(Refusal::later(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail, round_up(after)));
-    }
+    rated(match &sender {
+        Sender::Known => rate(listener).take(Instant::now()),
+        // Counted once its signature is known to hold: others must not use up the rate of those who can sign.
+        Sender::Signed(_) => rate(listener).look(Instant::now()),
+    })?;
     let Ok(_place) = listener.places.try_acquire() else {
         let detail = "more posts at once than this listener takes (max_concurrent)";
         return Err(Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "busy", detail, SOON));
@@ -132,6 +133,17 @@ async fn take(
     let tasks = agent.tasks.clone();
     let stored = tasks.spawn(async move { store(&agent, &listener, id, head, body).await }).await;
     stored.map_err(|error| unwritten(&error))?
+}
+
+fn rate(listener: &Listener) -> MutexGuard<'_, Rate> {
+    listener.rate.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn rated(taken: Result<(), Duration>) -> Result<(), Refusal> {
+    taken.map_err(|after| {
+        let detail = "more posts than this listener takes per minute (rate_per_minute)";
+        Refusal::later(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail, round_up(after))
+    })
 }
 
 /// Why nothing is taken just now.
@@ -253,9 +265,12 @@ async fn read(
             });
         }
     }
-    if signed.is_some_and(|signed| !signed.verifies()) {
-        let detail = "the signature is none that a secret of this listener makes over webhook-id, webhook-timestamp and body";
-        return Err(Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", detail));
+    if let Some(signed) = signed {
+        if !signed.verifies() {
+            let detail = "the signature is none that a secret of this listener makes over webhook-id, webhook-timestamp and body";
+            return Err(Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", detail));
+        }
+        rated(rate(listener).take(Instant::now()))?;
     }
     let produced = output.finish(MEDIA_TYPE).await.map_err(|failure| unwritten(&failure))?;
     discard.0 = None;

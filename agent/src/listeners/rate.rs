@@ -23,14 +23,23 @@ impl Rate {
     /// # Errors
     /// How long to wait for the next, if there have been too many.
     pub fn take(&mut self, now: Instant) -> Result<(), Duration> {
-        let due = self.due.map_or(now, |due| due.max(now));
-        // What is due lies less than a minute ahead.
-        let ahead = (due + self.every).saturating_duration_since(now);
-        if ahead > MINUTE {
-            return Err(ahead - MINUTE);
-        }
-        self.due = Some(due + self.every);
+        self.due = Some(self.next(now)?);
         Ok(())
+    }
+
+    /// Whether one could be taken.
+    ///
+    /// # Errors
+    /// Those of [`Self::take`].
+    pub fn look(&self, now: Instant) -> Result<(), Duration> {
+        self.next(now).map(drop)
+    }
+
+    fn next(&self, now: Instant) -> Result<Instant, Duration> {
+        let next = self.due.map_or(now, |due| due.max(now)) + self.every;
+        // What is due lies less than a minute ahead.
+        let ahead = next.saturating_duration_since(now);
+        if ahead > MINUTE { Err(ahead - MINUTE) } else { Ok(next) }
     }
 }
 
@@ -41,7 +50,13 @@ mod tests {
     #[test]
     fn a_minutes_worth_may_come_at_once_and_the_next_one_waits_its_turn() {
         let (mut rate, start) = (Rate::new(3), Instant::now());
+        assert_eq!(
+            (0..9).map(|_| rate.look(start)).collect::<Vec<_>>(),
+            [Ok(()); 9],
+            "looking takes nothing"
+        );
         assert_eq!((0..3).map(|_| rate.take(start)).collect::<Vec<_>>(), [Ok(()); 3]);
+        assert_eq!(rate.look(start), Err(Duration::from_secs(20)));
         assert_eq!(rate.take(start), Err(Duration::from_secs(20)));
         assert_eq!(rate.take(start + Duration::from_secs(19)), Err(Duration::from_secs(1)));
         assert_eq!(rate.take(start + Duration::from_secs(20)), Ok(()));

@@ -109,7 +109,15 @@ impl Local {
 /// If it is taken or not allowed.
 pub async fn bind(settings: &Settings) -> Result<TcpListener, Stop> {
     let listen = settings.config.agent.listen;
-    TcpListener::bind(listen).await.map_err(|e| {
+    let mut bound = TcpListener::bind(listen).await;
+    if let (Err(error), std::net::IpAddr::V6(ip)) = (&bound, listen.ip())
+        && ip.is_unspecified()
+        && error.kind() != std::io::ErrorKind::AddrInUse
+    {
+        // `[::]` means all addresses: on a machine without IPv6, those of IPv4.
+        bound = TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, listen.port())).await;
+    }
+    bound.map_err(|e| {
         Stop::Configuration(format!(
             "agent.listen: {listen} cannot be listened on: {e}: set another address and port, or stop what uses it"
         ))

@@ -81,6 +81,12 @@ fn compile_rule(
             Err(message) => report("paths", format!("{pattern:?}: {message}")),
         }
     }
+    // A right to something that is not there is a misspelt one to something else.
+    for (key, names) in [("entities", &rule.entities), ("calls", &rule.calls)] {
+        for name in names.iter().filter(|name| *name != "*" && !section.has(&format!("{key}.{name}"))) {
+            report(key, format!("{name:?} is not described; write it as [resources.….{key}.{name}]"));
+        }
+    }
     let mut requests = Vec::with_capacity(rule.requests.len());
     for name in &rule.requests {
         let text = |key: &str| section.text(&format!("requests.{name}.{key}"));

@@ -308,6 +308,19 @@ fn rules_that_cannot_work_are_findings_at_their_place() {
         findings("http", rule, http_operations()),
         ["3:1: resources.r.allow[1].may: none of this rule's operations takes such a right; remove the key"]
     );
+    let records = vec![
+        spec("get", &["entity", "id", "key", "fields"], false, false, false),
+        spec("call", &["name", "args"], false, false, false),
+    ];
+    let rule = "[[allow]]\noperations = [\"get\", \"call\"]\nentities = [\"contact\", \"contcat\"]\nfields = [\"*\"]\n\
+                calls = [\"merge\", \"merg\"]\n[resources.r.entities.contact]\n[resources.r.calls.merge]\n";
+    assert_eq!(
+        findings("crm", rule, records),
+        [
+            "3:1: resources.r.allow[1].entities: \"contcat\" is not described; write it as [resources.….entities.contcat]",
+            "3:1: resources.r.allow[1].calls: \"merg\" is not described; write it as [resources.….calls.merg]",
+        ]
+    );
 }
 
 #[test]

@@ -252,9 +252,13 @@ async fn execute(
     let repeat = judged.repeat(job);
     let failure = match result {
         Some(Ok(done)) => {
-            let (outcome, stored) =
+            let (mut outcome, stored) =
                 outcome::success(agent, job, judged, done, produced, spool, recalled).await;
-            if let Outcome::Failed(failure) = &outcome {
+            if let Outcome::Failed(failure) = &mut outcome {
+                if !passed {
+                    // It only read: that its answer cannot be had changed nothing.
+                    failure.effect = Effect::NotApplied;
+                }
                 agent.note_failure(job, failure, None);
             }
             return (outcome, stored);

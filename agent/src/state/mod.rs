@@ -18,9 +18,10 @@ mod refusal;
 pub use refusal::Refusal;
 
 use crate::exit::Stop;
+use passerelle_config::mapped;
 use rustix::{
     fs::OFlags,
-    process::{geteuid, getgid, getuid},
+    process::{geteuid, getuid},
 };
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
@@ -160,14 +161,14 @@ pub fn unwritable(path: &Path, error: &io::Error) -> String {
 
 /// The same of any folder that the agent writes into.
 pub fn unwritable_folder(what: &str, path: &Path, error: &io::Error) -> String {
-    let (uid, gid) = (getuid().as_raw(), getgid().as_raw());
+    let uid = getuid().as_raw();
     let existing = path.ancestors().find(|p| p.exists());
     let owner = existing.and_then(|p| fs::metadata(p).ok().map(|m| (p, m.uid())));
     let whose = owner.map_or(String::new(), |(p, owner)| format!("; {} belongs to uid {owner}", p.display()));
     let mend = match error.kind() {
-        io::ErrorKind::ReadOnlyFilesystem => "mount it writable".to_owned(),
+        io::ErrorKind::ReadOnlyFilesystem => mapped::writable(path),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space on its disk".to_owned(),
-        _ => format!("run `mkdir -p {0} && chown -R {uid}:{gid} {0}` on the host", path.display()),
+        _ => mapped::give(path),
     };
     format!(
         "the {what} folder {} cannot be written: {error}{whose}; this agent runs as uid {uid}: {mend}",

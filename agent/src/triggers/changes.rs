@@ -233,7 +233,14 @@ impl Running {
         let read = Read { lease, cursor: page.next_cursor.clone() };
         let mut rows = Vec::with_capacity(page.items.len());
         for change in page.items {
-            rows.push(self.row(change, lease).await?);
+            match self.row(change, lease).await {
+                Ok(row) => rows.push(row),
+                Err(failure) => {
+                    // What was spooled of this page counts no more: all of it is read again.
+                    rows.iter().filter_map(|row| row.spool.as_ref()).for_each(OutputSpool::discard);
+                    return Err(failure);
+                }
+            }
         }
         // In a task of its own: what is journalled has to be counted and sent, even if this trigger is stopped just now.
         let (agent, key, kind, keep) =

@@ -1,5 +1,6 @@
 //! The hub's API, as a client sees it.
 
+mod mediations;
 mod tls;
 mod upload;
 
@@ -7,7 +8,7 @@ use crate::{Failure, args::Connection, render};
 use passerelle_protocol::{Code, http::Problem};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
-use std::{path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 use url::{Host, Url};
 
 pub(crate) use upload::blob;
@@ -53,10 +54,18 @@ impl Client {
     pub(crate) fn new(connection: &Connection) -> Result<Self, Failure> {
         let url = connection.url.as_deref().filter(|url| !url.is_empty());
         let url = url.ok_or_else(|| Failure::usage("no hub: give --url, or set PASSERELLE_URL"))?;
-        let key = connection.api_key.as_deref().filter(|key| !key.is_empty());
-        let key =
-            key.ok_or_else(|| Failure::usage("no API key: set PASSERELLE_API_KEY, or give --api-key"))?;
-        Self::at(url, key, connection.ca_file.as_deref())
+        let key = match (&connection.api_key, &connection.api_key_file) {
+            (Some(key), _) if !key.is_empty() => key.clone(),
+            (_, Some(file)) => fs::read_to_string(file).map_err(|e| {
+                Failure::usage(format!("--api-key-file: cannot read {}: {e}", file.display()))
+            })?,
+            _ => {
+                return Err(Failure::usage(
+                    "no API key: set PASSERELLE_API_KEY or PASSERELLE_API_KEY_FILE, or give --api-key",
+                ));
+            }
+        };
+        Self::at(url, &key, connection.ca_file.as_deref())
     }
 
     /// A client of the hub at `url`.

@@ -12,9 +12,9 @@ use tempfile::TempDir;
 use url::Url;
 
 /// The shared folder's resource.
-pub(super) const ACCOUNTING: &str = "accounting";
+pub(crate) const ACCOUNTING: &str = "accounting";
 /// The in-house application's resource.
-pub(super) const ORDERS: &str = "orders-app";
+pub(crate) const ORDERS: &str = "orders-app";
 /// The CRM's resource.
 pub(super) const CRM: &str = "crm";
 
@@ -25,12 +25,26 @@ pub(super) struct Folder {
 }
 
 /// What the hub has written for its clients and agents.
-pub(super) struct Bootstrap {
-    pub(super) url: String,
-    pub(super) api_key: String,
-    pub(super) site: String,
+pub(crate) struct Bootstrap {
+    pub(crate) url: String,
+    pub(crate) api_key: String,
+    pub(crate) site: String,
     /// Where the hub speaks TLS.
-    pub(super) ca_file: Option<PathBuf>,
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
+impl Bootstrap {
+    /// What a hub has written into the folder of its `--bootstrap`, once it has written all.
+    pub(crate) fn read(dir: &Path) -> Option<Self> {
+        let read = |name: &str| {
+            let text = fs::read_to_string(dir.join(name)).ok()?;
+            let text = text.trim();
+            (!text.is_empty()).then(|| text.to_owned())
+        };
+        let url = read("hub.url")?;
+        let ca_file = url.starts_with("https://").then(|| dir.join("ca.pem"));
+        Some(Self { url, api_key: read("api-key")?, site: read("site")?, ca_file })
+    }
 }
 
 impl Folder {
@@ -89,14 +103,7 @@ impl Folder {
 
     /// What the hub has written, once it has: `hub.url` is the last file it writes.
     pub(super) fn read_bootstrap(&self) -> Option<Bootstrap> {
-        let read = |name: &str| {
-            let text = fs::read_to_string(self.bootstrap().join(name)).ok()?;
-            let text = text.trim();
-            (!text.is_empty()).then(|| text.to_owned())
-        };
-        let url = read("hub.url")?;
-        let ca_file = url.starts_with("https://").then(|| self.bootstrap().join("ca.pem"));
-        Some(Bootstrap { url, api_key: read("api-key")?, site: read("site")?, ca_file })
+        Bootstrap::read(&self.bootstrap())
     }
 
     /// Writes the agent's configuration folder, as an operator would.

@@ -3,11 +3,11 @@
 //! Hub and agent are the real ones: this program executes itself again, once as each. They hold a pipe to their
 //! parent and end when it goes, so nothing is left behind however it ends.
 
-mod app;
+pub(crate) mod app;
 mod crm;
-mod folder;
+pub(crate) mod folder;
 mod part;
-mod sample;
+pub(crate) mod sample;
 
 pub(crate) use part::{AGENT_PART, HUB_PART, part};
 
@@ -47,7 +47,8 @@ pub(crate) async fn run(command: Dev, out: &Out) -> Result<(), Failure> {
     done
 }
 
-async fn told_to_stop() {
+/// Waits for Ctrl-C or SIGTERM.
+pub(crate) async fn told_to_stop() {
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
@@ -175,7 +176,8 @@ async fn stay(app: &App, parts: &mut [Part], out: &Out, quiet: bool) -> Result<(
     }
 }
 
-fn arrivals(hub: &str, deliveries: &[Delivery]) -> String {
+/// What arrived where, for people.
+pub(crate) fn arrivals(hub: &str, deliveries: &[Delivery]) -> String {
     let mut text = format!("\nhub        {hub}\n");
     for delivery in deliveries {
         text += &format!(
@@ -194,7 +196,8 @@ fn arrivals(hub: &str, deliveries: &[Delivery]) -> String {
     text
 }
 
-fn as_json(hub: &str, deliveries: &[Delivery]) -> Value {
+/// The same for programs.
+pub(crate) fn as_json(hub: &str, deliveries: &[Delivery]) -> Value {
     let items: Vec<Value> = deliveries
         .iter()
         .map(|delivery| {

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use std::{
     fmt::Write as _,
     fs, io,
+    path::Path,
     time::{Duration, Instant},
 };
 use uuid::Uuid;
@@ -40,7 +41,7 @@ pub(super) struct Context<'a> {
 }
 
 /// A sample that arrived whole.
-pub(super) struct Delivery {
+pub(crate) struct Delivery {
     pub(super) title: &'static str,
     pub(super) state: String,
     pub(super) job: String,
@@ -56,13 +57,6 @@ pub(super) struct Delivery {
 /// # Errors
 /// A job failure if one did not succeed, or did not arrive as it was sent.
 pub(super) async fn deliver(context: &Context<'_>) -> Result<Vec<Delivery>, Failure> {
-    let export = json!({
-        "site": context.site,
-        "resource": ACCOUNTING,
-        "operation": "drop",
-        "params": { "path": EXPORT_PATH, "create_dirs": true, "on_conflict": "replace" },
-        "payload": payload(EXPORT, "text/plain; charset=utf-8"),
-    });
     let file = context.folder.share().join(EXPORT_PATH);
     // What an earlier run left in a kept folder must not pass for what this one delivers.
     if let Err(e) = fs::remove_file(&file)
@@ -70,27 +64,51 @@ pub(super) async fn deliver(context: &Context<'_>) -> Result<Vec<Delivery>, Fail
     {
         return Err(Failure::usage(format!("cannot remove {}: {e}", file.display())));
     }
-    let (job, value) = finish(context.client, "the accounting export", &export).await?;
+    let Context { client, site, .. } = *context;
+    let export = export(client, site, &context.folder.share()).await?;
+    let arrived = |key: &str| {
+        let mut received = context.app.received().into_iter();
+        received.find(|notification| notification.key == key).map(|notification| notification.body.into())
+    };
+    let event = notification(client, site, &context.app.url(), arrived).await?;
+    Ok(vec![export, event, contact(context).await?])
+}
+
+/// The accounting export: what the file server has below `share` is what was sent.
+pub(crate) async fn export(client: &Client, site: &str, share: &Path) -> Result<Delivery, Failure> {
+    let export = json!({
+        "site": site,
+        "resource": ACCOUNTING,
+        "operation": "drop",
+        "params": { "path": EXPORT_PATH, "create_dirs": true, "on_conflict": "replace" },
+        "payload": payload(EXPORT, "text/plain; charset=utf-8"),
+    });
+    let (job, value) = finish(client, "the accounting export", &export).await?;
+    let file = share.join(EXPORT_PATH);
     let arrived = fs::read(&file)
         .map_err(|e| Failure::job(format!("the accounting export is not at {}: {e}", file.display())))?;
-    let export = proven("Accounting export", file.display().to_string(), EXPORT, &arrived, &job, &value)?;
+    proven("Accounting export", file.display().to_string(), EXPORT, &arrived, &job, &value)
+}
 
+/// The order-validated notification: what the application got under the job's id is what was sent.
+pub(crate) async fn notification(
+    client: &Client,
+    site: &str,
+    application: &str,
+    arrived: impl Fn(&str) -> Option<Vec<u8>>,
+) -> Result<Delivery, Failure> {
     let event = json!({
-        "site": context.site,
+        "site": site,
         "resource": ORDERS,
         "operation": "notify",
         "params": { "path": EVENT_PATH },
         "payload": payload(EVENT, "application/json"),
     });
-    let (job, value) = finish(context.client, "the order-validated notification", &event).await?;
-    let received = context.app.received();
-    let arrived = received
-        .iter()
-        .find(|notification| notification.key == job.id)
-        .ok_or_else(|| Failure::job("the in-house application was not told of the order"))?;
-    let place = format!("POST {}{EVENT_PATH}", context.app.url());
-    let event = proven("Order-validated notification", place, EVENT, &arrived.body, &job, &value)?;
-    Ok(vec![export, event, contact(context).await?])
+    let (job, value) = finish(client, "the order-validated notification", &event).await?;
+    let arrived =
+        arrived(&job.id).ok_or_else(|| Failure::job("the in-house application was not told of the order"))?;
+    let place = format!("POST {application}{EVENT_PATH}");
+    proven("Order-validated notification", place, EVENT, &arrived, &job, &value)
 }
 
 /// A customer who is to be in the CRM.
@@ -170,7 +188,7 @@ fn proven(
 }
 
 /// SHA-256 as 64 hex digits.
-pub(super) fn sha256(content: &[u8]) -> String {
+pub(crate) fn sha256(content: &[u8]) -> String {
     digest(&SHA256, content).as_ref().iter().fold(String::new(), |mut hex, byte| {
         // Writing to a string does not fail.
         let _ = write!(hex, "{byte:02x}");

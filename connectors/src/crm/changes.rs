@@ -9,6 +9,10 @@
 //! Offsets shift while records are edited. So a page begins with the record that the page before ended with; if it does
 //! not, the time is read again from its beginning. What may then come twice is told twice: nothing is lost.
 //!
+//! A record that is dated ahead of the target's clock is told, and the reading does not go on from its time: what people
+//! change today would be older. As many of those as a cursor has room for are remembered; what is left is told when its
+//! time has come.
+//!
 //! A server that ignores the filter or the order would make a feed that looks whole and is not: such a page is refused.
 
 use super::{
@@ -29,6 +33,8 @@ use std::time::Duration;
 
 /// How far back late commits are looked for.
 const OVERLAP: i64 = 120;
+/// A record later than this past the target's clock is dated ahead of it, in microseconds.
+const AHEAD: i64 = 600 * 1_000_000;
 /// Requests for one page: more means that a target does not come forward.
 const MAX_REQUESTS: usize = 60;
 /// Pages that are read and dropped to begin a target's own feed with now.
@@ -72,16 +78,43 @@ struct At {
     whole: Option<i64>,
 }
 
-/// What was told of late: a mark per change, with the seconds that it lies behind the last time.
+/// What was told of late: a mark per change, with its second, or [`Recent::FUTURE`] if it was dated ahead.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Recent(Vec<(i64, [u8; 5])>);
 
 impl Recent {
     const MOST: usize = 400;
     const BYTES: usize = 6;
+    /// The second of what was dated ahead: kept until its time has come.
+    const FUTURE: i64 = i64::MAX;
+    /// At most so many of those.
+    const MOST_FUTURE: usize = 100;
+    /// How they are written in a cursor, where others have the seconds that they lie behind.
+    const AHEAD: u8 = u8::MAX;
 
     fn has(&self, mark: [u8; 5]) -> bool {
         self.0.iter().any(|(_, known)| *known == mark)
+    }
+
+    /// Whether a change of this second was told; one that was dated ahead is now one of its second.
+    fn met(&mut self, second: i64, mark: [u8; 5]) -> bool {
+        match self.0.iter_mut().find(|(_, known)| *known == mark) {
+            Some((known, _)) => {
+                *known = (*known).min(second);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether no more that is dated ahead can be remembered.
+    fn is_full_ahead(&self) -> bool {
+        self.0.iter().filter(|(second, _)| *second == Self::FUTURE).count() >= Self::MOST_FUTURE
+    }
+
+    /// Forgets what was dated ahead and is there no more.
+    fn keep_ahead(&mut self, seen: &[[u8; 5]]) {
+        self.0.retain(|(second, mark)| *second != Self::FUTURE || seen.contains(mark));
     }
 
     /// Remembers a change of this second and forgets what is too old or too much, whole seconds at a time.
@@ -110,7 +143,10 @@ impl Recent {
     fn to_bytes(&self, high: i64) -> Vec<u8> {
         let high = high.div_euclid(1_000_000);
         let entry = |(second, mark): &(i64, [u8; 5])| {
-            let behind = u8::try_from((high - second).clamp(0, OVERLAP)).unwrap_or(u8::MAX);
+            let behind = match *second {
+                Self::FUTURE => Self::AHEAD,
+                second => u8::try_from((high - second).clamp(0, OVERLAP)).unwrap_or_default(),
+            };
             [&[behind][..], mark].concat()
         };
         self.0.iter().flat_map(entry).collect()
@@ -120,7 +156,8 @@ impl Recent {
         let high = high.div_euclid(1_000_000);
         let entry = |chunk: &[u8]| {
             let (behind, mark) = chunk.split_first()?;
-            Some((high - i64::from(*behind), mark.try_into().ok()?))
+            let second = if *behind == Self::AHEAD { Self::FUTURE } else { high - i64::from(*behind) };
+            Some((second, mark.try_into().ok()?))
         };
         Self(bytes.chunks_exact(Self::BYTES).filter_map(entry).collect())
     }
@@ -157,10 +194,10 @@ pub(super) async fn page(
         (Feed::None, _) => {
             Err(CrmError::new(Problem::Unsupported).reason("it does not tell what changed").into())
         }
-        (Feed::Time { granularity, keyset }, head) => {
+        (Feed::Time { granularity, keyset, ties_ordered }, head) => {
             let (at, recent) = match head {
                 Some((HeadKind::Time(at), tail)) => {
-                    let recent = at.high.map(|high| Recent::from_bytes(&tail, high)).unwrap_or_default();
+                    let recent = Recent::from_bytes(&tail, at.high.unwrap_or_default());
                     (at, recent)
                 }
                 Some((HeadKind::Token { .. }, _)) => return Err(cursor::refused()),
@@ -169,7 +206,8 @@ pub(super) async fn page(
                     (At { floor, ..At::default() }, Recent::default())
                 }
             };
-            let reader = Reader { crm, talk, entity, wanted, shown, granularity, keyset, limit };
+            let reader =
+                Reader { crm, talk, entity, wanted, shown, granularity, keyset, ties_ordered, limit };
             reader.read(at, recent).await
         }
         (Feed::Token { complete_deletes }, head) => {
@@ -256,19 +294,25 @@ struct Reader<'a> {
     shown: &'a [&'a Field],
     granularity: Duration,
     keyset: bool,
+    ties_ordered: bool,
     limit: usize,
 }
 
 impl Reader<'_> {
     async fn read(&self, mut at: At, mut recent: Recent) -> Result<Changes, Failure> {
         let mut found = Vec::new();
+        self.hold_to_clock(&mut at).await?;
+        // As far as the marks reach, and the requests of one page.
+        if !self.ties_ordered && at.off <= (Recent::MOST / 2).min(MAX_REQUESTS / 3 * self.page_size()) {
+            at.off = 0;
+        }
         let ended = self.forward(&mut at, &mut recent, &mut found).await?;
         let mut more = !ended;
         if ended && found.len() < self.limit {
             more = self.late(&mut at, &mut recent, &mut found).await?;
         }
         recent.trim(&mut at);
-        let tail = at.high.map(|high| recent.to_bytes(high)).unwrap_or_default();
+        let tail = recent.to_bytes(at.high.unwrap_or_default());
         debug_assert!(tail.len() < MAX_CONTENT, "a cursor holds what is remembered");
         let head = Head { e: self.entity.name.clone(), kind: HeadKind::Time(at) };
         let next_cursor = self.crm.cursors.seal(&head, &tail)?;
@@ -277,6 +321,27 @@ impl Reader<'_> {
             .map(|record| change(self.entity, self.shown, ChangeOp::Upsert, record))
             .collect();
         Ok(Changes { items, next_cursor, more, complete_deletes: false })
+    }
+
+    /// The last time that is not ahead of the target's clock.
+    fn due(&self) -> i64 {
+        self.crm.exchange.target_now().as_microsecond() + AHEAD
+    }
+
+    /// A cursor that stands ahead of the target's clock would tell nothing until then.
+    async fn hold_to_clock(&self, at: &mut At) -> Result<(), Failure> {
+        if at.high.is_none_or(|high| high <= self.due()) {
+            return Ok(());
+        }
+        // Its clock may be ahead of ours, which no answer has told yet.
+        self.crm.dialect.probe(self.talk).await?;
+        if at.high.is_some_and(|high| high > self.due()) {
+            at.high = Some(self.crm.exchange.target_now().as_microsecond());
+            at.last.clear();
+            at.off = 0;
+            at.whole = None;
+        }
+        Ok(())
     }
 
     /// What follows the last time; whether the end is reached.
@@ -292,17 +357,24 @@ impl Reader<'_> {
             let last = at.last.clone();
             let after = at.high.filter(|_| self.keyset && !last.is_empty()).map(|high| (high, last.as_str()));
             // Begins with the record that the page before ended with, to see whether the offsets still hold.
+            if !self.ties_ordered && at.off < self.page_size() {
+                at.off = 0;
+            }
             let overlap = after.is_none() && at.off > 0 && !plain;
             let offset = if after.is_some() { 0 } else { at.off - usize::from(overlap) };
             let since = at.high.map(|high| floor_to(high, self.granularity)).or(at.floor);
             let page = self.ask(since, after, offset).await?;
-            let mut records = page.records.into_iter().peekable();
+            let mut records = page.records;
+            let due = self.due();
+            let dated = records.iter().position(|record| micros(record) > due);
+            let ahead = dated.map(|first| records.split_off(first)).is_some();
+            let mut records = records.into_iter().peekable();
             if overlap {
                 match records.next_if(|first| first.id == last) {
                     // It may have changed within the same grain of time.
                     Some(again) => {
                         let mark = mark(&again);
-                        if !recent.has(mark) {
+                        if !recent.met(second(&again), mark) {
                             recent.add(second(&again), mark, at);
                             found.push(again);
                         }
@@ -321,10 +393,13 @@ impl Reader<'_> {
                 }
                 self.advance(at, &record);
                 let mark = mark(&record);
-                if !recent.has(mark) {
+                if !recent.met(second(&record), mark) {
                     recent.add(second(&record), mark, at);
                     found.push(record);
                 }
+            }
+            if ahead {
+                return self.ahead(due, at, recent, found).await;
             }
             if page.end || (!onwards && !overlap) {
                 return Ok(true);
@@ -335,6 +410,48 @@ impl Reader<'_> {
             }
         }
         Ok(found.is_empty())
+    }
+
+    /// What is dated ahead of the target's clock: told once, from where the reading does not go on. Whether the end is
+    /// reached.
+    async fn ahead(
+        &self,
+        due: i64,
+        at: &mut At,
+        recent: &mut Recent,
+        found: &mut Vec<Record>,
+    ) -> Result<bool, Failure> {
+        let (mut offset, mut seen) = (0, Vec::new());
+        for _ in 0..MAX_REQUESTS {
+            let page = self.ask(Some(floor_to(due, self.granularity)), None, offset).await?;
+            let read = page.records.len();
+            for record in page.records.into_iter().filter(|record| micros(record) > due) {
+                let mark = mark(&record);
+                seen.push(mark);
+                if recent.has(mark) {
+                    continue;
+                }
+                if found.len() >= self.limit {
+                    return Ok(false);
+                }
+                if recent.is_full_ahead() {
+                    return Ok(true);
+                }
+                tracing::warn!(
+                    entity = self.entity.name,
+                    record = record.id,
+                    "the record is dated ahead of the target's clock: it is told, and the feed goes on from now"
+                );
+                recent.add(Recent::FUTURE, mark, at);
+                found.push(record);
+            }
+            if page.end || read == 0 {
+                recent.keep_ahead(&seen);
+                return Ok(true);
+            }
+            offset += read;
+        }
+        Ok(true)
     }
 
     fn advance(&self, at: &mut At, record: &Record) {
@@ -360,8 +477,8 @@ impl Reader<'_> {
             for record in page.records {
                 let modified = micros(&record);
                 if modified > high {
-                    // The next reading forward tells it.
-                    return Ok(true);
+                    // The next reading forward tells it, if its time has come.
+                    return Ok(modified <= self.due());
                 }
                 let mark = mark(&record);
                 if modified < from || recent.has(mark) {
@@ -381,6 +498,10 @@ impl Reader<'_> {
         Ok(false)
     }
 
+    fn page_size(&self) -> usize {
+        self.crm.dialect.abilities().max_page.clamp(1, 1000).min(self.limit + 1).max(2)
+    }
+
     /// Asks for records and holds the answer to what was asked for.
     async fn ask(
         &self,
@@ -394,7 +515,7 @@ impl Reader<'_> {
         };
         let since = since.map(time).transpose()?;
         let after = after.map(|(high, last)| Ok::<_, Failure>((time(high)?, last))).transpose()?;
-        let limit = self.crm.dialect.abilities().max_page.clamp(1, 500).min(self.limit + 1).max(2);
+        let limit = self.page_size();
         let span = Span { since, after, offset, limit };
         let page = self.crm.dialect.changed(self.talk, self.entity, self.wanted, span).await?;
         let refuses = |what: &str| {

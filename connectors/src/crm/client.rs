@@ -21,6 +21,9 @@ const POOL_MAX_IDLE: usize = 32;
 /// Shorter than common servers keep them.
 const POOL_IDLE: Duration = Duration::from_secs(30);
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+/// How often an HTTP/2 connection in use is tried, and how long its peer may take to answer that.
+const HTTP2_PING: Duration = Duration::from_secs(20);
+const HTTP2_PONG: Duration = Duration::from_secs(60);
 
 /// The way to the target.
 ///
@@ -48,6 +51,11 @@ pub(super) fn exchange(settings: &Settings, base: &Path) -> Result<Exchange, Bui
         .pool_idle_timeout(POOL_IDLE)
         .tcp_nodelay(true)
         .tcp_keepalive(TCP_KEEPALIVE)
+        // A target that is slow to take what is sent has the attempt's own time, not the library's thirty seconds.
+        .tcp_user_timeout(None)
+        // A connection over which many requests go at once is left when its peer does not answer to this either.
+        .http2_keep_alive_interval(HTTP2_PING)
+        .http2_keep_alive_timeout(HTTP2_PONG)
         .dns_resolver(address::resolver())
         .tls_backend_preconfigured(tls);
     if let Some(proxy) = &settings.proxy {

@@ -49,6 +49,9 @@ pub(crate) enum Feed {
         /// Whether [`Span::after`] is honoured: order by (modified, id), strictly after that pair. Only where the
         /// order within one told time is by id (not where the wire cuts times off).
         keyset: bool,
+        /// Records of one told time come in the same order each time, whatever the page: where not, the time is read
+        /// again from its beginning.
+        ties_ordered: bool,
     },
     /// By tokens of its own: [`Dialect::delta`].
     Token {

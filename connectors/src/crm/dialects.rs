@@ -57,3 +57,8 @@ pub(crate) static PRODUCTS: &[Product] = &[
     dolibarr::PRODUCT,
     suitecrm::PRODUCT,
 ];
+
+/// The names of all dialects.
+pub(crate) fn names() -> Vec<&'static str> {
+    PRODUCTS.iter().map(|product| product.name).collect()
+}

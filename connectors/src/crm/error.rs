@@ -244,17 +244,52 @@ pub(crate) fn clean(text: &str) -> Option<String> {
     let telling = TELLTALE.iter().any(|telltale| lower.contains(telltale));
     let markup = line.contains('<') && line.contains('>');
     let structured = line.starts_with(['{', '[']);
-    if line.is_empty() || telling || markup || structured || has_address(&line) {
+    if line.is_empty() || telling || markup || structured || has_address(&line) || has_place(&line) {
         return None;
     }
     let short: String = line.chars().take(MAX_REASON).collect();
     Some(short.trim_end_matches(['.', ' ']).to_owned()).filter(|short| !short.is_empty())
 }
 
-/// Whether a text names an IPv4 address.
+/// Whether a text names an IP address.
 fn has_address(text: &str) -> bool {
-    text.split(|c: char| !c.is_ascii_digit() && c != '.')
-        .any(|word| word.trim_matches('.').parse::<std::net::Ipv4Addr>().is_ok())
+    let four = text
+        .split(|c: char| !c.is_ascii_digit() && c != '.')
+        .any(|word| word.trim_matches('.').parse::<std::net::Ipv4Addr>().is_ok());
+    let six = text
+        .split(|c: char| !c.is_ascii_hexdigit() && c != ':')
+        .any(|word| word.contains(':') && word.parse::<std::net::Ipv6Addr>().is_ok());
+    four || six
+}
+
+/// Whether a text names a host, or a path on one: `db01:3306`, `crm.intra.local`, `\\\\srv\\share`, `/srv/crm/x`.
+fn has_place(text: &str) -> bool {
+    let inner = |c: char| c.is_alphanumeric() || matches!(c, '.' | ':' | '/' | '-' | '_' | '@');
+    text.contains('\\') || text.split(|c| !inner(c)).any(|word| is_host(word) || is_path(word))
+}
+
+/// A name and its port, or three names with dots between them.
+fn is_host(word: &str) -> bool {
+    let port = word.split('/').next().and_then(|word| word.rsplit_once(':'));
+    let with_port = port.is_some_and(|(host, port)| {
+        (2..=5).contains(&port.len())
+            && port.chars().all(|c| c.is_ascii_digit())
+            && host.contains(|c: char| c.is_alphabetic())
+    });
+    let dotted = word.split([':', '/', '@']).any(|part| {
+        let names: Vec<&str> = part.split('.').filter(|name| !name.is_empty()).collect();
+        names.len() > 2 && names.last().is_some_and(|last| last.contains(|c: char| c.is_alphabetic()))
+    });
+    with_port || dotted
+}
+
+/// A path from the root: a day such as `dd/mm/yyyy` is none.
+fn is_path(word: &str) -> bool {
+    word.match_indices('/').any(|(at, _)| {
+        let (before, after) = word.split_at(at);
+        let (name, rest) = after.get(1..).and_then(|after| after.split_once('/')).unwrap_or_default();
+        !before.ends_with(char::is_alphanumeric) && !name.is_empty() && !rest.is_empty()
+    })
 }
 
 #[cfg(test)]
@@ -279,8 +314,24 @@ mod tests {
             "see https://crm.intra/x",
             "connect to 10.0.0.5 failed",
             "<b>x</b>",
+            "Unknown database host db01.intra.local:3306",
+            "cannot reach db01:3306",
+            "no route to crm.intra.local",
+            "open \\\\srv\\share failed",
+            "cannot write /srv/crm/data",
+            "cannot write (/data/x)",
+            "connect to fe80::1 failed",
+            "connect to [2001:db8::7]:443 failed",
         ] {
             assert_eq!(clean(hidden), None, "{hidden}");
+        }
+        for told in [
+            "The date must look like dd/mm/yyyy, e.g. 03/04/2026 at 10:30:15",
+            "Enter a valid e-mail address and/or a telephone number",
+            "expected: 12 digits (1.5 or 2.5)",
+            "see options.utc_offset",
+        ] {
+            assert_eq!(clean(told).as_deref(), Some(told));
         }
     }
 

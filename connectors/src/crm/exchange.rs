@@ -80,13 +80,21 @@ impl Talk {
 }
 
 /// One segment of a path, encoded.
-pub(crate) fn segment(text: &str) -> String {
-    match text {
-        // Dots alone would be taken for steps through the path.
-        "." => "%2E".to_owned(),
-        ".." => "%2E%2E".to_owned(),
-        text => utf8_percent_encode(text, SEGMENT).to_string(),
-    }
+///
+/// # Errors
+/// [`Problem::Invalid`] for dots alone, which lead through the path however they are encoded.
+pub(crate) fn segment(text: &str) -> Result<String, CrmError> {
+    if leads_astray(text) { Err(astray()) } else { Ok(utf8_percent_encode(text, SEGMENT).to_string()) }
+}
+
+/// Whether a part of a path is a step through it, as URLs have it (`%2e` is a dot there).
+fn leads_astray(part: &str) -> bool {
+    matches!(part.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..")
+}
+
+fn astray() -> CrmError {
+    CrmError::new(Problem::Invalid { fields: Vec::new() })
+        .reason("\".\" and \"..\" are no ids, and no part of a path")
 }
 
 /// A request below the resource's url.
@@ -419,7 +427,14 @@ impl Exchange {
     ) -> Result<reqwest::Request, CrmError> {
         let mut url = match request.url {
             Target::Link(url) => url,
-            Target::Path(path) => self.link(path.trim_start_matches('/'))?,
+            Target::Path(path) => {
+                // Parts may also have become dots together: a template of two arguments side by side.
+                let steps = path.split(['?', '#']).next().unwrap_or_default();
+                if steps.split(['/', '\\']).any(leads_astray) || path.contains(char::is_control) {
+                    return Err(astray());
+                }
+                self.link(path.trim_start_matches('/'))?
+            }
         };
         if !request.query.is_empty() {
             url.query_pairs_mut().extend_pairs(&request.query);

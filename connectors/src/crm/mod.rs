@@ -97,6 +97,10 @@ impl Kind for CrmKind {
         params::schemas().into_iter().map(operation).collect()
     }
 
+    fn settings_schema() -> Value {
+        Settings::schema()
+    }
+
     fn check(section: &Section, diagnostics: &mut Diagnostics) -> Option<Settings> {
         Settings::check(section, diagnostics)
     }

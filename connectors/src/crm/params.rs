@@ -321,6 +321,9 @@ impl<'e> Words<'e> {
         key: Option<Map<String, Value>>,
     ) -> Result<Which<'e>, Failure> {
         match (id, key) {
+            (Some(Value::String(id)), None) if matches!(id.as_str(), "." | "..") => {
+                Err(invalid("id: dots alone are no id"))
+            }
             (Some(Value::String(id)), None)
                 if (1..=MAX_ID).contains(&id.len()) && !id.chars().any(char::is_control) =>
             {

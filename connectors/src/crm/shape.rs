@@ -101,7 +101,7 @@ fn placeholders(path: &str) -> impl Iterator<Item = &str> {
 /// body.
 ///
 /// # Errors
-/// [`Problem::Unsupported`] for a call without method or path.
+/// [`Problem::Unsupported`] for a call without method or path; [`Problem::Invalid`] for an argument that cannot stand in it.
 pub(super) fn call_parts(
     call: &CallSpec,
     args: &Map<String, Value>,
@@ -110,13 +110,13 @@ pub(super) fn call_parts(
     let (method, path) = call.method.as_deref().zip(call.path.as_deref()).ok_or_else(unsupported)?;
     let method: Method = method.parse().map_err(|_| unsupported())?;
     let text = |value: &Value| id(value).unwrap_or_else(|| value.to_string());
-    let filled: Vec<String> = path
+    let filled = path
         .split('/')
         .map(|part| {
             let value = part.strip_prefix('{').and_then(|part| args.get(part.strip_suffix('}')?));
-            value.map_or_else(|| part.to_owned(), |value| segment(&text(value)))
+            value.map_or_else(|| Ok(part.to_owned()), |value| segment(&text(value)))
         })
-        .collect();
+        .collect::<Result<Vec<String>, CrmError>>()?;
     let used: Vec<&str> = placeholders(path).collect();
     let rest = args.iter().filter(|(name, _)| !used.contains(&name.as_str()));
     let path = filled.join("/");

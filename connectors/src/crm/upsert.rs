@@ -17,7 +17,7 @@ use super::{
     dialect::{Done, Page, Written},
     error::{Clash, CrmError, FieldError, Problem},
     exchange::Talk,
-    params::{Pair, given, invalid},
+    params::{Pair, given},
     vocabulary::{Entity, Field, Given, Record},
 };
 use crate::{Call, Code, Failure, Intent, Outcome};
@@ -195,7 +195,7 @@ impl<'a> Engine<'a> {
         let page = Page { limit: 2, cursor: None };
         let listed =
             self.crm.dialect.find(&self.talk, self.entity(), &self.wanted(), &[self.key()], page).await?;
-        self.hold_to_key(&listed.records)?;
+        hold_to_key(&listed.records, self.key())?;
         Ok(listed.records)
     }
 
@@ -211,22 +211,6 @@ impl<'a> Engine<'a> {
             found = self.find().await?;
         }
         Ok(found)
-    }
-
-    /// A server that ignores the search would make us write into a stranger's record.
-    fn hold_to_key(&self, records: &[Record]) -> Result<(), CrmError> {
-        let Given { field, value } = self.key();
-        let other = records.iter().any(|record| {
-            record
-                .fields
-                .get(&field.name)
-                .is_some_and(|found| !field.kind.same(found, value) && !alike(found, value))
-        });
-        if other {
-            let reason = format!("a search by {} gave a record of another one", field.name);
-            return Err(CrmError::new(Problem::Protocol).reason(&reason));
-        }
-        Ok(())
     }
 
     /// Creates the record. `None`: look again.
@@ -262,6 +246,17 @@ impl<'a> Engine<'a> {
                 .get(&self.talk, self.entity(), &created.id, &self.wanted())
                 .await
                 .map_err(after_write)?;
+            // A key that stands in the id shows by its search alone.
+            if !shows(&record, self.key()) {
+                match self.find().await {
+                    Ok(found) if found.iter().any(|found| found.id == created.id) => {}
+                    Ok(_) => return Err(self.without_key(&created, &record).await),
+                    Err(error) if error.problem == Problem::Protocol => {
+                        return Err(self.without_key(&created, &record).await);
+                    }
+                    Err(error) => return Err(after_write(error)),
+                }
+            }
             self.look_for_lost(None, &record)?;
             return Ok(Some(Finished::new(written(&record), Done::Created)));
         }
@@ -270,8 +265,20 @@ impl<'a> Engine<'a> {
 
     /// Looks again for the key after creating: is ours the only one?
     async fn after_creating(&self, created: Written) -> Result<Option<Finished>, Failure> {
+        // Ours as it was read back first: a target may write values in its own way.
+        let mut first = None;
         for _ in 0..=WITHDRAWALS {
-            let found = self.find().await.map_err(after_write)?;
+            let found = match self.find().await {
+                Ok(found) => found,
+                // Records without the key: is it ours that has lost it?
+                Err(error) if error.problem == Problem::Protocol => {
+                    return self.not_found_again(&created, Some(error)).await;
+                }
+                Err(error) => return Err(after_write(error)),
+            };
+            if first.is_none() {
+                first = found.iter().find(|record| record.id == created.id).cloned();
+            }
             match found.as_slice() {
                 [one] if one.id == created.id => {
                     self.look_for_lost(None, one)?;
@@ -279,11 +286,11 @@ impl<'a> Engine<'a> {
                 }
                 // Ours went (the other side of a race took it for the later one): begin again with what is there.
                 [_] => return Ok(None),
-                [] => return self.not_found_again(&created).await,
+                [] => return self.not_found_again(&created, None).await,
                 several => {
                     let lowest = several.iter().map(|record| record.id.as_str()).min_by(|a, b| by_id(a, b));
                     if lowest != Some(created.id.as_str()) {
-                        self.take_back(&created, several).await?;
+                        self.take_back(&created, first.as_ref(), several).await?;
                         return Ok(None);
                     }
                     // Ours stays; the other one's owner sees the same and withdraws it.
@@ -294,13 +301,18 @@ impl<'a> Engine<'a> {
         // Nobody withdrew: the other record is no agent's. It was there first in all but its number.
         let found = self.find().await.map_err(after_write)?;
         if found.len() > 1 && found.iter().any(|record| record.id == created.id) {
-            self.take_back(&created, &found).await?;
+            self.take_back(&created, first.as_ref(), &found).await?;
         }
         Ok(None)
     }
 
-    /// The record was created and its key does not find it: the target dropped the key, or shows new records late.
-    async fn not_found_again(&self, created: &Written) -> Result<Option<Finished>, Failure> {
+    /// The record was created and its key does not find it, or the search failed: the target dropped the key, or shows
+    /// new records late.
+    async fn not_found_again(
+        &self,
+        created: &Written,
+        search: Option<CrmError>,
+    ) -> Result<Option<Finished>, Failure> {
         let dialect = &self.crm.dialect;
         let record = match dialect.get(&self.talk, self.entity(), &created.id, &self.wanted()).await {
             Ok(record) => record,
@@ -309,20 +321,36 @@ impl<'a> Engine<'a> {
         };
         let Given { field, value } = self.key();
         if record.fields.get(&field.name).is_some_and(|kept| field.kind.same(kept, value)) {
+            if let Some(error) = search {
+                return Err(after_write(error));
+            }
             self.look_for_lost(None, &record)?;
             return Ok(Some(Finished::new(written(&record), Done::Created)));
         }
-        // Without its key every repetition would make another one.
-        self.take_back(created, &[]).await?;
-        let lost =
-            FieldError::new(field.name.clone(), "the target dropped it: is it misspelt in the mapping");
-        Err(CrmError::invalid(vec![lost]).into())
+        Err(self.without_key(created, &record).await)
     }
 
-    /// Deletes the record that we have just made, unless somebody has written into it since.
-    async fn take_back(&self, created: &Written, several: &[Record]) -> Result<(), Failure> {
+    /// Takes back the record that we have just made, which came without its key: every repetition would make another one.
+    async fn without_key(&self, created: &Written, record: &Record) -> Failure {
+        if let Err(failure) = self.take_back(created, Some(record), &[]).await {
+            return failure;
+        }
+        let name = self.key().field.name.clone();
+        CrmError::invalid(vec![FieldError::new(name, "the target dropped it: is it misspelt in the mapping")])
+            .into()
+    }
+
+    /// Deletes the record that we have just made, unless somebody has written into it since it was read first.
+    async fn take_back(
+        &self,
+        created: &Written,
+        first: Option<&Record>,
+        several: &[Record],
+    ) -> Result<(), Failure> {
         let ours = several.iter().find(|record| record.id == created.id);
-        if ours.is_some_and(|record| !self.differing(record).is_empty()) {
+        let changed =
+            |now: &Record, first: &Record| now.fields != first.fields || now.version != first.version;
+        if ours.zip(first).is_some_and(|(now, first)| changed(now, first)) {
             return Err(conflict(several).effect_unknown());
         }
         match self.crm.dialect.delete(&self.talk, self.entity(), &created.id, None).await {
@@ -507,6 +535,27 @@ fn by_id(a: &str, b: &str) -> Ordering {
     }
 }
 
+/// A server that ignores the search, or does not show the key, would make us write into a stranger's record.
+fn hold_to_key(records: &[Record], key: Given<'_>) -> Result<(), CrmError> {
+    let name = &key.field.name;
+    let reason = match records.iter().find(|record| !shows(record, key)) {
+        None => return Ok(()),
+        Some(record) if record.fields.contains_key(name) => {
+            format!("a search by {name} gave a record of another one")
+        }
+        Some(_) => {
+            format!("a search by {name} gave a record that does not show it: is it misspelt in the mapping")
+        }
+    };
+    Err(CrmError::new(Problem::Protocol).reason(&reason))
+}
+
+/// Whether a record says that it has this key. One that says nothing of it may be anybody's.
+fn shows(record: &Record, key: Given<'_>) -> bool {
+    let found = record.fields.get(&key.field.name);
+    found.is_some_and(|found| key.field.kind.same(found, key.value) || alike(found, key.value))
+}
+
 /// Some targets compare texts without regard to case or spaces around them.
 fn alike(a: &Value, b: &Value) -> bool {
     match (a.as_str(), b.as_str()) {
@@ -539,6 +588,7 @@ pub(super) async fn dry_run(crm: &Crm, talk: &Talk, upsert: &Upsert<'_>) -> Resu
     let wanted = [&[upsert.key.0][..], &wanted].concat();
     let page = Page { limit: 2, cursor: None };
     let found = crm.dialect.find(talk, upsert.entity, &wanted, &key, page).await?.records;
+    hold_to_key(&found, Given { field: upsert.key.0, value: &upsert.key.1 })?;
     let mut result = json!({ "dry_run": true });
     let would = match found.as_slice() {
         [] if upsert.if_version.is_some() => "conflict",
@@ -582,14 +632,9 @@ pub(super) async fn id_of(
     let filter = [Given { field: key.0, value: &key.1 }];
     let page = Page { limit: 2, cursor: None };
     let found = crm.dialect.find(talk, entity, &[key.0], &filter, page).await?.records;
+    hold_to_key(&found, Given { field: key.0, value: &key.1 })?;
     match <[Record; 1]>::try_from(found) {
-        Ok([record]) => {
-            let found = record.fields.get(&key.0.name);
-            if found.is_some_and(|found| !key.0.kind.same(found, &key.1) && !alike(found, &key.1)) {
-                return Err(invalid(format!("key.{}: the target found another record", key.0.name)));
-            }
-            Ok(Some(record))
-        }
+        Ok([record]) => Ok(Some(record)),
         Err(found) if found.is_empty() => Ok(None),
         Err(several) => Err(conflict(&several)),
     }

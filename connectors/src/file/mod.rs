@@ -63,6 +63,10 @@ impl Kind for FileKind {
         params::operations()
     }
 
+    fn settings_schema() -> Value {
+        settings::settings_schema()
+    }
+
     fn check(section: &Section, diagnostics: &mut Diagnostics) -> Option<Settings> {
         settings::check(section, diagnostics)
     }

@@ -30,6 +30,8 @@ pub(super) fn client(tls: ClientConfig, connect_timeout: Duration, idle: Idle) -
         .pool_idle_timeout(idle.time)
         .tcp_nodelay(true)
         .tcp_keepalive(TCP_KEEPALIVE)
+        // A target that is slow to take what is sent has the attempt's own time, not the library's thirty seconds.
+        .tcp_user_timeout(None)
         .dns_resolver(address::resolver())
         .tls_backend_preconfigured(tls)
         .build()

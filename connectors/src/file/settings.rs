@@ -15,6 +15,7 @@ use crate::{
 };
 use passerelle_config::{Diagnostics, HumanDuration, Secret, SecretError, SecretRef, Section};
 use percent_encoding::percent_decode_str;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use std::{
     path::{Path, PathBuf},
@@ -33,25 +34,49 @@ const LOCAL_THREADS: usize = 32;
 const SCHEMES: &str = "file://, sftp://, smb://, ftp://, ftps://, webdav://, webdavs:// and s3://";
 
 /// The keys as they are written.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Raw {
+    /// Where the files are: `file:///folder`, `sftp://host:port/folder`, `smb://host/share/folder`, `ftp://`, `ftps://`,
+    /// `webdav://`, `webdavs://` or `s3://bucket/prefix`.
+    #[schemars(required)]
     url: Option<String>,
+    /// Name to log in with. SFTP and SMB need it (SMB also as `DOMAIN\user`); FTP takes `anonymous` without it.
     pub(super) username: Option<String>,
+    /// Password to log in with. SFTP: this or `private_key`.
     pub(super) password: Option<SecretRef>,
+    /// SFTP: an OpenSSH private key (Ed25519, RSA).
     pub(super) private_key: Option<SecretRef>,
+    /// SFTP: the passphrase of `private_key`.
     pub(super) passphrase: Option<SecretRef>,
+    /// SFTP, required there: file of host keys, as OpenSSH writes it. There is no way to accept every key.
     pub(super) known_hosts: Option<PathBuf>,
+    /// `ftps://`: TLS by `AUTH TLS` on port 21, or from the first byte on port 990.
+    #[schemars(extend("enum" = ["explicit", "implicit"], "default" = "explicit"))]
     pub(super) tls: Option<String>,
+    /// S3: the store's `https://host:port`, or `http://…` where the network is protected. Default: Amazon's of the region.
     pub(super) endpoint: Option<String>,
+    /// S3: the bucket's region; required without `endpoint`. Default with it: `us-east-1`.
     pub(super) region: Option<String>,
+    /// S3: the bucket in the path (default with `endpoint`) or in the host's name (default without).
+    #[schemars(extend("enum" = ["path", "virtual"]))]
     pub(super) addressing: Option<String>,
+    /// S3, required there: the key's id. No other place is searched for keys.
     pub(super) access_key_id: Option<SecretRef>,
+    /// S3, required there: the key.
     pub(super) secret_access_key: Option<SecretRef>,
+    /// `ftps://`, `webdavs://`, S3 over HTTPS: PEM certificates trusted beside the system's own.
     pub(super) ca_file: Option<PathBuf>,
+    /// SMB: domain or workgroup of the account.
     pub(super) domain: Option<String>,
+    /// SMB: encrypted where server or share demand it, or always.
+    #[schemars(extend("enum" = ["auto", "required"], "default" = "auto"))]
     pub(super) encryption: Option<String>,
+    /// Not for `file://`: how long connecting may take, 1s to 5m.
+    #[schemars(extend("default" = "15s"))]
     pub(super) connect_timeout: Option<HumanDuration>,
+    /// Not for `file://`: connections at once, kept open between jobs.
+    #[schemars(range(min = 1, max = 64), extend("default" = DEFAULT_SESSIONS))]
     pub(super) max_sessions: Option<usize>,
 }
 
@@ -83,6 +108,11 @@ struct SftpSettings {
     known_hosts: PathBuf,
     connect_timeout: Duration,
     max_sessions: usize,
+}
+
+/// The JSON Schema of the settings.
+pub(super) fn settings_schema() -> serde_json::Value {
+    schemars::schema_for!(Raw).to_value()
 }
 
 /// Checks the settings; all findings go to `diagnostics`.

@@ -3,8 +3,8 @@
 use super::path;
 use crate::{Code, Failure};
 use http::{
-    HeaderMap, StatusCode,
-    header::{LOCATION, RETRY_AFTER},
+    HeaderMap, HeaderValue, StatusCode,
+    header::{CONTENT_LOCATION, LOCATION, RETRY_AFTER},
 };
 use jiff::{Timestamp, fmt::strtime};
 use serde_json::{Map, Value};
@@ -79,10 +79,12 @@ const DROPPED: &[&str] = &[
     "clear-site-data",
     "connection",
     "keep-alive",
+    "link",
     "location",
     "proxy-authenticate",
     "proxy-authentication-info",
     "proxy-connection",
+    "refresh",
     "server",
     "set-cookie",
     "set-cookie2",
@@ -96,14 +98,14 @@ const DROPPED: &[&str] = &[
     "x-powered-by",
 ];
 
-/// The header fields for the job's result: lower case, several values joined, bounded. `location` is told only if it
-/// leads below the resource's URL, and relative to it.
+/// The header fields for the job's result: lower case, several values joined, bounded. `location` and
+/// `content-location` are told only if they lead below the resource's URL, and relative to it; `link` and `refresh` name whole addresses and are not told.
 pub(super) fn headers(headers: &HeaderMap, asked: &Url, base: &Url) -> Value {
     let mut kept = Map::new();
     let mut bytes = 0;
     for name in headers.keys() {
-        let value = if *name == LOCATION {
-            location(headers, asked, base)
+        let value = if *name == LOCATION || *name == CONTENT_LOCATION {
+            location(headers.get(name), asked, base)
                 .and_then(|to| to.as_str().strip_prefix(base.as_str()).map(str::to_owned))
         } else if DROPPED.contains(&name.as_str()) {
             None
@@ -123,8 +125,8 @@ pub(super) fn headers(headers: &HeaderMap, asked: &Url, base: &Url) -> Value {
 }
 
 /// Where an answer points to, if that is below the resource's URL.
-fn location(headers: &HeaderMap, asked: &Url, base: &Url) -> Option<Url> {
-    let mut to = asked.join(headers.get(LOCATION)?.to_str().ok()?).ok()?;
+fn location(header: Option<&HeaderValue>, asked: &Url, base: &Url) -> Option<Url> {
+    let mut to = asked.join(header?.to_str().ok()?).ok()?;
     to.set_fragment(None);
     path::is_below(base, &to).then_some(to)
 }
@@ -230,7 +232,10 @@ mod tests {
         let expected = json!({ "content-type": "text/plain", "etag": "\"x\"", "x-many": "a, b", "location": "orders/2?x=1" });
         assert_eq!(told, expected);
         for elsewhere in ["https://other/api/orders", "/admin", "//other/api/", "https://u:p@h/api/x"] {
-            assert_eq!(headers(&map(&[("Location", elsewhere)]), &asked, &base), json!({}), "{elsewhere}");
+            for name in ["Location", "Content-Location", "Link", "Refresh"] {
+                let told = headers(&map(&[(name, elsewhere)]), &asked, &base);
+                assert_eq!(told, json!({}), "{name}: {elsewhere}");
+            }
         }
         let many: Vec<(String, String)> = (0..80).map(|i| (format!("x-{i}"), "v".repeat(100))).collect();
         let pairs: Vec<(&str, &str)> = many.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();

@@ -6,23 +6,38 @@ use super::{
 };
 use http::HeaderName;
 use passerelle_config::SecretRef;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// The keys of every kind of `auth`; which belong to which kind is checked below, so that a finding has its position.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawAuth {
+    /// How the agent shows who it is.
+    #[schemars(extend("enum" = ["bearer", "basic", "api_key", "oauth2"]))]
     kind: String,
+    /// Token of `Authorization: Bearer …`: for `bearer`.
     token: Option<SecretRef>,
+    /// User name: for `basic`.
     username: Option<String>,
+    /// Password: for `basic`.
     password: Option<SecretRef>,
+    /// Name of the header that carries the key, such as `X-Api-Key`: for `api_key`.
     header: Option<String>,
+    /// The key: for `api_key`.
     value: Option<SecretRef>,
+    /// Address of the token server: for `oauth2`.
     token_url: Option<String>,
+    /// The agent's id there: for `oauth2`.
     client_id: Option<String>,
+    /// The secret that belongs to it: for `oauth2`.
     client_secret: Option<SecretRef>,
+    /// Scopes to ask for, separated by spaces: for `oauth2`.
     scope: Option<String>,
+    /// Audience to ask for: for `oauth2`.
     audience: Option<String>,
+    /// How the client shows who it is: for `oauth2`.
+    #[schemars(extend("enum" = ["basic", "body"], "default" = "basic"))]
     style: Option<String>,
 }
 

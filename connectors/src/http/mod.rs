@@ -81,6 +81,10 @@ impl Kind for HttpKind {
         ]
     }
 
+    fn settings_schema() -> Value {
+        Settings::schema()
+    }
+
     fn check(section: &Section, diagnostics: &mut Diagnostics) -> Option<Settings> {
         Settings::check(section, diagnostics)
     }

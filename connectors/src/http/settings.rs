@@ -8,6 +8,7 @@ use super::{
 use crate::address;
 use http::{HeaderName, header::AUTHORIZATION};
 use passerelle_config::{ByteSize, Diagnostics, HumanDuration, SecretRef, Section};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use url::Url;
@@ -31,53 +32,85 @@ const MAX_POOL_IDLE: Duration = Duration::from_secs(3600);
 /// Keys that follow one another: the next one beside the one in use, and some room.
 const MAX_SECRETS: usize = 5;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Raw {
+    /// `https://…` or `http://…`; jobs name paths below it.
     url: String,
+    /// How the agent shows the application who it is.
     auth: Option<RawAuth>,
+    /// PEM certificates trusted beside the system's own.
     ca_file: Option<PathBuf>,
+    /// PEM file of the certificate shown to the application, with its chain.
     client_cert: Option<PathBuf>,
+    /// The private key of `client_cert`, in PEM, without a passphrase.
     client_key: Option<SecretRef>,
+    /// HTTP proxy towards the application. `HTTPS_PROXY` never counts here.
     proxy: Option<RawProxy>,
+    /// The older way to write `timeouts.connect`.
     connect_timeout: Option<HumanDuration>,
+    /// How long the parts of a request may take.
     timeouts: Option<RawTimeouts>,
+    /// Connections that wait for the next job.
     pool: Option<RawPool>,
+    /// Which HTTP is spoken; `auto` is HTTP/2 where TLS offers it.
+    #[schemars(extend("enum" = ["auto", "1.1", "2"], "default" = "auto"))]
     http_version: Option<String>,
+    /// Whether answers may come as gzip.
+    #[schemars(extend("default" = true))]
     compression: Option<bool>,
+    /// The largest answer that is taken, also unpacked.
+    #[schemars(extend("default" = "64MiB"))]
     max_response: Option<ByteSize>,
+    /// A signature over each request.
     sign: Option<RawSign>,
+    /// Requests that you write and jobs name.
     requests: Option<BTreeMap<String, RawRequest>>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RawTimeouts {
+    /// To connect, TLS included; at most 120s.
+    #[schemars(extend("default" = "10s"))]
     connect: Option<HumanDuration>,
+    /// From the last byte of the request to the first of the answer; at most 24h. Default: the job's own `timeout_s`.
     first_byte: Option<HumanDuration>,
+    /// For the whole exchange; at most 24h. Default: no limit of its own.
     whole: Option<HumanDuration>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RawPool {
+    /// Idle connections kept for the next jobs.
+    #[schemars(range(max = 1024), extend("default" = POOL_MAX_IDLE))]
     max_idle: Option<u64>,
+    /// How long an idle connection is kept; at most 1h.
+    #[schemars(extend("default" = "30s"))]
     idle_timeout: Option<HumanDuration>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RawSign {
+    /// The kind of signature.
+    #[schemars(extend("enum" = ["standard_webhooks"]))]
     kind: String,
+    /// The secret: `whsec_` and 24 to 64 bytes in base64.
     secret: Option<SecretRef>,
+    /// In place of `secret`: up to 5 that sign side by side while they follow one another.
     secrets: Option<Vec<SecretRef>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RawProxy {
+    /// `http://host:port` or `https://host:port`.
     url: String,
+    /// User name for Basic authentication.
     username: Option<String>,
+    /// Password for Basic authentication.
     password: Option<SecretRef>,
 }
 
@@ -137,6 +170,11 @@ pub(super) struct Proxy {
 }
 
 impl Settings {
+    /// The JSON Schema of the settings.
+    pub(super) fn schema() -> serde_json::Value {
+        schemars::schema_for!(Raw).to_value()
+    }
+
     /// Reads and checks the settings; findings go to `diagnostics`.
     pub(super) fn check(section: &Section, diagnostics: &mut Diagnostics) -> Option<Self> {
         let raw: Raw = section.parse(diagnostics)?;

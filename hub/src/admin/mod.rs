@@ -110,7 +110,7 @@ enum ApiKey {
     /// Makes a key; it is shown this once.
     #[command(after_help = "\
 Scopes: jobs:read jobs:write sites:read agents:read agents:write blobs:write events:read events:write
-mediations:read mediations:write metrics:read.
+mediations:read mediations:write subscriptions:read subscriptions:write metrics:read.
 `all` stands for all of them but metrics:read, whose figures are of all tenants.")]
     Create {
         /// The tenant.

@@ -44,6 +44,10 @@ scopes! {
     MediationsRead = "mediations:read",
     /// Changing mediation definitions; starting, restarting and ignoring runs.
     MediationsWrite = "mediations:write",
+    /// Reading subscriptions and their deliveries.
+    SubscriptionsRead = "subscriptions:read",
+    /// Subscribing, and having deliveries sent again.
+    SubscriptionsWrite = "subscriptions:write",
     /// Reading the hub's metrics, which are of all tenants: never part of `all`.
     MetricsRead = "metrics:read",
 }

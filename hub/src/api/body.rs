@@ -109,7 +109,7 @@ pub fn announced_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-async fn bounded(request: Request, limit: usize) -> Result<Bytes, Problem> {
+pub(super) async fn bounded(request: Request, limit: usize) -> Result<Bytes, Problem> {
     bounded_within(request, limit, WHOLE).await
 }
 

@@ -10,7 +10,7 @@ use super::{
     metrics::StreamGuard,
     problem::{Problem, ProblemDocument},
 };
-use crate::model::{Change, ChangeKind};
+use crate::model::{Change, ChangeKind, Notice};
 use axum::{
     body::Body,
     extract::State,
@@ -35,7 +35,8 @@ const SLOW: Duration = Duration::from_secs(10);
 const BATCH: usize = 500;
 
 /// Follows jobs, agents and what agents' triggers see: events `job`, `agent` and `received`, their data the object as `GET`
-/// shows it.
+/// shows it; and notices of mediations, lateness, agents that are away and certificates: events `notice`, their data what
+/// subscribers get, with `id` and `at`.
 #[utoipa::path(
     get, path = "/v1/events", tag = "events",
     params(("Last-Event-ID" = Option<String>, Header, description = "Goes on after this event")),
@@ -144,6 +145,11 @@ impl Follower {
                 }
                 Ok(None) | Err(_) => return Ok(()),
             },
+            ChangeKind::Notice(id) => match self.app.store.notice(self.tenant.clone(), id).await {
+                Ok(notice) => render("notice", change.seq, &NoticeView::from(&notice)),
+                // Meanwhile removed.
+                Err(_) => return Ok(()),
+            },
             ChangeKind::Received(id) => {
                 match self.app.store.received_event(self.tenant.clone(), id).await {
                     Ok(event) => render("received", change.seq, &event),
@@ -164,6 +170,21 @@ impl Follower {
 
     async fn send(&self, text: String) -> Result<(), Over> {
         self.sender.send_timeout(text, SLOW).await.map_err(|_| Over)
+    }
+}
+
+/// A notice on the stream: the vendor's envelope, with the id that its deliveries have, and its time.
+#[derive(Serialize)]
+struct NoticeView {
+    id: uuid::Uuid,
+    at: jiff::Timestamp,
+    #[serde(flatten)]
+    envelope: serde_json::Value,
+}
+
+impl From<&Notice> for NoticeView {
+    fn from(notice: &Notice) -> Self {
+        Self { id: notice.id, at: notice.at, envelope: notice.envelope() }
     }
 }
 

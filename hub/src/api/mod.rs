@@ -26,14 +26,16 @@ mod received;
 mod signature;
 mod sites;
 mod submission;
+mod subscriptions;
 mod upload;
+pub mod vendor;
 
 pub use guard::{Guard, PER_PAIR};
 pub use metrics::Metrics;
 pub use problem::{Problem, ProblemDocument};
 pub use submission::{MAX_ATTEMPTS, MAX_DEADLINE_S, MAX_TIMEOUT_S};
 
-use crate::{blobs::Blobs, store, store::Store, tunnel::Tunnel};
+use crate::{blobs::Blobs, outbound::Outbound, store, store::Store, tunnel::Tunnel};
 use axum::{Router, extract::State, http::Uri, response::Response};
 use http::{HeaderValue, Method, StatusCode, header};
 use passerelle_protocol::ApiCode;
@@ -67,6 +69,8 @@ pub struct App {
     pub behind_proxy: bool,
     /// Wrong credentials, counted.
     pub guard: Arc<Guard>,
+    /// The hub's own requests on behalf of tenants.
+    pub outbound: Outbound,
     /// Set when the hub ends: event streams and waits end early.
     pub stop: CancellationToken,
     /// Uploads go on here when their request is cut, until what arrived is stored.
@@ -90,6 +94,7 @@ impl App {
             open_metrics,
             behind_proxy: false,
             guard: Arc::default(),
+            outbound: Outbound::default(),
             stop,
             tasks: TaskTracker::new(),
             document: Arc::default(),
@@ -100,6 +105,7 @@ impl App {
     pub fn router(&self) -> Router {
         let (router, _) = api().split_for_parts();
         router
+            .merge(vendor::router())
             .fallback(no_such_route)
             .method_not_allowed_fallback(wrong_method)
             .layer(axum::middleware::from_fn_with_state(self.clone(), health::refuse_when_ending))
@@ -164,6 +170,12 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(received::list))
         .routes(routes!(received::show))
         .routes(routes!(received::payload))
+        .routes(routes!(subscriptions::create, subscriptions::list))
+        .routes(routes!(subscriptions::show, subscriptions::delete))
+        .routes(routes!(subscriptions::test))
+        .routes(routes!(subscriptions::deliveries))
+        .routes(routes!(subscriptions::resend_all))
+        .routes(routes!(subscriptions::resend))
         .routes(routes!(health::document))
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))

@@ -13,7 +13,9 @@
 pub mod definition;
 pub mod engine;
 pub mod expression;
+pub(crate) mod formats;
 mod ids;
+pub(crate) mod rendering;
 pub mod runs;
 pub mod steps;
 pub mod store;

@@ -37,6 +37,7 @@ pub fn environment<'a>() -> Environment<'a> {
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(DEPTH);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    super::rendering::filters::add(&mut environment);
     environment
 }
 

@@ -377,4 +377,6 @@ pub enum ChangeKind {
     Run(RunId),
     /// A mediation definition: created, changed, deleted, late.
     Definition(DefinitionId),
+    /// Something happened that is told as a notice.
+    Notice(uuid::Uuid),
 }

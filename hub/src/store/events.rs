@@ -33,6 +33,7 @@ pub(super) fn store(
             ChangeKind::Received(id) => ("received", id.uuid()),
             ChangeKind::Run(id) => ("run", id.uuid()),
             ChangeKind::Definition(id) => ("definition", id.uuid()),
+            ChangeKind::Notice(id) => ("notice", *id),
         };
         let seq = insert.insert(params![tenant.as_str(), text, id.as_bytes()])?;
         if stored.is_empty() && seq > *last + 1 {
@@ -79,6 +80,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Change> {
         "received" => ChangeKind::Received(from_uuid(row, 3)?),
         "run" => ChangeKind::Run(from_uuid(row, 3)?),
         "definition" => ChangeKind::Definition(from_uuid(row, 3)?),
+        "notice" => ChangeKind::Notice(from_uuid(row, 3)?),
         _ => ChangeKind::Agent(from_uuid(row, 3)?),
     };
     Ok(Change { seq: u64::try_from(row.get::<_, i64>(0)?).unwrap_or_default(), tenant: name(row, 1)?, kind })

@@ -5,6 +5,7 @@
 //! pure place (`transition.rs`). Another process may administer the same database meanwhile: its commits are noticed
 //! within 250 ms.
 
+pub(crate) mod absences;
 mod admin;
 mod agent_keys;
 mod agents;
@@ -21,6 +22,7 @@ pub(crate) mod keyring;
 mod leases;
 pub(crate) mod lines;
 mod memory;
+pub(crate) mod notices;
 pub mod quota;
 mod reader;
 pub(crate) mod received;
@@ -30,6 +32,8 @@ pub(crate) mod schema;
 mod senders;
 pub(crate) mod sessions;
 mod signed;
+pub mod standard;
+pub mod subscriptions;
 mod timers;
 pub(crate) mod transition;
 pub(crate) mod triggers;
@@ -273,6 +277,7 @@ pub(crate) struct Shared {
     pub(crate) events: EventCounts,
     /// Mediation runs that are to go on.
     pub(crate) runs: Arc<crate::mediations::store::RunQueue>,
+    pub(crate) outbox: notices::Outbox,
     /// The largest payload that is taken.
     pub(crate) max_blob: AtomicU64,
     /// When this process opened the store.
@@ -345,6 +350,8 @@ impl Store {
             (conn, keyring, audience)
         };
         let readers = reader::Readers::open(&path).map_err(told)?;
+        let outbox = notices::Outbox::read(&conn)
+            .map_err(|error| OpenError(format!("{}: {error}", path.display())))?;
         let shared = Arc::new(Shared {
             registry: Registry::default(),
             caches: Caches::default(),
@@ -354,6 +361,7 @@ impl Store {
             keyring,
             events: EventCounts::default(),
             runs: Arc::default(),
+            outbox,
             max_blob: AtomicU64::new(u64::MAX),
             opened_at: crate::clock::now(),
             commits: AtomicU64::new(0),

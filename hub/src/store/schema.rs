@@ -12,10 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// One step per version, from 0.
+/// One step per version, from 0. A step that some database has taken is never changed: what comes later is a step of its
+/// own, at the end, whose tables and indices are made `IF NOT EXISTS`.
 const MIGRATIONS: &[&str] = &[
     include_str!("schema_v1.sql"),
     include_str!("schema_v2.sql"),
+    include_str!("schema_v3.sql"),
     include_str!("schema_mediations.sql"),
     include_str!("schema_notices.sql"),
     include_str!("schema_triggers.sql"),
@@ -166,9 +168,28 @@ mod tests {
         drop(conn);
         let before = std::fs::read(&path).unwrap();
         let error = open_writer(&path).unwrap_err().to_string();
-        assert!(error.contains("schema has version 99, this hub knows up to 5"), "{error}");
+        let known = MIGRATIONS.len();
+        assert!(error.contains(&format!("schema has version 99, this hub knows up to {known}")), "{error}");
         assert!(error.contains("hub.sqlite") && error.contains("restore a backup"), "{error}");
         assert!(std::fs::read(&path).unwrap() == before, "the newer hub's file was changed");
+    }
+
+    /// As the second version was written, and as it was for a while with a table of the third.
+    #[test]
+    fn a_database_of_version_2_gets_what_came_later_whether_it_has_it_or_not() {
+        for has_it in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("hub.sqlite");
+            let conn = Connection::open(&path).unwrap();
+            let given = if has_it { 3 } else { 2 };
+            MIGRATIONS.iter().take(given).for_each(|sql| conn.execute_batch(sql).unwrap());
+            conn.pragma_update(None, "user_version", 2).unwrap();
+            drop(conn);
+            let conn = open_writer(&path).unwrap();
+            let cursors: i64 =
+                conn.query_row("SELECT count(*) FROM trigger_cursors", [], |row| row.get(0)).unwrap();
+            assert_eq!((cursors, version(&conn, &path).unwrap()), (0, MIGRATIONS.len()));
+        }
     }
 
     #[test]

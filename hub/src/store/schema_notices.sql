@@ -1,17 +1,17 @@
--- Schema version 3: applications that use the vendor's API, and what the hub tells its subscribers.
+-- Applications that use the vendor's API, and what the hub tells its subscribers.
 
 -- Applications: the user name and password of HTTP Basic.
-CREATE TABLE apps (
+CREATE TABLE IF NOT EXISTS apps (
   id TEXT PRIMARY KEY,                 -- a UUID
   tenant TEXT NOT NULL REFERENCES tenants (name),
   secret BLOB NOT NULL,                -- SHA-256
   created_at INTEGER NOT NULL,
   revoked_at INTEGER
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX apps_by_tenant ON apps (tenant);
+CREATE INDEX IF NOT EXISTS apps_by_tenant ON apps (tenant);
 
 -- Where notices are delivered to. Password, token and signing secret are needed to send: they are here as they are.
-CREATE TABLE subscriptions (
+CREATE TABLE IF NOT EXISTS subscriptions (
   id BLOB PRIMARY KEY,
   tenant TEXT NOT NULL REFERENCES tenants (name),
   label TEXT,
@@ -27,10 +27,10 @@ CREATE TABLE subscriptions (
   failed_at INTEGER,
   failure TEXT
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX subscriptions_by_tenant ON subscriptions (tenant, id);
+CREATE INDEX IF NOT EXISTS subscriptions_by_tenant ON subscriptions (tenant, id);
 
 -- What happened and is told: each once, however many are told of it.
-CREATE TABLE notices (
+CREATE TABLE IF NOT EXISTS notices (
   seq INTEGER PRIMARY KEY,             -- the order of what happened
   id BLOB NOT NULL UNIQUE,             -- the webhook-id
   tenant TEXT NOT NULL REFERENCES tenants (name),
@@ -41,7 +41,7 @@ CREATE TABLE notices (
 ) STRICT;
 
 -- The outbox: a row per notice and subscription, until it is delivered.
-CREATE TABLE deliveries (
+CREATE TABLE IF NOT EXISTS deliveries (
   seq INTEGER PRIMARY KEY,
   subscription BLOB NOT NULL REFERENCES subscriptions (id),
   notice INTEGER NOT NULL REFERENCES notices (seq),
@@ -54,14 +54,30 @@ CREATE TABLE deliveries (
   status INTEGER,                      -- the HTTP status of its last attempt
   failure TEXT                         -- why its last attempt failed
 ) STRICT;
-CREATE INDEX deliveries_due ON deliveries (subscription, next_at) WHERE head = 1 AND dead_at IS NULL;
-CREATE INDEX deliveries_in_line ON deliveries (subscription, line, seq) WHERE dead_at IS NULL;
-CREATE INDEX deliveries_dead ON deliveries (subscription, seq) WHERE dead_at IS NOT NULL;
-CREATE INDEX deliveries_of_notice ON deliveries (notice);
+CREATE INDEX IF NOT EXISTS deliveries_due ON deliveries (subscription, next_at) WHERE head = 1 AND dead_at IS NULL;
+CREATE INDEX IF NOT EXISTS deliveries_in_line ON deliveries (subscription, line, seq) WHERE dead_at IS NULL;
+CREATE INDEX IF NOT EXISTS deliveries_dead ON deliveries (subscription, seq) WHERE dead_at IS NOT NULL;
+CREATE INDEX IF NOT EXISTS deliveries_of_notice ON deliveries (notice);
 
 -- Agents whose absence was told, until their return is.
-CREATE TABLE absences (
+CREATE TABLE IF NOT EXISTS absences (
   agent BLOB PRIMARY KEY REFERENCES agents (id),
   since INTEGER NOT NULL,
   told_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- Files that the vendor's API was asked to fetch, each for a run.
+CREATE TABLE IF NOT EXISTS standard_requests (
+  guid BLOB PRIMARY KEY,
+  tenant TEXT NOT NULL REFERENCES tenants (name),
+  definition BLOB NOT NULL,
+  flow TEXT NOT NULL,
+  url TEXT NOT NULL,
+  requested_at INTEGER NOT NULL,
+  attempts INTEGER NOT NULL DEFAULT 0,
+  next_at INTEGER,                     -- NULL: it is settled
+  run BLOB,                            -- the run that it started
+  failure TEXT                         -- why the last attempt failed
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS standard_requests_due ON standard_requests (next_at) WHERE next_at IS NOT NULL;
+CREATE INDEX IF NOT EXISTS standard_requests_old ON standard_requests (requested_at);

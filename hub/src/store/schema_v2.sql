@@ -133,14 +133,3 @@ CREATE TABLE trigger_leases (
   PRIMARY KEY (tenant, site, resource, name)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX trigger_leases_by_agent ON trigger_leases (agent);
-
--- How far a trigger has read its change feed: given with its lease, whichever agent gets that.
-CREATE TABLE trigger_cursors (
-  tenant TEXT NOT NULL,
-  site TEXT NOT NULL,
-  resource TEXT NOT NULL,
-  name TEXT NOT NULL,
-  cursor TEXT NOT NULL,
-  stored_at INTEGER NOT NULL,
-  PRIMARY KEY (tenant, site, resource, name)
-) STRICT, WITHOUT ROWID;

@@ -13,7 +13,7 @@ use super::{
     Error,
     agents::{self, Unwelcome},
     dispatch::{self, Assignment},
-    events, leases, row, timers,
+    events, leases, notices, row, timers,
 };
 use crate::{
     clock,
@@ -83,6 +83,8 @@ pub(crate) struct Effects {
     pub(crate) keys: bool,
     /// Mediation runs that are to go on.
     pub(crate) runs: Vec<OpenRun>,
+    /// Something is to be delivered to subscribers.
+    pub(crate) deliveries: bool,
 }
 
 impl Effects {
@@ -99,6 +101,7 @@ impl Effects {
         self.dismiss |= other.dismiss;
         self.keys |= other.keys;
         self.runs.extend(other.runs);
+        self.deliveries |= other.deliveries;
         if let Some(due) = other.due {
             self.due_at(due);
         }
@@ -276,6 +279,9 @@ impl Writer {
                 for Assignment { agent, session, offer } in assignments {
                     shared.registry.send_to(agent, session, Command::Offer(Box::new(offer)));
                 }
+                if effects.deliveries {
+                    shared.outbox.bell.notify_one();
+                }
                 if effects.dismiss {
                     self.dismiss_unwelcome();
                 }
@@ -347,6 +353,10 @@ impl Writer {
             for key in keys {
                 savepoint(&mut tx, &mut total, |tx| log_failure("dispatch", dispatch::run(tx, &key)))?;
             }
+        }
+        if !total.settled.is_empty() && shared.outbox.is_subscribed() {
+            let settled = total.settled.clone();
+            savepoint(&mut tx, &mut total, |tx| log_failure("notices", notices::jobs_settled(tx, &settled)))?;
         }
         let changes = events::store(tx.conn, &mut self.last_event, &total.changes)?;
         let next = match due {

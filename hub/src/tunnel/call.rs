@@ -18,8 +18,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use passerelle_protocol::{
     AgentId, Call, CallDeclined, Code, CommitMode, Effect, Envelope, JobId, Name, Outcome, OutputPayload,
-    PayloadDigest, PayloadSource, Report, Sha256, Ticket,
-    limits::{CALL_LIFE, MAX_INLINE_PAYLOAD},
+    PayloadDigest, PayloadSource, Report, Sha256, Ticket, limits::MAX_INLINE_PAYLOAD,
 };
 use serde_json::Value;
 use std::{
@@ -136,6 +135,23 @@ impl From<CallDeclined> for CallFailed {
     }
 }
 
+/// Gives a place back that was not used: also when whoever called goes away before.
+struct Reserved<'a> {
+    tunnel: &'a Tunnel,
+    place: CallPlace,
+    call: JobId,
+    unused: bool,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if self.unused {
+            let registry = &self.tunnel.store.shared().registry;
+            registry.end_call(self.place.agent, self.place.session, self.call, None);
+        }
+    }
+}
+
 /// Asks the agent to stop, unless the answer came: also when whoever called goes away.
 struct Pending<'a> {
     tunnel: &'a Tunnel,
@@ -240,7 +256,7 @@ impl Tunnel {
             let NoAgent::Wait(at) = none else { return Err(self.nobody(call, none).await) };
             if line.is_none() {
                 leaving.get_or_insert_with(|| Leaving { tunnel: self, key: key.clone() });
-                line = registry.stand_in_line(&key);
+                line = registry.stand_in_line(&key, listed.is_some() || !tried.is_empty());
                 if line.is_none() {
                     return Err(self.nobody(call, NoAgent::Busy).await);
                 }
@@ -300,18 +316,13 @@ impl Tunnel {
     async fn try_at(&self, call: &NewCall, place: CallPlace, ends: Instant) -> Result<Tried, CallFailed> {
         let registry = &self.store.shared().registry;
         let (answer, answered) = oneshot::channel();
-        let message = match self.message(call, place, ends).await {
-            Ok(message) => message,
-            Err(error) => {
-                registry.end_call(place.agent, place.session, call.id, None);
-                return Err(error.into());
-            }
-        };
+        let mut reserved = Reserved { tunnel: self, place, call: call.id, unused: true };
+        let message = self.message(call, place, ends).await?;
         if !self.transfers.begin(call.id, place.agent, call.payload.as_ref(), &call.tenant) {
-            registry.end_call(place.agent, place.session, call.id, None);
             let message = "a call with this envelope is under way".to_owned();
             return Err(failed(Code::Replayed, message, Effect::Unknown, None));
         }
+        reserved.unused = false;
         let mut pending = Pending { tunnel: self, place, call: call.id, answered: false };
         let order = CallOrder { call: message, until: ends + ANSWER + GIVE_UP, answer };
         registry.send_to(place.agent, place.session, Command::Call(Box::new(order)));
@@ -376,9 +387,9 @@ impl Tunnel {
         let envelope = match &call.signed {
             Some((text, _)) => text.clone(),
             None => {
-                let left =
-                    ends.saturating_duration_since(Instant::now()).as_secs().clamp(1, CALL_LIFE.as_secs());
-                let left = u32::try_from(left).unwrap_or(1).min(call.timeout_s);
+                // Begun seconds count: the agent's answer is waited for a little longer than it takes.
+                let left = ends.saturating_duration_since(Instant::now()).as_millis().div_ceil(1000);
+                let left = u32::try_from(left).unwrap_or(u32::MAX).clamp(1, call.timeout_s.max(1));
                 let claims = Envelope {
                     job: call.id,
                     tenant: call.tenant.clone(),

@@ -18,10 +18,11 @@ struct Theirs {
     job: String,
     blob: String,
     event: String,
-    told: String,
     definition: String,
     run: String,
     flow: String,
+    told: String,
+    subscription: String,
 }
 
 const WORDS: [&str; 3] = ["secret-path", "secret-label", "lyon"];
@@ -39,12 +40,15 @@ async fn theirs(hub: &Hub) -> (Theirs, crate::agent::Session) {
     session.offer().await;
     let blob = Answer::of(hub.request(Method::POST, "/v1/blobs").body("theirs")).await.expect(201).json();
     let blob = blob["id"].as_str().unwrap().to_owned();
+    let wish = json!({"url": "https://9.9.9.9/secret-path", "label": "secret-label"});
+    let subscription = hub.post("/v1/subscriptions", &wish).await.expect(201).json();
+    let subscription = subscription["id"].as_str().unwrap().to_owned();
     let told = json!({"EventKind": "secret-label"});
     let told = Answer::of(hub.request(Method::POST, "/v1/events/in").json(&told)).await.expect(200).json();
     let told = told["id"].as_str().unwrap().to_owned();
     let (definition, run, flow) = mediation(hub).await;
     let agent = agent.identity.agent.to_string();
-    (Theirs { agent, job, blob, event: received, told, definition, run, flow }, session)
+    (Theirs { agent, job, blob, event: received, definition, run, flow, told, subscription }, session)
 }
 
 /// A definition, a run of it, and a flow of that.
@@ -70,7 +74,15 @@ async fn other_agent(hub: &Hub) -> Agent {
 }
 
 fn no_word_of(theirs: &Theirs, call: &str, text: &str) {
-    let ids = [theirs.agent.as_str(), &theirs.job, &theirs.blob, &theirs.event, &theirs.told, &theirs.run];
+    let ids = [
+        theirs.agent.as_str(),
+        &theirs.job,
+        &theirs.blob,
+        &theirs.event,
+        &theirs.run,
+        &theirs.told,
+        &theirs.subscription,
+    ];
     for word in WORDS.iter().copied().chain(ids) {
         // What the call itself named may come back in the refusal.
         assert!(call.contains(word) || !text.contains(word), "{call} tells of {word}: {text}");
@@ -102,6 +114,8 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                 &theirs.event
             } else if path.starts_with("/v1/mediations") {
                 &theirs.run
+            } else if path.starts_with("/v1/subscriptions") {
+                &theirs.subscription
             } else {
                 &theirs.job
             };
@@ -112,7 +126,8 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                 .replace("{event}", &theirs.event)
                 .replace("{guid}", &theirs.definition)
                 .replace("{flow}", &theirs.flow)
-                .replace("{attempt}", "1");
+                .replace("{attempt}", "1")
+                .replace("{delivery}", "1");
             let call = match path.as_str() {
                 // Their bodies name the site.
                 "/v1/jobs" | "/v1/calls" if method == Method::POST => format!("{method} {real} for lyon"),
@@ -154,7 +169,8 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                     | "/v1/events/received"
                     | "/v1/events/in"
                     | "/v1/mediations/definitions"
-                    | "/v1/mediations/runs",
+                    | "/v1/mediations/runs"
+                    | "/v1/subscriptions",
                 ) => {
                     let listed = Answer::of(request).await.expect(200);
                     no_word_of(&theirs, &call, &listed.text());
@@ -198,6 +214,13 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
                     Answer::of(own.json(&stolen)).await.expect_problem(404, "not_found");
                     request.json(&job(json!({"site": "lyon"})))
                 }
+                // It names nothing that is there.
+                ("POST", "/v1/subscriptions") => {
+                    let wish = json!({"url": "https://9.9.9.9/"});
+                    no_word_of(&theirs, &call, &Answer::of(request.json(&wish)).await.expect(201).text());
+                    calls += 1;
+                    continue;
+                }
                 ("POST", "/v1/jobs/{id}/resolve") => request.json(&json!({"outcome": "applied"})),
                 ("PATCH", _) => request
                     .header("content-type", "application/offset+octet-stream")
@@ -236,7 +259,7 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
             calls += 1;
         }
     }
-    assert!(calls >= 44, "only {calls} calls were looked at");
+    assert!(calls >= 48, "only {calls} calls were looked at");
 
     let events = hub.anonymous(Method::GET, "/v1/events").bearer_auth(&key).header("last-event-id", "0");
     let mut stream = events.send().await.unwrap().bytes_stream();

@@ -407,3 +407,82 @@ async fn a_system_mediation_is_partly_read_only() {
     Answer::of(delete).await.expect_problem(409, "conflict");
     hub.end().await;
 }
+
+#[tokio::test]
+async fn a_run_goes_after_its_days_with_all_that_it_held() {
+    let hub = Hub::start().await;
+    let mut session = Agent::enrol(&hub).await.connect(&hub).await;
+    let steps = json!([job_step("one")]);
+    apply(&hub, &definition(json!({"steps": steps, "transfer": [], "retention_days": 2}))).await;
+    let run = start(&hub, json!({"data": {"MainEMail": "a@example.com"}})).await;
+    carry_out(&mut session, "one.csv", done("one.csv", Some(b"personal"))).await;
+    let shown = until(&hub, &run, "succeeded").await;
+    let flow = format!("/v1/mediations/runs/{run}/flows/{}", shown["flows"][0]["guid"].as_str().unwrap());
+    let days = |days: i64| jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * days);
+    let keep = passerelle_hub::store::retention::Retention::default();
+    let removed = hub.app.blobs.collect(&keep, days(1)).await.unwrap();
+    assert_eq!(removed.runs, 0);
+    assert_eq!(hub.get(&flow).await.expect(200).text(), "personal");
+    // Blobs of the same age are kept for a week: what a run made goes with it all the same.
+    let removed = hub.app.blobs.collect(&keep, days(3)).await.unwrap();
+    assert_eq!(removed.runs, 1);
+    hub.get(&flow).await.expect_problem(404, "not_found");
+    hub.get(&format!("/v1/mediations/runs/{run}")).await.expect_problem(404, "not_found");
+    let again = start(&hub, json!({})).await;
+    carry_out(&mut session, "one.csv", done("one.csv", None)).await;
+    until(&hub, &again, "succeeded").await;
+    hub.end().await;
+}
+
+#[tokio::test]
+async fn a_definition_is_late_until_a_run_succeeds() {
+    let hub = Hub::start().await;
+    let mut session = Agent::enrol(&hub).await.connect(&hub).await;
+    let steps = json!([job_step("one")]);
+    let guid =
+        apply(&hub, &definition(json!({"steps": steps, "transfer": [], "max_interval_s": 3600}))).await;
+    let late = || hub.store.mark_late("acme".parse().unwrap(), guid.parse().unwrap(), jiff::Timestamp::now());
+    assert!(late().await.unwrap());
+    assert!(!late().await.unwrap(), "it is told once");
+    let path = format!("{DEFINITIONS}/export");
+    assert!(hub.get(&path).await.json()["late_since"].is_string());
+    let run = start(&hub, json!({})).await;
+    let refused = failed(Code::TargetRefused, Verdict::Permanent, Effect::NotApplied);
+    carry_out(&mut session, "one.csv", refused).await;
+    until(&hub, &run, "failed").await;
+    assert!(hub.get(&path).await.json()["late_since"].is_string(), "a failure is no success");
+    act(&hub, &run, "restart").await.expect(200);
+    carry_out(&mut session, "one.csv", done("one.csv", None)).await;
+    until(&hub, &run, "succeeded").await;
+    assert!(hub.get(&path).await.json()["late_since"].is_null());
+    let changes = hub.store.run_changes(Some("acme".parse().unwrap()), 0, 100).await.unwrap();
+    let kinds: Vec<_> = changes.iter().map(|change| change.kind.as_str()).collect();
+    assert_eq!(kinds, ["late", "created", "failed", "restarted", "succeeded"]);
+    assert!(changes.is_sorted_by_key(|change| change.seq) && changes[0].run.is_none());
+    hub.end().await;
+}
+
+#[tokio::test]
+async fn a_replaced_file_goes_through_the_steps_again_and_spares_what_did_not_read_it() {
+    let hub = Hub::start().await;
+    let mut session = Agent::enrol(&hub).await.connect(&hub).await;
+    let mut read = job_step("read");
+    read["input"] = json!("trigger");
+    apply(&hub, &definition(json!({"steps": [job_step("prices"), read], "transfer": []}))).await;
+    let run = start(&hub, json!({"flows": [{"label": "a.csv", "payload": {"text": "old"}}]})).await;
+    carry_out(&mut session, "prices.csv", done("prices.csv", Some(b"1"))).await;
+    let refused = failed(Code::TargetRefused, Verdict::Permanent, Effect::NotApplied);
+    carry_out(&mut session, "read.csv", refused).await;
+    let shown = until(&hub, &run, "failed").await;
+    let flow = shown["flows"][0]["guid"].as_str().unwrap();
+    let path = format!("/v1/mediations/runs/{run}/flows/{flow}");
+    Answer::of(hub.request(Method::PUT, &path).body("new")).await.expect(200);
+    act(&hub, &run, "restart").await.expect(200);
+    // No second job for the prices: the next offer is for the file.
+    carry_out(&mut session, "read.csv", done("read.csv", None)).await;
+    let shown = until(&hub, &run, "succeeded").await;
+    let jobs: Vec<_> =
+        shown["steps"].as_array().unwrap().iter().map(|s| s["jobs"].as_array().unwrap().len()).collect();
+    assert_eq!(jobs, [1, 1]);
+    hub.end().await;
+}

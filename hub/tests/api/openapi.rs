@@ -23,6 +23,7 @@ async fn every_route_is_in_the_document_and_the_other_way_round() {
             .replace("{job}", "x")
             .replace("{attempt}", "1")
             .replace("{event}", "x")
+            .replace("{delivery}", "1")
             .replace("{guid}", "x")
             .replace("{flow}", "x");
         let refused =
@@ -58,11 +59,15 @@ async fn every_route_is_in_the_document_and_the_other_way_round() {
         "/v1/mediations/runs/{id}/restart",
         "/v1/mediations/runs/{id}/flows/{flow}",
         "/v1/events",
-        "/v1/events/in",
-        "/v1/events/in/{id}",
         "/v1/events/received",
         "/v1/events/received/{id}",
         "/v1/events/received/{id}/payload",
+        "/v1/subscriptions",
+        "/v1/subscriptions/{id}",
+        "/v1/subscriptions/{id}/test",
+        "/v1/subscriptions/{id}/resend",
+        "/v1/subscriptions/{id}/deliveries",
+        "/v1/subscriptions/{id}/deliveries/{delivery}/resend",
         "/v1/openapi.json",
         "/healthz",
         "/readyz",
@@ -84,6 +89,11 @@ fn no_route_is_registered_beside_the_document() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api");
     for file in std::fs::read_dir(folder).unwrap() {
         let path = file.unwrap().path();
+        // The vendor's API has paths and shapes of its own: it is no part of the document.
+        if path.is_dir() {
+            assert!(path.ends_with("vendor"), "{}", path.display());
+            continue;
+        }
         let source = std::fs::read_to_string(&path).unwrap();
         let source = source.split("#[cfg(test)]").next().unwrap();
         for call in [".route(", ".route_service(", ".nest_service(", "Router::new()"] {

@@ -3,6 +3,7 @@
 use passerelle_hub::{
     api::{App, auth::tenant_scopes},
     model::Tier,
+    outbound::Outbound,
     server::{MAX_CONNECTIONS, MAX_PER_ADDRESS, Server},
     store::Store,
 };
@@ -87,6 +88,15 @@ impl Hub {
     }
 
     pub async fn start_with(max_blob: u64, open_metrics: bool) -> Self {
+        Self::start_as(max_blob, open_metrics, Outbound::default()).await
+    }
+
+    /// A hub whose own requests may lead where these rules say.
+    pub async fn start_allowing(outbound: Outbound) -> Self {
+        Self::start_as(1 << 20, true, outbound).await
+    }
+
+    async fn start_as(max_blob: u64, open_metrics: bool, outbound: Outbound) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let data = tempfile::tempdir().unwrap();
         let store = Store::open_to_serve(data.path()).unwrap();
@@ -99,7 +109,8 @@ impl Hub {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
-        let app = App::new(store.clone(), max_blob, open_metrics, stop.clone());
+        let mut app = App::new(store.clone(), max_blob, open_metrics, stop.clone());
+        app.outbound = outbound;
         let server =
             Server { listener, tls: None, max_connections: MAX_CONNECTIONS, per_address: MAX_PER_ADDRESS };
         let server = tokio::spawn(server.run(app.router(), stop.clone()));

@@ -131,8 +131,18 @@ async fn the_agents_own_commands_tell_its_state() {
     let text = stdout(&check);
     assert!(text.contains("compta") && text.contains("orders-app"), "{text}");
     let mut stopped = site;
+    stopped.hub.process.kill();
+    until("the agent to miss its hub", SOON, async || {
+        (stopped.agent.readiness().await == Some(503)).then_some(())
+    })
+    .await;
+    assert!(!stopped.agent.output(&["health"]).status.success(), "an agent without its hub is ready");
+    // Nothing to restart it for.
+    assert_eq!(stdout(&stopped.agent.output(&["health", "--live"])), "alive\n");
     stopped.agent.kill();
-    assert!(!stopped.agent.output(&["health"]).status.success(), "a dead agent is healthy");
+    for health in [&["health"][..], &["health", "--live"]] {
+        assert!(!stopped.agent.output(health).status.success(), "a dead agent is healthy");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -78,7 +78,9 @@ async fn killed_at_every_step_boundary_a_run_comes_to_its_end_and_does_nothing_t
                 }
                 match victim {
                     Victim::Hub => site.hub.restart().await,
-                    Victim::Agent => drop(site.agent.restart().await),
+                    Victim::Agent => {
+                        site.agent.restart().await;
+                    }
                 }
                 let path = format!("/v1/mediations/runs/{run}");
                 let ended = until("the run to end", Duration::from_secs(60), async || {

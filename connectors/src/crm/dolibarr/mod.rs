@@ -29,6 +29,8 @@ use zone::Zone;
 
 const UTC_OFFSET: &str = "utc_offset";
 const MAX_PAGE: usize = 100;
+/// Pages that a search goes through for one of its own: more means that its filter is not heeded.
+const MAX_SEARCHED: usize = 50;
 const DAY: i64 = 86_400;
 
 /// Dolibarr.
@@ -141,7 +143,7 @@ impl Dolibarr {
     async fn list(&self, talk: &Talk, entity: &Entity, window: Window<'_>) -> Result<Vec<Value>, CrmError> {
         let orders = window.order.split(',').count();
         let direction = if window.descending { "DESC" } else { "ASC" };
-        let mut request = Request::path(Method::GET, segment(&entity.target))
+        let mut request = Request::path(Method::GET, segment(&entity.target)?)
             .query("sortfield", window.order)
             .query("sortorder", vec![direction; orders].join(","))
             .query("limit", window.size.to_string())
@@ -160,8 +162,26 @@ impl Dolibarr {
         }
     }
 
-    fn path(entity: &Entity, id: &str) -> String {
-        format!("{}/{}", segment(&entity.target), segment(id))
+    /// The path of a record. Anything but a number would be another route (`thirdparties/email`).
+    fn path(entity: &Entity, id: &str) -> Result<String, CrmError> {
+        let id: u64 = id.parse().map_err(|_| CrmError::new(Problem::NotFound))?;
+        Ok(format!("{}/{id}", segment(&entity.target)?))
+    }
+
+    /// Records in the order of their last change; whether they are the last ones.
+    async fn rows(
+        &self,
+        talk: &Talk,
+        entity: &Entity,
+        filter: Option<&Filter>,
+        offset: usize,
+        limit: usize,
+    ) -> Result<(Vec<Value>, bool), CrmError> {
+        let (size, number, skip) = shape::numbered(offset, limit, MAX_PAGE);
+        let window = Window { filter, order: "t.tms,t.rowid", descending: false, size, number };
+        let rows = self.list(talk, entity, window).await?;
+        let end = rows.len() < size && rows.len().saturating_sub(skip) <= limit;
+        Ok((rows.into_iter().skip(skip).take(limit).collect(), end))
     }
 
     fn criterion(entity: &Entity, given: &Given<'_>) -> Result<Filter, CrmError> {
@@ -281,7 +301,7 @@ impl Dialect for Dolibarr {
             native_upsert: false,
             versions: false,
             unique_keys: false,
-            feed: Feed::Time { granularity: Duration::from_secs(1), keyset: false },
+            feed: Feed::Time { granularity: Duration::from_secs(1), keyset: false, ties_ordered: true },
             max_page: MAX_PAGE,
         }
     }
@@ -302,7 +322,7 @@ impl Dialect for Dolibarr {
         wanted: &'a [&'a Field],
     ) -> Boxed<'a, Record> {
         Box::pin(async move {
-            let answer = self.send(talk, entity, Request::path(Method::GET, Self::path(entity, id))).await?;
+            let answer = self.send(talk, entity, Request::path(Method::GET, Self::path(entity, id)?)).await?;
             record(&answer.json()?, wanted)
         })
     }
@@ -322,8 +342,9 @@ impl Dialect for Dolibarr {
             let terms = Filter::all(terms);
             let mut listed = Listed::default();
             let mut read = offset;
+            let mut before = None;
             // The filter may let others through, in any number: they must not hide the one that is looked for.
-            loop {
+            for _ in 0..MAX_SEARCHED {
                 let (number, skip) = (read / MAX_PAGE, read % MAX_PAGE);
                 let window = Window {
                     filter: terms.as_ref(),
@@ -333,6 +354,12 @@ impl Dialect for Dolibarr {
                     number,
                 };
                 let rows = self.list(talk, entity, window).await?;
+                let first = rows.first().and_then(|row| row.get("id")).and_then(shape::id);
+                if first.is_some() && first == before {
+                    let reason = "it gives the same page of a search again and again";
+                    return Err(CrmError::new(Problem::Protocol).reason(reason));
+                }
+                before = first;
                 for row in rows.iter().skip(skip) {
                     if listed.records.len() == page.limit {
                         listed.next = Some(read.to_string());
@@ -351,6 +378,7 @@ impl Dialect for Dolibarr {
                     return Ok(listed);
                 }
             }
+            Err(CrmError::new(Problem::Protocol).reason("it ignores the filter of a search"))
         })
     }
 
@@ -361,7 +389,7 @@ impl Dialect for Dolibarr {
         fields: &'a [Given<'a>],
     ) -> Boxed<'a, Written> {
         Box::pin(async move {
-            let request = Request::path(Method::POST, segment(&entity.target)).json(&body(fields));
+            let request = Request::path(Method::POST, segment(&entity.target)?).json(&body(fields));
             let answer = self.send(talk, entity, request).await?;
             let said = answer.json()?;
             let id = shape::id(&said).or_else(|| said.get("id").and_then(shape::id));
@@ -380,7 +408,7 @@ impl Dialect for Dolibarr {
         _if_version: Option<&'a str>,
     ) -> Boxed<'a, Written> {
         Box::pin(async move {
-            let request = Request::path(Method::PUT, Self::path(entity, id)).json(&body(fields));
+            let request = Request::path(Method::PUT, Self::path(entity, id)?).json(&body(fields));
             let answer = self.send(talk, entity, request).await?;
             match answer.json()? {
                 Value::Object(_) => Ok(Written { id: id.to_owned(), version: None }),
@@ -400,7 +428,7 @@ impl Dialect for Dolibarr {
     ) -> Boxed<'a, ()> {
         Box::pin(async move {
             let answer =
-                self.send(talk, entity, Request::path(Method::DELETE, Self::path(entity, id))).await?;
+                self.send(talk, entity, Request::path(Method::DELETE, Self::path(entity, id)?)).await?;
             let said = answer.json()?;
             let refused = said.as_i64().is_some_and(|code| code <= 0) || said == json!(false);
             if refused {
@@ -419,25 +447,17 @@ impl Dialect for Dolibarr {
         span: Span<'a>,
     ) -> Boxed<'a, Changed> {
         Box::pin(async move {
-            let filter = match span.since {
-                Some(since) => {
-                    let offset_s = self.zone_of(talk, entity).await?;
-                    Some(Filter::time("t.tms", Operator::AtLeast, since, offset_s))
-                }
-                None => None,
+            let (rows, end) = match span.since {
+                Some(since) => self.rows_since(talk, entity, since, span.offset, span.limit).await?,
+                None => self.rows(talk, entity, None, span.offset, span.limit).await?,
             };
-            let (size, number, skip) = shape::numbered(span.offset, span.limit, MAX_PAGE);
-            let window =
-                Window { filter: filter.as_ref(), order: "t.tms,t.rowid", descending: false, size, number };
-            let rows = self.list(talk, entity, window).await?;
-            let records = rows.iter().skip(skip).take(span.limit).map(|row| record(row, wanted));
-            let records = records.collect::<Result<Vec<_>, _>>()?;
+            let records = rows.iter().map(|row| record(row, wanted)).collect::<Result<Vec<_>, _>>()?;
             if records.iter().any(|record| record.modified.is_none()) {
                 return Err(
                     CrmError::new(Problem::Unsupported).reason("its records do not tell date_modification")
                 );
             }
-            Ok(Changed { end: rows.len() < size && rows.len().saturating_sub(skip) <= span.limit, records })
+            Ok(Changed { records, end })
         })
     }
 

@@ -1,10 +1,12 @@
 //! The zone of a Dolibarr server: its answers tell seconds since 1970, its filters compare local times, and nothing says what
 //! lies between.
 //!
-//! It is found out on the record that changed last, whose second is known: the offset for which a filter finds that
-//! record at that very second. It counts for a quarter of an hour, so that a change of the clocks shows.
+//! It is found out on a record, whose second is known: the offset for which a filter finds that record at that very
+//! second. It is the first record that changed after the time in question, or a day before: which offset counts depends on the
+//! time of the year. As the clocks may change just then, records are asked for from an hour earlier on, and what is
+//! too early is left out here. An offset counts for a quarter of an hour, for times of its day.
 
-use super::{Dolibarr, Filter, Operator, Window, modified};
+use super::{DAY, Dolibarr, Filter, MAX_PAGE, Operator, Window, modified};
 use crate::crm::{
     error::{CrmError, Problem},
     exchange::Talk,
@@ -12,7 +14,9 @@ use crate::crm::{
     vocabulary::Entity,
 };
 use jiff::Timestamp;
+use serde_json::Value;
 use std::{
+    collections::BTreeMap,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -24,22 +28,35 @@ const LOWEST: i64 = -12 * 4;
 const HIGHEST: i64 = 14 * 4;
 /// The record may change while it is looked at.
 const TRIES: usize = 3;
+/// How far the clocks are put back at once.
+const CHANGE: i64 = 3600;
+/// Days of which the offset is remembered.
+const DAYS: usize = 64;
 
 /// What is known of it.
 #[derive(Debug)]
 pub(super) struct Zone {
     configured: Option<i64>,
-    found: Mutex<Option<(Instant, i64)>>,
+    /// By day, counted from 1970.
+    found: Mutex<BTreeMap<i64, (Instant, i64)>>,
 }
 
 impl Zone {
     pub(super) fn new(configured: Option<i64>) -> Self {
-        Self { configured, found: Mutex::new(None) }
+        Self { configured, found: Mutex::default() }
     }
 
-    fn known(&self) -> Option<i64> {
-        let found = *self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        self.configured.or_else(|| found.filter(|(at, _)| at.elapsed() < FRESH).map(|(_, offset)| offset))
+    fn known(&self, day: i64) -> Option<i64> {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.get(&day).filter(|(at, _)| at.elapsed() < FRESH).map(|(_, offset)| *offset)
+    }
+
+    fn remember(&self, day: i64, offset: i64) {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if found.len() >= DAYS {
+            found.clear();
+        }
+        found.insert(day, (Instant::now(), offset));
     }
 }
 
@@ -57,15 +74,87 @@ pub(super) fn parse(text: &str) -> Option<i64> {
 }
 
 impl Dolibarr {
-    /// How far east of UTC the server's times are, in seconds.
-    pub(super) async fn zone_of(&self, talk: &Talk, entity: &Entity) -> Result<i64, CrmError> {
-        if let Some(offset) = self.zone.known() {
-            return Ok(offset);
+    /// Records that changed at a time or later, in that order; whether they are the last ones.
+    pub(super) async fn rows_since(
+        &self,
+        talk: &Talk,
+        entity: &Entity,
+        since: Timestamp,
+        offset: usize,
+        limit: usize,
+    ) -> Result<(Vec<Value>, bool), CrmError> {
+        if let Some(offset_s) = self.zone.configured {
+            let filter = Filter::time("t.tms", Operator::AtLeast, since, offset_s);
+            return self.rows(talk, entity, Some(&filter), offset, limit).await;
         }
+        let Some(offset_s) = self.zone_of(talk, entity, since).await? else { return Ok((Vec::new(), true)) };
+        let filter = Filter::time("t.tms", Operator::AtLeast, since, offset_s - CHANGE);
+        let early = |row: &Value| modified(row).is_some_and(|at| at < since);
         for _ in 0..TRIES {
-            let window = Window { filter: None, order: "t.tms", descending: true, size: 1, number: 0 };
-            let rows = self.list(talk, entity, window).await?;
-            let Some(row) = rows.first() else { return Ok(0) };
+            let (mut rows, end) = self.rows(talk, entity, Some(&filter), 0, MAX_PAGE).await?;
+            let count = rows.iter().take_while(|row| early(row)).count();
+            let from = count + offset;
+            if end || from + limit <= rows.len() {
+                let end = end && from + limit >= rows.len();
+                rows.drain(..from.min(rows.len()));
+                rows.truncate(limit);
+                return Ok((rows, end));
+            }
+            let count =
+                if count < rows.len() { count } else { self.early(talk, entity, &filter, since).await? };
+            if count == 0 {
+                return self.rows(talk, entity, Some(&filter), offset, limit).await;
+            }
+            // The one before shows that nothing moved up meanwhile; further on the caller looks itself.
+            let (mut rows, end) =
+                self.rows(talk, entity, Some(&filter), count + offset - 1, limit + 1).await?;
+            if offset > 0 || rows.first().is_some_and(early) {
+                rows.drain(..rows.len().min(1));
+                // Edited meanwhile into what is too early: nothing is.
+                let still = rows.iter().take_while(|row| early(row)).count();
+                rows.drain(..still);
+                return Ok((rows, end));
+            }
+        }
+        let reason = "its records change faster than they can be read";
+        Err(CrmError::new(Problem::Unavailable).reason(reason))
+    }
+
+    /// How many of the records that a filter finds changed before a time.
+    async fn early(
+        &self,
+        talk: &Talk,
+        entity: &Entity,
+        filter: &Filter,
+        since: Timestamp,
+    ) -> Result<usize, CrmError> {
+        let (mut low, mut high, mut ended) = (0, 2 * MAX_PAGE, false);
+        while low < high {
+            let middle = if ended { low.midpoint(high) } else { high };
+            let (rows, _) = self.rows(talk, entity, Some(filter), middle, 1).await?;
+            if rows.first().and_then(modified).is_some_and(|at| at < since) {
+                low = middle + 1;
+                if !ended {
+                    high = high.saturating_mul(2);
+                }
+            } else {
+                (high, ended) = (middle, true);
+            }
+        }
+        Ok(low)
+    }
+
+    /// How far east of UTC the server's times are at a time, in seconds; `None` if nothing changed since then.
+    async fn zone_of(&self, talk: &Talk, entity: &Entity, since: Timestamp) -> Result<Option<i64>, CrmError> {
+        let day = since.as_second().div_euclid(DAY);
+        if let Some(offset) = self.zone.known(day) {
+            return Ok(Some(offset));
+        }
+        // Earlier than the time, whatever the offset is.
+        let filter = Filter::time("t.tms", Operator::AtLeast, since, LOWEST * QUARTER);
+        for _ in 0..TRIES {
+            let (rows, _) = self.rows(talk, entity, Some(&filter), 0, 1).await?;
+            let Some(row) = rows.first() else { return Ok(None) };
             let id = row.get("id").and_then(shape::id).and_then(|id| id.parse::<i64>().ok());
             let (Some(id), Some(at)) = (id, modified(row)) else {
                 return Err(
@@ -73,9 +162,8 @@ impl Dolibarr {
                 );
             };
             if let Some(offset) = self.search(talk, entity, id, at).await? {
-                *self.zone.found.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some((Instant::now(), offset));
-                return Ok(offset);
+                self.zone.remember(day, offset);
+                return Ok(Some(offset));
             }
         }
         let reason = "its time zone could not be found out; set options.utc_offset";

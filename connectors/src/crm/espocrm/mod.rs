@@ -165,7 +165,7 @@ impl EspoCrm {
                 .query("order", "asc");
             query.into_iter().fold(request, |request, (key, value)| request.query(key, value))
         };
-        let answer = self.send(talk, Method::GET, &segment(&entity.target), with).await?;
+        let answer = self.send(talk, Method::GET, &segment(&entity.target)?, with).await?;
         refusal::check(&answer, Some(entity))?;
         match answer.json()?.get_mut("list").map(Value::take) {
             Some(Value::Array(rows)) => Ok(rows),
@@ -192,8 +192,8 @@ impl EspoCrm {
         Ok(Record { id, version: self.version(row), modified, fields: shape::fields(row, wanted) })
     }
 
-    fn path(entity: &Entity, id: &str) -> String {
-        format!("{}/{}", segment(&entity.target), segment(id))
+    fn path(entity: &Entity, id: &str) -> Result<String, CrmError> {
+        Ok(format!("{}/{}", segment(&entity.target)?, segment(id)?))
     }
 }
 
@@ -203,7 +203,7 @@ impl Dialect for EspoCrm {
             native_upsert: false,
             versions: self.versions,
             unique_keys: false,
-            feed: Feed::Time { granularity: Duration::from_secs(1), keyset: true },
+            feed: Feed::Time { granularity: Duration::from_secs(1), keyset: true, ties_ordered: true },
             max_page: MAX_PAGE,
         }
     }
@@ -224,7 +224,7 @@ impl Dialect for EspoCrm {
         wanted: &'a [&'a Field],
     ) -> Boxed<'a, Record> {
         Box::pin(async move {
-            let answer = self.send(talk, Method::GET, &Self::path(entity, id), |request| request).await?;
+            let answer = self.send(talk, Method::GET, &Self::path(entity, id)?, |request| request).await?;
             refusal::check(&answer, Some(entity))?;
             let row = answer.json()?;
             // An administrator is shown what has been deleted.
@@ -282,7 +282,7 @@ impl Dialect for EspoCrm {
             let skip = if self.duplicate_check { "false" } else { "true" };
             let body = Value::Object(object(fields));
             let with = |request: Request| request.json(&body).header(SKIP_DUPLICATE_CHECK, skip);
-            let answer = self.send(talk, Method::POST, &segment(&entity.target), with).await?;
+            let answer = self.send(talk, Method::POST, &segment(&entity.target)?, with).await?;
             self.written(&answer, entity, None)
         })
     }
@@ -304,7 +304,7 @@ impl Dialect for EspoCrm {
                     None => request,
                 }
             };
-            let answer = self.send(talk, Method::PUT, &Self::path(entity, id), with).await?;
+            let answer = self.send(talk, Method::PUT, &Self::path(entity, id)?, with).await?;
             self.written(&answer, entity, Some(id))
         })
     }
@@ -324,7 +324,7 @@ impl Dialect for EspoCrm {
                     return Err(CrmError::conflict(super::error::Clash::Version, vec![id.to_owned()]));
                 }
             }
-            let answer = self.send(talk, Method::DELETE, &Self::path(entity, id), |request| request).await?;
+            let answer = self.send(talk, Method::DELETE, &Self::path(entity, id)?, |request| request).await?;
             refusal::check(&answer, Some(entity))
         })
     }

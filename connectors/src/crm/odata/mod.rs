@@ -12,6 +12,7 @@ mod feed;
 mod literal;
 mod metadata;
 mod place;
+mod product;
 mod refusal;
 
 use super::{
@@ -19,134 +20,30 @@ use super::{
         Abilities, Boxed, Changed, Delta, Described, Description, Dialect, Done, Feed, Listed, Page, Span,
         Written,
     },
-    dialects::{KnownEntity, Product},
     error::{Clash, CrmError, FieldError, Problem},
     exchange::{Answer, Exchange, Request, Talk, segment},
-    settings::{CallSpec, Findings, Settings},
+    settings::CallSpec,
     vocabulary::{Entity, Field, Given, Record, timestamp},
 };
-use crate::BuildError;
 use http::{HeaderName, Method, header};
 use metadata::Set;
-use place::{Place, Turn, id_of, is_name, query, relative};
+use place::{Place, Turn, id_of, query, relative};
+pub(super) use product::PRODUCT;
 use refusal::refusal;
 use serde_json::{Map, Value};
 use std::{
     collections::BTreeMap,
-    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
-};
-
-/// The product, as operators choose it.
-pub(crate) const PRODUCT: Product = Product {
-    name: "odata",
-    auth: &["basic", "bearer", "api_key", "oauth2"],
-    options: &["upsert", "changes", "modified", "duplicate_detection"],
-    // As Dynamics calls them; another service's own names are the operator's to write.
-    entities: &[
-        KnownEntity {
-            name: "contact",
-            target: "contacts(contactid)",
-            fields: &[
-                ("first_name", "firstname"),
-                ("last_name", "lastname"),
-                ("email", "emailaddress1"),
-                ("phone", "telephone1"),
-                ("mobile", "mobilephone"),
-                ("street", "address1_line1"),
-                ("street2", "address1_line2"),
-                ("postal_code", "address1_postalcode"),
-                ("city", "address1_city"),
-                ("country", "address1_country"),
-            ],
-        },
-        KnownEntity {
-            name: "company",
-            target: "accounts(accountid)",
-            fields: &[
-                ("external_id", "accountnumber"),
-                ("name", "name"),
-                ("email", "emailaddress1"),
-                ("phone", "telephone1"),
-                ("website", "websiteurl"),
-                ("street", "address1_line1"),
-                ("street2", "address1_line2"),
-                ("postal_code", "address1_postalcode"),
-                ("city", "address1_city"),
-                ("country", "address1_country"),
-            ],
-        },
-        KnownEntity {
-            name: "order",
-            target: "salesorders(salesorderid)",
-            fields: &[
-                ("number", "ordernumber"),
-                ("total_excl_tax", "totalamountlessfreight"),
-                ("total_incl_tax", "totalamount"),
-            ],
-        },
-    ],
-    check,
-    build,
 };
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const ODATA_VERSION: HeaderName = HeaderName::from_static("odata-version");
 const ODATA_MAX_VERSION: HeaderName = HeaderName::from_static("odata-maxversion");
 const DUPLICATE_DETECTION: HeaderName = HeaderName::from_static("mscrm.suppressduplicatedetection");
-/// When a record last changed, unless `modified` says otherwise.
-const MODIFIED: &str = "modifiedon";
 const MAX_PAGE: usize = 1000;
 /// How long what a service said of its model is taken for true.
 const KEPT: Duration = Duration::from_secs(15 * 60);
-
-fn check(settings: &Settings, findings: &mut Findings<'_>) {
-    for (option, words) in [
-        ("upsert", ["find", "alternate_key"]),
-        ("changes", ["time", "track"]),
-        ("duplicate_detection", ["false", "true"]),
-    ] {
-        if settings.option(option).is_some_and(|given| !words.contains(&given)) {
-            let [first, second] = words;
-            findings.wrong(&format!("options.{option}"), format!("expected {first:?} or {second:?}"));
-        }
-    }
-    if settings.option("modified").is_some_and(|name| !is_name(name)) {
-        findings.wrong("options.modified", "expected a property's name, such as \"modifiedon\"");
-    }
-    for entity in &settings.entities {
-        if Place::parse(&entity.target).is_none() {
-            let message = format!(
-                "{:?} is no entity set with its id; write the like of \"contacts(contactid)\", or \"Partners('Code')\" where ids are texts",
-                entity.target
-            );
-            findings.wrong(&format!("entities.{}.target", entity.name), message);
-        }
-        let sound = |target: &str| is_name(target.strip_suffix("@odata.bind").unwrap_or(target));
-        for field in entity.fields.iter().filter(|field| !sound(&field.target)) {
-            let message = format!("{:?} is no property; write the like of \"lastname\"", field.target);
-            findings.wrong(&format!("entities.{}.fields.{}", entity.name, field.name), message);
-        }
-    }
-    for call in settings.calls.iter().filter(|call| call.method.is_none() || call.path.is_none()) {
-        let message = "method and path are needed, such as \"POST\" and \"contacts({id})/Microsoft.Dynamics.CRM.Merge\"";
-        findings.wrong(&format!("calls.{}", call.name), message);
-    }
-}
-
-fn build(settings: &Settings, _base: &Path, exchange: Arc<Exchange>) -> Result<Arc<dyn Dialect>, BuildError> {
-    let places = settings.entities.iter().filter_map(|entity| Place::parse(&entity.target));
-    Ok(Arc::new(OData {
-        exchange,
-        sets: places.map(|place| place.set).collect(),
-        native_upsert: settings.option("upsert") == Some("alternate_key"),
-        track: settings.option("changes") == Some("track"),
-        detect_duplicates: settings.option("duplicate_detection") == Some("true"),
-        modified: settings.option("modified").unwrap_or(MODIFIED).to_owned(),
-        model: Mutex::new(None),
-    }))
-}
 
 /// What a service said of its model, when.
 type Model = Arc<BTreeMap<String, Set>>;
@@ -209,8 +106,16 @@ impl OData {
             Err(error) if error.problem == Problem::Protocol => None,
             Err(error) => return Err(error),
         };
+        // What passes by must not count as "has none" until the next look.
+        let tells = |answer: &Answer| match answer.status.as_u16() {
+            403 | 404 | 405 | 406 | 410 | 501 => Ok(false),
+            _ => answer.check().map(|()| true),
+        };
+        let told = match answer {
+            Some(answer) if tells(&answer)? => Some(answer),
+            Some(_) | None => None,
+        };
         let names: Vec<&str> = self.sets.iter().map(String::as_str).collect();
-        let told = answer.filter(|answer| answer.status.is_success());
         let model =
             Arc::new(told.and_then(|answer| metadata::read(&answer.body, &names)).unwrap_or_default());
         *self.model.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), model.clone()));
@@ -330,7 +235,7 @@ impl Dialect for OData {
         let feed = if self.track {
             Feed::Token { complete_deletes: true }
         } else {
-            Feed::Time { granularity: Duration::from_secs(1), keyset: false }
+            Feed::Time { granularity: Duration::from_secs(1), keyset: false, ties_ordered: true }
         };
         Abilities {
             native_upsert: self.native_upsert,
@@ -523,14 +428,18 @@ impl Dialect for OData {
                 let place = format!("{{{name}}}");
                 if path.contains(&place) {
                     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                    path = path.replace(&place, &segment(&text.replace('\'', "''")));
+                    path = path.replace(&place, &segment(&text.replace('\'', "''"))?);
                 } else {
                     rest.insert(name.clone(), value.clone());
                 }
             }
-            let reading = method.is_safe();
-            let request = self.request(method, path);
-            let request = if reading { request } else { request.json(&Value::Object(rest)) };
+            let request = if method.is_safe() {
+                let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                let options: Vec<_> = rest.iter().map(|(name, value)| (name.as_str(), text(value))).collect();
+                self.request(method, query(&path, &options))
+            } else {
+                self.request(method, path).json(&Value::Object(rest))
+            };
             let answer = self.send(talk, request, &[]).await?;
             if answer.body.is_empty() { Ok(Value::Null) } else { answer.json() }
         })

@@ -67,7 +67,11 @@ pub(super) fn is_name(text: &str) -> bool {
 pub(super) fn query(path: &str, options: &[(&str, String)]) -> String {
     let options: Vec<String> =
         options.iter().map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, VALUE))).collect();
-    if options.is_empty() { path.to_owned() } else { format!("{path}?{}", options.join("&")) }
+    if options.is_empty() {
+        return path.to_owned();
+    }
+    let joint = if path.contains('?') { '&' } else { '?' };
+    format!("{path}{joint}{}", options.join("&"))
 }
 
 /// The id in a link to a record, or the id as it stands.

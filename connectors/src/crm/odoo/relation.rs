@@ -177,17 +177,26 @@ fn lines<'a>(given: &Given<'a>) -> Result<Vec<&'a Map<String, Value>>, CrmError>
     let wrong = || {
         let error = FieldError::new(
             &given.field.name,
-            "expected a list of objects, one per line, by the target's names",
+            "expected a list of objects, one per line, by the target's names, with plain values",
         );
         CrmError::invalid(vec![error])
     };
     match given.value {
         Value::Null => Ok(Vec::new()),
         Value::Array(list) if list.len() <= MAX_LINES => {
-            list.iter().map(|line| line.as_object().ok_or_else(wrong)).collect()
+            list.iter().map(|line| line.as_object().filter(|line| plain(line)).ok_or_else(wrong)).collect()
         }
         _ => Err(wrong()),
     }
+}
+
+/// Whether a line holds nothing but fields of its own: a list or an object is a command that writes into other models, and
+/// a name with more in it a path there. `id` would be another line's.
+fn plain(line: &Map<String, Value>) -> bool {
+    let name = |name: &String| {
+        name != "id" && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    line.iter().all(|(key, value)| name(key) && !key.is_empty() && !value.is_array() && !value.is_object())
 }
 
 /// Commands that replace all lines.
@@ -252,7 +261,20 @@ mod tests {
         assert_eq!(more, [["", "Gift", "8", ""]]);
         let commands = lines_to_write(&given).unwrap();
         assert_eq!(commands, json!([[5, 0, 0], [0, 0, lines[0]], [0, 0, lines[1]]]));
-        for wrong in [json!("x"), json!([1]), json!({})] {
+        for wrong in [
+            json!("x"),
+            json!([1]),
+            json!({}),
+            json!([{ "product_id": [0, 0, { "name": "x" }] }]),
+            json!([{ "tax_id": [[0, 0, { "name": "x" }]] }]),
+            json!([{ "name": { "a": 1 } }]),
+            json!([{ "product_id/name": "x" }]),
+            json!([{ "id": "base.x" }]),
+            json!([{ "": "x" }]),
+        ] {
+            assert!(
+                lines_to_load(&Given { field: &field, value: &wrong }, &mut headers, &mut cells).is_err()
+            );
             assert!(lines_to_write(&Given { field: &field, value: &wrong }).is_err(), "{wrong}");
         }
     }

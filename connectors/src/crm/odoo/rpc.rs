@@ -161,7 +161,7 @@ impl Rpc {
         if let Some(ids) = call.ids {
             body.insert("ids".to_owned(), json!(ids));
         }
-        let path = format!("json/2/{}/{}", segment(call.model), segment(call.method));
+        let path = format!("json/2/{}/{}", segment(call.model)?, segment(call.method)?);
         let mut request = Request::path(Method::POST, path)
             .json(&Value::Object(body))
             .bare()

@@ -63,8 +63,8 @@ impl Rest {
         shape.query.iter().fold(request, |request, (key, value)| request.query(key, value))
     }
 
-    fn item(shape: &Shape, method: Method, id: &str) -> Request {
-        Self::request(shape, method, shape.item.replace("{id}", &segment(id)))
+    fn item(shape: &Shape, method: Method, id: &str) -> Result<Request, CrmError> {
+        Ok(Self::request(shape, method, shape.item.replace("{id}", &segment(id)?)))
     }
 
     async fn send(
@@ -227,7 +227,7 @@ impl Dialect for Rest {
         let shapes = || self.shapes.values();
         let feed = if shapes().any(|shape| shape.since.is_some()) {
             let granularity = shapes().map(|shape| shape.granularity).max().unwrap_or(Duration::from_secs(1));
-            Feed::Time { granularity, keyset: false }
+            Feed::Time { granularity, keyset: false, ties_ordered: true }
         } else {
             Feed::None
         };
@@ -263,7 +263,7 @@ impl Dialect for Rest {
     ) -> Boxed<'a, Record> {
         Box::pin(async move {
             let shape = self.shape(entity)?;
-            let answer = self.send(talk, shape, entity, Self::item(shape, Method::GET, id)).await?;
+            let answer = self.send(talk, shape, entity, Self::item(shape, Method::GET, id)?).await?;
             shape.one(&answer, wanted)
         })
     }
@@ -288,17 +288,22 @@ impl Dialect for Rest {
                 filter.iter().map(|given| given.field).filter(|field| !wanted.contains(field)).collect();
             let fields = [wanted, &also].concat();
             let read = self.page(talk, entity, &fields, &query, page.limit, page.cursor).await?;
-            let heeded = |record: &Record| {
-                filter
-                    .iter()
-                    .all(|given| record.fields.get(&given.field.name).is_none_or(|found| like(given, found)))
-            };
-            if !read.records.iter().all(heeded) {
-                let reason = "it ignores the filter of a search: is filter_param right";
-                return Err(CrmError::new(Problem::Protocol).reason(reason));
+            let mut records = Vec::new();
+            for record in read.records.into_iter().take(page.limit) {
+                // What a list does not show of a record, the record itself may.
+                let silent = |given: &Given<'_>| !record.fields.contains_key(&given.field.name);
+                let record = if filter.iter().any(silent) {
+                    match self.get(talk, entity, &record.id, &fields).await {
+                        Ok(whole) => whole,
+                        Err(error) if error.problem == Problem::NotFound => continue,
+                        Err(error) => return Err(error),
+                    }
+                } else {
+                    record
+                };
+                heeded(&record, filter)?;
+                records.push(record);
             }
-            let mut records = read.records;
-            records.truncate(page.limit);
             for record in &mut records {
                 also.iter().for_each(|field| drop(record.fields.remove(&field.name)));
             }
@@ -325,11 +330,10 @@ impl Dialect for Rest {
             let request = Self::request(shape, Method::POST, entity.target.clone()).json(&object(fields));
             let answer = self.send(talk, shape, entity, request).await.map_err(|error| {
                 // A target that keeps keys unique says so of the key's field.
-                let key = entity.key().map(|key| key.name.as_str());
                 match &error.problem {
                     Problem::Invalid { fields }
                         if shape.unique_keys
-                            && fields.iter().any(|field| Some(field.field.as_str()) == key) =>
+                            && fields.iter().any(|field| entity.keys.contains(&field.field)) =>
                     {
                         CrmError {
                             problem: Problem::Conflict { clash: Clash::Duplicate, candidates: Vec::new() },
@@ -356,13 +360,13 @@ impl Dialect for Rest {
             let mut body = object(fields);
             if shape.update == Method::PUT {
                 // A PUT replaces the whole: what stays has to be said as well.
-                let answer = self.send(talk, shape, entity, Self::item(shape, Method::GET, id)).await?;
+                let answer = self.send(talk, shape, entity, Self::item(shape, Method::GET, id)?).await?;
                 let whole = answer.json()?;
                 let mut whole = at(&whole, &shape.record).cloned().unwrap_or_default();
                 merge(&mut whole, body);
                 body = whole;
             }
-            let request = Self::item(shape, shape.update.clone(), id).json(&body);
+            let request = Self::item(shape, shape.update.clone(), id)?.json(&body);
             let answer = self.send(talk, shape, entity, condition(request, shape, if_version)).await?;
             Self::written(shape, &answer, Some(id))
         })
@@ -377,7 +381,7 @@ impl Dialect for Rest {
     ) -> Boxed<'a, ()> {
         Box::pin(async move {
             let shape = self.shape(entity)?;
-            let request = Self::item(shape, Method::DELETE, id);
+            let request = Self::item(shape, Method::DELETE, id)?;
             self.send(talk, shape, entity, condition(request, shape, if_version)).await?;
             Ok(())
         })
@@ -417,7 +421,7 @@ impl Dialect for Rest {
             for (name, value) in args {
                 let place = format!("{{{name}}}");
                 if path.contains(&place) {
-                    path = path.replace(&place, &segment(&plain(value)));
+                    path = path.replace(&place, &segment(&plain(value))?);
                 } else {
                     rest.insert(name.clone(), value.clone());
                 }
@@ -441,6 +445,23 @@ impl Dialect for Rest {
             if answer.body.is_empty() { Ok(json!({})) } else { answer.json() }
         })
     }
+}
+
+/// A record that does not show what was searched for may be anybody's.
+fn heeded(record: &Record, filter: &[Given<'_>]) -> Result<(), CrmError> {
+    for given in filter {
+        let reason = match record.fields.get(&given.field.name) {
+            Some(found) if like(given, found) => continue,
+            None if given.value.is_null() => continue,
+            Some(_) => "it ignores the filter of a search: is filter_param right".to_owned(),
+            None => {
+                let name = &given.field.name;
+                format!("a search by {name} gave records that do not show it: is it misspelt in the mapping")
+            }
+        };
+        return Err(CrmError::new(Problem::Protocol).reason(&reason));
+    }
+    Ok(())
 }
 
 /// Whether a found value is what was searched for, without regard to case and spaces around it: so do some targets search.

@@ -4,46 +4,100 @@
 use crate::crm::vocabulary::Given;
 use jiff::Timestamp;
 use passerelle_config::HumanDuration;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, time::Duration};
 
 /// The keys as they are written.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawShape {
+    /// The path of one record, with `{id}`. Default: the collection, `/` and the id.
     item: Option<String>,
+    /// Where the id stands in a record, as a dotted path.
+    #[schemars(extend("default" = "id"))]
     id: Option<String>,
+    /// Where the records stand in a page; `""` is the whole answer.
+    #[schemars(extend("default" = ""))]
     list: Option<String>,
+    /// Where the record stands in an answer about one; `""` is the whole answer.
+    #[schemars(extend("default" = ""))]
     record: Option<String>,
+    /// Where an answer has the next page's link or cursor.
+    #[schemars(extend("default" = "next"))]
     next: Option<String>,
+    /// `etag`, or where a record has its version. Default: none.
     version: Option<String>,
+    /// The header that a write is conditional by. Default with `etag`: `If-Match`.
     version_header: Option<String>,
+    /// Where a record tells its last change.
     modified: Option<String>,
+    /// How pages follow one another.
+    #[schemars(extend("enum" = ["page", "offset", "link", "cursor", "none"], "default" = "none"))]
     paging: Option<String>,
+    /// Query parameter of the page's number.
+    #[schemars(extend("default" = "page"))]
     page_param: Option<String>,
+    /// Query parameter of the page's size.
+    #[schemars(extend("default" = "limit"))]
     size_param: Option<String>,
+    /// Query parameter of how many records to leave out.
+    #[schemars(extend("default" = "offset"))]
     offset_param: Option<String>,
+    /// Query parameter of the cursor.
+    #[schemars(extend("default" = "cursor"))]
     cursor_param: Option<String>,
+    /// The first page's number.
+    #[schemars(extend("default" = 1))]
     first_page: Option<u32>,
+    /// The most records of a page that the server gives.
+    #[schemars(range(min = 2, max = 1000), extend("default" = 100))]
     max_page: Option<u32>,
+    /// Whether a page after the last one is a 404.
+    #[schemars(extend("default" = false))]
     empty_page_is_404: Option<bool>,
+    /// The method that changes a record; with `PUT` the whole record is read and sent.
+    #[schemars(extend("enum" = ["PATCH", "POST", "PUT"], "default" = "PATCH"))]
     update: Option<String>,
+    /// Query parameters of every request.
     query: Option<BTreeMap<String, String>>,
+    /// Query parameter that says that a field has a value, with `{field}` and `{value}`.
+    #[schemars(extend("default" = "{field}"))]
     filter_param: Option<String>,
+    /// Its value, with `{field}` and `{value}`.
+    #[schemars(extend("default" = "{value}"))]
     filter_value: Option<String>,
+    /// Puts several conditions into one parameter, such as ` and `. Default: one parameter each.
     filter_join: Option<String>,
+    /// How a quote in a value is written inside `'{value}'`.
+    #[schemars(extend("enum" = ["double", "backslash", "refuse"], "default" = "refuse"))]
     filter_quote: Option<String>,
+    /// Query parameters that sort by id.
     find_order: Option<BTreeMap<String, String>>,
+    /// Query parameter of changes at or after a time; without it there are no `changes`.
     since_param: Option<String>,
+    /// Its value, with `{time}`.
+    #[schemars(extend("default" = "{time}"))]
     since_value: Option<String>,
+    /// Query parameters that sort by the last change, then by id.
     since_order: Option<BTreeMap<String, String>>,
+    /// How times are written: `space` is `2026-11-22 09:30:00` in UTC, `epoch` seconds since 1970.
+    #[schemars(extend("enum" = ["rfc3339", "space", "epoch"], "default" = "rfc3339"))]
     time_format: Option<String>,
+    /// Of the times that the server tells and filters by; at most 60s.
+    #[schemars(extend("default" = "1s"))]
     granularity: Option<HumanDuration>,
+    /// Whether the server itself refuses a second record of a key.
+    #[schemars(extend("default" = false))]
     unique_keys: Option<bool>,
+    /// Where a refusal has its words. Default: `detail`, `message`, `error` or `error.message`.
     error_message: Option<String>,
+    /// Where a refusal names the fields. Default: `errors`, or the whole answer.
     error_fields: Option<String>,
+    /// The header in which a refusal has its words.
     error_header: Option<String>,
+    /// What in a 2xx answer says that it is a failure.
     failure: Option<String>,
 }
 

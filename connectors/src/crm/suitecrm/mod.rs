@@ -90,17 +90,20 @@ fn check(settings: &Settings, findings: &mut Findings<'_>) {
 
 fn build(settings: &Settings, _base: &Path, exchange: Arc<Exchange>) -> Result<Arc<dyn Dialect>, BuildError> {
     let namespace = settings.option(NAMESPACE).and_then(|text| text.parse().ok()).unwrap_or(ids::NAMESPACE);
-    Ok(Arc::new(SuiteCrm { exchange, namespace }))
+    let one_key = settings.entities.iter().all(|entity| entity.keys.len() <= 1);
+    Ok(Arc::new(SuiteCrm { exchange, namespace, one_key }))
 }
 
 struct SuiteCrm {
     exchange: Arc<Exchange>,
     namespace: Uuid,
+    /// Ids follow from the first key of an entity alone, so a second one is not kept unique by them.
+    one_key: bool,
 }
 
 impl SuiteCrm {
     async fn resource(&self, talk: &Talk, entity: &Entity, id: &str) -> Result<Value, CrmError> {
-        let path = format!("V8/module/{}/{}", segment(&entity.target), segment(id));
+        let path = format!("V8/module/{}/{}", segment(&entity.target)?, segment(id)?);
         let answer = self.exchange.send(talk, Request::path(Method::GET, path)).await?;
         refusal::check(&answer, Some(entity))?;
         answer
@@ -118,7 +121,7 @@ impl SuiteCrm {
         sort: &str,
         (size, number): (usize, usize),
     ) -> Result<Vec<Value>, CrmError> {
-        let mut request = Request::path(Method::GET, format!("V8/module/{}", segment(&entity.target)))
+        let mut request = Request::path(Method::GET, format!("V8/module/{}", segment(&entity.target)?))
             .query("sort", sort)
             .query("page[size]", size.to_string())
             .query("page[number]", (number + 1).to_string());
@@ -237,8 +240,8 @@ impl Dialect for SuiteCrm {
             native_upsert: false,
             versions: false,
             // Of ours; what people make by hand has other ids.
-            unique_keys: true,
-            feed: Feed::Time { granularity: Duration::from_secs(1), keyset: false },
+            unique_keys: self.one_key,
+            feed: Feed::Time { granularity: Duration::from_secs(1), keyset: false, ties_ordered: false },
             max_page: MAX_PAGE,
         }
     }
@@ -358,7 +361,7 @@ impl Dialect for SuiteCrm {
         _if_version: Option<&'a str>,
     ) -> Boxed<'a, ()> {
         Box::pin(async move {
-            let path = format!("V8/module/{}/{}", segment(&entity.target), segment(id));
+            let path = format!("V8/module/{}/{}", segment(&entity.target)?, segment(id)?);
             let answer = self.exchange.send(talk, Request::path(Method::DELETE, path)).await?;
             refusal::check(&answer, Some(entity))
         })
@@ -404,7 +407,7 @@ impl Dialect for SuiteCrm {
 
     fn describe<'a>(&'a self, talk: &'a Talk, entity: &'a Entity) -> Boxed<'a, Option<Description>> {
         Box::pin(async move {
-            let path = format!("V8/meta/fields/{}", segment(&entity.target));
+            let path = format!("V8/meta/fields/{}", segment(&entity.target)?);
             let answer = self.exchange.send(talk, Request::path(Method::GET, path)).await?;
             if !answer.status.is_success() {
                 return Ok(None);

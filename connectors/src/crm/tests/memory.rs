@@ -66,7 +66,7 @@ pub fn abilities(versions: bool, unique_keys: bool, keyset: bool) -> Abilities {
         native_upsert: false,
         versions,
         unique_keys,
-        feed: Feed::Time { granularity: Duration::from_secs(1), keyset },
+        feed: Feed::Time { granularity: Duration::from_secs(1), keyset, ties_ordered: true },
         max_page: 5,
     }
 }

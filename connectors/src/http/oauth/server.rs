@@ -121,8 +121,11 @@ fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<Fetched
     let error = field("error").and_then(Value::as_str);
     let known = REFUSALS.iter().find(|(name, _)| Some(*name) == error);
     let says = |what: &str| format!("the resource's token server {what} (status {})", status.as_u16());
+    let busy = matches!(error, Some("temporarily_unavailable" | "slow_down"));
     match (status.as_u16(), known) {
-        (429 | 503, _) => Err(Failure::retry(Code::TargetThrottled, says("asks to come back later"))
+        (_, None) if busy => Err(Failure::retry(Code::TargetThrottled, says("asks to come back later"))
+            .retry_after(retry_after(headers, Timestamp::now()))),
+        (425 | 429 | 503, _) => Err(Failure::retry(Code::TargetThrottled, says("asks to come back later"))
             .retry_after(retry_after(headers, Timestamp::now()))),
         (500..=599, _) => Err(Failure::retry(Code::TargetRefused, says("reports a fault of its own"))),
         (_, Some((name, look))) => {

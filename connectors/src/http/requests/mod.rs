@@ -8,6 +8,7 @@ use crate::{Code, Failure};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use parameters::{Parameters, RawParameter};
 use passerelle_config::{Diagnostics, Section};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::{
@@ -23,17 +24,30 @@ const METHODS: [Method; 7] =
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 
 /// One request as the operator writes it.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRequest {
+    /// The HTTP method.
+    #[schemars(required, extend("enum" = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]))]
     method: Option<String>,
+    /// The path below the resource's `url`, as it is before any encoding; `{name}` stands for a parameter.
+    #[schemars(required)]
     path: Option<String>,
+    /// Templates by query key; one whose parameter was not given is left out.
     query: Option<BTreeMap<String, String>>,
+    /// Templates by header; one whose parameter was not given is left out.
     headers: Option<BTreeMap<String, String>>,
+    /// Template of the body, up to 64 KiB.
     body: Option<String>,
+    /// Media type of `body`: JSON, XML, a form or plain text.
+    #[schemars(extend("default" = "application/json"))]
     media_type: Option<String>,
+    /// Whether the job's payload is the body, in place of `body`.
+    #[schemars(extend("default" = false))]
     payload: Option<bool>,
+    /// Statuses that count as success, if the job does not say it.
     expect: Option<Vec<u16>>,
+    /// What a job may give, by name.
     parameters: Option<BTreeMap<String, RawParameter>>,
 }
 

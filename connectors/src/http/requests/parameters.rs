@@ -1,6 +1,7 @@
 //! The declared parameters of a named request, and the values that a job gives them.
 
 use regex::{Regex, RegexBuilder};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -14,16 +15,26 @@ const MAX_PATTERN: usize = 1024;
 const PATTERN_MEMORY: usize = 256 * 1024;
 
 /// One parameter as the operator writes it.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawParameter {
+    /// What a value is.
+    #[schemars(extend("enum" = ["string", "integer", "number", "boolean", "json"], "default" = "string"))]
     #[serde(rename = "type")]
     kind: Option<String>,
+    /// Regular expression that the whole value must match.
     pattern: Option<String>,
+    /// The longest value, in bytes.
+    #[schemars(range(max = MAX_LENGTH_LIMIT), extend("default" = MAX_LENGTH))]
     max_length: Option<u64>,
+    /// The values that are taken; without it any.
     values: Option<Vec<String>>,
+    /// The least number.
     min: Option<f64>,
+    /// The greatest number.
     max: Option<f64>,
+    /// Whether a job must give it.
+    #[schemars(extend("default" = true))]
     required: Option<bool>,
 }
 

@@ -57,6 +57,8 @@ pub(super) struct Rendered {
 #[derive(Default)]
 struct Filled {
     values: Vec<Json>,
+    /// How long the values are together, as JSON.
+    bytes: usize,
     lacks: bool,
 }
 
@@ -171,6 +173,11 @@ fn fill(place: Place, value: &Value, mark: &str, filled: &mut Filled) -> Result<
     filled.lacks |= value.is_none();
     if place == Place::Json {
         let json = serde_json::to_value(value).map_err(|_| unfit("a value cannot be written as JSON"))?;
+        // The text that bounds itself holds only marks.
+        filled.bytes = filled.bytes.saturating_add(json.to_string().len());
+        if filled.bytes > MAX_RENDERED {
+            return Err(unfit("the values of the template are too long together"));
+        }
         filled.values.push(json);
         return Ok(format!("\"{mark}{}\"", filled.values.len() - 1));
     }

@@ -146,3 +146,64 @@ pub fn inputs_of(definition: &Definition, position: usize, flows: &[Flow]) -> Ve
     let last = steps.iter().rev().map(|step| of(step.name.as_str())).find(|found| !found.is_empty());
     last.unwrap_or_else(|| of(TRIGGER))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mediations::{Direction, FlowId};
+    use passerelle_protocol::{BlobId, Sha256};
+    use serde_json::json;
+
+    fn flow(source: &str, label: &str) -> Flow {
+        Flow {
+            guid: FlowId::make(),
+            label: label.to_owned(),
+            source: source.to_owned(),
+            direction: Direction::In,
+            processed: false,
+            size: 0,
+            sha256: Sha256::of(b""),
+            media_type: "text/csv".to_owned(),
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+            replaced_at: None,
+            blob: BlobId::from(crate::clock::new_uuid7()),
+        }
+    }
+
+    #[test]
+    fn a_unit_reads_what_it_names_and_a_transfer_the_last_that_was_made() {
+        let job = |name: &str, input: serde_json::Value| {
+            let mut step =
+                json!({"name": name, "kind": "job", "site": "s", "resource": "r", "operation": "o"});
+            if !input.is_null() {
+                step["input"] = input;
+            }
+            step
+        };
+        let out = |input: serde_json::Value| {
+            let mut transfer = json!({"site": "s", "resource": "r", "operation": "o"});
+            if !input.is_null() {
+                transfer["input"] = input;
+            }
+            transfer
+        };
+        let definition = json!({
+            "name": "x", "trigger": {"kind": "manual"},
+            "steps": [job("a", json!(null)), job("b", json!(["trigger", "two.csv", "a", "a"])), job("c", json!(null))],
+            "transfer": [out(json!(null)), out(json!([])), out(json!("trigger"))],
+        });
+        let definition = Definition::of_json(&definition).unwrap().definition;
+        let flows =
+            [flow("trigger", "one.csv"), flow("a", "two.csv"), flow("a", "three.csv"), flow("b", "four.csv")];
+        let labels = |position: usize, flows: &[Flow]| -> Vec<String> {
+            inputs_of(&definition, position, flows).into_iter().map(|flow| flow.label).collect()
+        };
+        assert!(labels(0, &flows).is_empty(), "a job step sends nothing unless it says so");
+        assert_eq!(labels(1, &flows), ["one.csv", "two.csv", "three.csv"]);
+        assert_eq!(labels(3, &flows), ["four.csv"]);
+        assert_eq!(labels(3, &flows[..1]), ["one.csv"]);
+        assert!(labels(4, &flows).is_empty());
+        assert_eq!(labels(5, &flows), ["one.csv"]);
+        assert!(labels(6, &flows).is_empty());
+    }
+}

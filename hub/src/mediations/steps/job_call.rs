@@ -111,10 +111,10 @@ pub(super) async fn carry_out(
         true => store.unit_job(unit.clone()).await?,
         false => None,
     };
-    let (noted, waiting) = match first {
+    let (noted, waiting, created) = match first {
         Some(noted) => {
             let waiting = store.settled(noted.job.id);
-            (noted, waiting)
+            (noted, waiting, false)
         }
         None => {
             let new = new_job(context, key, request).await?;
@@ -122,22 +122,25 @@ pub(super) async fn carry_out(
             let Submitted { job, created } = store.submit_for_unit(unit.clone(), new).await?;
             context.app.metrics.submission(created);
             let waiting = if created { waiting } else { store.settled(job.id) };
-            (Noted { job, passed: false }, waiting)
+            (Noted { job, passed: false }, waiting, created)
         }
     };
     let id = noted.job.id;
     if noted.passed {
         return Ok(noted.job);
     }
-    let mut waiting = Some(waiting);
+    let (mut waiting, mut look) = (Some(waiting), !created);
     loop {
         let until = tokio::time::Instant::now() + LOOK;
         // Looked at after the wait was begun: what settles meanwhile is not missed.
         let settled = waiting.take().unwrap_or_else(|| store.settled(id));
-        let job = store.job(run.tenant.clone(), id).await?;
-        if job.state.is_settled() {
-            return judge(context, job);
+        if look {
+            let job = store.job(run.tenant.clone(), id).await?;
+            if job.state.is_settled() {
+                return judge(context, job);
+            }
         }
+        look = true;
         tokio::select! {
             settled = settled.within(until) => if let Some(job) = settled {
                 return judge(context, job);

@@ -5,14 +5,25 @@
 //! the same keys ([`StepContext::job`]), and whatever else has an effect outside must be noted ([`StepContext::note`]) or be
 //! harmless when repeated.
 
+mod content;
 mod context;
+mod convert;
+mod filter;
+mod for_each;
 mod job;
 mod job_call;
+mod render;
 pub(crate) mod transfer;
+mod webhook;
 
 pub use context::{Place, StepContext};
+pub use convert::ConvertStep;
+pub use filter::FilterStep;
+pub use for_each::ForEachStep;
 pub use job::JobStep;
 pub use job_call::{JobPayload, JobRequest};
+pub use render::RenderStep;
+pub use webhook::WebhookStep;
 
 use crate::{model::BlobInfo, store};
 use bytes::Bytes;
@@ -28,12 +39,22 @@ use super::runs::{Direction, MessageKind};
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Step {
+    /// Records in another format.
+    Convert(ConvertStep),
+    /// Some of the records.
+    Filter(FilterStep),
+    /// A job for each record or flow.
+    ForEach(ForEachStep),
     /// An operation of a site's resource; its output becomes a flow.
     Job(JobStep),
+    /// A file out of a template.
+    Render(RenderStep),
+    /// Requests to the cloud side.
+    Webhook(WebhookStep),
 }
 
 /// The words of `kind`.
-const KINDS: &[&str] = &["job"];
+const KINDS: &[&str] = &["convert", "filter", "for_each", "job", "render", "webhook"];
 
 impl Step {
     /// Reads one from its section: `kind` and the kind's own keys.
@@ -41,7 +62,12 @@ impl Step {
         let kind = section.word("kind", KINDS, diagnostics)?;
         let (_, rest) = section.split(&["kind"]);
         match kind {
+            "convert" => ConvertStep::read(rest, diagnostics).map(Self::Convert),
+            "filter" => FilterStep::read(rest, diagnostics).map(Self::Filter),
+            "for_each" => ForEachStep::read(rest, diagnostics).map(Self::ForEach),
             "job" => JobStep::read(rest, diagnostics).map(Self::Job),
+            "render" => RenderStep::read(rest, diagnostics).map(Self::Render),
+            "webhook" => WebhookStep::read(rest, diagnostics).map(Self::Webhook),
             _ => None,
         }
     }
@@ -50,7 +76,12 @@ impl Step {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
+            Self::Convert(_) => "convert",
+            Self::Filter(_) => "filter",
+            Self::ForEach(_) => "for_each",
             Self::Job(_) => "job",
+            Self::Render(_) => "render",
+            Self::Webhook(_) => "webhook",
         }
     }
 
@@ -59,6 +90,9 @@ impl Step {
     pub fn reads_by_default(&self) -> bool {
         match self {
             Self::Job(_) => false,
+            Self::Convert(_) | Self::Filter(_) | Self::ForEach(_) | Self::Render(_) | Self::Webhook(_) => {
+                true
+            }
         }
     }
 
@@ -68,7 +102,12 @@ impl Step {
     /// Why it could not, in words that may be public.
     pub async fn run(&self, context: &StepContext) -> Result<StepDone, StepFailure> {
         match self {
+            Self::Convert(step) => step.run(context).await,
+            Self::Filter(step) => step.run(context).await,
+            Self::ForEach(step) => step.run(context).await,
             Self::Job(step) => step.run(context).await,
+            Self::Render(step) => step.run(context).await,
+            Self::Webhook(step) => step.run(context).await,
         }
     }
 }
@@ -172,3 +211,6 @@ impl From<store::Error> for StepFailure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

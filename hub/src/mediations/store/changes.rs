@@ -119,7 +119,7 @@ pub(crate) fn record(
         ])?;
     let told = run.map_or(ChangeKind::Definition(definition), |(run, _)| ChangeKind::Run(run));
     tx.effects.changes.push((tenant.clone(), told));
-    Ok(())
+    super::told::tell(tx, tenant, definition, run, kind)
 }
 
 impl Store {

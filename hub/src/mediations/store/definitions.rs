@@ -138,9 +138,10 @@ fn plan(
 ) -> Result<(Definition, Applied), Error> {
     let mut definition = written.definition.clone();
     let by_name = |sql: &str, text: &str| -> Result<Option<DefinitionId>, Error> {
-        let found = conn.prepare_cached(sql)?;
-        let mut found = found;
-        Ok(found.query_row([tenant.as_str(), text], |row| from_uuid(row, 0)).optional()?)
+        Ok(conn
+            .prepare_cached(sql)?
+            .query_row([tenant.as_str(), text], |row| from_uuid(row, 0))
+            .optional()?)
     };
     let same_name = by_name(
         "SELECT guid FROM mediation_definitions WHERE tenant = ?1 AND name = ?2 AND deleted_at IS NULL",
@@ -430,6 +431,15 @@ impl Store {
             tx.conn
                 .prepare_cached("DELETE FROM mediation_watermarks WHERE tenant = ?1 AND definition = ?2")?
                 .execute(params![tenant.as_str(), guid.uuid().as_bytes()])?;
+            // One that never ran leaves nothing behind.
+            for sql in [
+                "DELETE FROM mediation_versions WHERE tenant = ?1 AND guid = ?2 AND NOT EXISTS \
+                 (SELECT 1 FROM mediation_runs WHERE tenant = ?1 AND definition = ?2)",
+                "DELETE FROM mediation_definitions WHERE tenant = ?1 AND guid = ?2 AND NOT EXISTS \
+                 (SELECT 1 FROM mediation_runs WHERE tenant = ?1 AND definition = ?2)",
+            ] {
+                tx.conn.prepare_cached(sql)?.execute(params![tenant.as_str(), guid.uuid().as_bytes()])?;
+            }
             tx.effects.changes.push((tenant.clone(), ChangeKind::Definition(guid)));
             Ok(())
         })

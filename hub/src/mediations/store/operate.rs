@@ -8,15 +8,16 @@ use super::{
 };
 use crate::{
     mediations::{
-        definition::Overlap,
+        definition::{Definition, Overlap},
         engine::inputs_of,
         ids::{FlowId, RunId},
-        runs::{MessageKind, RunState},
+        runs::{Flow, MessageKind, RunState},
     },
     store::{Error, Store, row::ms, writer::Tx},
 };
 use passerelle_protocol::{BlobId, Name};
 use rusqlite::params;
+use std::{collections::BTreeSet, ops::RangeInclusive};
 
 impl Store {
     /// Goes on with a failed run after the last unit that is finished. Its guid stays; what took effect is not done again.
@@ -94,20 +95,12 @@ impl Store {
             let found = all.iter().find(|known| known.guid == flow);
             let found =
                 found.ok_or_else(|| Error::NotFound(format!("mediation run {run} has no flow {flow}")))?;
+            let last = position.min(definition.units().saturating_sub(1));
             let reads = |unit: &usize| inputs_of(&definition, *unit, &all).iter().any(|read| read.guid == flow);
-            let first = (0..=position.min(definition.units().saturating_sub(1))).find(reads);
-            let from = first.unwrap_or(position);
-            for unit in from..=position {
-                let Some(name) = definition.unit_name(unit) else { continue };
-                // Of a step before the last failure all is to be done again; whatever reached a target stays there.
-                if let Some(job) = jobs::has_effect(tx.conn, seq, name.as_str())? {
-                    return Err(Error::Conflict(format!(
-                        "{name}: job {job} may have brought the old file already: start a new run, or ignore this one"
-                    )));
-                }
+            if let Some(from) = (0..=last).find(reads) {
+                jobs::let_go(tx, seq)?;
+                begin_again(tx, seq, from..=last, flow, &all, &definition)?;
             }
-            jobs::let_go(tx, seq)?;
-            begin_again(tx, seq, from, position, &definition)?;
             let info = flows::blob(tx.conn, &tenant, blob)?;
             tx.conn
                 .prepare_cached(
@@ -129,23 +122,38 @@ impl Store {
     }
 }
 
-/// Takes back what the units from `from` on gave.
+/// Takes back what units gave, and of those that read the flow, or what was made of it, their jobs too. The others find theirs
+/// again when they are done again.
 fn begin_again(
     tx: &mut Tx<'_>,
     seq: i64,
-    from: usize,
-    position: usize,
-    definition: &crate::mediations::Definition,
+    units: RangeInclusive<usize>,
+    flow: FlowId,
+    all: &[Flow],
+    definition: &Definition,
 ) -> Result<(), Error> {
-    for unit in from..=position {
-        let Some(name) = definition.unit_name(unit) else { continue };
+    let from = *units.start();
+    let mut stale = BTreeSet::from([flow]);
+    for unit in units {
+        let Some(name) = definition.unit_name(unit).map(Name::as_str) else { continue };
+        if inputs_of(definition, unit, all).iter().any(|read| stale.contains(&read.guid)) {
+            if let Some(job) = jobs::has_effect(tx.conn, seq, name)? {
+                return Err(Error::Conflict(format!(
+                    "{name}: job {job} may have brought the old file already: start a new run, or ignore this one"
+                )));
+            }
+            stale.extend(all.iter().filter(|made| made.source == name).map(|made| made.guid));
+            for table in ["notes", "jobs"] {
+                tx.conn
+                    .prepare_cached(&format!("DELETE FROM mediation_{table} WHERE run = ?1 AND unit = ?2"))?
+                    .execute(params![seq, name])?;
+            }
+        }
         for sql in [
             "DELETE FROM mediation_flows WHERE run = ?1 AND source = ?2",
             "DELETE FROM mediation_results WHERE run = ?1 AND unit = ?2",
-            "DELETE FROM mediation_notes WHERE run = ?1 AND unit = ?2",
-            "DELETE FROM mediation_jobs WHERE run = ?1 AND unit = ?2",
         ] {
-            tx.conn.prepare_cached(sql)?.execute(params![seq, name.as_str()])?;
+            tx.conn.prepare_cached(sql)?.execute(params![seq, name])?;
         }
     }
     let last = from.checked_sub(1).and_then(|last| definition.unit_name(last)).map(Name::as_str);

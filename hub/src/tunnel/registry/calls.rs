@@ -45,6 +45,8 @@ pub(crate) struct CallPlace {
 #[derive(Debug, Default)]
 pub(super) struct Line {
     count: usize,
+    /// How many of them cannot take just any agent: whose turn it is cannot be told then, and all look.
+    choosy: usize,
     turn: Arc<Notify>,
 }
 
@@ -55,6 +57,7 @@ pub(super) type Lines = HashMap<QueueKey, Line>;
 pub(crate) struct InLine<'a> {
     registry: &'a Registry,
     key: QueueKey,
+    choosy: bool,
     /// Told when there may be a place.
     pub(crate) turn: Arc<Notify>,
 }
@@ -64,6 +67,7 @@ impl Drop for InLine<'_> {
         let mut state = self.registry.state();
         if let Some(line) = state.lines.get_mut(&self.key) {
             line.count -= 1;
+            line.choosy -= usize::from(self.choosy);
             if line.count == 0 {
                 state.lines.remove(&self.key);
             }
@@ -80,7 +84,10 @@ impl State {
     /// There may be a place for a call that waits.
     pub(super) fn next_in_line(&self, key: &QueueKey) {
         if let Some(line) = self.lines.get(key) {
-            line.turn.notify_one();
+            match line.choosy {
+                0 => line.turn.notify_one(),
+                _ => line.turn.notify_waiters(),
+            }
         }
     }
 
@@ -170,16 +177,17 @@ impl Registry {
         Ok(place)
     }
 
-    /// Waits for a place; nothing if too many do.
-    pub(crate) fn stand_in_line(&self, key: &QueueKey) -> Option<InLine<'_>> {
+    /// Waits for a place; nothing if too many do. Whoever is `choosy` cannot take just any agent.
+    pub(crate) fn stand_in_line(&self, key: &QueueKey, choosy: bool) -> Option<InLine<'_>> {
         let mut state = self.state();
         let line = state.lines.entry(key.clone()).or_default();
         if line.count >= MOST_WAITING {
             return None;
         }
         line.count += 1;
+        line.choosy += usize::from(choosy);
         let turn = Arc::clone(&line.turn);
-        Some(InLine { registry: self, key: key.clone(), turn })
+        Some(InLine { registry: self, key: key.clone(), choosy, turn })
     }
 
     /// A call has ended, or did not begin. The answer is the queue of jobs that may use its place.

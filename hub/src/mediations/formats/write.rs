@@ -1,0 +1,231 @@
+//! Records into a flow, one at a time.
+
+use super::{
+    Error, Record, csv,
+    encoding::Charset,
+    layout::{Dialect, Format, Layout, LineEnd, Quotes},
+    xml,
+};
+use crate::mediations::rendering::{Columns, Templates};
+use serde_json::Value;
+use std::io::Write;
+
+/// Writes records as a layout says; [`Self::finish`] ends it.
+pub(crate) struct Writer<'w> {
+    out: &'w mut dyn Write,
+    layout: Layout,
+    dialect: Dialect,
+    charset: Charset,
+    line_end: LineEnd,
+    values: Columns<'w>,
+    /// The columns of CSV when the definition names none: the fields of the first record.
+    fields: Option<Vec<String>>,
+    count: u64,
+    /// Of what is written, counted from 1.
+    line: u64,
+}
+
+impl<'w> Writer<'w> {
+    /// Begins a flow.
+    ///
+    /// # Errors
+    /// A layout that was not checked; the disk.
+    pub(crate) fn new(
+        out: &'w mut dyn Write,
+        layout: &Layout,
+        templates: &'w Templates,
+    ) -> Result<Self, Error> {
+        let mut writer = Self {
+            out,
+            dialect: layout.dialect(),
+            charset: layout.charset()?,
+            line_end: layout.line_end(),
+            values: templates.columns(&layout.columns).map_err(Error::Data)?,
+            layout: layout.clone(),
+            fields: None,
+            count: 0,
+            line: 1,
+        };
+        if writer.layout.bom {
+            let mut mark = Vec::new();
+            writer.charset.write_bom(&mut mark);
+            writer.out.write_all(&mark)?;
+        }
+        match writer.layout.format {
+            Format::Csv | Format::Raw if !layout.columns.is_empty() => {
+                let names = layout.columns.iter().map(|column| column.name.clone()).collect();
+                writer.header(names)?;
+            }
+            Format::Json => writer.text("[")?,
+            Format::Xml => {
+                let (root, encoding) = (writer.root(), writer.charset.name());
+                writer.text(&format!("<?xml version=\"1.0\" encoding=\"{encoding}\"?>"))?;
+                writer.end_line()?;
+                writer.text(&format!("<{root}>"))?;
+                writer.end_line()?;
+            }
+            Format::Csv | Format::Raw | Format::Ndjson => {}
+        }
+        Ok(writer)
+    }
+
+    fn root(&self) -> String {
+        self.layout.root.clone().unwrap_or_else(|| "records".to_owned())
+    }
+
+    /// Writes a record; `place` is where it came from.
+    ///
+    /// # Errors
+    /// A field that is not there, or that the format or the encoding cannot hold.
+    pub(crate) fn write(&mut self, place: &str, record: Record) -> Result<(), Error> {
+        self.count += 1;
+        let record = self.mapped(record).map_err(|error| error.at(place))?;
+        match self.layout.format {
+            Format::Csv | Format::Raw => self.row(place, record),
+            Format::Json => {
+                let start = if self.count == 1 { "\n" } else { ",\n" };
+                let text = format!("{start}{}", json(&record)?);
+                self.line += 1;
+                self.text(&text).map_err(|error| error.at(place))
+            }
+            Format::Ndjson => {
+                let text = json(&record)?;
+                self.text(&text).map_err(|error| error.at(place))?;
+                self.end_line()
+            }
+            Format::Xml => {
+                let name = self.layout.record.clone().unwrap_or_else(|| "record".to_owned());
+                let mut text = String::new();
+                xml::record(&mut text, &name, &record).map_err(|error| error.at(place))?;
+                self.text(&text).map_err(|error| error.at(place))?;
+                self.end_line()
+            }
+        }
+    }
+
+    /// Says which fields a record that is left out would have had: a CSV without records keeps its header.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(crate) fn header_of(&mut self, record: &Record) -> Result<(), Error> {
+        let is_csv = matches!(self.layout.format, Format::Csv | Format::Raw);
+        if is_csv && self.fields.is_none() {
+            let names = record.0.iter().map(|(name, _)| name.clone()).collect();
+            self.header(names)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the flow; gives how many records it has.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(crate) fn finish(mut self) -> Result<u64, Error> {
+        match self.layout.format {
+            Format::Json => self.text("\n]\n")?,
+            Format::Xml => {
+                let root = self.root();
+                self.text(&format!("</{root}>"))?;
+                self.end_line()?;
+            }
+            Format::Csv | Format::Raw | Format::Ndjson => {}
+        }
+        self.out.flush()?;
+        Ok(self.count)
+    }
+
+    /// The record with the definition's columns, if it has any.
+    fn mapped(&mut self, record: Record) -> Result<Record, Error> {
+        if self.layout.columns.is_empty() {
+            return Ok(record);
+        }
+        self.values.of(record).map(Record)
+    }
+
+    fn header(&mut self, names: Vec<String>) -> Result<(), Error> {
+        if self.dialect.header {
+            let mut text = String::new();
+            for (index, name) in names.iter().enumerate() {
+                if index > 0 {
+                    text.push(self.dialect.delimiter);
+                }
+                let is_text = self.dialect.quotes != Quotes::Text || self.layout.format == Format::Raw;
+                csv::write(&mut text, name, is_text, &self.dialect)
+                    .map_err(|error| error.at(&format!("header, column {name:?}")))?;
+            }
+            self.text(&text).map_err(|error| error.at("header"))?;
+            self.end_line()?;
+        }
+        self.fields = Some(names);
+        Ok(())
+    }
+
+    fn row(&mut self, place: &str, record: Record) -> Result<(), Error> {
+        if self.fields.is_none() {
+            let names = record.0.iter().map(|(name, _)| name.clone()).collect();
+            self.header(names)?;
+        }
+        let Some(fields) = &self.fields else { return Ok(()) };
+        if let Some((name, _)) = record.0.iter().find(|(name, _)| !fields.contains(name)) {
+            return Err(Error::data(format!(
+                "{place}: the field {name:?} is not among those of the first record; name the columns"
+            )));
+        }
+        let mut bytes = Vec::new();
+        for (index, name) in fields.iter().enumerate() {
+            let at = |error: Error| error.at(&format!("{place}, field {name:?}"));
+            let mut text = String::new();
+            if index > 0 {
+                text.push(self.dialect.delimiter);
+            }
+            let value = record.get(name).unwrap_or(&Value::Null);
+            let (content, is_text) = cell(value, &self.dialect).map_err(at)?;
+            csv::write(&mut text, &content, is_text, &self.dialect).map_err(at)?;
+            let encoded = self.charset.write(&text, self.layout.unmappable, &mut bytes);
+            encoded.map_err(|c| at(unmappable(c, self.charset)))?;
+        }
+        self.out.write_all(&bytes)?;
+        self.end_line()
+    }
+
+    fn end_line(&mut self) -> Result<(), Error> {
+        self.line += 1;
+        let end = self.line_end.text();
+        self.text(end)
+    }
+
+    fn text(&mut self, text: &str) -> Result<(), Error> {
+        let mut bytes = Vec::new();
+        let encoded = self.charset.write(text, self.layout.unmappable, &mut bytes);
+        encoded.map_err(|c| unmappable(c, self.charset))?;
+        Ok(self.out.write_all(&bytes)?)
+    }
+}
+
+/// Says which character an encoding lacks, by its code: the message shall not carry text of the flow.
+pub(crate) fn unmappable(c: char, charset: Charset) -> Error {
+    let (code, name) = (u32::from(c), charset.name());
+    Error::data(format!(
+        "{name} has no character U+{code:04X}; take it out before, or give unmappable = \"?\""
+    ))
+}
+
+fn json(record: &Record) -> Result<String, Error> {
+    serde_json::to_string(record).map_err(|error| Error::data(error.to_string()))
+}
+
+/// A value as CSV has it, and whether it is a text.
+fn cell(value: &Value, dialect: &Dialect) -> Result<(String, bool), Error> {
+    match value {
+        // RAW does not tell an absent text from an empty one; without quotes both are nothing.
+        Value::Null => Ok((String::new(), false)),
+        Value::Bool(truth) => Ok((truth.to_string(), false)),
+        Value::Number(number) => {
+            Ok((number.to_string().replace('.', &dialect.decimal_mark.to_string()), false))
+        }
+        Value::String(text) => Ok((text.clone(), true)),
+        Value::Array(_) | Value::Object(_) => {
+            Err(Error::data("is a list or an object; give the column a value that names a part of it"))
+        }
+    }
+}

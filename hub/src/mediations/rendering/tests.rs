@@ -1,0 +1,108 @@
+//! What templates give, refuse and cost.
+
+use super::{Output, Templates, check};
+use crate::mediations::formats::{encoding, layout::LineEnd};
+use serde_json::{Value as Json, json};
+
+fn output() -> Output {
+    Output { charset: encoding::named(None).unwrap(), bom: false, unmappable: None, line_end: None }
+}
+
+fn rendered(source: &str, context: &Json, output: Output) -> Result<Vec<u8>, String> {
+    let mut out = Vec::new();
+    Templates::new().render(source, context, output, &mut out).map_err(|e| e.to_string())?;
+    Ok(out)
+}
+
+fn text(source: &str, context: &Json) -> Result<String, String> {
+    rendered(source, context, output()).map(|bytes| String::from_utf8(bytes).unwrap())
+}
+
+#[test]
+fn helpers_write_what_french_exports_want() {
+    let context = json!({ "v": "1663.145", "n": null, "at": "2026-10-31T23:30:00Z", "day": "2026-10-31",
+        "lines": [{ "Debit": "0.10" }, { "Debit": "0,20" }, { "Debit": "" }], "name": "L'Écume <1>; \"x\"" });
+    for (source, expected) in [
+        ("{{ v | decimal(2) }}", "1663,15"),
+        ("{{ v | decimal }}|{{ n | decimal }}|{{ '' | decimal(0) }}", "1663,15|0,00|0"),
+        ("{{ 1234567.5 | decimal(2, mark='.', group=' ') }}", "1 234 567.50"),
+        ("{{ at | date }} {{ at | date('%d/%m/%Y', zone='Europe/Paris') }}", "20261031 01/11/2026"),
+        (
+            "{{ day | date('%d/%m/%y') }}{{ n | date }}{{ '20261031' | date('%Y-%m-%d') }}",
+            "31/10/262026-10-31",
+        ),
+        (
+            "{{ 'ab' | fixed(4) }}|{{ 7 | fixed(4, align='right', fill='0') }}|{{ 'abcdef' | fixed(3, cut=true) }}",
+            "ab  |0007|abc",
+        ),
+        (
+            "{{ name | csv }}|{{ 'a' | csv }}|{{ 'a,b' | csv(delimiter=',') }}",
+            "\"L'Écume <1>; \"\"x\"\"\"|a|\"a,b\"",
+        ),
+        ("<N>{{ name | xml }}</N>", "<N>L&#39;Écume &lt;1&gt;; &quot;x&quot;</N>"),
+        (
+            "{{ lines | tojson }} {{ name | tojson }}",
+            "[{\"Debit\":\"0.10\"},{\"Debit\":\"0,20\"},{\"Debit\":\"\"}] \"L'Écume <1>; \\\"x\\\"\"",
+        ),
+        ("{{ lines | total('Debit') | decimal(2) }}", "0,30"),
+        (
+            "{% for line in lines %}\n  {% if line.Debit %}\n{{ line.Debit }}\n  {% endif %}\n{% endfor %}\nend\n",
+            "0.10\n0,20\nend\n",
+        ),
+    ] {
+        assert_eq!(text(source, &context).as_deref(), Ok(expected), "{source}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_said_with_its_line_and_without_its_value() {
+    let context = json!({ "v": "Secret", "l": [1] });
+    for (source, says) in [
+        ("\n{{ nope }}", "(line 2 of the template)"),
+        ("{{ v.nope }}", "undefined"),
+        ("{{ v | decimal }}", "decimal: not a number"),
+        ("{{ v | date }}", "date: not a date"),
+        ("{{ '2026-10-31' | date('%H:%M', zone='Mars') }}", "zone is not known"),
+        ("{{ v | fixed(3) }}", "6 characters where 3 fit"),
+        ("{{ v | fixed(99999999) }}", "at most"),
+        ("{{ l | total('x') }}", "total"),
+        ("{{ v | nope }}", "nope"),
+        ("{% include 'x' %}", "statement"),
+        ("{{ v | decimal(2, marks='.') }}", "marks"),
+    ] {
+        let error = text(source, &context).unwrap_err();
+        assert!(error.contains(says) && !error.contains("Secret"), "{source}: {error}");
+    }
+    assert!(check("{{ a.b }}{% for x in xs %}{{ x }}{% endfor %}{{ range(3) }}").unwrap() == ["a", "xs"]);
+    assert!(check("{% if %}").unwrap_err().contains("not a template"));
+    assert!(check(&"x".repeat(300_000)).unwrap_err().contains("longer than"));
+}
+
+#[test]
+fn no_template_takes_long_or_makes_much() {
+    let context = json!({ "s": "x".repeat(1000) });
+    for source in [
+        "{% for i in range(10000) %}{% for j in range(10000) %}{% endfor %}{% endfor %}",
+        "{% set ns = namespace(x=s) %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+        "{% for i in range(9000) %}{% for j in range(9000) %}{{ s }}{% endfor %}{% endfor %}",
+    ] {
+        let error = text(source, &context).unwrap_err();
+        assert!(error.contains("too many steps") || error.contains("more than 64 MiB"), "{source}: {error}");
+    }
+}
+
+#[test]
+fn output_is_encoded_and_its_line_ends_are_those_asked_for() {
+    let latin = Output {
+        charset: encoding::named(Some("windows-1252")).unwrap(),
+        line_end: Some(LineEnd::Crlf),
+        ..output()
+    };
+    let context = json!({ "v": "é€\r\nb" });
+    assert_eq!(rendered("{{ v }}\nc\r\n", &context, latin).unwrap(), b"\xe9\x80\r\nb\r\nc\r\n");
+    assert_eq!(rendered("a\r{{ '\\n' }}b", &context, latin).unwrap(), b"a\r\nb");
+    let error = rendered("a\n日", &context, latin).unwrap_err();
+    assert!(error.starts_with("line 2 of the output: windows-1252 has no character"), "{error}");
+    let with_bom = Output { bom: true, line_end: Some(LineEnd::Lf), ..output() };
+    assert_eq!(rendered("a\r\n", &context, with_bom).unwrap(), b"\xef\xbb\xbfa\n");
+}

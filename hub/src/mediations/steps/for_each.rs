@@ -1,0 +1,286 @@
+//! `for_each`: a job or a webhook for each record, or for each flow, so many at a time.
+//!
+//! Each item has a key of its own, made of its flow's content and its place in it. A step that is worked through again, after
+//! a crash or a restart, finds the jobs and the notes of the items that are done and makes those that are missing.
+
+use super::{
+    JobPayload, JobRequest, StepContext, StepDone, StepFailure, WebhookStep,
+    content::{self, layout},
+};
+use crate::{
+    mediations::{
+        definition::JobSpec,
+        expression::Expression,
+        formats::layout::Layout,
+        runs::{Flow, MessageKind},
+        steps::{NewFlow, context::flow_names},
+        template::Scope,
+    },
+    model::Job,
+};
+use futures_util::{StreamExt as _, stream};
+use passerelle_config::{Diagnostics, Section};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The most items of one step: each is a job.
+const MAX_ITEMS: usize = 10_000;
+/// The most that it reads.
+const MAX_INPUT: u64 = 16 * 1024 * 1024;
+/// The most that its flow of results may have.
+const MAX_RESULTS: usize = 16 * 1024 * 1024;
+/// The most jobs at a time.
+const MAX_PARALLEL: usize = 32;
+/// What a condition may use.
+const NAMES: &[&str] = &["item", "index", "run", "trigger", "steps", "watermarks"];
+
+/// A step that is one job an item.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ForEachStep {
+    /// The job; its templates also see `item` and `index`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobSpec>,
+    /// Or the event that the cloud side is told of; its templates see the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<WebhookStep>,
+    /// How the flows are written whose records are the items; where nothing is said, the flows themselves are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<Layout>,
+    /// Only items that meet this condition.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub when: Option<Expression>,
+    /// How many at a time.
+    pub parallel: usize,
+    /// What one failed item does to those that come after it.
+    pub on_error: OnError,
+    /// The label of a flow with the results, one JSON object a line; where nothing is said there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flow: Option<String>,
+}
+
+/// What one failed item does to those that come after it; the step fails either way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// They are done nevertheless.
+    #[default]
+    Continue,
+    /// They are left for the restart.
+    Stop,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    from: Option<Layout>,
+    when: Option<Expression>,
+    parallel: Option<usize>,
+    #[serde(default)]
+    on_error: OnError,
+    flow: Option<String>,
+}
+
+/// One item with the key of its job.
+struct Item {
+    number: usize,
+    key: String,
+    value: Value,
+    flow: Option<Flow>,
+}
+
+impl ForEachStep {
+    pub(super) fn read(section: Section, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let before = diagnostics.findings().len();
+        let job = section.part("job").map(|part| JobSpec::read(&part, diagnostics));
+        let webhook = section.part("webhook").map(|part| WebhookStep::read(part, diagnostics));
+        match (&job, &webhook) {
+            (None, None) => {
+                let said = "missing; this table is required, or webhook: what is done for each item";
+                diagnostics.push(section.finding("job", said));
+            }
+            (Some(_), Some(_)) => {
+                diagnostics.push(section.finding("webhook", "give either job or webhook"));
+            }
+            (None, Some(Some(WebhookStep { event: None, .. }))) => {
+                diagnostics.push(section.finding("webhook.event", "missing; name the kind of event"));
+            }
+            (Some(_), None) | (None, Some(_)) => {}
+        }
+        let (_, rest) = section.split(&["job", "webhook"]);
+        let Raw { from, when, parallel, on_error, flow } = rest.parse(diagnostics)?;
+        let parallel = parallel.unwrap_or(4);
+        if !(1..=MAX_PARALLEL).contains(&parallel) {
+            diagnostics
+                .push(rest.finding("parallel", format!("must be 1 to {MAX_PARALLEL}, found {parallel}")));
+        }
+        if let Some(from) = &from {
+            layout(&rest, "from", from.check_read(), diagnostics);
+        }
+        if let Some(Err(why)) = when.as_ref().map(|when| when.knows_only(NAMES)) {
+            diagnostics.push(rest.finding("when", why));
+        }
+        content::checked(&rest, "flow", flow.as_deref(), diagnostics);
+        if flow.is_some() && webhook.is_some() {
+            diagnostics.push(rest.finding("flow", "a webhook has no results: leave this out"));
+        }
+        let step =
+            Self { job: job.flatten(), webhook: webhook.flatten(), from, when, parallel, on_error, flow };
+        (diagnostics.findings().len() == before).then_some(step)
+    }
+
+    pub(super) async fn run(&self, context: &StepContext) -> Result<StepDone, StepFailure> {
+        let names = context.names();
+        let items = self.items(context, &names).await?;
+        let count = items.len();
+        let mut prepared = Vec::with_capacity(count);
+        for item in items {
+            let number = item.number;
+            let work = self.prepare(&names, &item).map_err(|failure| StepFailure {
+                message: format!("item {number}: {}", failure.message),
+                ..failure
+            })?;
+            prepared.push((number, item.key, work));
+        }
+        let stopped = AtomicBool::new(false);
+        let mut working = stream::iter(prepared)
+            .map(|(number, key, work)| {
+                let stopped = &stopped;
+                async move {
+                    if stopped.load(Ordering::Relaxed) {
+                        return (number, None);
+                    }
+                    (number, Some(work.carry_out(context, &key).await))
+                }
+            })
+            .buffer_unordered(self.parallel);
+        let (mut done_items, mut jobs, mut failed) = (0, Vec::new(), Vec::new());
+        while let Some((number, ended)) = working.next().await {
+            match ended {
+                Some(Ok(job)) => {
+                    done_items += 1;
+                    jobs.extend(job.map(|job| (number, job)));
+                }
+                Some(Err(failure)) if failure.stopped => return Err(failure),
+                Some(Err(failure)) => {
+                    // Those under way are waited for: their ends belong to this run.
+                    stopped.store(self.on_error == OnError::Stop, Ordering::Relaxed);
+                    failed.push((number, failure));
+                }
+                None => {}
+            }
+        }
+        if !failed.is_empty() {
+            return Err(worst(count, done_items, failed));
+        }
+        jobs.sort_by_key(|(number, _)| *number);
+        let mut done = StepDone {
+            messages: vec![(MessageKind::Information, format!("{count} items done"))],
+            result: Some(json!({ "items": count })),
+            ..StepDone::default()
+        };
+        if let Some(source) = &self.flow {
+            let label = content::label(context, Some(source), None, "")?;
+            done.flows.push(results(label, &jobs)?);
+        }
+        Ok(done)
+    }
+
+    async fn items(
+        &self,
+        context: &StepContext,
+        names: &Map<String, Value>,
+    ) -> Result<Vec<Item>, StepFailure> {
+        let mut items = Vec::new();
+        match &self.from {
+            Some(layout) => {
+                let by_flow = content::records(context, layout, MAX_ITEMS, MAX_INPUT).await?;
+                for (flow, records) in context.inputs.iter().zip(by_flow) {
+                    for (index, value) in records.into_iter().enumerate() {
+                        let key = format!("{}/{}", flow.blob, index + 1);
+                        items.push(Item { number: items.len() + 1, key, value, flow: None });
+                    }
+                }
+            }
+            None => {
+                for flow in &context.inputs {
+                    let (number, value) = (items.len() + 1, flow_names(flow));
+                    items.push(Item { number, key: flow.blob.to_string(), value, flow: Some(flow.clone()) });
+                }
+            }
+        }
+        let Some(when) = &self.when else { return Ok(items) };
+        let mut kept = Vec::new();
+        for item in items {
+            let index = Value::from(item.number);
+            let mut given = vec![("item", &item.value), ("index", &index)];
+            let more = NAMES.iter().filter_map(|name| Some((*name, names.get(*name)?)));
+            given.extend(more);
+            let met = when.holds(&given).map_err(|error| {
+                StepFailure::permanent(format!("item {}: the condition (when): {error}", item.number))
+            })?;
+            if met {
+                kept.push(item);
+            }
+        }
+        Ok(kept)
+    }
+
+    fn prepare(&self, names: &Map<String, Value>, item: &Item) -> Result<Work, StepFailure> {
+        let mut names = names.clone();
+        names.insert("item".to_owned(), item.value.clone());
+        names.insert("index".to_owned(), Value::from(item.number));
+        let scope = Scope::new(&Value::Object(names));
+        let Some(job) = &self.job else {
+            let missing = || StepFailure::permanent("the step has neither job nor webhook");
+            let step = self.webhook.clone().ok_or_else(missing)?;
+            return Ok(Work::Webhook(Box::new(step), scope));
+        };
+        let mut request = job.fill(&scope)?;
+        if let (None, Some(flow)) = (&request.payload, &item.flow) {
+            request.payload = Some(JobPayload::Flow(flow.clone(), job.media_type.clone()));
+        }
+        Ok(Work::Job(Box::new(request)))
+    }
+}
+
+/// What is done for one item.
+enum Work {
+    Job(Box<JobRequest>),
+    Webhook(Box<WebhookStep>, Scope),
+}
+
+impl Work {
+    async fn carry_out(self, context: &StepContext, key: &str) -> Result<Option<Job>, StepFailure> {
+        match self {
+            Self::Job(request) => context.job(key, *request).await.map(Some),
+            Self::Webhook(step, scope) => step.tell(context, key, &scope).await.map(|()| None),
+        }
+    }
+}
+
+/// What the step says when items failed: the first of them, and whether any effect is unknown.
+fn worst(count: usize, done: usize, mut failed: Vec<(usize, StepFailure)>) -> StepFailure {
+    failed.sort_by_key(|(number, failure)| (!failure.unknown, *number));
+    let others = failed.len();
+    let unknown = failed.iter().any(|(_, failure)| failure.unknown);
+    let (number, first) =
+        failed.into_iter().next().unwrap_or_else(|| (0, StepFailure::permanent("no item failed")));
+    let message = format!("{done} of {count} items done, {others} failed; item {number}: {}", first.message);
+    StepFailure { unknown, ..StepFailure::permanent(message) }
+}
+
+/// The results of all items, one a line.
+fn results(label: String, jobs: &[(usize, Job)]) -> Result<NewFlow, StepFailure> {
+    let mut lines = String::new();
+    for (number, job) in jobs {
+        let line = json!({ "index": number, "job": job.id, "result": job.result });
+        lines.push_str(&line.to_string());
+        lines.push('\n');
+        if lines.len() > MAX_RESULTS {
+            let most = MAX_RESULTS / 1024 / 1024;
+            return Err(StepFailure::permanent(format!("flow: the results have more than {most} MiB")));
+        }
+    }
+    Ok(NewFlow::of_bytes(label, "application/x-ndjson", lines))
+}
