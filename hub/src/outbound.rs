@@ -9,6 +9,7 @@
 use passerelle_config::ByteSize;
 use passerelle_config::address::{is_blocked, is_blocked_host, is_private};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use std::{
     fmt,
@@ -152,7 +153,7 @@ impl Rules {
 }
 
 /// `[outbound]`
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Section {
     /// Private addresses and networks that tenants' URLs may lead to.

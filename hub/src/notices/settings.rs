@@ -1,6 +1,7 @@
 //! How notices are delivered, and when an absence is told: `[notices]` of the hub's configuration.
 
 use passerelle_config::HumanDuration;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ impl Default for Settings {
 }
 
 /// As it is written.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Section {
     /// How long a subscriber may take to answer.
