@@ -151,8 +151,9 @@ fn together(all: &All, key: String, waiting: Vec<Arrival>, at: Timestamp) -> Occ
 fn bound(tx: &Tx<'_>, tenant: &Name, id: DefinitionId, key: &str) -> Result<(), Error> {
     const OF_KEY: &str = "FROM trigger_arrivals WHERE tenant = ?1 AND definition = ?2 AND join_key = ?3";
     const IN_ALL: &str = "FROM trigger_arrivals WHERE tenant = ?1 AND definition = ?2 AND ?3 IS NOT NULL";
+    let definition = id.uuid();
     for (of, most) in [(OF_KEY, MAX_WAITING), (IN_ALL, MAX_IN_ALL)] {
-        let those = params![tenant.as_str(), id.uuid().as_bytes(), key];
+        let those = params![tenant.as_str(), definition.as_bytes(), key];
         let sql = format!("SELECT count(*) {of}");
         let count: i64 = tx.conn.prepare_cached(&sql)?.query_row(those, |row| row.get(0))?;
         if count > most {
