@@ -43,7 +43,7 @@ fn what_is_wrong_with_a_step_is_told_at_its_place() {
     for (body, says) in [
         (
             "kind = \"convert\"\nfrom = { format = \"csv\", root = \"x\" }\nto = { format = \"json\" }",
-            "m.toml:7:34: mediation[1].steps[1].from.root: belongs to the format xml",
+            "m.toml:7:33: mediation[1].steps[1].from.root: belongs to the format xml",
         ),
         (
             &format!("kind = \"convert\"\n{csv}\nto = {{ format = \"raw\" }}"),
