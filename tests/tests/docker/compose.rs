@@ -43,8 +43,12 @@ impl Project {
             command.args(["-f", file]);
         });
         command.args(arguments);
-        // The older builder, in the process of docker-compose itself.
-        command.env("COMPOSE_DOCKER_CLI_BUILD", "0").env("DOCKER_BUILDKIT", "0").env_remove("COMPOSE_FILE");
+        // Built by the client and the builder of `tests/docker`, whose layers no other one finds again.
+        let client = passerelle_tests::docker::command();
+        let folder = Path::new(client.get_program()).parent().unwrap_or(Path::new(""));
+        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
+        command.env("PATH", path).env("COMPOSE_DOCKER_CLI_BUILD", "1").env("DOCKER_BUILDKIT", "0");
+        command.env_remove("COMPOSE_FILE");
         passerelle_tests::run(command.envs(self.environment.iter().map(|(key, value)| (key, value))))
     }
 
