@@ -146,7 +146,12 @@ impl Node {
                     entry.node.walk(&join(path, key), see);
                 }
             }
-            Value::String(_) | Value::Integer(_) | Value::Float(_) | Value::Bool(_) | Value::Datetime => {}
+            Value::String(_)
+            | Value::Integer(_)
+            | Value::Float(_)
+            | Value::Bool(_)
+            | Value::Datetime
+            | Value::Null => {}
         }
     }
 

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 pub const TENANT: &str = "acme";
 
 const SCOPES: &str = "jobs:read,jobs:write,sites:read,agents:read,agents:write,blobs:write,events:read,\
-    mediations:read,mediations:write";
+    events:write,mediations:read,mediations:write,subscriptions:read,subscriptions:write";
 
 /// A hub with the tenant `acme` (Enterprise tier) and an API key of all scopes.
 pub struct Hub {
@@ -64,6 +64,18 @@ impl Hub {
         Self::launch(home, data, &[], &[("PASSERELLE_LEASE".to_owned(), lease)], None).await
     }
 
+    /// Starts a hub with this configuration file.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub async fn start_with_settings(settings: &str) -> Self {
+        let home = home();
+        let (data, config) = (home.path().join("data"), home.path().join("hub.toml"));
+        fs::write(&config, settings).expect("a configuration file");
+        let arguments = ["--config".into(), config.into_os_string()];
+        Self::launch(home, data, &arguments, &[], None).await
+    }
+
     /// Starts a hub that logs by this filter.
     ///
     /// # Panics
@@ -72,6 +84,18 @@ impl Hub {
         let home = home();
         let (data, config) = (home.path().join("data"), home.path().join("hub.toml"));
         fs::write(&config, format!("[log]\nlevel = \"{level}\"\n")).expect("a configuration file");
+        let arguments = ["--config".into(), config.into_os_string()];
+        Self::launch(home, data, &arguments, &[], None).await
+    }
+
+    /// Starts a hub with this in its configuration file.
+    ///
+    /// # Panics
+    /// If its configuration cannot be written.
+    pub async fn start_configured(text: &str) -> Self {
+        let home = home();
+        let (data, config) = (home.path().join("data"), home.path().join("hub.toml"));
+        fs::write(&config, text).expect("a configuration file");
         let arguments = ["--config".into(), config.into_os_string()];
         Self::launch(home, data, &arguments, &[], None).await
     }

@@ -6,6 +6,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 
@@ -13,6 +14,9 @@ const SYSTEMD: &str = "/lib/systemd/systemd";
 const SCRIPT: &str = include_str!("machine.sh");
 /// Where control groups are, by the layouts that there are.
 const GROUPS: [&str; 3] = ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+
+/// How long its processes may take to end once their first one has.
+const LONGEST_END: Duration = Duration::from_secs(10);
 
 /// A booted machine.
 pub struct Machine {
@@ -106,18 +110,21 @@ impl Drop for Machine {
         }
         // With its first process all others of it end.
         self.process.kill();
+        let begin = Instant::now();
         for group in GROUPS.map(|tree| Path::new(tree).join(&self.group)) {
-            remove_groups(&group);
+            while !gone(&group) && begin.elapsed() < LONGEST_END {
+                std::thread::sleep(Duration::from_millis(20));
+            }
         }
     }
 }
 
-/// A control group goes when those below it have, and its processes.
-fn remove_groups(group: &Path) {
+/// Removes a control group, which goes when those below it have, and their processes; says whether it is gone.
+fn gone(group: &Path) -> bool {
     let below = fs::read_dir(group).into_iter().flatten().filter_map(Result::ok);
     for entry in below.filter(|entry| entry.path().is_dir()) {
-        remove_groups(&entry.path());
+        gone(&entry.path());
     }
-    // One that is still emptying stays, which does no harm.
-    let _gone = fs::remove_dir(group);
+    let _not_yet = fs::remove_dir(group);
+    !group.exists()
 }

@@ -22,6 +22,7 @@ use super::{
     error::{CrmError, Problem},
     exchange::Talk,
     params::From,
+    recent::{At, OVERLAP, Recent},
     vocabulary::{Entity, Field, Record},
 };
 use crate::{Change, ChangeOp, Changes, Failure, Start};
@@ -31,8 +32,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::time::Duration;
 
-/// How far back late commits are looked for.
-const OVERLAP: i64 = 120;
 /// A record later than this past the target's clock is dated ahead of it, in microseconds.
 const AHEAD: i64 = 600 * 1_000_000;
 /// Requests for one page: more means that a target does not come forward.
@@ -56,111 +55,6 @@ enum HeadKind {
     Time(At),
     /// By the target's token; `s` is a digest of the mapping, which such tokens may have inside.
     Token { t: String, s: String },
-}
-
-/// Where a reading by time stands. Times in microseconds.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-struct At {
-    /// The last time that was told.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    high: Option<i64>,
-    /// The id of the last record.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    last: String,
-    /// How many records from the beginning of the last time's grain on are told.
-    #[serde(default)]
-    off: usize,
-    /// Nothing before this is ever told.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    floor: Option<i64>,
-    /// From this second on all that was told is remembered.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    whole: Option<i64>,
-}
-
-/// What was told of late: a mark per change, with its second, or [`Recent::FUTURE`] if it was dated ahead.
-#[derive(Debug, Clone, Default, PartialEq)]
-struct Recent(Vec<(i64, [u8; 5])>);
-
-impl Recent {
-    const MOST: usize = 400;
-    const BYTES: usize = 6;
-    /// The second of what was dated ahead: kept until its time has come.
-    const FUTURE: i64 = i64::MAX;
-    /// At most so many of those.
-    const MOST_FUTURE: usize = 100;
-    /// How they are written in a cursor, where others have the seconds that they lie behind.
-    const AHEAD: u8 = u8::MAX;
-
-    fn has(&self, mark: [u8; 5]) -> bool {
-        self.0.iter().any(|(_, known)| *known == mark)
-    }
-
-    /// Whether a change of this second was told; one that was dated ahead is now one of its second.
-    fn met(&mut self, second: i64, mark: [u8; 5]) -> bool {
-        match self.0.iter_mut().find(|(_, known)| *known == mark) {
-            Some((known, _)) => {
-                *known = (*known).min(second);
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Whether no more that is dated ahead can be remembered.
-    fn is_full_ahead(&self) -> bool {
-        self.0.iter().filter(|(second, _)| *second == Self::FUTURE).count() >= Self::MOST_FUTURE
-    }
-
-    /// Forgets what was dated ahead and is there no more.
-    fn keep_ahead(&mut self, seen: &[[u8; 5]]) {
-        self.0.retain(|(second, mark)| *second != Self::FUTURE || seen.contains(mark));
-    }
-
-    /// Remembers a change of this second and forgets what is too old or too much, whole seconds at a time.
-    fn add(&mut self, second: i64, mark: [u8; 5], at: &mut At) {
-        self.0.push((second, mark));
-        if self.0.len() > Self::MOST + Self::MOST / 8 {
-            self.trim(at);
-        }
-    }
-
-    fn trim(&mut self, at: &mut At) {
-        let Some(high) = at.high else { return };
-        let high = high.div_euclid(1_000_000);
-        self.0.retain(|(second, _)| *second >= high - OVERLAP);
-        if self.0.len() > Self::MOST {
-            // The newest first; of one second those that were told last.
-            self.0.reverse();
-            self.0.sort_by_key(|(second, _)| std::cmp::Reverse(*second));
-            let oldest_dropped = self.0.get(Self::MOST).map_or(high, |(second, _)| *second);
-            self.0.truncate(Self::MOST);
-            self.0.reverse();
-            at.whole = at.whole.max(Some(oldest_dropped + 1));
-        }
-    }
-
-    fn to_bytes(&self, high: i64) -> Vec<u8> {
-        let high = high.div_euclid(1_000_000);
-        let entry = |(second, mark): &(i64, [u8; 5])| {
-            let behind = match *second {
-                Self::FUTURE => Self::AHEAD,
-                second => u8::try_from((high - second).clamp(0, OVERLAP)).unwrap_or_default(),
-            };
-            [&[behind][..], mark].concat()
-        };
-        self.0.iter().flat_map(entry).collect()
-    }
-
-    fn from_bytes(bytes: &[u8], high: i64) -> Self {
-        let high = high.div_euclid(1_000_000);
-        let entry = |chunk: &[u8]| {
-            let (behind, mark) = chunk.split_first()?;
-            let second = if *behind == Self::AHEAD { Self::FUTURE } else { high - i64::from(*behind) };
-            Some((second, mark.try_into().ok()?))
-        };
-        Self(bytes.chunks_exact(Self::BYTES).filter_map(entry).collect())
-    }
 }
 
 /// Reads one page for a job or a trigger. `wanted` are the fields that may be shown.

@@ -4,8 +4,9 @@ use super::{
     Crm,
     error::{Clash, CrmError, Problem},
     exchange::Talk,
+    key::id_of,
     params::Which,
-    upsert::{id_of, pass},
+    upsert::pass,
     vocabulary::Entity,
 };
 use crate::{Call, Failure, Outcome};

@@ -1,6 +1,6 @@
 //! The change feed, for triggers and for the operation `changes`.
 
-use super::{Crm, changes, exchange::Talk};
+use super::{Crm, changes, exchange::Talk, mask};
 use crate::{Change, Changes, Failure, Feeds, Outcome, Patience, Start};
 use serde_json::{Map, Value, json};
 use std::{future::Future, pin::Pin};
@@ -16,7 +16,9 @@ impl Feeds for Crm {
         Box::pin(async move {
             let entity = self.words().entity(entity)?;
             let wanted: Vec<_> = entity.fields.iter().collect();
-            changes::start(self, &Talk::from(patience), entity, &wanted, start, limit.clamp(1, 1000)).await
+            changes::start(self, &Talk::from(patience), entity, &wanted, start, limit.clamp(1, 1000))
+                .await
+                .map_err(|failure| mask::without_host(failure, self.exchange.base.host_str()))
         })
     }
 }

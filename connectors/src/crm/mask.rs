@@ -34,9 +34,17 @@ pub(super) fn without(mut failure: Failure, values: &[String]) -> Failure {
     failure
 }
 
+/// The failure without the resource's own host in its public sentence. A host of one word is left: it may be any word.
+pub(super) fn without_host(mut failure: Failure, host: Option<&str>) -> Failure {
+    if let Some(host) = host.filter(|host| host.contains(['.', ':'])) {
+        failure.message = failure.message.replace(host, "the target");
+    }
+    failure
+}
+
 #[cfg(test)]
 mod tests {
-    use super::without;
+    use super::{without, without_host};
     use crate::{Code, Failure};
 
     #[test]
@@ -48,5 +56,17 @@ mod tests {
             (failure.message.as_str(), failure.detail.as_deref()),
             ("[masked] is taken", Some("[masked], 7"))
         );
+    }
+
+    #[test]
+    fn the_resources_own_host_leaves_the_public_sentence() {
+        let failure = Failure::permanent(Code::InvalidParams, "no mailbox at crm.intra").detail("crm.intra");
+        let failure = without_host(failure, Some("crm.intra"));
+        assert_eq!(
+            (failure.message.as_str(), failure.detail.as_deref()),
+            ("no mailbox at the target", Some("crm.intra"))
+        );
+        let failure = Failure::permanent(Code::InvalidParams, "the crm connector");
+        assert_eq!(without_host(failure, Some("crm")).message, "the crm connector");
     }
 }

@@ -22,11 +22,13 @@ mod error;
 mod espocrm;
 mod exchange;
 mod feed;
+mod key;
 mod mask;
 mod odata;
 mod odoo;
 mod params;
 mod reading;
+mod recent;
 mod rest;
 mod settings;
 mod shape;
@@ -183,7 +185,10 @@ impl Connector for Crm {
             return Err(Failure::cancelled());
         }
         let masked = mask::values(&params);
-        self.perform(call, params).await.map_err(|failure| mask::without(failure, &masked))
+        let host = self.exchange.base.host_str();
+        self.perform(call, params)
+            .await
+            .map_err(|failure| mask::without_host(mask::without(failure, &masked), host))
     }
 }
 

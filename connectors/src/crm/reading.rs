@@ -4,8 +4,8 @@ use super::{
     Crm, cursor,
     dialect::Page,
     exchange::Talk,
+    key::id_of,
     params::{Pair, Which, given},
-    upsert::id_of,
     vocabulary::{Entity, Field, Record},
 };
 use crate::{Call, Failure, Outcome};

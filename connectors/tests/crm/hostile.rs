@@ -20,6 +20,12 @@ async fn a_declared_call_is_made_with_its_arguments_in_their_places() {
     let out =
         agent.run("call", json!({ "name": "greet", "args": { "id": "../../counters" } })).await.unwrap_err();
     assert_eq!((out.verdict, out.code), (Verdict::Permanent, Code::TargetNotFound), "{out}");
+    for id in [".", ".."] {
+        let out = agent.run("call", json!({ "name": "greet", "args": { "id": id } })).await.unwrap_err();
+        assert_eq!((out.verdict, out.code), (Verdict::Permanent, Code::InvalidParams), "{out}");
+        let out = agent.run("delete", json!({ "entity": "contact", "id": id })).await.unwrap_err();
+        assert_eq!((out.verdict, out.code), (Verdict::Permanent, Code::InvalidParams), "{out}");
+    }
     let missing = agent.run("call", json!({ "name": "greet", "args": {} })).await.unwrap_err();
     assert!(missing.message.contains("args.id: missing"), "{missing}");
 }
@@ -51,6 +57,31 @@ async fn a_filter_that_the_server_ignores_is_found_out() {
     }
     let emails: Vec<String> = rest.records("ignored").await.into_iter().map(|record| record.email).collect();
     assert_eq!(emails, ["one@example.com", "two@example.com"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_misspelt_key_makes_nobody_a_stranger() {
+    let rest = Rest::start("people/");
+    let dir = tempfile::tempdir().unwrap();
+    // Django drops the field and ignores the filter: every record looks like the one of the key.
+    let settings = rest.settings(None, false).replace("\"guid\"", "\"guidd\"");
+    let agent = crate::place::Agent::of(build(dir.path(), &settings).unwrap(), dir);
+    let fields = json!({ "last_name": "Ours", "email": "ours@example.com" });
+    let upsert = json!({ "entity": "contact", "key": { "external_id": "K1" }, "fields": fields });
+    let failure = agent.run("upsert", upsert.clone()).await.unwrap_err();
+    assert_eq!((failure.verdict, failure.code), (Verdict::Permanent, Code::InvalidParams), "{failure}");
+    assert!(failure.message.contains("fields.external_id"), "{failure}");
+    assert!(rest.records("").await.is_empty(), "every repetition would make another one");
+    rest.insert("stranger", "stranger@example.com").await;
+    let key = json!({ "entity": "contact", "key": { "external_id": "NOPE" } });
+    for (operation, params) in [("upsert", upsert), ("get", key.clone()), ("delete", key)] {
+        let failure = agent.run(operation, params).await.unwrap_err();
+        assert_eq!((failure.code, failure.effect), (Code::TargetProtocol, Effect::NotApplied), "{failure}");
+    }
+    let found = agent.run("find", json!({ "entity": "contact", "where": { "external_id": "NOPE" } })).await;
+    assert_eq!(found.unwrap_err().code, Code::TargetProtocol);
+    let emails: Vec<String> = rest.records("").await.into_iter().map(|record| record.email).collect();
+    assert_eq!(emails, ["stranger@example.com"]);
 }
 
 /// A server that gives every connection one answer.

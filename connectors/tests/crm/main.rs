@@ -9,6 +9,7 @@ mod cases;
 #[expect(dead_code, reason = "the tests of the products' own traps use the rest")]
 mod crm_servers;
 mod hostile;
+mod odata;
 mod place;
 #[path = "../support/port.rs"]
 mod port;

@@ -128,6 +128,69 @@ async fn dolibarr_is_read_in_the_zone_of_its_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dolibarr_is_read_across_a_change_of_its_clocks() {
+    let place = Place::start(Kind::Dolibarr);
+    let dolibarr = place.dolibarr();
+    dolibarr.offset_s.store(7200, Ordering::SeqCst);
+    let back: jiff::Timestamp = "2026-10-25T01:00:00Z".parse().unwrap();
+    dolibarr.clocks_back.store(back.as_microsecond(), Ordering::SeqCst);
+    place.clock().hold("2026-10-24T23:30:00Z");
+    let mut ids = Vec::new();
+    for i in 0..360 {
+        ids.push(place.add(&format!("K{i}"), "a"));
+        place.clock().forward(30_000_000);
+    }
+    let agent = place.agent();
+    let id = |item: &Value| item["id"].as_str().unwrap().to_owned();
+    let (all, cursor) = agent.changes(None, 90).await;
+    assert_eq!(all.iter().map(id).collect::<Vec<_>>(), ids);
+    place.edit(&ids[0], "b");
+    let (later, _) = agent.changes(Some(cursor), 5).await;
+    assert_eq!(later.iter().map(id).collect::<Vec<_>>(), ids[..1]);
+    place.contacts().lock()[0].modified -= 3 * 3_600_000_000;
+    for (since, first) in [
+        ("2026-10-24T23:45:00Z", 30),
+        ("2026-10-25T00:30:00Z", 120),
+        ("2026-10-25T00:59:30Z", 179),
+        ("2026-10-25T01:00:00Z", 180),
+        ("2026-10-25T01:45:00Z", 270),
+    ] {
+        // Another agent, which knows nothing of the zone yet.
+        let params = json!({ "entity": "contact", "since": since, "limit": 20 });
+        let page = place.agent().run("changes", params).await.unwrap();
+        let told: Vec<String> = page["items"].as_array().unwrap().iter().map(id).collect();
+        assert_eq!(told, ids[first..first + 20], "{since}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dolibarr_that_ignores_filters_is_not_searched_for_ever() {
+    let place = Place::start(Kind::Dolibarr);
+    for i in 0..5300 {
+        place.add(&format!("K{i}"), "a");
+    }
+    place.dolibarr().ignores_filters.store(true, Ordering::SeqCst);
+    let failure = place.agent().upsert("EXT-1", json!({ "last_name": "x" })).await.unwrap_err();
+    assert_eq!(failure.code, Code::TargetProtocol, "{failure:?}");
+    assert!(failure.message.contains("ignores the filter"), "{failure:?}");
+    assert!(place.asked().len() <= 60, "{}", place.asked().len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_agents_make_one_record_of_a_second_key_of_suitecrm() {
+    let place = Place::start(Kind::SuiteCrm);
+    let keys = "key = [\"external_id\", \"email\"]";
+    let (one, two) = (place.agent_with("good", keys), place.agent_with("good", keys));
+    for round in 0..5 {
+        let key = format!("{round}@example.com");
+        let params = json!({ "entity": "contact", "key": { "email": key }, "fields": { "last_name": "x" } });
+        let (a, b) = tokio::join!(one.run("upsert", params.clone()), two.run("upsert", params));
+        assert_eq!(a.unwrap()["id"], b.unwrap()["id"], "{round}");
+    }
+    assert_eq!(place.contacts().rows().len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn suitecrm_gets_a_new_token_when_the_old_one_is_worthless() {
     let place = Place::start(Kind::SuiteCrm);
     let agent = place.agent();

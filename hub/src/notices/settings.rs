@@ -1,6 +1,7 @@
 //! How notices are delivered, and when an absence is told: `[notices]` of the hub's configuration.
 
 use passerelle_config::HumanDuration;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -28,16 +29,16 @@ impl Default for Settings {
 }
 
 /// As it is written.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Section {
-    /// How long a subscriber may take to answer.
+    /// How long a subscriber may take to answer a delivery.
     pub timeout: HumanDuration,
     /// The wait after the first failure; each further one doubles it.
     pub first_retry: HumanDuration,
     /// The longest wait.
     pub longest_retry: HumanDuration,
-    /// After this long without success a delivery is dead.
+    /// How long a delivery is tried before it is dead.
     pub give_up: HumanDuration,
     /// How long dead deliveries and old notices are kept.
     pub keep: HumanDuration,

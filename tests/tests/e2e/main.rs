@@ -30,6 +30,7 @@ mod large;
 mod leftovers;
 mod limits;
 mod listeners;
+mod mediation_examples;
 mod mediations;
 mod object_store;
 mod pause;

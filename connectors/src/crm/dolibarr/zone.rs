@@ -105,9 +105,15 @@ impl Dolibarr {
             if count == 0 {
                 return self.rows(talk, entity, Some(&filter), offset, limit).await;
             }
-            // The one before shows that nothing moved up meanwhile; further on the caller looks itself.
-            let (mut rows, end) =
-                self.rows(talk, entity, Some(&filter), count + offset - 1, limit + 1).await?;
+            // The one before shows that nothing moved up meanwhile; further on the caller looks itself. Pages by number hold
+            // more or less of a window, but always two records of one of two.
+            let start = count + offset - 1;
+            let held = |window: &usize| {
+                let (size, _, skip) = shape::numbered(start, *window, MAX_PAGE);
+                (*window).min(size - skip)
+            };
+            let window = (2..=limit + 1).max_by_key(held).unwrap_or(2);
+            let (mut rows, end) = self.rows(talk, entity, Some(&filter), start, window).await?;
             if offset > 0 || rows.first().is_some_and(early) {
                 rows.drain(..rows.len().min(1));
                 // Edited meanwhile into what is too early: nothing is.

@@ -30,7 +30,7 @@ pub(super) fn refusal(answer: &Answer, fields: &[&Field]) -> Option<CrmError> {
     }
     match &error.problem {
         Problem::Invalid { .. } | Problem::Conflict { .. } | Problem::Forbidden | Problem::Unsupported => {
-            Some(error.reason(message))
+            Some(error.reason(&without_namespace(message)))
         }
         Problem::NotFound
         | Problem::Auth
@@ -48,6 +48,11 @@ fn own_words(message: &str) -> &str {
     line.rsplit_once("Exception: ").map_or(line, |(_, words)| words)
 }
 
+/// Without the namespace of Dynamics' own types, which has the look of a host.
+fn without_namespace(words: &str) -> String {
+    words.replace("Microsoft.Dynamics.CRM.", "")
+}
+
 /// The fields that are at fault: by `details`, or named in quotes.
 fn named(told: Option<&Value>, message: &str, fields: &[&Field]) -> Vec<FieldError> {
     let details = told.and_then(|told| told.get("details")).and_then(Value::as_array);
@@ -55,7 +60,7 @@ fn named(told: Option<&Value>, message: &str, fields: &[&Field]) -> Vec<FieldErr
         let target = detail.get("target").and_then(Value::as_str)?;
         let field = fields.iter().find(|field| field.target == target)?;
         let message = detail.get("message").and_then(Value::as_str).unwrap_or_default();
-        Some(FieldError::new(&field.name, own_words(message)))
+        Some(FieldError::new(&field.name, &without_namespace(own_words(message))))
     });
     let mut named: Vec<FieldError> = detailed.collect();
     if named.is_empty() {
@@ -105,7 +110,7 @@ mod tests {
         );
         let reason = error.reason.unwrap();
         assert!(reason.starts_with("The property 'jobtitel' does not exist"), "{reason}");
-        assert!(!reason.contains(" at "), "{reason}");
+        assert!(reason.ends_with("on type 'contact'"), "{reason}");
     }
 
     #[test]

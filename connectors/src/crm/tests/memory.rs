@@ -59,6 +59,10 @@ pub struct Memory {
     /// Gives all records, whatever is asked for.
     pub ignores_filter: bool,
     pub writes: Mutex<usize>,
+    /// Cuts off the spaces around texts.
+    pub trims: bool,
+    /// Gives records of one second in another order for each size of a page.
+    pub shuffles: bool,
 }
 
 pub fn abilities(versions: bool, unique_keys: bool, keyset: bool) -> Abilities {
@@ -82,6 +86,8 @@ impl Memory {
             clock: Mutex::new((1_700_000_000_000_000, 300_000)),
             ignores_filter: false,
             writes: Mutex::new(0),
+            trims: false,
+            shuffles: false,
         }
     }
 
@@ -138,9 +144,7 @@ impl Memory {
             modified: Timestamp::from_second(modified).ok(),
             fields: wanted
                 .iter()
-                .map(|field| {
-                    (field.name.clone(), stored.fields.get(&field.target).cloned().unwrap_or_default())
-                })
+                .filter_map(|field| Some((field.name.clone(), stored.fields.get(&field.target)?.clone())))
                 .collect(),
         }
     }
@@ -152,7 +156,9 @@ impl Memory {
     fn store(&self, stored: &mut Stored, fields: &[Given<'_>]) {
         *self.writes.lock().unwrap() += 1;
         for given in fields.iter().filter(|given| self.drops != Some(given.field.target.as_str())) {
-            stored.fields.insert(given.field.target.clone(), given.value.clone());
+            let text = given.value.as_str().filter(|_| self.trims);
+            let value = text.map_or_else(|| given.value.clone(), |text| Value::from(text.trim()));
+            stored.fields.insert(given.field.target.clone(), value);
         }
         stored.modified = self.now();
     }
@@ -202,7 +208,8 @@ impl Dialect for Memory {
             let records = self.records.lock().unwrap();
             let from: u64 = page.cursor.map_or(0, |cursor| cursor.parse().unwrap());
             let fits = |stored: &Stored| {
-                filter.iter().all(|given| stored.fields.get(&given.field.target) == Some(given.value))
+                self.ignores_filter
+                    || filter.iter().all(|given| stored.fields.get(&given.field.target) == Some(given.value))
             };
             let found: Vec<Record> = records
                 .range(from..)
@@ -308,6 +315,10 @@ impl Dialect for Memory {
             };
             let mut sorted: Vec<_> = records.iter().collect();
             sorted.sort_by_key(|(id, stored)| (time(stored), **id));
+            if self.shuffles {
+                let order = |id: u64| (id * 7919 + span.limit as u64 * 31) % 13;
+                sorted.sort_by_key(|(id, stored)| (stored.modified.div_euclid(1_000_000), order(**id)));
+            }
             let since = span.since.filter(|_| !self.ignores_filter);
             let after = span.after.map(|(at, id)| (at.as_microsecond(), id.parse::<u64>().unwrap()));
             let fits: Vec<_> = sorted
@@ -343,7 +354,13 @@ pub fn crm(memory: &Arc<Memory>) -> Crm {
         fields: vec![field("external_id", "guid"), field("email", "email"), field("phone", "phone")],
         keys: vec!["external_id".to_owned()],
     };
-    let exchange = Exchange {
+    let dialect: Arc<dyn Dialect> = Arc::clone(memory) as Arc<dyn Dialect>;
+    Crm::new(dialect, Arc::new(exchange()), vec![entity], Vec::new(), CursorKey::derive("s", "crm", "u"))
+}
+
+/// A way to a place where nobody listens.
+pub fn exchange() -> Exchange {
+    Exchange {
         base: url::Url::parse("http://127.0.0.1:1/").unwrap(),
         client: reqwest::Client::builder()
             .tls_backend_preconfigured(crate::http::client::tls_of(false, None, &[]).unwrap())
@@ -354,9 +371,7 @@ pub fn crm(memory: &Arc<Memory>) -> Crm {
         trust: Credentials::default(),
         max_response: 1 << 20,
         ahead_ms: AtomicI64::new(0),
-    };
-    let dialect: Arc<dyn Dialect> = Arc::clone(memory) as Arc<dyn Dialect>;
-    Crm::new(dialect, Arc::new(exchange), vec![entity], Vec::new(), CursorKey::derive("s", "crm", "u"))
+    }
 }
 
 /// Keeps the last intent, as the agent's journal does.

@@ -68,6 +68,48 @@ async fn two_agents_that_race_leave_one_record() {
 }
 
 #[tokio::test]
+async fn a_race_is_settled_though_the_target_writes_values_in_its_own_way() {
+    for round in 0..20 {
+        let memory = Arc::new(Memory { trims: true, ..Memory::new(abilities(false, false, false)) });
+        let (one, two) = (crm(&memory), crm(&memory));
+        let (a, b) = (upsert("a", &format!(" {round}@one ")), upsert("a", &format!(" {round}@two ")));
+        let (first, second) = tokio::join!(run(&one, "upsert", &a), run(&two, "upsert", &b));
+        let (first, second) = (first.unwrap(), second.unwrap());
+        assert_eq!(memory.records.lock().unwrap().len(), 1);
+        assert_eq!(first["id"], second["id"], "{first} {second}");
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_does_not_show_its_key_is_a_strangers() {
+    for unique in [false, true] {
+        let memory = Memory::new(abilities(false, unique, false));
+        let memory = Arc::new(Memory { drops: Some("guid"), ignores_filter: true, ..memory });
+        let crm = crm(&memory);
+        let failure = run(&crm, "upsert", &upsert("a", "a@x")).await.unwrap_err();
+        assert_eq!(refused(&failure), (Verdict::Permanent, Effect::NotApplied, Code::InvalidParams));
+        assert!(failure.message.contains("fields.external_id"), "{failure}");
+        assert!(memory.emails().is_empty(), "every repetition would make another one");
+        memory.insert(&[("email", "stranger@x")]);
+        let key = json!({ "entity": "contact", "key": { "external_id": "a" } });
+        let mut dry = upsert("a", "a@x");
+        dry["dry_run"] = json!(true);
+        for (operation, params) in
+            [("upsert", upsert("a", "a@x")), ("upsert", dry), ("get", key.clone()), ("delete", key)]
+        {
+            let failure = run(&crm, operation, &params).await.unwrap_err();
+            assert_eq!(
+                (failure.effect, failure.code),
+                (Effect::NotApplied, Code::TargetProtocol),
+                "{params}"
+            );
+            assert!(failure.message.contains("external_id gave a record that does not show it"), "{failure}");
+        }
+        assert_eq!(memory.emails(), ["2: stranger@x"]);
+    }
+}
+
+#[tokio::test]
 async fn a_person_who_was_quicker_keeps_the_record() {
     for memory in kinds() {
         *memory.mishap.lock().unwrap() = Some(Mishap::CreateFirst);
@@ -295,6 +337,8 @@ async fn wrong_parameters_are_refused_with_the_word_named() {
         ("get", contact(json!({})), "id, key: give one of them"),
         ("get", contact(json!({ "id": "1", "key": { "external_id": "a" } })), "id, key: give one of them"),
         ("get", contact(json!({ "id": "1", "fields": ["x"] })), "\"x\""),
+        ("get", contact(json!({ "id": "." })), "id: dots alone are no id"),
+        ("delete", contact(json!({ "id": ".." })), "id: dots alone are no id"),
         ("find", contact(json!({ "where": { "name": "x" } })), "where: entity contact has no field \"name\""),
         ("find", contact(json!({ "where": {}, "limit": 0 })), "limit"),
         ("changes", contact(json!({ "since": "soon" })), "since"),

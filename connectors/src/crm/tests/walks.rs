@@ -1,7 +1,10 @@
 //! Searches and change feeds: everything, in order, once.
 
 use super::memory::{Memory, abilities, crm, run};
-use crate::{Code, Patience, Start, crm::Crm};
+use crate::{
+    Code, Patience, Start,
+    crm::{Crm, dialect::Feed},
+};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
@@ -147,6 +150,104 @@ async fn more_of_one_time_than_a_cursor_remembers_is_told_whole() {
         reader.catch_up(&crm, 100).await;
         reader.catch_up(&crm, 100).await;
         assert_eq!((reader.seen.len(), reader.most()), (1500, 1), "keyset {keyset}");
+    }
+}
+
+#[tokio::test]
+async fn a_record_dated_ahead_is_told_once_and_hides_nothing() {
+    for keyset in [false, true] {
+        for (limit, before) in [(1, 10), (3, 10), (50, 10), (3, 0)] {
+            let memory = Arc::new(Memory::new(abilities(false, false, keyset)));
+            memory.clock.lock().unwrap().1 = 1_000_000;
+            for i in 0..before {
+                memory.insert(&[("guid", &format!("k{i}")), ("email", "a@x")]);
+            }
+            for i in 0..7 {
+                let ahead = memory.insert(&[("guid", &format!("ahead{i}")), ("email", "ahead@x")]);
+                memory.records.lock().unwrap().get_mut(&ahead).unwrap().modified = 4_000_000_000_000_000 + i;
+            }
+            let crm = crm(&memory);
+            let mut reader = Reader::default();
+            reader.catch_up(&crm, limit).await;
+            reader.agrees_with(&memory);
+            for round in 0..6 {
+                // Longer than what was told of late is remembered for.
+                memory.clock.lock().unwrap().0 += 200_000_000;
+                memory.insert(&[("guid", &format!("later{round}")), ("email", "later@x")]);
+                if before > 0 {
+                    memory.set(3, "email", &format!("{round}@x"));
+                }
+                reader.catch_up(&crm, limit).await;
+                reader.agrees_with(&memory);
+            }
+            assert_eq!(reader.most(), 1, "keyset {keyset}, limit {limit}, before {before}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn more_records_dated_ahead_than_a_cursor_remembers_are_told_when_their_time_has_come() {
+    let memory = Arc::new(Memory::new(abilities(false, false, false)));
+    for i in 0..130 {
+        let ahead = memory.insert(&[("guid", &format!("k{i}")), ("email", "a@x")]);
+        memory.records.lock().unwrap().get_mut(&ahead).unwrap().modified = 4_000_000_000_000_000;
+    }
+    let crm = crm(&memory);
+    let mut reader = Reader::default();
+    reader.catch_up(&crm, 40).await;
+    reader.catch_up(&crm, 40).await;
+    assert_eq!((reader.seen.len(), reader.most()), (100, 1));
+    let target_is_ahead = 4_000_000_000_000 - jiff::Timestamp::now().as_millisecond();
+    crm.exchange.ahead_ms.store(target_is_ahead, std::sync::atomic::Ordering::Relaxed);
+    reader.catch_up(&crm, 40).await;
+    assert_eq!((reader.seen.len(), reader.most()), (130, 1));
+}
+
+#[tokio::test]
+async fn a_cursor_that_stands_ahead_of_the_targets_clock_comes_back() {
+    let memory = Arc::new(Memory::new(abilities(false, false, false)));
+    let ahead = memory.insert(&[("guid", "a"), ("email", "a@x")]);
+    memory.records.lock().unwrap().get_mut(&ahead).unwrap().modified = 4_000_000_000_000_000;
+    let crm = crm(&memory);
+    let clock = |ahead_ms| crm.exchange.ahead_ms.store(ahead_ms, std::sync::atomic::Ordering::Relaxed);
+    let mut reader = Reader::default();
+    // Its clock was wrong once, so that the cursor went there.
+    clock(4_000_000_000_000 - jiff::Timestamp::now().as_millisecond());
+    reader.catch_up(&crm, 5).await;
+    clock(0);
+    reader.catch_up(&crm, 5).await;
+    memory.clock.lock().unwrap().0 = jiff::Timestamp::now().as_microsecond() + 2_000_000;
+    memory.insert(&[("guid", "b"), ("email", "b@x")]);
+    reader.catch_up(&crm, 5).await;
+    reader.agrees_with(&memory);
+}
+
+#[tokio::test]
+async fn records_of_one_time_in_another_order_each_time_are_all_told() {
+    for limits in [[2, 7, 3, 4], [1, 2, 1, 4], [7, 3, 2, 1]] {
+        let abilities = crate::crm::dialect::Abilities {
+            feed: Feed::Time { granularity: Duration::from_secs(1), keyset: false, ties_ordered: false },
+            ..abilities(false, false, false)
+        };
+        let memory = Arc::new(Memory { shuffles: true, ..Memory::new(abilities) });
+        for step in [0, 1_000_000, 0] {
+            memory.clock.lock().unwrap().1 = step;
+            for i in 0..12 {
+                memory.insert(&[("guid", &format!("{step} {i}")), ("email", "a@x")]);
+            }
+        }
+        let crm = crm(&memory);
+        let mut reader = Reader::default();
+        let mut quiet = 0;
+        for limit in limits.into_iter().cycle().take(1000) {
+            quiet = if reader.page(&crm, limit).await { 0 } else { quiet + 1 };
+            if quiet == 4 {
+                break;
+            }
+        }
+        assert_eq!(quiet, 4, "the feed ends");
+        reader.agrees_with(&memory);
+        assert_eq!((reader.seen.len(), reader.most()), (36, 1), "{limits:?}");
     }
 }
 

@@ -11,7 +11,11 @@ mod read;
 
 pub use job::{Inputs, JobSpec, OnFailure, Transfer};
 
-use super::{ids::DefinitionId, steps::Step, trigger::Trigger};
+use super::{
+    ids::DefinitionId,
+    steps::Step,
+    trigger::{Manual, Trigger},
+};
 use passerelle_protocol::Name;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -104,10 +108,24 @@ pub struct StepEntry {
 
 impl Definition {
     /// What stands where one is to be read: it does nothing.
-    pub(crate) fn unread() -> Self {
-        let written = Self::of_json(&serde_json::json!({"name": "unread", "trigger": {"kind": "manual"}}));
-        #[expect(clippy::expect_used, reason = "a constant that a test reads")]
-        written.expect("the smallest definition").definition
+    pub(crate) fn unread(name: Name) -> Self {
+        Self {
+            guid: DefinitionId::from(Uuid::nil()),
+            label: String::new(),
+            name,
+            enabled: false,
+            system: None,
+            standard_flow: None,
+            trigger: Trigger::Manual(Manual::default()),
+            steps: Vec::new(),
+            transfer: Vec::new(),
+            retention_days: RETENTION_DAYS,
+            ignore_old_errors: false,
+            max_interval_s: None,
+            overlap: Overlap::Queue,
+            missed: Missed::Skip,
+            timezone: String::new(),
+        }
     }
 
     /// How many units a run has: its steps, then its transfers.

@@ -1,10 +1,10 @@
-//! `for_each`: a job for each record, or for each flow, so many at a time.
+//! `for_each`: a job or a webhook for each record, or for each flow, so many at a time.
 //!
 //! Each item has a key of its own, made of its flow's content and its place in it. A step that is worked through again, after
-//! a crash or a restart, finds the jobs of the items that are done and makes those that are missing.
+//! a crash or a restart, finds the jobs and the notes of the items that are done and makes those that are missing.
 
 use super::{
-    JobPayload, JobRequest, StepContext, StepDone, StepFailure,
+    JobPayload, JobRequest, StepContext, StepDone, StepFailure, WebhookStep,
     content::{self, layout},
 };
 use crate::{
@@ -39,7 +39,11 @@ const NAMES: &[&str] = &["item", "index", "run", "trigger", "steps", "watermarks
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ForEachStep {
     /// The job; its templates also see `item` and `index`.
-    pub job: JobSpec,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobSpec>,
+    /// Or the event that the cloud side is told of; its templates see the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<WebhookStep>,
     /// How the flows are written whose records are the items; where nothing is said, the flows themselves are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<Layout>,
@@ -88,16 +92,22 @@ struct Item {
 impl ForEachStep {
     pub(super) fn read(section: Section, diagnostics: &mut Diagnostics) -> Option<Self> {
         let before = diagnostics.findings().len();
-        let job = match section.part("job") {
-            Some(part) => JobSpec::read(&part, diagnostics),
-            None => {
-                diagnostics.push(
-                    section.finding("job", "missing; this table is required: what is done for each item"),
-                );
-                None
+        let job = section.part("job").map(|part| JobSpec::read(&part, diagnostics));
+        let webhook = section.part("webhook").map(|part| WebhookStep::read(part, diagnostics));
+        match (&job, &webhook) {
+            (None, None) => {
+                let said = "missing; this table is required, or webhook: what is done for each item";
+                diagnostics.push(section.finding("job", said));
             }
-        };
-        let (_, rest) = section.split(&["job"]);
+            (Some(_), Some(_)) => {
+                diagnostics.push(section.finding("webhook", "give either job or webhook"));
+            }
+            (None, Some(Some(WebhookStep { event: None, .. }))) => {
+                diagnostics.push(section.finding("webhook.event", "missing; name the kind of event"));
+            }
+            (Some(_), None) | (None, Some(_)) => {}
+        }
+        let (_, rest) = section.split(&["job", "webhook"]);
         let Raw { from, when, parallel, on_error, flow } = rest.parse(diagnostics)?;
         let parallel = parallel.unwrap_or(4);
         if !(1..=MAX_PARALLEL).contains(&parallel) {
@@ -111,7 +121,11 @@ impl ForEachStep {
             diagnostics.push(rest.finding("when", why));
         }
         content::checked(&rest, "flow", flow.as_deref(), diagnostics);
-        let step = Self { job: job?, from, when, parallel, on_error, flow };
+        if flow.is_some() && webhook.is_some() {
+            diagnostics.push(rest.finding("flow", "a webhook has no results: leave this out"));
+        }
+        let step =
+            Self { job: job.flatten(), webhook: webhook.flatten(), from, when, parallel, on_error, flow };
         (diagnostics.findings().len() == before).then_some(step)
     }
 
@@ -119,31 +133,34 @@ impl ForEachStep {
         let names = context.names();
         let items = self.items(context, &names).await?;
         let count = items.len();
-        let mut requests = Vec::with_capacity(count);
+        let mut prepared = Vec::with_capacity(count);
         for item in items {
             let number = item.number;
-            let request = self.request(&names, &item).map_err(|failure| StepFailure {
+            let work = self.prepare(&names, &item).map_err(|failure| StepFailure {
                 message: format!("item {number}: {}", failure.message),
                 ..failure
             })?;
-            requests.push((number, item.key, request));
+            prepared.push((number, item.key, work));
         }
         let stopped = AtomicBool::new(false);
-        let mut working = stream::iter(requests)
-            .map(|(number, key, request)| {
+        let mut working = stream::iter(prepared)
+            .map(|(number, key, work)| {
                 let stopped = &stopped;
                 async move {
                     if stopped.load(Ordering::Relaxed) {
                         return (number, None);
                     }
-                    (number, Some(context.job(&key, request).await))
+                    (number, Some(work.carry_out(context, &key).await))
                 }
             })
             .buffer_unordered(self.parallel);
-        let (mut jobs, mut failed) = (Vec::with_capacity(count), Vec::new());
+        let (mut done_items, mut jobs, mut failed) = (0, Vec::new(), Vec::new());
         while let Some((number, ended)) = working.next().await {
             match ended {
-                Some(Ok(job)) => jobs.push((number, job)),
+                Some(Ok(job)) => {
+                    done_items += 1;
+                    jobs.extend(job.map(|job| (number, job)));
+                }
                 Some(Err(failure)) if failure.stopped => return Err(failure),
                 Some(Err(failure)) => {
                     // Those under way are waited for: their ends belong to this run.
@@ -154,7 +171,7 @@ impl ForEachStep {
             }
         }
         if !failed.is_empty() {
-            return Err(worst(count, jobs.len(), failed));
+            return Err(worst(count, done_items, failed));
         }
         jobs.sort_by_key(|(number, _)| *number);
         let mut done = StepDone {
@@ -209,15 +226,36 @@ impl ForEachStep {
         Ok(kept)
     }
 
-    fn request(&self, names: &Map<String, Value>, item: &Item) -> Result<JobRequest, StepFailure> {
+    fn prepare(&self, names: &Map<String, Value>, item: &Item) -> Result<Work, StepFailure> {
         let mut names = names.clone();
         names.insert("item".to_owned(), item.value.clone());
         names.insert("index".to_owned(), Value::from(item.number));
-        let mut request = self.job.fill(&Scope::new(&Value::Object(names)))?;
+        let scope = Scope::new(&Value::Object(names));
+        let Some(job) = &self.job else {
+            let missing = || StepFailure::permanent("the step has neither job nor webhook");
+            let step = self.webhook.clone().ok_or_else(missing)?;
+            return Ok(Work::Webhook(Box::new(step), scope));
+        };
+        let mut request = job.fill(&scope)?;
         if let (None, Some(flow)) = (&request.payload, &item.flow) {
-            request.payload = Some(JobPayload::Flow(flow.clone(), self.job.media_type.clone()));
+            request.payload = Some(JobPayload::Flow(flow.clone(), job.media_type.clone()));
         }
-        Ok(request)
+        Ok(Work::Job(Box::new(request)))
+    }
+}
+
+/// What is done for one item.
+enum Work {
+    Job(Box<JobRequest>),
+    Webhook(Box<WebhookStep>, Scope),
+}
+
+impl Work {
+    async fn carry_out(self, context: &StepContext, key: &str) -> Result<Option<Job>, StepFailure> {
+        match self {
+            Self::Job(request) => context.job(key, *request).await.map(Some),
+            Self::Webhook(step, scope) => step.tell(context, key, &scope).await.map(|()| None),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod job;
 mod job_call;
 mod render;
 pub(crate) mod transfer;
+mod webhook;
 
 pub use context::{Place, StepContext};
 pub use convert::ConvertStep;
@@ -22,6 +23,7 @@ pub use for_each::ForEachStep;
 pub use job::JobStep;
 pub use job_call::{JobPayload, JobRequest};
 pub use render::RenderStep;
+pub use webhook::WebhookStep;
 
 use crate::{model::BlobInfo, store};
 use bytes::Bytes;
@@ -42,15 +44,17 @@ pub enum Step {
     /// Some of the records.
     Filter(FilterStep),
     /// A job for each record or flow.
-    ForEach(ForEachStep),
+    ForEach(Box<ForEachStep>),
     /// An operation of a site's resource; its output becomes a flow.
     Job(JobStep),
     /// A file out of a template.
     Render(RenderStep),
+    /// Requests to the cloud side.
+    Webhook(WebhookStep),
 }
 
 /// The words of `kind`.
-const KINDS: &[&str] = &["convert", "filter", "for_each", "job", "render"];
+const KINDS: &[&str] = &["convert", "filter", "for_each", "job", "render", "webhook"];
 
 impl Step {
     /// Reads one from its section: `kind` and the kind's own keys.
@@ -60,9 +64,10 @@ impl Step {
         match kind {
             "convert" => ConvertStep::read(rest, diagnostics).map(Self::Convert),
             "filter" => FilterStep::read(rest, diagnostics).map(Self::Filter),
-            "for_each" => ForEachStep::read(rest, diagnostics).map(Self::ForEach),
+            "for_each" => ForEachStep::read(rest, diagnostics).map(|step| Self::ForEach(Box::new(step))),
             "job" => JobStep::read(rest, diagnostics).map(Self::Job),
             "render" => RenderStep::read(rest, diagnostics).map(Self::Render),
+            "webhook" => WebhookStep::read(rest, diagnostics).map(Self::Webhook),
             _ => None,
         }
     }
@@ -76,6 +81,7 @@ impl Step {
             Self::ForEach(_) => "for_each",
             Self::Job(_) => "job",
             Self::Render(_) => "render",
+            Self::Webhook(_) => "webhook",
         }
     }
 
@@ -84,7 +90,9 @@ impl Step {
     pub fn reads_by_default(&self) -> bool {
         match self {
             Self::Job(_) => false,
-            Self::Convert(_) | Self::Filter(_) | Self::ForEach(_) | Self::Render(_) => true,
+            Self::Convert(_) | Self::Filter(_) | Self::ForEach(_) | Self::Render(_) | Self::Webhook(_) => {
+                true
+            }
         }
     }
 
@@ -99,6 +107,7 @@ impl Step {
             Self::ForEach(step) => step.run(context).await,
             Self::Job(step) => step.run(context).await,
             Self::Render(step) => step.run(context).await,
+            Self::Webhook(step) => step.run(context).await,
         }
     }
 }
@@ -202,3 +211,6 @@ impl From<store::Error> for StepFailure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,12 +48,13 @@ struct Read {
     definition: DefinitionId,
 }
 
-fn read(row: &Row<'_>, unread: &Arc<Definition>) -> rusqlite::Result<Read> {
+fn read(row: &Row<'_>) -> rusqlite::Result<Read> {
+    let tenant = name(row, 2)?;
     let run = Run {
         seq: row.get(0)?,
         guid: from_uuid(row, 1)?,
-        tenant: name(row, 2)?,
-        definition: Arc::clone(unread),
+        definition: Arc::new(Definition::unread(tenant.clone())),
+        tenant,
         version: row.get(4)?,
         state: parsed(row, 5)?,
         position: position(row, 6)?,
@@ -124,7 +125,7 @@ pub(crate) struct Finished {
 /// What the engine goes on with.
 pub(crate) enum Next {
     /// The run with what the unit gave.
-    Unit(Run),
+    Unit(Box<Run>),
     /// It has come to its end.
     Over,
 }
@@ -158,12 +159,7 @@ impl Store {
                 "UPDATE mediation_runs SET state = 'running', tries = tries + 1, \
                  started_at = coalesce(started_at, ?2) WHERE seq = ?1 AND finished_at IS NULL RETURNING {RUN}"
             );
-            let unread = unread();
-            let found = tx
-                .conn
-                .prepare_cached(&sql)?
-                .query_row(params![seq, ms(tx.now)], |row| read(row, &unread))
-                .optional()?;
+            let found = tx.conn.prepare_cached(&sql)?.query_row(params![seq, ms(tx.now)], read).optional()?;
             let Some(Read { mut run, definition }) = found else { return Ok(None) };
             run.definition = match known(definition, run.version) {
                 Some(known) => known,
@@ -205,13 +201,6 @@ impl Store {
     pub(crate) async fn say_of_run(&self, run: i64, kind: MessageKind, text: String) -> Result<(), Error> {
         self.write(move |tx| say(tx, run, kind, &text)).await
     }
-}
-
-/// Stands where a definition will be read.
-fn unread() -> Arc<Definition> {
-    static UNREAD: std::sync::LazyLock<Arc<Definition>> =
-        std::sync::LazyLock::new(|| Arc::new(Definition::unread()));
-    Arc::clone(&UNREAD)
 }
 
 fn end(tx: &Tx<'_>, run: &Run, state: RunState, detail: Option<&str>) -> Result<bool, Error> {
@@ -289,7 +278,7 @@ fn finish_unit(tx: &mut Tx<'_>, finished: Finished) -> Result<Next, Error> {
     }
     next.watermarks.extend(set);
     next.watermarks.retain(|_, value| !value.is_null());
-    Ok(Next::Unit(next))
+    Ok(Next::Unit(Box::new(next)))
 }
 
 /// The end that all want: what the run set becomes the definition's, and it is late no more.

@@ -3,7 +3,7 @@
 //! All that waits under a key when the last thing comes goes into one run, in the order in which it came: nothing is left
 //! behind, whichever of two article files was meant.
 
-use super::{All, InputFlow, Occurrence, problems};
+use super::{All, InputFlow, MAX_DATA, Occurrence, problems};
 use crate::{
     mediations::{Definition, DefinitionId},
     store::{
@@ -15,7 +15,7 @@ use crate::{
 use jiff::{SignedDuration, Timestamp};
 use passerelle_protocol::{Name, Sha256};
 use rusqlite::{OptionalExtension as _, params};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
 /// The longest key that joins.
@@ -144,20 +144,31 @@ fn together(all: &All, key: String, waiting: Vec<Arrival>, at: Timestamp) -> Occ
         // The clause's name, so that a step can say which of the files it reads.
         flows.extend(arrival.flow.map(|flow| InputFlow { label: clause.name.to_string(), ..flow }));
     }
-    Occurrence { key: format!("all:{digest}"), kind: "all", at, data: Value::Object(data), flows }
+    let mut data = Value::Object(data);
+    if data.to_string().len() > MAX_DATA {
+        // The flows are what matters then; each event stays readable under its id.
+        let mut left = Map::new();
+        left.insert("key".to_owned(), data["key"].take());
+        left.extend(all.of.iter().map(|clause| (clause.name.to_string(), json!({"too_large": true}))));
+        data = Value::Object(left);
+    }
+    Occurrence { key: format!("all:{digest}"), kind: "all", at, data, flows }
 }
 
 /// Too much under one key, or for one definition: the oldest makes room.
 fn bound(tx: &Tx<'_>, tenant: &Name, id: DefinitionId, key: &str) -> Result<(), Error> {
     const OF_KEY: &str = "FROM trigger_arrivals WHERE tenant = ?1 AND definition = ?2 AND join_key = ?3";
     const IN_ALL: &str = "FROM trigger_arrivals WHERE tenant = ?1 AND definition = ?2 AND ?3 IS NOT NULL";
+    let uuid = id.uuid();
     for (of, most) in [(OF_KEY, MAX_WAITING), (IN_ALL, MAX_IN_ALL)] {
-        let those = params![tenant.as_str(), id.uuid().as_bytes(), key];
         let sql = format!("SELECT count(*) {of}");
-        let count: i64 = tx.conn.prepare_cached(&sql)?.query_row(those, |row| row.get(0))?;
+        let count: i64 = tx
+            .conn
+            .prepare_cached(&sql)?
+            .query_row(params![tenant.as_str(), uuid.as_bytes(), key], |row| row.get(0))?;
         if count > most {
             let sql = format!("DELETE FROM trigger_arrivals WHERE seq = (SELECT min(seq) {of})");
-            tx.conn.prepare_cached(&sql)?.execute(params![tenant.as_str(), id.uuid().as_bytes(), key])?;
+            tx.conn.prepare_cached(&sql)?.execute(params![tenant.as_str(), uuid.as_bytes(), key])?;
             problems::note(
                 tx,
                 tenant,

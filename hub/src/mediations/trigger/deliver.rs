@@ -21,6 +21,8 @@ use rusqlite::{Connection, params};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+/// What is left for the stars of a path.
+const ROOM: usize = 16 * 1024;
 /// The longest posted body that conditions see.
 const MAX_BODY: usize = 64 * 1024;
 
@@ -86,7 +88,7 @@ pub(crate) fn received(
         if let Some(body) = body {
             members.insert("body".to_owned(), body);
         }
-        if to_json(&members)?.len() > MAX_DATA {
+        if to_json(&members)?.len() > MAX_DATA - ROOM {
             // The event itself stays readable under its id.
             members.insert("data".to_owned(), json!({"too_large": true}));
             members.remove("body");

@@ -28,7 +28,15 @@ pub struct TriggerProblem {
 
 /// Notes one.
 pub(super) fn note(tx: &Tx<'_>, tenant: &Name, definition: DefinitionId, message: &str) -> Result<(), Error> {
-    tracing::warn!(%definition, message, "A trigger could not start a run");
+    let known = tx
+        .conn
+        .prepare_cached(
+            "SELECT 1 FROM trigger_problems WHERE tenant = ?1 AND definition = ?2 AND message = ?3",
+        )?
+        .exists(params![tenant.as_str(), definition.uuid().as_bytes(), message])?;
+    if !known {
+        tracing::warn!(%definition, message, "A trigger could not start a run");
+    }
     tx.conn
         .prepare_cached(
             "INSERT INTO trigger_problems (tenant, definition, at, message, times) VALUES (?1, ?2, ?3, ?4, 1) \
