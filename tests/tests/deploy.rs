@@ -1,5 +1,6 @@
 //! What is shipped to be deployed: each agent's configuration loads as it stands, and the Kubernetes manifests fit their
 //! schemas, each other, and the programs.
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
 use passerelle_tests::{binary, run};
 use serde_json::Value;

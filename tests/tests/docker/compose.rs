@@ -1,4 +1,5 @@
 //! The Compose files, with docker-compose 1.29, which reads what Compose v2 reads too.
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
 use crate::places::{EDGE, build, root};
 use passerelle_tests::{

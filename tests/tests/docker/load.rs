@@ -1,4 +1,5 @@
 //! Jobs that go on being submitted while an operator pulls cables, and what their targets saw of them.
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
 use passerelle_tests::{Api, PATIENCE, docker::unique, ended, until};
 use reqwest::Method;
@@ -60,7 +61,7 @@ impl<'a> Load<'a> {
                 };
             }
         }
-        println!("{} notifications and {} drops", done.notified.len(), done.dropped.len());
+        eprintln!("{} notifications and {} drops", done.notified.len(), done.dropped.len());
         done
     }
 

@@ -1,4 +1,5 @@
 //! The private systems that containers of the tests reach: the sample SFTP server and the sample in-house application.
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
 use passerelle_tests::{
     PATIENCE,

@@ -1,4 +1,5 @@
 //! `stack.yaml` and `stack.hub.yaml` on a swarm of one node, from a private registry, and rolling updates under load.
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
 use crate::{
     load::Load,
