@@ -81,7 +81,7 @@ fn the_protocol_and_the_connectors_reach_for_no_network_or_disk_of_their_own_kin
             ["reqwest", "hyper", "axum", "rusqlite", "tokio-tungstenite", "ssh2"].as_slice(),
         ),
         ("passerelle-connectors", ["axum", "rusqlite", "tokio-tungstenite", "jsonwebtoken"].as_slice()),
-        ("passerelle-hub", ["ssh2", "reqwest"].as_slice()),
+        ("passerelle-hub", ["ssh2"].as_slice()),
     ]);
     for package in &metadata.packages {
         for dependency in package.dependencies.iter().filter(|d| d.kind == DependencyKind::Normal) {
