@@ -153,15 +153,22 @@ impl Rules {
 }
 
 /// `[outbound]`
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Section {
-    /// Private addresses and networks that tenants' URLs may lead to.
+    /// Private addresses and networks (`10.1.2.3`, `10.1.0.0/16`) that tenants' URLs may lead to; nothing opens link-local
+    /// ones and those of cloud metadata services.
     pub allow_addresses: Vec<String>,
-    /// What files may be fetched for the vendor's API: all whose URL begins with one of these.
+    /// What files the vendor's API may have fetched: all whose URL begins with one of these. None: nothing is fetched.
     pub fetch_urls: Vec<String>,
-    /// The largest of them.
-    pub max_fetch: Option<ByteSize>,
+    /// Largest file that is fetched.
+    pub max_fetch: ByteSize,
+}
+
+impl Default for Section {
+    fn default() -> Self {
+        Self { allow_addresses: Vec::new(), fetch_urls: Vec::new(), max_fetch: ByteSize(MAX_FETCH) }
+    }
 }
 
 impl Section {
@@ -171,7 +178,7 @@ impl Section {
         Rules {
             allow: self.allow_addresses.iter().filter_map(|text| text.parse().ok()).collect(),
             fetch: self.fetch_urls.iter().filter_map(|text| read(text).ok()).collect(),
-            max_fetch: self.max_fetch.map_or(MAX_FETCH, |size| size.0),
+            max_fetch: self.max_fetch.0,
         }
     }
 

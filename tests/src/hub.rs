@@ -64,18 +64,6 @@ impl Hub {
         Self::launch(home, data, &[], &[("PASSERELLE_LEASE".to_owned(), lease)], None).await
     }
 
-    /// Starts a hub with this configuration file.
-    ///
-    /// # Panics
-    /// If it cannot be written.
-    pub async fn start_with_settings(settings: &str) -> Self {
-        let home = home();
-        let (data, config) = (home.path().join("data"), home.path().join("hub.toml"));
-        fs::write(&config, settings).expect("a configuration file");
-        let arguments = ["--config".into(), config.into_os_string()];
-        Self::launch(home, data, &arguments, &[], None).await
-    }
-
     /// Starts a hub that logs by this filter.
     ///
     /// # Panics

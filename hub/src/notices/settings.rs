@@ -32,13 +32,13 @@ impl Default for Settings {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Section {
-    /// How long a subscriber may take to answer.
+    /// How long a subscriber may take to answer a delivery.
     pub timeout: HumanDuration,
     /// The wait after the first failure; each further one doubles it.
     pub first_retry: HumanDuration,
     /// The longest wait.
     pub longest_retry: HumanDuration,
-    /// After this long without success a delivery is dead.
+    /// How long a delivery is tried before it is dead.
     pub give_up: HumanDuration,
     /// How long dead deliveries and old notices are kept.
     pub keep: HumanDuration,

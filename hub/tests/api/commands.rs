@@ -16,15 +16,15 @@ use tokio::time::timeout;
 
 const HUB: &str = env!("CARGO_BIN_EXE_passerelle-hub");
 
-struct Serving {
+pub struct Serving {
     child: Child,
-    url: String,
+    pub url: String,
     log: std::thread::JoinHandle<String>,
 }
 
 impl Serving {
     /// Starts `serve` and waits until it says where it listens.
-    fn start(data: &Path, args: &[&str]) -> Self {
+    pub fn start(data: &Path, args: &[&str]) -> Self {
         let listen: &[&str] = if args.contains(&"--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
         let mut child = Command::new(HUB)
             .args(["serve", "--data"])
@@ -47,8 +47,14 @@ impl Serving {
         Self { child, url, log }
     }
 
+    /// Ends it by SIGKILL.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Ends it by SIGTERM; returns its exit code and the rest of its log.
-    fn end(mut self) -> (Option<i32>, String) {
+    pub fn end(mut self) -> (Option<i32>, String) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         let code = self.child.wait().unwrap().code();
         (code, self.log.join().unwrap())
@@ -66,7 +72,7 @@ fn admin(data: &Path, args: &[&str]) -> Output {
     output
 }
 
-fn admin_json(data: &Path, args: &[&str]) -> Value {
+pub fn admin_json(data: &Path, args: &[&str]) -> Value {
     serde_json::from_slice(&admin(data, &[args, &["--json"]].concat()).stdout).unwrap()
 }
 
@@ -79,7 +85,7 @@ fn refused(args: &[&str], code: i32) -> String {
     said
 }
 
-fn client() -> Client {
+pub fn client() -> Client {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     Client::new()
 }

@@ -12,6 +12,7 @@ mod events_in;
 mod hardening;
 mod isolation;
 mod jobs;
+mod killed;
 mod mediations;
 mod openapi;
 mod output;

@@ -50,7 +50,6 @@ mod signed;
 mod smb;
 mod startup;
 mod steps;
-mod subscriptions;
 mod then;
 mod triggers;
 mod tunnel;

@@ -13,7 +13,8 @@ use serde::Serialize;
 pub(super) struct Failure {
     status: StatusCode,
     message: String,
-    headers: HeaderMap,
+    /// Few have any: kept small for those who hand it on.
+    headers: Box<HeaderMap>,
 }
 
 /// A refusal of credentials, for extractors.
@@ -30,7 +31,7 @@ struct Body {
 
 impl Failure {
     pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), headers: HeaderMap::new() }
+        Self { status, message: message.into(), headers: Box::default() }
     }
 
     /// 401, asking for Basic credentials.
@@ -76,7 +77,7 @@ impl IntoResponse for Failure {
         let (status, message) = (self.status, self.message);
         tracing::debug!(%status, error_identifier, message, "Refused a call of the vendor's API");
         let body = Body { message, error_code: status.as_u16(), error_identifier };
-        (status, self.headers, Json(body)).into_response()
+        (status, *self.headers, Json(body)).into_response()
     }
 }
 

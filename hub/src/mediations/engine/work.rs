@@ -77,7 +77,7 @@ impl Engine {
                     };
                     match self.commit(|| self.app.store.finish_unit(finished(&shared))).await {
                         Some(Ok(Next::Unit(next))) => {
-                            run = next;
+                            run = *next;
                             continue;
                         }
                         Some(Ok(Next::Over)) | None => return,

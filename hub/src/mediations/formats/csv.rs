@@ -153,7 +153,7 @@ pub(crate) fn write(out: &mut String, text: &str, is_text: bool, dialect: &Diale
         Quotes::All => true,
         Quotes::Text => is_text || needs,
         Quotes::None => {
-            if text.contains(|c: char| c == dialect.delimiter || matches!(c, '\r' | '\n')) {
+            if text.contains([dialect.delimiter, '\r', '\n']) {
                 return Err(Error::data(
                     "holds the delimiter or a line end, and this dialect has no quotes; take it out before",
                 ));

@@ -44,7 +44,7 @@ pub enum Step {
     /// Some of the records.
     Filter(FilterStep),
     /// A job for each record or flow.
-    ForEach(ForEachStep),
+    ForEach(Box<ForEachStep>),
     /// An operation of a site's resource; its output becomes a flow.
     Job(JobStep),
     /// A file out of a template.
@@ -64,7 +64,7 @@ impl Step {
         match kind {
             "convert" => ConvertStep::read(rest, diagnostics).map(Self::Convert),
             "filter" => FilterStep::read(rest, diagnostics).map(Self::Filter),
-            "for_each" => ForEachStep::read(rest, diagnostics).map(Self::ForEach),
+            "for_each" => ForEachStep::read(rest, diagnostics).map(|step| Self::ForEach(Box::new(step))),
             "job" => JobStep::read(rest, diagnostics).map(Self::Job),
             "render" => RenderStep::read(rest, diagnostics).map(Self::Render),
             "webhook" => WebhookStep::read(rest, diagnostics).map(Self::Webhook),

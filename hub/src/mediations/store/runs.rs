@@ -125,7 +125,7 @@ pub(crate) struct Finished {
 /// What the engine goes on with.
 pub(crate) enum Next {
     /// The run with what the unit gave.
-    Unit(Run),
+    Unit(Box<Run>),
     /// It has come to its end.
     Over,
 }
@@ -278,7 +278,7 @@ fn finish_unit(tx: &mut Tx<'_>, finished: Finished) -> Result<Next, Error> {
     }
     next.watermarks.extend(set);
     next.watermarks.retain(|_, value| !value.is_null());
-    Ok(Next::Unit(next))
+    Ok(Next::Unit(Box::new(next)))
 }
 
 /// The end that all want: what the run set becomes the definition's, and it is late no more.
