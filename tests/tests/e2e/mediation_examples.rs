@@ -1,5 +1,6 @@
 //! The worked examples of `docs/mediations.md`, taken out of the page and run on real servers, agent and hub, with the commands
 //! that the page shows.
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
 use crate::common::{SITE, files_below, job};
 use aws_lc_rs::hmac;

@@ -1,5 +1,6 @@
 //! What starts mediations, on real processes: planned times, business events, files that an agent picks up, a URL that it
 //! asks for, two files of one supplier; each once, though the hub is killed in between. And a mediation that is late.
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
 use crate::common::{SITE, files_below};
 use passerelle_tests::{Agent, App, Hub, PATIENCE, Reply, resources, until};
