@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_part_is_read_alone_and_its_findings_keep_their_places() {
-        let text = "[[step]]\nkind = \"a\"\nname = \"x\"\nsize = 300\nnaem = 1\n[[step]]\nkind = \"c\"\n";
+        let text = "[[step]]\nkind = \"a\"\nname = \"x\"\nsize = 300\nnam = 1\n[[step]]\nkind = \"other\"\n";
         let mut diagnostics = Diagnostics::default();
         let document = Section::of_toml(Path::new("m.toml"), text, &mut diagnostics).unwrap();
         for step in document.parts("step", &mut diagnostics) {
@@ -154,7 +154,7 @@ mod tests {
             told(&diagnostics),
             [
                 "m.toml:4:8: step[1].size: expected an integer from 0 to 255, found 300",
-                "m.toml:5:1: step[1].naem: unknown key; did you mean \"name\"? known keys: kind, name, note, size",
+                "m.toml:5:1: step[1].nam: unknown key; did you mean \"name\"? known keys: kind, name, note, size",
                 "m.toml:7:8: step[2].kind: unknown value; expected one of \"a\", \"b\"",
             ]
         );

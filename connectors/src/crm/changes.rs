@@ -36,6 +36,8 @@ use std::time::Duration;
 const AHEAD: i64 = 600 * 1_000_000;
 /// Requests for one page: more means that a target does not come forward.
 const MAX_REQUESTS: usize = 60;
+/// How long before now a time may be, in microseconds, and still be of an edit while a page was read.
+const MEANWHILE: i64 = 120_000_000;
 /// Pages that are read and dropped to begin a target's own feed with now.
 const MAX_SKIPPED: usize = 10_000;
 
@@ -411,7 +413,9 @@ impl Reader<'_> {
         let after = after.map(|(high, last)| Ok::<_, Failure>((time(high)?, last))).transpose()?;
         let limit = self.page_size();
         let span = Span { since, after, offset, limit };
-        let page = self.crm.dialect.changed(self.talk, self.entity, self.wanted, span).await?;
+        let begun = self.crm.exchange.target_now().as_microsecond() - MEANWHILE;
+        let mut page = self.crm.dialect.changed(self.talk, self.entity, self.wanted, span).await?;
+        leave_out_edited(&mut page, begun, self.granularity);
         let refuses = |what: &str| {
             let reason =
                 format!("it {what}, so that changes would be lost: this agent refuses to sync from it");
@@ -431,6 +435,31 @@ impl Reader<'_> {
             before = floor_to(modified, self.granularity);
         }
         Ok(page)
+    }
+}
+
+/// A target that looks records up first and reads them after shows what was edited in between at its old place with its
+/// new time. Such records are left out: they come again at the place of that time, and what lies between is not
+/// passed over.
+fn leave_out_edited(page: &mut Changed, begun: i64, granularity: Duration) {
+    let Changed { records, end, .. } = page;
+    let mut least = i64::MAX;
+    let mut displaced = Vec::new();
+    for time in records.iter().rev().map(micros) {
+        if floor_to(time, granularity) <= least {
+            least = least.min(time);
+        } else {
+            displaced.push(time);
+        }
+    }
+    if !displaced.is_empty() && displaced.iter().all(|time| *time >= begun) {
+        // Whatever is as young may be so too.
+        records.retain(|record| micros(record) < begun);
+    }
+    // At the end of a page that is followed by others there is nothing to tell them by but their time.
+    let old = records.iter().rposition(|record| micros(record) < begun).map_or(0, |last| last + 1);
+    if !*end && old < records.len() && old * 2 >= records.len() {
+        records.truncate(old);
     }
 }
 
@@ -486,4 +515,40 @@ fn change(entity: &Entity, shown: &[&Field], op: ChangeOp, mut record: Record) -
     };
     let fields = (op == ChangeOp::Upsert).then_some(record.fields);
     Change { op, key, version: record.version, fields, stamp, id: record.id }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_000;
+
+    /// What is left of a page of records of these times.
+    fn left(times: &[i64], end: bool) -> Vec<i64> {
+        let record = |time: &i64| Record {
+            id: time.to_string(),
+            version: None,
+            modified: Timestamp::from_microsecond(*time).ok(),
+            fields: Map::new(),
+        };
+        let mut page = Changed { records: times.iter().map(record).collect(), end };
+        leave_out_edited(&mut page, NOW, Duration::from_micros(1));
+        page.records.iter().map(micros).collect()
+    }
+
+    #[test]
+    fn what_was_edited_while_the_page_was_read_comes_again_at_its_new_place() {
+        assert_eq!(left(&[1, 2, 3], true), [1, 2, 3]);
+        assert_eq!(left(&[1, 2_000, 3, 3_000, 4], false), [1, 3, 4], "in the midst of it");
+        assert_eq!(left(&[1, 2_000, 3, 3_000], true), [1, 3], "there and at its end");
+        assert_eq!(left(&[1, 2, 3, 2_000], false), [1, 2, 3], "at its end, where others follow");
+        assert_eq!(left(&[1, 2, 3, 2_000], true), [1, 2, 3, 2_000], "at the end of all");
+        assert_eq!(
+            left(&[1, 2_000, 3_000, 4_000], false),
+            [1, 2_000, 3_000, 4_000],
+            "the feed has reached now"
+        );
+        // Out of order for another reason: the answer is refused as it is.
+        assert_eq!(left(&[1, 9, 3, 4], true), [1, 9, 3, 4]);
+    }
 }
