@@ -67,6 +67,17 @@ pub(crate) enum Command {
     },
 }
 
+/// Which part of a list.
+#[derive(Debug, Args)]
+pub(crate) struct Page {
+    /// At most so many
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u32>,
+    /// Where the page before ended
+    #[arg(long)]
+    pub(crate) cursor: Option<String>,
+}
+
 /// Where the hub is and who asks.
 #[derive(Debug, Args)]
 pub(crate) struct Connection {
@@ -232,12 +243,8 @@ pub(crate) struct List {
     /// Submitted before this time
     #[arg(long, value_name = "TIME")]
     pub(crate) until: Option<String>,
-    /// At most so many
-    #[arg(long, value_name = "N")]
-    pub(crate) limit: Option<u32>,
-    /// Where the page before ended
-    #[arg(long)]
-    pub(crate) cursor: Option<String>,
+    #[command(flatten)]
+    pub(crate) page: Page,
     #[command(flatten)]
     pub(crate) connection: Connection,
 }

@@ -29,8 +29,8 @@ pub(crate) async fn run(command: Events, out: &Out) -> Result<(), Failure> {
 
 async fn list(command: &ListEvents, out: &Out) -> Result<(), Failure> {
     let client = Client::new(&command.connection)?;
-    let ListEvents { which, since, until, limit, cursor, .. } = command;
-    let limit = limit.map(|limit| limit.to_string());
+    let ListEvents { which, since, until, page, .. } = command;
+    let limit = page.limit.map(|limit| limit.to_string());
     let query: Vec<(&str, String)> = [
         ("site", &which.site),
         ("resource", &which.resource),
@@ -39,7 +39,7 @@ async fn list(command: &ListEvents, out: &Out) -> Result<(), Failure> {
         ("since", since),
         ("until", until),
         ("limit", &limit),
-        ("cursor", cursor),
+        ("cursor", &page.cursor),
     ]
     .into_iter()
     .filter_map(|(key, value)| Some((key, value.clone()?)))

@@ -198,8 +198,8 @@ pub(crate) async fn download(mut response: Response, sha256: &str, file: &Path) 
 
 async fn list(command: &List, out: &Out) -> Result<(), Failure> {
     let client = Client::new(&command.connection)?;
-    let List { site, resource, state, since, until, limit, cursor, .. } = command;
-    let limit = limit.map(|limit| limit.to_string());
+    let List { site, resource, state, since, until, page, .. } = command;
+    let limit = page.limit.map(|limit| limit.to_string());
     let query: Vec<(&str, String)> = [
         ("site", site),
         ("resource", resource),
@@ -207,7 +207,7 @@ async fn list(command: &List, out: &Out) -> Result<(), Failure> {
         ("since", since),
         ("until", until),
         ("limit", &limit),
-        ("cursor", cursor),
+        ("cursor", &page.cursor),
     ]
     .into_iter()
     .filter_map(|(key, value)| Some((key, value.clone()?)))

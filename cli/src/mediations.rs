@@ -55,8 +55,8 @@ fn query(pairs: &[(&'static str, &Option<String>)]) -> Vec<(&'static str, String
 
 async fn list(command: &ListDefinitions, out: &Out) -> Result<(), Failure> {
     let client = Client::new(&command.connection)?;
-    let limit = command.limit.map(|limit| limit.to_string());
-    let query = query(&[("limit", &limit), ("cursor", &command.cursor)]);
+    let limit = command.page.limit.map(|limit| limit.to_string());
+    let query = query(&[("limit", &limit), ("cursor", &command.page.cursor)]);
     let page = client.get("v1/mediations/definitions", &query).await?;
     if command.connection.json {
         out.json(&page);
@@ -83,15 +83,15 @@ async fn list(command: &ListDefinitions, out: &Out) -> Result<(), Failure> {
 
 async fn runs(command: &ListRuns, out: &Out) -> Result<(), Failure> {
     let client = Client::new(&command.connection)?;
-    let ListRuns { definition, state, since, until, limit, cursor, .. } = command;
-    let limit = limit.map(|limit| limit.to_string());
+    let ListRuns { definition, state, since, until, page, .. } = command;
+    let limit = page.limit.map(|limit| limit.to_string());
     let query = query(&[
         ("definition", definition),
         ("state", state),
         ("since", since),
         ("until", until),
         ("limit", &limit),
-        ("cursor", cursor),
+        ("cursor", &page.cursor),
     ]);
     let page = client.get("v1/mediations/runs", &query).await?;
     if command.connection.json {

@@ -1,6 +1,6 @@
 //! The command line of `events`.
 
-use super::Connection;
+use super::{Connection, Page};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -47,12 +47,8 @@ pub(crate) struct ListEvents {
     /// Stored before this time
     #[arg(long, value_name = "TIME")]
     pub(crate) until: Option<String>,
-    /// At most so many
-    #[arg(long, value_name = "N")]
-    pub(crate) limit: Option<u32>,
-    /// Where the page before ended
-    #[arg(long)]
-    pub(crate) cursor: Option<String>,
+    #[command(flatten)]
+    pub(crate) page: Page,
     #[command(flatten)]
     pub(crate) connection: Connection,
 }

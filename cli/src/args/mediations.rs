@@ -1,6 +1,6 @@
 //! The command line of `mediations`.
 
-use super::{Connection, pair};
+use super::{Connection, Page, pair};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -30,12 +30,8 @@ Examples:
   passerelle mediations list
   passerelle mediations list --json")]
 pub(crate) struct ListDefinitions {
-    /// At most so many
-    #[arg(long, value_name = "N")]
-    pub(crate) limit: Option<u32>,
-    /// Where the page before ended
-    #[arg(long)]
-    pub(crate) cursor: Option<String>,
+    #[command(flatten)]
+    pub(crate) page: Page,
     #[command(flatten)]
     pub(crate) connection: Connection,
 }
@@ -140,12 +136,8 @@ pub(crate) struct ListRuns {
     /// Begun before this time
     #[arg(long, value_name = "TIME")]
     pub(crate) until: Option<String>,
-    /// At most so many
-    #[arg(long, value_name = "N")]
-    pub(crate) limit: Option<u32>,
-    /// Where the page before ended
-    #[arg(long)]
-    pub(crate) cursor: Option<String>,
+    #[command(flatten)]
+    pub(crate) page: Page,
     #[command(flatten)]
     pub(crate) connection: Connection,
 }
