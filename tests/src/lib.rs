@@ -74,7 +74,7 @@ pub use ssh::SshServer;
 use std::time::{Duration, Instant};
 
 /// How long the ordinary steps may take on a busy two-core machine before a test gives up.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Asks `check` again and again until it gives a value.
 ///

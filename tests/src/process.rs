@@ -129,6 +129,12 @@ impl Process {
         .code()
     }
 
+    /// The most memory that the process held, in KiB, beside the pages of its program: an unoptimised build has many of
+    /// those, how many are mapped differs with what the page cache holds, and they take no memory that is needed.
+    pub fn peak_kib(&self) -> u64 {
+        self.memory_kib("VmHWM") - self.memory_kib("RssFile")
+    }
+
     /// A field of `/proc/PID/status` in KiB: `VmHWM` (the peak of resident memory), `VmRSS`.
     ///
     /// # Panics

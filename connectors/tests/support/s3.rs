@@ -80,7 +80,7 @@ impl S3 {
             drop(child.kill());
             drop(child.wait());
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-            let deadline = Instant::now() + Duration::from_secs(20);
+            let deadline = Instant::now() + Duration::from_secs(90);
             while Instant::now() < deadline
                 && TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
             {
@@ -154,7 +154,7 @@ impl S3 {
                 panic!("no S3-compatible store ({error}): `bash tests/run` installs nanio and s3s-fs")
             });
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(90);
         while Instant::now() < deadline {
             if child.try_wait().unwrap().is_some() {
                 return false;

@@ -14,7 +14,7 @@ use std::{
 };
 
 /// How long a server may take to come or go on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(90);
 /// How often another port is tried, where somebody took the one that was free.
 const TRIES: u32 = 5;
 

@@ -108,7 +108,7 @@ async fn frames_that_are_no_messages_end_the_session_and_lose_no_job() {
     assert_eq!(serve_one(&mut tunnel).await, id, "the job was lost on the way");
     assert_eq!(hub.api.job(&id).await["state"], "succeeded");
     assert!(hub.process.is_running());
-    assert!(hub.process.memory_kib("VmHWM") < 64 * 1024);
+    assert!(hub.process.peak_kib() < 64 * 1024);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -292,7 +292,7 @@ async fn a_flood_of_tunnels_and_progress_does_not_stop_others() {
     let mut tunnel = honest.session(json!([])).await;
     let id = hub.api.submit(&drop_a()).await;
     assert_eq!(serve_one(&mut tunnel).await, id);
-    let peak = hub.process.memory_kib("VmHWM");
+    let peak = hub.process.peak_kib();
     assert!(peak < 96 * 1024, "{peak} KiB");
 }
 

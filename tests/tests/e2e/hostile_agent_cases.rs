@@ -465,7 +465,7 @@ async fn no_misbehaviour_of_an_agent_touches_anybody_else() {
     .await;
     hub = world.hub;
     assert!(hub.process.is_running());
-    let peak = hub.process.memory_kib("VmHWM");
+    let peak = hub.process.peak_kib();
     assert!(peak < 160 * 1024, "{peak} KiB");
     assert!(!hub.process.log().contains("panicked"), "{}", hub.process.log());
 }

@@ -168,7 +168,7 @@ async fn compressed_answers_come_back_unpacked_and_a_bomb_does_no_harm() {
     nginx.publish_in("bomb", "zeros", &bomb);
     let done = hub.api.run(&request("bomb/zeros")).await;
     assert_eq!((done["state"].as_str(), code(&done)), (Some("failed"), "too_large"), "{done:#}");
-    let peak = agent.process().memory_kib("VmHWM");
+    let peak = agent.process().peak_kib();
     assert!(peak < 64 << 10, "the agent's memory peaked at {peak} KiB");
 }
 
@@ -197,8 +197,8 @@ async fn three_hundred_megabytes_go_either_way_over_http_in_little_memory() {
     let id = hub.api.submit(&job("archive", "request", get)).await;
     let done = hub.api.end_of(&id, patience).await;
     assert_eq!(done["output"]["sha256"], json!(content.sha256), "{done:#}");
-    let peaks = [agent.process().memory_kib("VmHWM"), hub.process.memory_kib("VmHWM")];
-    println!("VmHWM of agent and hub: {peaks:?} KiB");
+    let peaks = [agent.process().peak_kib(), hub.process.peak_kib()];
+    println!("the most memory of agent and hub: {peaks:?} KiB");
     assert!(peaks.iter().all(|peak| *peak < 64 << 10), "memory of agent and hub peaked at {peaks:?} KiB");
 }
 

@@ -53,7 +53,7 @@ async fn four_gibibytes_and_a_byte_arrive_whole_in_little_memory_over_a_line_tha
     assert_eq!(done["state"], "succeeded", "{done:#}");
     assert_eq!(done["attempts"].as_array().map(Vec::len), Some(1), "a cut cost an attempt: {done:#}");
     let sent = line.answered() - before;
-    let peak = agent.process().memory_kib("VmHWM");
+    let peak = agent.process().peak_kib();
     let arrived = Content::of_file(&ssh.root().join("grand.bin"));
     assert_eq!((arrived.size, arrived.sha256), (content.size, content.sha256));
     assert_eq!(files_below(ssh.root()), ["grand.bin"]);
@@ -63,7 +63,7 @@ async fn four_gibibytes_and_a_byte_arrive_whole_in_little_memory_over_a_line_tha
     // Past the capturing of the test runner: the figures belong into every log.
     writeln!(
         std::io::stderr(),
-        "{size} bytes over SFTP in {took:.1?} with {CUTS} cuts: {again:.2} % sent again, VmHWM of the agent {peak} KiB, \
+        "{size} bytes over SFTP in {took:.1?} with {CUTS} cuts: {again:.2} % sent again, at most {peak} KiB of memory for the agent, \
          its control group {used} KiB"
     )
     .unwrap();

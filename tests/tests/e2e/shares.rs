@@ -220,15 +220,15 @@ async fn three_hundred_megabytes_over_ftp_and_webdav_take_little_memory() {
         assert_eq!(done["state"], "succeeded", "{protocol:?}: {done:#}");
         let arrived = Content::of_file(&share.root().join("grand.bin"));
         assert_eq!((arrived.size, &arrived.sha256), (SIZE, &content.sha256), "{protocol:?}");
-        let dropped = agent.process().memory_kib("VmHWM");
+        let dropped = agent.process().peak_kib();
         let id = hub.api.submit(&at_site(job("share", "fetch", json!({"path": "grand.bin"})))).await;
         let done = hub.api.end_of(&id, patience).await;
         assert_eq!(done["output"]["sha256"], json!(content.sha256), "{protocol:?}: {done:#}");
-        let peak = agent.process().memory_kib("VmHWM");
+        let peak = agent.process().peak_kib();
         // Past the capturing of the test runner: the figures belong into every log.
         writeln!(
             std::io::stderr(),
-            "{SIZE} bytes over {protocol:?}: VmHWM of the agent {dropped} KiB after the drop, {peak} KiB after the fetch"
+            "{SIZE} bytes over {protocol:?}: at most {dropped} KiB of memory for the agent after the drop, {peak} KiB after the fetch"
         )
         .unwrap();
         assert!(peak < MEMORY_KIB, "{protocol:?}: the agent's memory peaked at {peak} KiB");

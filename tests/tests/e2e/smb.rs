@@ -203,8 +203,8 @@ async fn three_hundred_megabytes_go_either_way_in_little_memory() {
         let id = hub.api.submit(&job("share", "fetch", json!({"path": "grand.bin"}))).await;
         let done = hub.api.end_of(&id, patience).await;
         assert_eq!(done["output"]["sha256"], json!(content.sha256), "{done:#}");
-        let peak = agent.process().memory_kib("VmHWM");
-        println!("encrypted: {encrypted}: VmHWM of the agent {peak} KiB");
+        let peak = agent.process().peak_kib();
+        println!("encrypted: {encrypted}: at most {peak} KiB of memory for the agent");
         assert!(peak < 64 << 10, "the agent's memory peaked at {peak} KiB");
     }
 }
