@@ -5,6 +5,7 @@
 
 mod address;
 mod call;
+mod connecting;
 mod connector;
 mod erased;
 mod examine;

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use std::{io, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
+    net::{TcpListener, TcpSocket, TcpStream},
 };
 
 /// Verdict, code and effect at one glance.
@@ -308,6 +308,36 @@ async fn silence_before_and_within_the_answer_is_a_timeout() {
             let done = resource.run_as(&call, "request", params.clone(), None).await;
             assert!(done.output.is_none());
             assert_eq!(kind(&done.failure()), (Verdict::Retry, Code::TargetTimeout, effect), "{params}");
+        }
+    }
+}
+
+/// A server whose queue of connections is full: the system drops who asks for one more. With what keeps it so.
+async fn full() -> (String, impl Sized) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(connected) =
+        tokio::time::timeout(Duration::from_millis(500), TcpStream::connect(address)).await
+    {
+        waiting.push(connected.unwrap());
+    }
+    (format!("http://{address}/api/"), (listener, waiting))
+}
+
+#[tokio::test]
+async fn a_target_that_never_takes_the_connection_was_told_nothing() {
+    let (url, _full) = full().await;
+    // The time for connecting is 10 s: the attempt's own ends first.
+    for more in ["", "timeouts = { first_byte = \"1s\" }", "timeouts = { whole = \"1s\" }"] {
+        let resource = Resource::new(&format!("url = \"{url}\"\n{more}"));
+        let mut call = call();
+        call.timeout = Duration::from_secs(if more.is_empty() { 1 } else { 60 });
+        for params in [post("x"), get("x")] {
+            let failure = resource.run_as(&call, "request", params, None).await.failure();
+            assert_eq!(kind(&failure), RETRY_UNREACHED, "{more}: {failure}");
         }
     }
 }

@@ -5,13 +5,17 @@ use super::{Hub, Refused, body};
 use crate::identity::Identity;
 use aws_lc_rs::digest::{Context, SHA256};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use passerelle_protocol::{
     EventId, OutputPayload, PayloadDigest,
     http::{event_payload_path, output_path, payload_path},
     session::Attempt,
 };
 use reqwest::{Method, Response, StatusCode, header};
-use std::{io::SeekFrom, path::Path};
+use std::{
+    io::SeekFrom,
+    path::{Path, PathBuf},
+};
 use tokio::{
     fs::{File, OpenOptions},
     io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _},
@@ -162,15 +166,41 @@ pub(super) async fn request(
     }
 }
 
+/// Where the content of an upload is.
+#[derive(Debug)]
+pub enum Source {
+    /// In a file.
+    File(PathBuf),
+    /// In memory.
+    Memory(Bytes),
+}
+
+impl Source {
+    /// What is left of it from an offset on.
+    async fn rest(&self, offset: u64, length: u64) -> std::io::Result<reqwest::Body> {
+        match self {
+            Self::File(path) => {
+                let mut file = File::open(path).await?;
+                file.seek(SeekFrom::Start(offset)).await?;
+                Ok(reqwest::Body::wrap_stream(ReaderStream::with_capacity(file.take(length), CHUNK)))
+            }
+            Self::Memory(bytes) => {
+                let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+                Ok(bytes.slice(from..).into())
+            }
+        }
+    }
+}
+
 /// Uploads an attempt's output, from the offset that the hub has.
 pub async fn upload(
     hub: &Hub,
     identity: &Identity,
     attempt: Attempt,
     output: &OutputPayload,
-    path: &Path,
+    source: &Source,
 ) -> Result<(), TransferError> {
-    upload_to(hub, identity, &output_path(attempt.job, attempt.number), output, path).await
+    upload_to(hub, identity, &output_path(attempt.job, attempt.number), output, source).await
 }
 
 /// Uploads an event's payload, likewise.
@@ -179,9 +209,9 @@ pub async fn upload_event(
     identity: &Identity,
     event: EventId,
     payload: &OutputPayload,
-    path: &Path,
+    source: &Source,
 ) -> Result<(), TransferError> {
-    upload_to(hub, identity, &event_payload_path(event), payload, path).await
+    upload_to(hub, identity, &event_payload_path(event), payload, source).await
 }
 
 async fn upload_to(
@@ -189,7 +219,7 @@ async fn upload_to(
     identity: &Identity,
     url: &str,
     output: &OutputPayload,
-    path: &Path,
+    source: &Source,
 ) -> Result<(), TransferError> {
     let again = |e: reqwest::Error| TransferError::Again(hub.explain(&e));
     let request =
@@ -208,15 +238,13 @@ async fn upload_to(
         _ => return Err(refused(opened).await),
     };
     while offset < output.size {
-        let mut file = File::open(path).await?;
-        file.seek(SeekFrom::Start(offset)).await?;
         let rest = output.size - offset;
-        let content = ReaderStream::with_capacity(file.take(rest), CHUNK);
+        let content = source.rest(offset, rest).await?;
         let answer = request(patch())?
             .header("Upload-Offset", offset)
             .header(header::CONTENT_TYPE, "application/offset+octet-stream")
             .header(header::CONTENT_LENGTH, rest)
-            .body(reqwest::Body::wrap_stream(content))
+            .body(content)
             .send()
             .await
             .map_err(again)?;

@@ -2,7 +2,7 @@
 
 use super::{
     Hub, Refused,
-    payload::{Download, TransferError, upload},
+    payload::{Download, Source, TransferError, upload},
 };
 use crate::{
     identity::{Identity, load_or_make_key},
@@ -149,15 +149,19 @@ impl Place {
         self.dir.path().join("payload")
     }
 
-    async fn send(&self, content: &[u8]) -> Result<(), TransferError> {
+    fn sources(&self, content: &[u8]) -> [Source; 2] {
         fs::write(self.file(), content).unwrap();
+        [Source::File(self.file()), Source::Memory(content.to_owned().into())]
+    }
+
+    async fn send(&self, content: &[u8], source: &Source) -> Result<(), TransferError> {
         let output = OutputPayload {
             size: content.len() as u64,
             sha256: Sha256::of(content),
             media_type: "text/plain".into(),
             data: None,
         };
-        upload(&self.hub, &self.identity, self.attempt, &output, &self.file()).await
+        upload(&self.hub, &self.identity, self.attempt, &output, source).await
     }
 }
 
@@ -227,13 +231,16 @@ async fn an_empty_payload_needs_no_request() {
 #[tokio::test]
 async fn an_upload_goes_on_at_the_offset_that_the_hub_has() {
     let content = content();
-    let place = Place::new(Server { lose_after: Some(1234), ..Server::default() }).await;
-    assert!(matches!(place.send(&content).await, Err(TransferError::Again(_))));
-    place.send(&content).await.unwrap();
-    assert_eq!(place.server.lock().unwrap().received, content);
-    // A lost answer: the whole is there already.
-    place.send(&content).await.unwrap();
-    assert_eq!(place.server.lock().unwrap().received, content);
+    for which in [0, 1] {
+        let place = Place::new(Server { lose_after: Some(1234), ..Server::default() }).await;
+        let source = &place.sources(&content)[which];
+        assert!(matches!(place.send(&content, source).await, Err(TransferError::Again(_))));
+        place.send(&content, source).await.unwrap();
+        assert_eq!(place.server.lock().unwrap().received, content);
+        // A lost answer: the whole is there already.
+        place.send(&content, source).await.unwrap();
+        assert_eq!(place.server.lock().unwrap().received, content);
+    }
 }
 
 #[tokio::test]

@@ -298,7 +298,7 @@ async fn store(
     let stored = spawn_blocking(move || {
         let stored = spool.store()?;
         let named = match &stored {
-            Stored::Memory(bytes) => serde_json::from_slice::<Named>(bytes).ok(),
+            Stored::Memory(bytes) | Stored::Held(bytes) => serde_json::from_slice::<Named>(bytes).ok(),
             Stored::File | Stored::AtHub => serde_json::from_reader(BufReader::new(File::open(path)?)).ok(),
         };
         let short = |kind: &String| kind.len() <= passerelle_config::defaults::MAX_EVENT_KIND;
@@ -315,7 +315,7 @@ async fn store(
         return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "forbidden", detail).read());
     }
     let content = match stored {
-        Stored::Memory(bytes) => Content::Row(bytes),
+        Stored::Memory(bytes) | Stored::Held(bytes) => Content::Row(bytes),
         Stored::File => Content::Spool(token),
         Stored::AtHub => return Err(unwritten(&"what was posted just now is said to be at the hub")),
     };

@@ -205,7 +205,11 @@ async fn execute(
         traceparent: job.traceparent.clone(),
         visible: judged.visible.clone(),
     };
-    let spool = OutputSpool::new(&agent.spool, job.attempt);
+    let spool = if job.is_call() {
+        OutputSpool::of_call(&agent.spool, job.attempt)
+    } else {
+        OutputSpool::new(&agent.spool, job.attempt)
+    };
     let largest = judged.max_size.unwrap_or(u64::MAX).min(agent.spool.quota());
     let daily = judged.daily.bytes;
     let (writer, used_up) = metered(agent, job, judged, spool.clone());

@@ -4,6 +4,7 @@ use super::{attempt, spool::Stored, upload};
 use crate::{
     agent::Agent,
     dispatch::Judged,
+    hub::payload::Source,
     job::{Job, Payload},
     registry::StopHandle,
 };
@@ -27,8 +28,13 @@ pub async fn run(
     let mut started_at = None;
     let work = attempt::carry_out(agent, job, &mut judged, stop, &mut started_at);
     let (mut outcome, output) = Box::pin(work).await;
-    if let (Outcome::Succeeded { output: Some(told), .. }, Some(Stored::File)) = (&outcome, &output)
-        && let Err(failure) = hand_over(agent, job, told, stop).await
+    let source = output.and_then(|output| match output {
+        Stored::Held(bytes) => Some(Source::Memory(bytes)),
+        Stored::File => Some(Source::File(agent.spool.output(job.attempt))),
+        Stored::Memory(_) | Stored::AtHub => None,
+    });
+    if let (Outcome::Succeeded { output: Some(told), .. }, Some(source)) = (&outcome, &source)
+        && let Err(failure) = hand_over(agent, job, told, source, stop).await
     {
         warn!(code = %failure.code, reason = failure.message, "The output of a call cannot be handed over");
         outcome = Outcome::Failed(failure);
@@ -66,12 +72,13 @@ async fn hand_over(
     agent: &Agent,
     job: &Job,
     output: &OutputPayload,
+    source: &Source,
     stop: &StopHandle,
 ) -> Result<(), Failure> {
     let lost = |code: Code, message: &str| Failure::new(Verdict::Permanent, Effect::Unknown, code, message);
     let ends = job.call.map_or_else(tokio::time::Instant::now, |call| call.ends);
     let brought = tokio::select! {
-        brought = upload::bring(agent, job.attempt, output) => brought,
+        brought = upload::bring(agent, job.attempt, output, source) => brought,
         () = stop.token().cancelled() => return Err(lost(Code::Cancelled, "cancelled before the output was at the hub")),
         () = sleep_until(ends) => return Err(lost(Code::TargetTimeout, "the output did not reach the hub in time")),
     };

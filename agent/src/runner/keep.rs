@@ -6,7 +6,7 @@ use super::{
     spool::OutputSpool,
     upload::{Unstored, bring},
 };
-use crate::agent::Agent;
+use crate::{agent::Agent, hub::payload::Source};
 use passerelle_connectors::{Code, Failure, Keeper, Produced};
 use passerelle_protocol::{OutputPayload, Sha256, session::Attempt};
 use std::{
@@ -53,11 +53,12 @@ impl HubKeeper {
             media_type: produced.media_type.clone(),
             data: None,
         };
+        let source = Source::File(self.agent.spool.output(self.attempt));
         self.waiting.store(true, Ordering::Relaxed);
         let brought = tokio::select! {
             biased;
             () = self.cancel.cancelled() => None,
-            brought = bring(&self.agent, self.attempt, &output) => Some(brought),
+            brought = bring(&self.agent, self.attempt, &output, &source) => Some(brought),
         };
         self.waiting.store(false, Ordering::Relaxed);
         match brought {

@@ -52,7 +52,7 @@ pub async fn success(
     };
     let data = match &stored {
         Stored::Memory(bytes) => Some(STANDARD.encode(bytes)),
-        Stored::File | Stored::AtHub => None,
+        Stored::Held(_) | Stored::File | Stored::AtHub => None,
     };
     let output = OutputPayload {
         size: produced.size,

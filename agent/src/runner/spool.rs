@@ -1,5 +1,5 @@
 //! Payloads on their way, in `state/spool/`: `JOB-ATTEMPT.in` from the hub, `JOB-ATTEMPT.out` to it. Names come from
-//! our ids alone. Small outputs never touch the disk.
+//! our ids alone. Small outputs never touch the disk, nor do those of calls that are a little larger.
 //!
 //! A download is not synced: what a power cut leaves of it is found out by its digest and fetched again. An output is
 //! synced before its attempt counts as finished, since nothing else has it.
@@ -19,7 +19,15 @@ use std::{
     },
     task::{Context, Poll, ready},
 };
-use tokio::io::AsyncWrite;
+use tokio::{
+    io::AsyncWrite,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+
+/// The largest output of a call that is held in memory: whoever called waits for it, and nothing has to outlive us.
+pub const MAX_HELD: usize = 4 << 20;
+/// How many such outputs there are at once; further ones go to their files.
+const HELD_AT_ONCE: usize = 8;
 
 /// The spool folder, and what it holds or is promised: never more than the quota.
 #[derive(Debug, Clone)]
@@ -27,6 +35,7 @@ pub struct Spool {
     path: PathBuf,
     quota: Arc<AtomicU64>,
     ledger: Arc<Mutex<Ledger>>,
+    held: Arc<Semaphore>,
 }
 
 /// Bytes by attempt.
@@ -49,7 +58,8 @@ impl Spool {
     pub fn open(state: &Path, quota: u64) -> io::Result<Self> {
         let path = state.join("spool");
         DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
-        Ok(Self { path, quota: Arc::new(quota.into()), ledger: Arc::default() })
+        let held = Arc::new(Semaphore::new(HELD_AT_ONCE));
+        Ok(Self { path, quota: Arc::new(quota.into()), ledger: Arc::default(), held })
     }
 
     /// The folder.
@@ -165,6 +175,8 @@ fn remove(path: &Path) {
 pub enum Stored {
     /// In memory: it travels with the report.
     Memory(Bytes),
+    /// In memory, larger than a report may carry: the output of a call, uploaded before it is answered.
+    Held(Bytes),
     /// In its spool file, synced: it is uploaded before the report.
     File,
     /// At the hub, stored by an earlier run of the job.
@@ -174,14 +186,29 @@ pub enum Stored {
 #[derive(Debug)]
 enum Content {
     Memory(Vec<u8>),
+    Held(Held),
     File(tokio::fs::File),
 }
 
-/// Takes an output: in memory up to what a report carries, then in a file.
+/// A larger output in memory, with the place that it takes of few.
+#[derive(Debug)]
+struct Held {
+    bytes: Vec<u8>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Takes an output: in memory up to what a report carries (that of a call a little longer), then in a file.
 #[derive(Debug, Clone)]
 pub struct OutputSpool {
     spool: Spool,
     attempt: Attempt,
+    of_call: bool,
     content: Arc<Mutex<Content>>,
     refused: Arc<AtomicBool>,
 }
@@ -192,8 +219,36 @@ impl OutputSpool {
         Self {
             spool: spool.clone(),
             attempt,
+            of_call: false,
             content: Arc::new(Mutex::new(Content::Memory(Vec::new()))),
             refused: Arc::default(),
+        }
+    }
+
+    /// The same for a call.
+    pub fn of_call(spool: &Spool, attempt: Attempt) -> Self {
+        Self { of_call: true, ..Self::new(spool, attempt) }
+    }
+
+    /// Takes more into memory, if it may be there and has room.
+    fn keep_in_memory(&self, content: &mut Content, bytes: &[u8]) -> bool {
+        match content {
+            Content::Memory(memory) if memory.len() + bytes.len() <= MAX_INLINE_PAYLOAD => {
+                memory.extend_from_slice(bytes);
+                true
+            }
+            Content::Memory(memory) if self.of_call && memory.len() + bytes.len() <= MAX_HELD => {
+                let Ok(place) = Arc::clone(&self.spool.held).try_acquire_owned() else { return false };
+                let mut held = Held { bytes: std::mem::take(memory), _place: place };
+                held.bytes.extend_from_slice(bytes);
+                *content = Content::Held(held);
+                true
+            }
+            Content::Held(held) if held.bytes.len() + bytes.len() <= MAX_HELD => {
+                held.bytes.extend_from_slice(bytes);
+                true
+            }
+            Content::Memory(_) | Content::Held(_) | Content::File(_) => false,
         }
     }
 
@@ -226,11 +281,19 @@ impl OutputSpool {
     /// Has the output in its file, however small it is, after its writer was shut down; synced, with its folder.
     pub fn settle(&self) -> io::Result<()> {
         let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Content::Memory(memory) = &*content {
-            let file = self.spill(memory)?;
-            *content = Content::File(file);
-        }
+        self.move_to_file(&mut content)?;
         self.sync()
+    }
+
+    fn move_to_file(&self, content: &mut Content) -> io::Result<()> {
+        let memory = match content {
+            Content::Memory(memory) => memory.as_slice(),
+            Content::Held(held) => held.bytes.as_slice(),
+            Content::File(_) => return Ok(()),
+        };
+        let file = self.spill(memory)?;
+        *content = Content::File(file);
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -246,22 +309,23 @@ impl OutputSpool {
     /// Where the output is, after its writer was shut down; nothing is synced.
     pub fn store_as_it_is(self) -> Stored {
         let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *content {
-            Content::Memory(bytes) => Stored::Memory(std::mem::take(bytes).into()),
+        if matches!(*content, Content::File(_)) {
+            return Stored::File;
+        }
+        match std::mem::replace(&mut *content, Content::Memory(Vec::new())) {
+            Content::Memory(bytes) => Stored::Memory(bytes.into()),
+            Content::Held(held) => Stored::Held(Bytes::from_owner(held)),
             Content::File(_) => Stored::File,
         }
     }
 
     /// Where the output is, after its writer was shut down; a file is synced, with its folder.
     pub fn store(self) -> io::Result<Stored> {
-        let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *content {
-            Content::Memory(bytes) => Ok(Stored::Memory(std::mem::take(bytes).into())),
-            Content::File(_) => {
-                self.sync()?;
-                Ok(Stored::File)
-            }
+        let stored = self.clone().store_as_it_is();
+        if stored == Stored::File {
+            self.sync()?;
         }
+        Ok(stored)
     }
 
     /// Where an output is that an earlier run had stored at the hub: also here, if that run was this attempt's.
@@ -280,14 +344,10 @@ impl OutputSpool {
 impl AsyncWrite for OutputSpool {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Content::Memory(memory) = &mut *content {
-            if memory.len() + bytes.len() <= MAX_INLINE_PAYLOAD {
-                memory.extend_from_slice(bytes);
-                return Poll::Ready(Ok(bytes.len()));
-            }
-            let file = self.spill(memory)?;
-            *content = Content::File(file);
+        if self.keep_in_memory(&mut content, bytes) {
+            return Poll::Ready(Ok(bytes.len()));
         }
+        self.move_to_file(&mut content)?;
         match &mut *content {
             Content::File(file) => {
                 let written = ready!(Pin::new(file).poll_write(cx, bytes))?;
@@ -295,14 +355,16 @@ impl AsyncWrite for OutputSpool {
                 self.grow(written)?;
                 Poll::Ready(Ok(written))
             }
-            Content::Memory(_) => Poll::Ready(Err(io::Error::other("unreachable: the output is in a file"))),
+            Content::Memory(_) | Content::Held(_) => {
+                Poll::Ready(Err(io::Error::other("unreachable: the output is in a file")))
+            }
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self.content.lock().unwrap_or_else(PoisonError::into_inner) {
             Content::File(file) => Pin::new(file).poll_flush(cx),
-            Content::Memory(_) => Poll::Ready(Ok(())),
+            Content::Memory(_) | Content::Held(_) => Poll::Ready(Ok(())),
         }
     }
 
@@ -312,7 +374,7 @@ impl AsyncWrite for OutputSpool {
                 ready!(Pin::new(&mut *file).poll_flush(cx))?;
                 Pin::new(file).poll_shutdown(cx)
             }
-            Content::Memory(_) => Poll::Ready(Ok(())),
+            Content::Memory(_) | Content::Held(_) => Poll::Ready(Ok(())),
         }
     }
 }
@@ -346,6 +408,34 @@ mod tests {
         assert_eq!(large.store().unwrap(), Stored::File);
         let bytes = fs::read(spool.output(attempt(2))).unwrap();
         assert_eq!((bytes.len(), bytes.last()), (MAX_INLINE_PAYLOAD + 10, Some(&2)));
+    }
+
+    #[tokio::test]
+    async fn a_larger_output_of_a_call_stays_in_memory_as_long_as_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path(), 1 << 30).unwrap();
+        let write = async |n: u8, size: usize| {
+            let output = OutputSpool::of_call(&spool, attempt(n));
+            let mut writer = output.clone();
+            for _ in 0..size / 1024 {
+                writer.write_all(&[n; 1024]).await.unwrap();
+            }
+            writer.shutdown().await.unwrap();
+            output.store_as_it_is()
+        };
+        assert_eq!(write(1, MAX_INLINE_PAYLOAD).await, Stored::Memory(vec![1; MAX_INLINE_PAYLOAD].into()));
+        assert_eq!(write(2, MAX_HELD).await, Stored::Held(vec![2; MAX_HELD].into()));
+        assert_eq!(write(3, MAX_HELD + 1024).await, Stored::File);
+        assert_eq!(fs::read(spool.output(attempt(3))).unwrap(), vec![3; MAX_HELD + 1024]);
+        assert_eq!(spool.held.available_permits(), HELD_AT_ONCE, "given back with what was held");
+        let mut held = Vec::new();
+        for n in 0..HELD_AT_ONCE {
+            held.push(write(10 + n as u8, 1 << 20).await);
+        }
+        assert!(held.iter().all(|stored| matches!(stored, Stored::Held(_))), "{held:?}");
+        assert_eq!(write(4, 1 << 20).await, Stored::File, "no more are held at once");
+        held.pop();
+        assert!(matches!(write(5, 1 << 20).await, Stored::Held(_)));
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use crate::{
     audit::Entry,
     hub::{
         Refused,
-        payload::{TransferError, upload},
+        payload::{Source, TransferError, upload},
     },
     tunnel::backoff::{Backoff, random},
 };
@@ -38,7 +38,8 @@ async fn until_done(agent: &Arc<Agent>, attempt: Attempt, mut report: Report) {
             // The operation itself succeeded, but its output cannot be had.
             Outcome::Failed(Failure::new(Verdict::Permanent, Effect::Unknown, code, message))
         };
-        match bring(agent, attempt, output).await {
+        let source = Source::File(agent.spool.output(attempt));
+        match bring(agent, attempt, output, &source).await {
             Ok(()) => {
                 agent.metrics.payload_bytes_out.inc_by(output.size);
             }
@@ -83,13 +84,17 @@ pub(super) enum Unstored {
     Disk(std::io::Error),
 }
 
-/// Uploads an output from the spool until the hub has stored it, however long the hub is away. What is there already is not
+/// Uploads an output until the hub has stored it, however long the hub is away. What is there already is not
 /// sent again.
-pub(super) async fn bring(agent: &Agent, attempt: Attempt, output: &OutputPayload) -> Result<(), Unstored> {
-    let path = agent.spool.output(attempt);
+pub(super) async fn bring(
+    agent: &Agent,
+    attempt: Attempt,
+    output: &OutputPayload,
+    source: &Source,
+) -> Result<(), Unstored> {
     let (mut backoff, mut mismatches) = (Backoff::default(), 0);
     loop {
-        match upload(&agent.hub, &agent.identity, attempt, output, &path).await {
+        match upload(&agent.hub, &agent.identity, attempt, output, source).await {
             Ok(()) => return Ok(()),
             Err(TransferError::Again(why)) => debug!(error = why, "The upload was cut"),
             Err(TransferError::Mismatch) if mismatches < MISMATCHES => mismatches += 1,

@@ -294,7 +294,7 @@ impl Running {
         }
         let kept = spool.clone();
         match spawn_blocking(move || kept.store()).await.map_err(here)?.map_err(here)? {
-            Stored::Memory(bytes) => Ok((Content::Row(bytes), None)),
+            Stored::Memory(bytes) | Stored::Held(bytes) => Ok((Content::Row(bytes), None)),
             Stored::File | Stored::AtHub => Ok((Content::Spool(token), Some(spool))),
         }
     }

@@ -6,7 +6,7 @@ use super::take::{entry, spooled};
 use crate::{
     agent::Agent,
     audit::Kind,
-    hub::payload::{TransferError, upload_event},
+    hub::payload::{Source, TransferError, upload_event},
     journal::events::{Answered, Content, Key, Place, Taken, Waiting},
     tunnel::backoff::{Backoff, random},
 };
@@ -147,7 +147,7 @@ fn source(agent: &Arc<Agent>, taken: &Taken, uploaded: bool) -> Option<PayloadSo
         Content::Spool(_) if uploaded => Some(PayloadSource::Hub),
         Content::Spool(token) => {
             if agent.triggers.course.with(|course| course.uploads.insert(taken.id)) {
-                let path = agent.spool.output(spooled(*token));
+                let source = Source::File(agent.spool.output(spooled(*token)));
                 let content = OutputPayload {
                     size: taken.seen.size,
                     sha256: taken.sha256,
@@ -158,7 +158,7 @@ fn source(agent: &Arc<Agent>, taken: &Taken, uploaded: bool) -> Option<PayloadSo
                 let tasks = agent.tasks.clone();
                 tasks.spawn(async move {
                     tokio::select! {
-                        () = bring(&agent, id, &content, &path) => {}
+                        () = bring(&agent, id, &content, &source) => {}
                         () = agent.halt.cancelled() => debug!("An upload goes on at the next start"),
                     }
                     agent.triggers.course.with(|course| course.uploads.remove(&id));
@@ -171,10 +171,10 @@ fn source(agent: &Arc<Agent>, taken: &Taken, uploaded: bool) -> Option<PayloadSo
 }
 
 /// Uploads a content until the hub has it or refuses it.
-async fn bring(agent: &Arc<Agent>, id: EventId, content: &OutputPayload, path: &std::path::Path) {
+async fn bring(agent: &Arc<Agent>, id: EventId, content: &OutputPayload, source: &Source) {
     let mut backoff = Backoff::default();
     loop {
-        let refused = match upload_event(&agent.hub, &agent.identity, id, content, path).await {
+        let refused = match upload_event(&agent.hub, &agent.identity, id, content, source).await {
             Ok(()) => {
                 agent.metrics.payload_bytes_out.inc_by(content.size);
                 match agent.journal.event_uploaded(id).await {

@@ -140,7 +140,7 @@ async fn write(agent: &Agent, what: What, sha256: Sha256, token: Uuid, stored: S
     let What { key, kind, lease, seen, marker, follow, before: _, max_size: _ } = what;
     let id = file_event(&seen, sha256).id(&agent.identity.enrolled.site, &key.resource, &kind);
     let content = match stored {
-        Stored::Memory(bytes) => Content::Row(bytes),
+        Stored::Memory(bytes) | Stored::Held(bytes) => Content::Row(bytes),
         Stored::File => Content::Spool(token),
         // Only jobs recall what an earlier run had stored.
         Stored::AtHub => {

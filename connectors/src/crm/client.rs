@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     BuildError, address,
+    connecting::Limited,
     http::{
         client::tls_of,
         oauth::{OauthSettings, Tokens},
@@ -47,6 +48,7 @@ pub(super) fn exchange(settings: &Settings, base: &Path) -> Result<Exchange, Bui
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .connect_timeout(settings.connect_timeout)
+        .connector_layer(Limited)
         .pool_max_idle_per_host(POOL_MAX_IDLE)
         .pool_idle_timeout(POOL_IDLE)
         .tcp_nodelay(true)

@@ -10,6 +10,7 @@ use super::error::{Clash, CrmError, Problem};
 use crate::{
     Call, Code, Failure, Patience, Progress,
     address::{self, Blocked},
+    connecting,
     http::{
         answer, fault,
         oauth::{Token, Tokens},
@@ -393,7 +394,8 @@ impl Exchange {
         let writes = request.writes;
         let built = self.build(talk, request, credentials)?;
         let exchange = async {
-            let response = self.client.execute(built).await.map_err(|error| lost(error, writes))?;
+            let sending = connecting::within(talk.timeout, self.client.execute(built));
+            let response = sending.await.map_err(|error| lost(error, writes))?;
             self.read(talk, response, writes).await
         };
         let limited = tokio::time::timeout(talk.timeout, exchange);

@@ -6,7 +6,7 @@ use super::{
     settings::{Settings, Version},
     sign::Signer,
 };
-use crate::{BuildError, Failure, address};
+use crate::{BuildError, Failure, address, connecting::Limited};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
 use passerelle_config::{Secret, SecretRef};
@@ -42,6 +42,7 @@ pub(super) fn client(
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .connect_timeout(settings.timeouts.connect)
+        .connector_layer(Limited)
         .pool_max_idle_per_host(settings.pool.max_idle)
         .pool_idle_timeout(settings.pool.idle)
         .tcp_nodelay(true)

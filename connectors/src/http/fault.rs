@@ -65,7 +65,8 @@ pub(crate) fn unreachable(error: &(dyn Error + 'static), timed_out: bool) -> Str
             .to_owned();
     }
     if timed_out {
-        return "the target did not take the connection within the resource's connect_timeout".to_owned();
+        return "the target did not take the connection in time: within the resource's timeout for connecting, or most of the \
+                attempt's".to_owned();
     }
     match find::<io::Error>(error).map(io::Error::kind) {
         Some(io::ErrorKind::ConnectionRefused) => {

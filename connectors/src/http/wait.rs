@@ -1,7 +1,7 @@
 //! How long an exchange waits for its target: for a sign of life, for the first byte of the answer, for the whole.
 
 use super::settings::Timeouts;
-use crate::{Call, Code, Failure};
+use crate::{Call, Code, Failure, connecting};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
@@ -38,12 +38,14 @@ impl<'a> Waits<'a> {
         self.alive(self.call.timeout, false, future).await.map_err(|stopped| stopped.failure(true))
     }
 
-    /// Waits for the head of the answer.
+    /// Sends the request and waits for the head of its answer.
     pub(super) async fn head<T>(&self, future: impl Future<Output = T>) -> Result<T, Failure> {
         let (limit, is_first) = match self.first_byte {
             Some(limit) if limit < self.call.timeout => (limit, true),
             Some(_) | None => (self.call.timeout, false),
         };
+        let left = self.end.map_or(limit, |end| limit.min(end.saturating_duration_since(Instant::now())));
+        let future = connecting::within(left, future);
         self.alive(limit, is_first, future).await.map_err(|stopped| stopped.failure(self.reading))
     }
 

@@ -31,7 +31,11 @@ impl Site {
 
     /// The same with the agent not yet started.
     pub async fn prepared(behaviour: impl Fn(&Request, usize) -> Reply + Send + Sync + 'static) -> Self {
-        let hub = Hub::start().await;
+        Self::at(Hub::start().await, behaviour).await
+    }
+
+    /// The same at this hub.
+    pub async fn at(hub: Hub, behaviour: impl Fn(&Request, usize) -> Reply + Send + Sync + 'static) -> Self {
         let app = App::with(behaviour).await;
         let files = tempfile::tempdir().expect("a temporary folder");
         let agent = Agent::new(&hub, SITE, "paris-1");

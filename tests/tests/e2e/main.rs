@@ -31,6 +31,7 @@ mod leftovers;
 mod limits;
 mod listeners;
 mod mediation_examples;
+mod mediation_items;
 mod mediations;
 mod object_store;
 mod pause;
