@@ -160,4 +160,6 @@ pub struct Outcome {
     pub result: Value,
     /// `Some(true)`: the target synced the content to disk; `Some(false)`: it offers no sync; `None`: no meaning here.
     pub synced: Option<bool>,
+    /// Whether what [`Connector::leftover`](crate::Connector::leftover) names may still be at the target, to be cleaned up.
+    pub leaves: bool,
 }

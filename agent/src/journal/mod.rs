@@ -341,6 +341,20 @@ impl Journal {
         upload: bool,
         entry: Option<Entry>,
     ) -> Result<(), JournalError> {
+        self.finish_leaving(report, upload, false, entry).await
+    }
+
+    /// The same; `leaves` says that something of the attempt's part is still there, though it succeeded.
+    ///
+    /// # Errors
+    /// As of [`Self::finish`].
+    pub async fn finish_leaving(
+        &self,
+        report: &Report,
+        upload: bool,
+        leaves: bool,
+        entry: Option<Entry>,
+    ) -> Result<(), JournalError> {
         let key = key(Attempt::new(report.job, report.attempt));
         let (started, finished) =
             (report.started_at.map(Timestamp::as_millisecond), report.finished_at.as_millisecond());
@@ -350,7 +364,7 @@ impl Journal {
         // The row says all of it in a moment.
         self.writer.supersede(key);
         // What succeeded has given its part the final name.
-        let leaves_part = !matches!(report.outcome, Outcome::Succeeded { .. });
+        let leaves_part = leaves || !matches!(report.outcome, Outcome::Succeeded { .. });
         let write =
             move |c: &Connection| {
                 entry.iter().try_for_each(|entry| chain::append(c, entry, &cost))?;

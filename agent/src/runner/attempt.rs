@@ -46,25 +46,38 @@ const CALL_GRACE: Duration = Duration::from_secs(2);
 /// A drain leaves less time: the process is about to end.
 const DRAIN_GRACE: Duration = Duration::from_secs(4);
 
-/// How a run ended: with an outcome, and where its output is.
-pub(super) type End = (Outcome, Option<Stored>);
+/// How a run ended.
+pub struct End {
+    /// With what outcome.
+    pub outcome: Outcome,
+    /// Where its output is.
+    pub output: Option<Stored>,
+    /// Whether something of it is left at the target, though it succeeded.
+    pub leaves: bool,
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self { outcome: Outcome::Failed(failure), output: None, leaves: false }
+    }
+}
 
 fn ended(failure: Failure) -> End {
-    (Outcome::Failed(failure), None)
+    failure.into()
 }
 
 /// Runs an attempt to its end.
 pub async fn run(agent: Arc<Agent>, job: Job, mut judged: Judged, stop: StopHandle) {
     let begun = std::time::Instant::now();
     let mut started_at = job.started_at;
-    let (outcome, output) = Box::pin(carry_out(&agent, &job, &mut judged, &stop, &mut started_at)).await;
+    let end = Box::pin(carry_out(&agent, &job, &mut judged, &stop, &mut started_at)).await;
     let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    if let Outcome::Succeeded { .. } = &outcome {
+    if let Outcome::Succeeded { .. } = &end.outcome {
         agent.note(&job, "succeeded");
         info!(elapsed_ms, rule = judged.rule, "Job succeeded");
     }
     agent.metrics.job_seconds.observe(begun.elapsed().as_secs_f64());
-    agent.finish(&job, outcome, started_at, output).await;
+    agent.finish(&job, end, started_at).await;
 }
 
 /// The run itself: of an attempt, or of a call, which has no journal behind it.
@@ -256,7 +269,8 @@ async fn execute(
     let repeat = judged.repeat(job);
     let failure = match result {
         Some(Ok(done)) => {
-            let (mut outcome, stored) =
+            let leaves = done.leaves;
+            let (mut outcome, output) =
                 outcome::success(agent, job, judged, done, produced, spool, recalled).await;
             if let Outcome::Failed(failure) = &mut outcome {
                 if !passed {
@@ -265,7 +279,7 @@ async fn execute(
                 }
                 agent.note_failure(job, failure, None);
             }
-            return (outcome, stored);
+            return End { outcome, output, leaves };
         }
         Some(Err(failure)) => {
             let mut told = translate::failure(&failure);

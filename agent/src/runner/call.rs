@@ -27,7 +27,7 @@ pub async fn run(
     };
     let mut started_at = None;
     let work = attempt::carry_out(agent, job, &mut judged, stop, &mut started_at);
-    let (mut outcome, output) = Box::pin(work).await;
+    let attempt::End { mut outcome, output, leaves: left } = Box::pin(work).await;
     let source = output.and_then(|output| match output {
         Stored::Held(bytes) => Some(Source::Memory(bytes)),
         Stored::File => Some(Source::File(agent.spool.output(job.attempt))),
@@ -44,7 +44,9 @@ pub async fn run(
         agent.spool.forget_input(job.attempt);
     }
     if leaves {
-        agent.journal.leftover_of_call_decided(job.attempt, matches!(outcome, Outcome::Succeeded { .. }));
+        agent
+            .journal
+            .leftover_of_call_decided(job.attempt, !left && matches!(outcome, Outcome::Succeeded { .. }));
     }
     (outcome, started_at)
 }

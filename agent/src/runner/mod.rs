@@ -25,7 +25,7 @@ use crate::{
     journal::Found,
     registry::StopHandle,
 };
-use passerelle_protocol::{Effect, Failure, HeldState, Outcome, Verdict};
+use passerelle_protocol::{Effect, Failure, HeldState, Verdict};
 use std::sync::Arc;
 use tracing::{Instrument as _, Span, error, info, info_span, warn};
 
@@ -76,7 +76,7 @@ fn resume_job(agent: &Arc<Agent>, job: Job, stop: StopHandle) {
             let (agent, tasks) = (Arc::clone(agent), agent.tasks.clone());
             let end = async move {
                 agent.note_failure(&job, &failure, None);
-                agent.finish(&job, Outcome::Failed(failure), job.started_at, None).await;
+                agent.finish(&job, failure.into(), job.started_at).await;
             };
             tasks.spawn(end.instrument(span));
         }
@@ -125,13 +125,8 @@ impl Agent {
     }
 
     /// Journals an outcome, however long the disk takes, and has it reported.
-    pub async fn finish(
-        self: &Arc<Self>,
-        job: &Job,
-        outcome: Outcome,
-        started_at: Option<jiff::Timestamp>,
-        output: Option<spool::Stored>,
-    ) {
+    pub async fn finish(self: &Arc<Self>, job: &Job, end: attempt::End, started_at: Option<jiff::Timestamp>) {
+        let attempt::End { outcome, output, leaves } = end;
         let report = passerelle_protocol::Report {
             job: job.attempt.job,
             attempt: job.attempt.number,
@@ -141,7 +136,7 @@ impl Agent {
         };
         let upload = matches!(output, Some(spool::Stored::File));
         let entry = Some(Entry::ended(job, &report.outcome));
-        while let Err(error) = self.journal.finish(&report, upload, entry.clone()).await {
+        while let Err(error) = self.journal.finish_leaving(&report, upload, leaves, entry.clone()).await {
             error!(%error, "An outcome cannot be written to the journal; trying again");
             tokio::select! {
                 () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {}

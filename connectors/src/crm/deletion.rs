@@ -60,7 +60,7 @@ pub(super) async fn run(
 }
 
 fn outcome(what: &str) -> Outcome {
-    Outcome { result: json!({ "outcome": what }), synced: None }
+    Outcome { result: json!({ "outcome": what }), synced: None, leaves: false }
 }
 
 async fn look(
@@ -89,5 +89,5 @@ async fn look(
         result["would"] = json!(if stale { "conflict" } else { "deleted" });
         result["id"] = Value::String(record.id);
     }
-    Ok(Outcome { result, synced: None })
+    Ok(Outcome { result, synced: None, leaves: false })
 }

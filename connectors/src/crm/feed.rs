@@ -32,7 +32,7 @@ pub(super) fn outcome(page: Changes) -> Outcome {
         "more": page.more,
         "complete_deletes": page.complete_deletes,
     });
-    Outcome { result, synced: None }
+    Outcome { result, synced: None, leaves: false }
 }
 
 fn item(change: Change) -> Value {

@@ -223,7 +223,7 @@ impl Crm {
                 let result = self.dialect.call(&Talk::from(call), spec, &args).await?;
                 let result =
                     if result.is_object() { result } else { serde_json::json!({ "result": result }) };
-                Ok(Outcome { result, synced: None })
+                Ok(Outcome { result, synced: None, leaves: false })
             }
         }
     }

@@ -47,7 +47,7 @@ pub(super) async fn get(
         },
     };
     let record = crm.dialect.get(&talk, entity, &id, wanted).await?;
-    Ok(Outcome { result: shown(record, wanted), synced: None })
+    Ok(Outcome { result: shown(record, wanted), synced: None, leaves: false })
 }
 
 /// A page of records.
@@ -74,7 +74,7 @@ pub(super) async fn find(
     let listed = crm.dialect.find(&talk, find.entity, wanted, &given(&find.filter), page).await?;
     let next_cursor = listed.next.map(|n| crm.cursors.seal(&Head { f: asked, n }, &[])).transpose()?;
     let items: Vec<Value> = listed.records.into_iter().map(|record| shown(record, wanted)).collect();
-    Ok(Outcome { result: json!({ "items": items, "next_cursor": next_cursor }), synced: None })
+    Ok(Outcome { result: json!({ "items": items, "next_cursor": next_cursor }), synced: None, leaves: false })
 }
 
 /// A cursor goes on with the search it came from, and no other.

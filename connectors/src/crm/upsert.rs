@@ -80,7 +80,7 @@ pub(super) async fn run(crm: &Crm, call: &Call, upsert: &Upsert<'_>) -> Result<O
     if !done.superseded.is_empty() {
         result["superseded"] = json!(done.superseded);
     }
-    Ok(Outcome { result, synced: None })
+    Ok(Outcome { result, synced: None, leaves: false })
 }
 
 pub(super) fn outcome(done: Done) -> &'static str {
@@ -587,5 +587,5 @@ pub(super) async fn dry_run(crm: &Crm, talk: &Talk, upsert: &Upsert<'_>) -> Resu
     result["would"] = json!(if errors.is_empty() { would } else { "refused" });
     result["errors"] =
         errors.iter().map(|error| json!({ "field": error.field, "reason": error.reason })).collect();
-    Ok(Outcome { result, synced: None })
+    Ok(Outcome { result, synced: None, leaves: false })
 }

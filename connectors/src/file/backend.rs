@@ -182,6 +182,10 @@ pub(super) trait Backend: Send {
     fn begin(&mut self, timeout: Duration);
     /// Whether it can still be used after having been idle.
     fn alive(&mut self, idle: Duration) -> bool;
+    /// Whether the current operation left something of a part that has its final name: harmless, but to be cleaned up.
+    fn leaves_part(&self) -> bool {
+        false
+    }
     /// Called now and then while nothing else is asked of it.
     fn keep_warm(&mut self) {}
     /// Creates a file for writing; `Exists` if there is one.

@@ -61,7 +61,7 @@ pub(super) async fn run(
     }
     if params.notify {
         discard(call, response).await;
-        return Ok(Outcome { result: json!({ "status": status.as_u16() }), synced: None });
+        return Ok(Outcome { result: json!({ "status": status.as_u16() }), synced: None, leaves: false });
     }
     let unpacker = if unpacks { Unpacker::of(status, response.headers(), http.max_response) } else { None };
     if unpacker.is_some() && params.method != Method::HEAD {
@@ -72,7 +72,11 @@ pub(super) async fn run(
     receive(http, &waits, &params, response, unpacker, output)
         .await
         .map_err(|failure| if reading { failure } else { failure.effect_unknown() })?;
-    Ok(Outcome { result: json!({ "status": status.as_u16(), "headers": headers }), synced: None })
+    Ok(Outcome {
+        result: json!({ "status": status.as_u16(), "headers": headers }),
+        synced: None,
+        leaves: false,
+    })
 }
 
 /// Waits for something that comes before the exchange.

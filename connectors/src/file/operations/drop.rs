@@ -146,7 +146,7 @@ async fn write_and_name(
         call.gate.pass(&intent).await?;
         lease.commit();
         match name(lease, &part, &target, on_conflict).await {
-            Ok(named) => return Ok(outcome(&intent, written.synced && named.synced, named.atomic)),
+            Ok(named) => return Ok(named.outcome(&intent, written.synced)),
             Err(error)
                 if error.problem == Problem::Exists
                     && on_conflict == OnConflict::Suffix
@@ -361,6 +361,8 @@ pub(super) struct Named {
     pub(super) synced: bool,
     /// Whether what was there was replaced in one step.
     pub(super) atomic: bool,
+    /// Whether something of the part may still be there.
+    pub(super) leaves: bool,
 }
 
 /// The final effect.
@@ -383,9 +385,16 @@ pub(super) async fn name(
             tracing::warn!(detail = %error.detail, "a folder could not be synced after a file was put there");
             false
         });
-            Ok(Named { synced, atomic: renamed.atomic })
+            Ok(Named { synced, atomic: renamed.atomic, leaves: hands.fs.leaves_part() })
         })
         .await
+}
+
+impl Named {
+    /// The result of a drop whose content was synced or not before.
+    pub(super) fn outcome(&self, intent: &Intent, synced: bool) -> Outcome {
+        Outcome { leaves: self.leaves, ..outcome(intent, synced && self.synced, self.atomic) }
+    }
 }
 
 /// The result of a drop under `intent`.
@@ -396,5 +405,5 @@ pub(super) fn outcome(intent: &Intent, synced: bool, atomic: bool) -> Outcome {
     if !atomic && let Some(result) = result.as_object_mut() {
         result.insert("atomic".to_owned(), Value::Bool(false));
     }
-    Outcome { result, synced: Some(synced) }
+    Outcome { result, synced: Some(synced), leaves: false }
 }

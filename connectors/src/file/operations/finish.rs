@@ -86,7 +86,8 @@ async fn decide(
     let found = lease.run(find(&part)).await.map_err(unknown)?;
     call.progress.beat();
     if found.binds && lease.run(says_so(&target, &part)).await.map_err(unknown)? {
-        return Ok(Finished::Done(outcome(intent, kept.synced, true)));
+        // Whoever died in between may not have taken away what the part was bound by.
+        return Ok(Finished::Done(Outcome { leaves: true, ..outcome(intent, kept.synced, true) }));
     }
     let Some(found_size) = found.part else {
         if kept.synced && !found.binds && found.folder.as_ref() == Some(&kept.folder) {
@@ -137,7 +138,7 @@ async fn rename(
         let named = name(lease, part, &target, params.on_conflict).await;
         match named {
             Ok(named) => {
-                return Ok(Finished::Done(outcome(&intent, kept.synced && named.synced, named.atomic)));
+                return Ok(Finished::Done(named.outcome(&intent, kept.synced)));
             }
             Err(error) if error.problem == Problem::Exists => {
                 // Renaming without replacing is a link and an unlink on some targets: cut off between the two, it

@@ -71,7 +71,7 @@ impl From<Stat> for Fingerprint {
 
 /// A result that knows of no content to sync.
 fn plain(result: Value) -> Outcome {
-    Outcome { result, synced: None }
+    Outcome { result, synced: None, leaves: false }
 }
 
 /// An item as `list` and `stat` show it.

@@ -17,6 +17,7 @@ use crate::{
 use reqwest::{Method, Url};
 use rustls::ClientConfig;
 use std::{
+    cell::Cell,
     collections::{HashMap, HashSet},
     fmt::Display,
     net::SocketAddr,
@@ -68,7 +69,6 @@ impl ObjectStore {
             careful: Mutex::new(()),
             conditional: Mutex::new(None),
             reserved: Mutex::new(HashSet::new()),
-            untidy: Mutex::new(Vec::new()),
         };
         Ok(Self { base, bucket: Arc::new(bucket), connect_timeout })
     }
@@ -215,6 +215,6 @@ impl Connect for ObjectStore {
         let shown: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
         passed("name", format!("{} is {}", self.host(), shown.join(", ")));
         self.greet(&session, passed)?;
-        Ok(Box::new(Remote { session, mine: HashSet::new() }))
+        Ok(Box::new(Remote { session, mine: HashSet::new(), untidy: Cell::default() }))
     }
 }

@@ -63,8 +63,6 @@ pub(super) struct Bucket {
     pub(super) conditional: Mutex<Option<bool>>,
     /// Names that drops under way will take if they are free.
     pub(super) reserved: Mutex<HashSet<String>>,
-    /// Keys of markers that could not be taken away after their uploads had been completed.
-    pub(super) untidy: Mutex<Vec<String>>,
 }
 
 /// A runtime that may be let go of anywhere.

@@ -38,6 +38,7 @@ use reqwest::{
 use serde_json::{Value, json};
 use source::Source;
 use std::{
+    cell::Cell,
     collections::HashSet,
     sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
@@ -48,9 +49,6 @@ use upload::{MADE_FROM_PART, Marker, Part};
 const SLICE: usize = 512 * 1024;
 /// How long an idle session is trusted without asking the store.
 const TRUSTED: Duration = Duration::from_secs(5);
-
-/// How many markers are remembered to be taken away later.
-const MAX_UNTIDY: usize = 1000;
 
 /// What a store says of an object.
 #[derive(Debug, Clone)]
@@ -95,6 +93,8 @@ struct Remote {
     session: Arc<Session>,
     /// The names that this session has set aside.
     mine: HashSet<String>,
+    /// Whether the current operation could not take a marker away.
+    untidy: Cell<bool>,
 }
 
 impl Remote {
@@ -167,31 +167,12 @@ impl Remote {
         Ok(Renamed { atomic: !only_if_free || conditional })
     }
 
-    /// Takes away the marker of an upload that has become an object. One that stays is harmless, and tried again.
+    /// Takes away the marker of an upload that has become an object. One that stays is harmless, and cleaned up later.
     fn forget(&self, part: &Place) {
-        if let Ok(key) = self.key(part)
-            && let Err(error) = self.session.tell(&Request::new(Method::DELETE, &key))
-        {
+        let taken = self.key(part).and_then(|key| self.session.tell(&Request::new(Method::DELETE, &key)));
+        if let Err(error) = taken {
             tracing::debug!(detail = %error.detail, "the marker of a finished upload stays for now");
-            let mut untidy = self.session.bucket.untidy.lock().unwrap_or_else(PoisonError::into_inner);
-            if untidy.len() < MAX_UNTIDY {
-                untidy.push(key);
-            }
-        }
-    }
-
-    /// Takes away what an unreachable store kept.
-    fn tidy_up(&self) {
-        let untidy =
-            std::mem::take(&mut *self.session.bucket.untidy.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut left = untidy.into_iter();
-        for key in left.by_ref() {
-            if self.session.tell(&Request::new(Method::DELETE, &key)).is_err() {
-                let mut untidy = self.session.bucket.untidy.lock().unwrap_or_else(PoisonError::into_inner);
-                untidy.push(key);
-                untidy.extend(left);
-                return;
-            }
+            self.untidy.set(true);
         }
     }
 }
@@ -213,6 +194,7 @@ impl Backend for Remote {
 
     fn begin(&mut self, timeout: Duration) {
         self.let_go();
+        self.untidy.set(false);
         self.session.sent().clear();
         let patience = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1);
         self.session.patience.store(patience, Ordering::Relaxed);
@@ -222,8 +204,8 @@ impl Backend for Remote {
         !self.session.fired.is_cancelled() && (idle < TRUSTED || self.session.has_below("").is_ok())
     }
 
-    fn keep_warm(&mut self) {
-        self.tidy_up();
+    fn leaves_part(&self) -> bool {
+        self.untidy.get()
     }
 
     fn create(&mut self, place: &Place) -> Result<Box<dyn PartFile>, FsError> {
