@@ -18,6 +18,8 @@ const DEPTH: usize = 4;
 const PACE: Duration = Duration::from_millis(150);
 /// How long a job may take while everything around it fails.
 const SETTLES: Duration = Duration::from_secs(240);
+/// How long, in seconds, a target may be silent: one behind a cable that was pulled says nothing for ever.
+const SILENT: u32 = 20;
 
 /// Submits notifications to `orders-app`, and drops into `accounting` if there is such a resource.
 pub struct Load<'a> {
@@ -109,7 +111,7 @@ impl<'a> Load<'a> {
         json!({
             "site": self.site, "resource": "orders-app", "operation": "notify", "params": {"path": path},
             "payload": {"text": "{\"EventKind\":\"CommandeValidee\"}", "media_type": "application/json"},
-            "max_attempts": 100, "deadline_s": 3600,
+            "max_attempts": 100, "deadline_s": 3600, "timeout_s": SILENT,
         })
     }
 
@@ -118,7 +120,7 @@ impl<'a> Load<'a> {
         json!({
             "site": self.site, "resource": "accounting", "operation": "drop",
             "params": {"path": path, "create_dirs": true, "on_conflict": "fail"},
-            "payload": {"text": path}, "max_attempts": 100, "deadline_s": 3600,
+            "payload": {"text": path}, "max_attempts": 100, "deadline_s": 3600, "timeout_s": SILENT,
         })
     }
 
