@@ -325,7 +325,7 @@ async fn what_another_process_does_is_noticed_soon() {
     admin.revoke_api_key(&id).await.unwrap();
     let revoked = std::time::Instant::now();
     while hub.store.authenticate(&key).await.unwrap().is_some() {
-        assert!(revoked.elapsed() < Duration::from_secs(2), "the revoked key is still taken");
+        assert!(revoked.elapsed() < Duration::from_secs(10), "the revoked key is still taken");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let mut changes = hub.store.subscribe();

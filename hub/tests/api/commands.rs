@@ -122,7 +122,7 @@ async fn administration_works_beside_a_serving_hub() {
     let revoked = Instant::now();
     while status(&client, &jobs, key).await != 401 {
         // The hub looks every 250 ms; the rest is for a busy machine.
-        assert!(revoked.elapsed() < Duration::from_secs(2), "the revoked key still works");
+        assert!(revoked.elapsed() < Duration::from_secs(10), "the revoked key still works");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let listed = admin_json(&data, &["api-key", "list", "--tenant", "acme"]);
