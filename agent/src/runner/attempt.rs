@@ -62,10 +62,6 @@ impl From<Failure> for End {
     }
 }
 
-fn ended(failure: Failure) -> End {
-    failure.into()
-}
-
 /// Runs an attempt to its end.
 pub async fn run(agent: Arc<Agent>, job: Job, mut judged: Judged, stop: StopHandle) {
     let begun = std::time::Instant::now();
@@ -91,7 +87,7 @@ pub(super) async fn carry_out(
     let resumed = job.started_at.is_some() || job.intent.is_some();
     let fail = |failure: Failure| {
         agent.note_failure(job, &failure, None);
-        ended(failure)
+        failure.into()
     };
     if job.intent.is_some() && judged.repeat(job) == Repeat::Never && !judged.looks_back(job) {
         let message = "the agent was stopped in the middle; whether it took effect cannot be told";
@@ -163,7 +159,7 @@ fn stopped(agent: &Agent, job: &Job, judged: &Judged, stop: &StopHandle) -> End 
         }
     };
     agent.note_failure(job, &failure, None);
-    ended(failure)
+    failure.into()
 }
 
 /// What an attempt may have done that this run has not started.
@@ -318,7 +314,7 @@ async fn execute(
         }
     };
     spool.discard();
-    ended(still_granted(job, failure))
+    still_granted(job, failure).into()
 }
 
 /// Where the output goes: past the meter, if the rule has a daily volume. The flag tells whether the meter stopped it.
