@@ -120,7 +120,7 @@ pub(crate) struct Agent {
 pub(crate) struct Audit {
     /// File to which each row is appended as a line of JSON. It may be rotated; the agent makes it anew.
     pub(crate) file: Option<PathBuf>,
-    /// Syslog server to which each row is sent (RFC 5424): `unix:/dev/log`, `udp://host:514` or `tcp://host:514`.
+    /// Syslog server to which each row is sent (RFC 5424; on a local socket as syslog(3) does): `unix:/dev/log`, `udp://host:514` or `tcp://host:514`.
     pub(crate) syslog: Option<String>,
     /// Past `agent.audit_quota`: `delete_oldest`, which the audit itself tells of, or `stop` taking jobs.
     #[schemars(extend("default" = "delete_oldest"))]

@@ -31,6 +31,7 @@ mod process;
 mod proxy;
 pub mod reference;
 pub mod resources;
+mod rsyslog;
 #[path = "../../connectors/tests/support/s3.rs"]
 pub mod s3;
 #[path = "../../connectors/tests/support/samba.rs"]
@@ -66,6 +67,7 @@ pub use nginx::Nginx;
 pub use port::free_port;
 pub use process::{Process, binary, cpu_time, run};
 pub use proxy::Proxy;
+pub use rsyslog::Rsyslog;
 pub use share::{Protocol, Share};
 pub use smb::SmbServer;
 pub use squid::{FORBIDDEN_NAME, PROXY_ONLY_NAME, PROXY_PASSWORD, PROXY_USER, Squid};

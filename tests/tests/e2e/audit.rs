@@ -3,7 +3,7 @@
 
 use crate::common::{SITE, Site, drop_job, job};
 use passerelle_protocol::SigningKey;
-use passerelle_tests::{Agent, FakeHub, PATIENCE, Reply, SmallDisk, is_root, resources, run, until};
+use passerelle_tests::{Agent, FakeHub, PATIENCE, Reply, Rsyslog, SmallDisk, is_root, resources, run, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::{
@@ -180,8 +180,14 @@ async fn a_flood_of_refused_offers_is_counted_and_stays_small() {
     assert_eq!(verify(&agent, &[]).1, 0);
 }
 
-/// A syslog server on a local socket or a port; each message as it came.
+/// The row in a message as it came to a syslog server, on a local socket or a port.
 fn message(text: &str) -> Value {
+    if let Some((header, row)) = text.split_once("]: {") {
+        let (priority, rest) = header.split_once('>').unwrap_or_else(|| panic!("no priority in {text}"));
+        assert!(matches!(priority, "<108" | "<110"), "{text}");
+        assert!(rest.get(15..).is_some_and(|rest| rest.starts_with(" passerelle-agent[")), "{text}");
+        return serde_json::from_str(&format!("{{{row}")).unwrap_or_else(|e| panic!("{e}: {text}"));
+    }
     let (header, row) = text.split_once(" - {").unwrap_or_else(|| panic!("no row in {text}"));
     let mut words = header.split(' ');
     assert!(matches!(words.next(), Some("<108>1" | "<110>1")), "{text}");
@@ -271,6 +277,50 @@ fn read_frames(stream: &mut TcpStream, kind: &str, rows: &mut Vec<Value>) {
         if last {
             return;
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_syslog_daemon_reads_every_row_its_priority_and_program() {
+    let rsyslog = Rsyslog::start().await;
+    for (input, to) in [
+        ("imuxsock", format!("unix:{}", rsyslog.socket().display())),
+        ("imudp", format!("udp://127.0.0.1:{}", rsyslog.udp)),
+        ("imtcp", format!("tcp://127.0.0.1:{}", rsyslog.tcp)),
+    ] {
+        let mut site = Site::prepared(|_, _| Reply::status(200)).await;
+        site.agent.log_key("[audit]").log_key(&format!("syslog = \"{to}\""));
+        site.agent.start().await;
+        site.hub.api.succeed(&drop_job("a.csv", "x")).await;
+        site.hub.api.run(&job("compta", "drop", json!({"path": "../a"}))).await;
+        let read = until(&format!("a refusal by {input}"), PATIENCE, async || {
+            let read = rsyslog.read(input);
+            read.iter().any(|fields| fields[6].contains("\"kind\":\"denied\"")).then_some(read)
+        })
+        .await;
+        let pid = site.agent.process().id().to_string();
+        for fields in &read {
+            let row: Value =
+                serde_json::from_str(fields[6].trim()).unwrap_or_else(|e| panic!("{e}: {fields:?}"));
+            let priority = if row["kind"] == "denied" { "108" } else { "110" };
+            assert_eq!(
+                [&fields[1], &fields[2], &fields[3]],
+                [priority, "passerelle-agent", &pid],
+                "{fields:?}"
+            );
+            if input != "imuxsock" {
+                assert_eq!(
+                    [&fields[4], &fields[5]],
+                    [row["kind"].as_str().unwrap(), "paris-1"],
+                    "{fields:?}"
+                );
+            }
+        }
+        let numbers: Vec<u64> = read
+            .iter()
+            .filter_map(|fields| serde_json::from_str::<Value>(fields[6].trim()).ok()?["seq"].as_u64())
+            .collect();
+        assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>(), "{input}");
     }
 }
 

@@ -111,7 +111,7 @@ fn open(agent: &Agent, section: &AuditSection) -> Vec<Export> {
     if let Some(target) = &section.syslog {
         let host = agent.settings().name.to_string();
         let made: Box<dyn Target> = match target {
-            Syslog::Unix(path) => Box::new(syslog::Datagrams::unix(path.clone(), host)),
+            Syslog::Unix(path) => Box::new(syslog::Datagrams::unix(path.clone())),
             Syslog::Udp(to, port) => Box::new(syslog::Datagrams::udp(format!("{to}:{port}"), host)),
             Syslog::Tcp(to, port) => Box::new(syslog::Stream::new(format!("{to}:{port}"), host)),
         };

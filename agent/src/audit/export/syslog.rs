@@ -1,8 +1,10 @@
-//! A copy for a syslog server: RFC 5424, over datagrams (RFC 5426, a local socket) or a connection (RFC 6587, octet
-//! counting).
+//! A copy for a syslog server: RFC 5424 over the network, in datagrams (RFC 5426) or a connection (RFC 6587, octet counting);
+//! on a local socket the form of syslog(3), the only one that every daemon behind `/dev/log` reads: rsyslog takes the version
+//! of RFC 5424 for the name of the program there.
 
 use super::{Target, named};
-use crate::audit::line;
+use crate::{audit::line, clock};
+use jiff::tz::TimeZone;
 use std::{
     collections::VecDeque,
     io::{self, Write as _},
@@ -33,13 +35,28 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// TCP says nothing of what arrived: rows count as taken after the connection has held this long after them.
 const CERTAIN: Duration = Duration::from_secs(5);
 
-/// One row as a syslog message: `<PRI>1 TIME HOST passerelle-agent PID KIND - ROW`.
+fn priority(kind: &str) -> u8 {
+    if WARNINGS.contains(&kind) { WARNING } else { INFO }
+}
+
+/// One row as a message to this machine's daemon, as syslog(3) sends it: `<PRI>TIME passerelle-agent[PID]: ROW`, the time without a
+/// year and in the machine's time zone.
+fn local_message(row: &str, zone: &TimeZone) -> String {
+    let (at, kind) = match line::read(row) {
+        Ok((row, _)) => (row.at, row.kind),
+        Err(_) => (clock::now(), "-".to_owned()),
+    };
+    let time = at.to_zoned(zone.clone()).strftime("%b %e %H:%M:%S").to_string();
+    format!("<{}>{time} passerelle-agent[{}]: {row}", priority(&kind), std::process::id())
+}
+
+/// One row as a message over the network: `<PRI>1 TIME HOST passerelle-agent PID KIND - ROW`.
 fn message(row: &str, host: &str) -> String {
     let (time, kind) = match line::read(row) {
         Ok((row, _)) => (row.at.to_string(), row.kind),
         Err(_) => ("-".to_owned(), "-".to_owned()),
     };
-    let priority = if WARNINGS.contains(&kind.as_str()) { WARNING } else { INFO };
+    let priority = priority(&kind);
     // RFC 5424 knows microseconds at most.
     let time = match time.split_once('.') {
         Some((seconds, rest)) => {
@@ -70,8 +87,8 @@ pub struct Datagrams {
 
 impl Datagrams {
     /// To a socket of this machine.
-    pub fn unix(path: PathBuf, host: String) -> Self {
-        Self { to: To::Unix(path), host, socket: None }
+    pub fn unix(path: PathBuf) -> Self {
+        Self { to: To::Unix(path), host: String::new(), socket: None }
     }
 
     /// To a host.
@@ -107,10 +124,9 @@ impl Target for Datagrams {
             None => self.open()?,
         };
         for (_, row) in rows {
-            let message = message(row, &self.host);
             match &socket {
-                Socket::Unix(socket) => socket.send(message.as_bytes())?,
-                Socket::Udp(socket) => socket.send(message.as_bytes())?,
+                Socket::Unix(socket) => socket.send(local_message(row, &TimeZone::system()).as_bytes())?,
+                Socket::Udp(socket) => socket.send(message(row, &self.host).as_bytes())?,
             };
         }
         self.socket = Some(socket);
@@ -223,5 +239,17 @@ mod tests {
         let at = "2026-11-21T06:00:00Z".parse().unwrap();
         let (row, _) = write(&Entry { at, ..Entry::new(Kind::Accepted) }, Head::START, 1).unwrap();
         assert!(message(&row, "x").starts_with("<110>1 2026-11-21T06:00:00Z x passerelle-agent "));
+    }
+
+    #[test]
+    fn a_message_on_a_local_socket_has_the_form_of_syslog() {
+        let at = "2026-11-02T23:30:00.9Z".parse().unwrap();
+        let (row, _) = write(&Entry { at, ..Entry::new(Kind::Denied) }, Head::START, 1).unwrap();
+        let pid = std::process::id();
+        let paris = TimeZone::fixed(jiff::tz::offset(1));
+        assert_eq!(
+            local_message(&row, &paris),
+            format!("<108>Nov  3 00:30:00 passerelle-agent[{pid}]: {row}")
+        );
     }
 }
