@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
 
+#[path = "support/full.rs"]
+mod full;
 mod http_more;
 mod http_server;
 
@@ -16,7 +18,7 @@ use serde_json::{Value, json};
 use std::{io, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::TcpListener,
 };
 
 /// Verdict, code and effect at one glance.
@@ -312,24 +314,9 @@ async fn silence_before_and_within_the_answer_is_a_timeout() {
     }
 }
 
-/// A server whose queue of connections is full: the system drops who asks for one more. With what keeps it so.
-async fn full() -> (String, impl Sized) {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let listener = socket.listen(1).unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut waiting = Vec::new();
-    while let Ok(connected) =
-        tokio::time::timeout(Duration::from_millis(500), TcpStream::connect(address)).await
-    {
-        waiting.push(connected.unwrap());
-    }
-    (format!("http://{address}/api/"), (listener, waiting))
-}
-
 #[tokio::test]
 async fn a_target_that_never_takes_the_connection_was_told_nothing() {
-    let (url, _full) = full().await;
+    let (url, _full) = full::full().await;
     // The time for connecting is 10 s: the attempt's own ends first.
     for more in ["", "timeouts = { first_byte = \"1s\" }", "timeouts = { whole = \"1s\" }"] {
         let resource = Resource::new(&format!("url = \"{url}\"\n{more}"));

@@ -6,7 +6,10 @@ use crate::{
 };
 use passerelle_connectors::{Code, Effect, Verdict};
 use serde_json::json;
-use std::io::{Read as _, Write as _};
+use std::{
+    io::{Read as _, Write as _},
+    time::Duration,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_declared_call_is_made_with_its_arguments_in_their_places() {
@@ -149,5 +152,35 @@ async fn answers_of_every_kind_become_one_of_the_codes_and_tell_nothing() {
         if head.starts_with("429") {
             assert_eq!(read.retry_after.map(|after| after.as_secs()), Some(7));
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_never_takes_the_connection_was_told_nothing() {
+    let (url, _full) = crate::full::full().await;
+    let dir = tempfile::tempdir().unwrap();
+    let settings = format!(
+        "connector = \"crm\"\ndialect = \"rest\"\nurl = \"{url}\"\n\
+         [resources.crm.entities.contact]\ntarget = \"contacts\"\nfields = {{ external_id = \"guid\", email = \"email\" }}\n\
+         [resources.crm.calls.write]\nmethod = \"POST\"\npath = \"write\"\n"
+    );
+    let agent = crate::place::Agent::of(build(dir.path(), &settings).unwrap(), dir);
+    for (operation, params) in [
+        ("find", json!({ "entity": "contact", "where": {} })),
+        ("call", json!({ "name": "write" })),
+        (
+            "upsert",
+            json!({ "entity": "contact", "key": { "external_id": "K" }, "fields": { "email": "x@example.com" } }),
+        ),
+    ] {
+        // The time for connecting is 10 s: the attempt's own ends first.
+        let mut job = crate::place::Job::new();
+        job.timeout = Duration::from_secs(1);
+        let failure = job.attempt(&agent, operation, &params, false).await.unwrap_err();
+        assert_eq!(
+            (failure.verdict, failure.code, failure.effect),
+            (Verdict::Retry, Code::TargetUnreachable, Effect::NotApplied),
+            "{operation}: {failure}"
+        );
     }
 }

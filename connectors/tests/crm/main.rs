@@ -8,6 +8,8 @@ mod cases;
 #[path = "../crm_servers/mod.rs"]
 #[expect(dead_code, reason = "the tests of the products' own traps use the rest")]
 mod crm_servers;
+#[path = "../support/full.rs"]
+mod full;
 mod hostile;
 mod odata;
 mod place;

@@ -138,11 +138,13 @@ impl Gate for Journal {
 pub struct Job {
     id: Uuid,
     journal: Arc<Journal>,
+    /// How long an attempt may take.
+    pub timeout: Duration,
 }
 
 impl Job {
     pub fn new() -> Self {
-        Self { id: Uuid::now_v7(), journal: Arc::default() }
+        Self { id: Uuid::now_v7(), journal: Arc::default(), timeout: Duration::from_secs(20) }
     }
 
     /// One attempt; `again`: after a crash, with what the journal holds.
@@ -157,7 +159,7 @@ impl Job {
         let call = Call {
             job: self.id,
             attempt: 1,
-            timeout: Duration::from_secs(20),
+            timeout: self.timeout,
             cancel: CancellationToken::new(),
             progress: Progress::default(),
             gate: Arc::clone(&self.journal) as Arc<dyn Gate>,
