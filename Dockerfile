@@ -19,6 +19,8 @@ RUN apt-get update \
  && apt-get install -y --no-install-recommends make perl \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
+# What is handed out is built with --build-arg PROFILE=dist, which takes longer: `docs/releasing.md`.
+ARG PROFILE=release
 # Symbols are a third of the programs, and the messages of a fault name file and line without them.
 ENV CARGO_PROFILE_RELEASE_STRIP=symbols
 COPY Cargo.toml Cargo.lock ./
@@ -37,14 +39,15 @@ RUN test -d agent/src || { set -eu; \
       for crate in agent hub cli; do echo 'fn main() {}' > $crate/src/main.rs; done; \
       mkdir -p tests/src/bin/bench tests/src/bin/chaos; \
       for bin in bench chaos; do echo 'fn main() {}' > tests/src/bin/$bin/main.rs; done; \
-      cargo build --release --locked -p passerelle-agent -p passerelle-hub -p passerelle; \
-      cargo clean --release -p passerelle-protocol -p passerelle-config -p passerelle-connectors \
+      cargo build --profile $PROFILE --locked -p passerelle-agent -p passerelle-hub -p passerelle; \
+      cargo clean --profile $PROFILE -p passerelle-protocol -p passerelle-config -p passerelle-connectors \
         -p passerelle-agent -p passerelle-hub -p passerelle; \
       rm -rf protocol/src config/src connectors/src agent/src hub/src cli/src tests/src; \
     }
 
 # The three programs, and for each a folder with it and the libraries that it is linked with.
 FROM dependencies AS build
+ARG PROFILE=release
 COPY protocol/ protocol/
 COPY config/ config/
 COPY connectors/ connectors/
@@ -53,12 +56,12 @@ COPY hub/ hub/
 COPY cli/ cli/
 RUN mkdir -p tests/src/bin/bench tests/src/bin/chaos \
  && touch tests/src/lib.rs tests/src/bin/bench/main.rs tests/src/bin/chaos/main.rs \
- && cargo build --release --locked --bins -p passerelle-agent -p passerelle-hub -p passerelle
+ && cargo build --profile $PROFILE --locked --bins -p passerelle-agent -p passerelle-hub -p passerelle
 RUN set -eu; rm -rf /out; \
     for program in passerelle-agent passerelle-hub passerelle; do \
       mkdir -p /out/$program/usr/bin; \
-      cp target/release/$program /out/$program/usr/bin/; \
-      for library in $(ldd target/release/$program | grep -o '/[^ ]*'); do \
+      cp target/$PROFILE/$program /out/$program/usr/bin/; \
+      for library in $(ldd target/$PROFILE/$program | grep -o '/[^ ]*'); do \
         cp -L --parents $library /out/$program/; \
       done; \
     done

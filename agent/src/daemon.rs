@@ -9,6 +9,7 @@ use crate::{
     clock, control, drain,
     enrol::{EnrolError, enrol},
     exit::Stop,
+    footprint,
     hub::Hub,
     identity::Identity,
     journal::{Found, Journal, JournalError},
@@ -44,7 +45,7 @@ use std::{
 };
 use tokio::{
     sync::{Mutex, Notify, watch},
-    task::JoinHandle,
+    task::{JoinHandle, spawn_blocking},
     time::{Instant, interval, sleep, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -54,8 +55,12 @@ use tracing::{Instrument as _, error, info, info_span, warn};
 const STOP_TIME: Duration = Duration::from_secs(5);
 /// How long the last rows of the audit may take into its files and copies.
 const AUDIT_TIME: Duration = Duration::from_secs(2);
-/// How often old rows are pruned from the journal.
+/// How often old rows are pruned from the journal, in seconds.
 const PRUNE_EVERY: u32 = 600;
+/// How often memory is given back that was not used since, in seconds.
+const GIVE_BACK_EVERY: u32 = 60;
+/// When the start is over, most likely; in seconds.
+const SETTLED: u32 = 2;
 
 /// Runs the agent until it is stopped or refused.
 ///
@@ -424,6 +429,9 @@ async fn upkeep(agent: Arc<Agent>) {
         } else {
             Ok(())
         };
+        if count % GIVE_BACK_EVERY == SETTLED {
+            drop(spawn_blocking(footprint::give_back).await);
+        }
         count = count.wrapping_add(1);
         pressure::look(&agent).await;
         if matches!(done, Err(JournalError::Closed)) {

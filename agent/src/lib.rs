@@ -19,6 +19,7 @@ mod dispatch;
 mod drain;
 mod enrol;
 mod exit;
+mod footprint;
 mod hub;
 mod identity;
 mod init;

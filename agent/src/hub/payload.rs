@@ -225,16 +225,19 @@ async fn upload_to(
     let request =
         |method| hub.authorised(identity, method, url).map_err(|e| TransferError::Again(e.to_string()));
     let digest = format!("sha-256=:{}:", STANDARD.encode(output.sha256.bytes()));
-    let opened = request(Method::POST)?
+    let opening = request(Method::POST)?
         .header("Upload-Length", output.size)
         .header("Repr-Digest", digest)
-        .header(header::CONTENT_TYPE, &output.media_type)
-        .header(header::CONTENT_LENGTH, 0)
-        .send()
-        .await
-        .map_err(again)?;
+        .header(header::CONTENT_TYPE, &output.media_type);
+    // What is in memory is small, and somebody waits for it: it goes along. A hub that does not read it says so by the offset.
+    let opening = match source {
+        Source::Memory(bytes) => opening.body(bytes.clone()),
+        Source::File(_) => opening.header(header::CONTENT_LENGTH, 0),
+    };
+    let opened = opening.send().await.map_err(again)?;
     let mut offset = match opened.status() {
         StatusCode::CREATED | StatusCode::OK => upload_offset(&opened).unwrap_or(0),
+        StatusCode::UNPROCESSABLE_ENTITY => return Err(TransferError::Mismatch),
         _ => return Err(refused(opened).await),
     };
     while offset < output.size {

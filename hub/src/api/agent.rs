@@ -15,7 +15,7 @@ use super::{
 use crate::{blobs::UploadOffset, model::AgentRecord, store, tunnel::Refusal};
 use axum::{
     Json,
-    body::Body,
+    body::{Body, HttpBody as _},
     extract::{Path, Request, State},
     response::{IntoResponse, Response},
 };
@@ -153,9 +153,10 @@ pub async fn payload(
     Download { content, size: info.size, sha256: info.sha256, media_type }.answer(&headers).await
 }
 
-/// Opens the upload of an attempt's output.
+/// Opens the upload of an attempt's output; a body is its beginning, or all of it.
 #[utoipa::path(
     post, path = "/agent/v1/jobs/{job}/attempts/{attempt}/output", tag = "agent", security(()),
+    request_body(content = Option<Vec<u8>>, content_type = "application/octet-stream"),
     params(
         ("job" = String, Path), ("attempt" = u32, Path),
         ("Upload-Length" = u64, Header), ("Repr-Digest" = String, Header),
@@ -163,6 +164,7 @@ pub async fn payload(
     responses(
         (status = 201, description = "Open"),
         (status = 200, description = "Open already; it goes on at `Upload-Offset`"),
+        (status = 422, body = ProblemDocument, description = "`digest_mismatch`"),
         (status = "default", body = ProblemDocument),
     )
 )]
@@ -171,10 +173,18 @@ pub async fn output_open(
     source: Source,
     headers: HeaderMap,
     Path(path): Path<(String, String)>,
+    body: Body,
 ) -> Result<Response, Problem> {
     let (agent, job, attempt) = held(&app, source, &headers, &path).await?;
     let (length, digest) = announced(&app, &headers)?;
-    let stands = app.tunnel.output_open(agent.id, job, attempt, length, digest).await?;
+    let mut stands = app.tunnel.output_open(agent.id, job, attempt, length, digest).await?;
+    if stands.offset == 0 && length > 0 && !body.is_end_stream() {
+        let (tunnel, agent) = (app.tunnel.clone(), agent.id);
+        stands = stored(&app, body, move |stream| async move {
+            tunnel.output_append(agent, job, attempt, 0, stream).await
+        })
+        .await?;
+    }
     Ok(opened(&stands, &output_path(job, attempt)))
 }
 
@@ -245,7 +255,7 @@ pub async fn output_append(
     .await
 }
 
-/// Appends a body to an upload, on a task that outlives the request until what arrived is stored.
+/// Appends the body of a `PATCH` to an upload.
 pub(super) async fn append_steadily<F, A>(
     app: &App,
     headers: &HeaderMap,
@@ -257,12 +267,22 @@ where
     A: FnOnce(u64, BodyStream) -> F,
 {
     let from = upload::patch_offset(headers)?;
+    let stands = stored(app, body, |stream| append(from, stream)).await?;
+    Ok(standing(StatusCode::NO_CONTENT, stands.offset, stands.length))
+}
+
+/// Stores a body, on a task that outlives the request until what arrived is stored.
+async fn stored<F, A>(app: &App, body: Body, append: A) -> Result<UploadOffset, Problem>
+where
+    F: Future<Output = Result<UploadOffset, store::Error>> + Send + 'static,
+    A: FnOnce(BodyStream) -> F,
+{
     let (stream, cause) = upload::stream(body, app.max_blob);
-    let stored = app.tasks.spawn(append(from, Box::pin(stream)));
+    let stored = app.tasks.spawn(append(Box::pin(stream)));
     let stands = stored.await.map_err(|error| Problem::internal(&error))??;
     match cause.take() {
         Some(problem) => Err(problem.header(OFFSET, HeaderValue::from(stands.offset))),
-        None => Ok(standing(StatusCode::NO_CONTENT, stands.offset, stands.length)),
+        None => Ok(stands),
     }
 }
 

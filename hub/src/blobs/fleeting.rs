@@ -1,7 +1,10 @@
-//! The large outputs of calls: files that nobody syncs, known to this process alone, and gone after some minutes. Nothing
-//! about them is in the database.
+//! The large outputs of calls: in memory or in files that nobody syncs (`passing.rs`), known to this process alone, and gone
+//! after some minutes. Nothing about them is in the database.
 
-use super::{Files, UploadOffset, receive::Receiver};
+use super::{
+    Files, UploadOffset,
+    passing::{Passing, Taken},
+};
 use crate::{
     clock,
     model::BlobInfo,
@@ -13,44 +16,17 @@ use futures_util::Stream;
 use passerelle_protocol::{AgentId, BlobId, JobId, Name, OutputPayload, Sha256};
 use std::{
     collections::HashMap,
-    path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 /// How long the output of a call can be fetched.
 const KEPT: Duration = Duration::from_secs(600);
-/// The largest output of a call: what can be handed over while somebody waits.
-const LARGEST: u64 = 1 << 30;
-/// All of them together.
-const MOST: u64 = 4 << 30;
-
-/// A file that goes with its last holder, and counts as long.
-#[derive(Debug)]
-struct Passing {
-    path: PathBuf,
-    length: u64,
-    total: Arc<AtomicU64>,
-}
-
-impl Drop for Passing {
-    fn drop(&mut self) {
-        self.total.fetch_sub(self.length, Ordering::Relaxed);
-        if let Err(error) = std::fs::remove_file(&self.path)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, file = %self.path.display(), "Could not remove the output of a call");
-        }
-    }
-}
 
 /// The output of a call that runs, as it arrives.
 #[derive(Debug, Clone)]
 struct Arriving {
-    file: Arc<Passing>,
+    content: Arc<Passing>,
     sha256: Sha256,
     /// One request at a time adds to it.
     turn: Arc<tokio::sync::Mutex<()>>,
@@ -70,7 +46,9 @@ struct Live {
 struct Kept {
     tenant: Name,
     info: BlobInfo,
-    file: Arc<Passing>,
+    content: Arc<Passing>,
+    /// Somebody has asked for it: it may go before its time when room is needed.
+    asked_for: bool,
 }
 
 #[derive(Debug, Default)]
@@ -84,12 +62,12 @@ struct Inner {
 pub(crate) struct Transfers {
     files: Files,
     inner: Arc<Mutex<Inner>>,
-    total: Arc<AtomicU64>,
+    taken: Arc<Taken>,
 }
 
 impl Transfers {
     pub(crate) fn new(files: Files) -> Self {
-        Self { files, inner: Arc::default(), total: Arc::default() }
+        Self { files, inner: Arc::default(), taken: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -142,30 +120,26 @@ impl Transfers {
         sha256: Sha256,
     ) -> Result<UploadOffset, Error> {
         if let Some(known) = self.arriving(agent, call)?
-            && known.file.length == length
+            && known.content.length() == length
             && known.sha256 == sha256
         {
             return self.offset(agent, call).await;
         }
-        if length > LARGEST {
-            return Err(Error::TooLarge(format!(
-                "the output of a call has at most {LARGEST} bytes: use a job"
-            )));
-        }
-        if self.total.fetch_add(length, Ordering::Relaxed).saturating_add(length) > MOST {
-            self.total.fetch_sub(length, Ordering::Relaxed);
-            return Err(Error::Quota(
-                "the hub keeps too many outputs of calls just now: come back".to_owned(),
-            ));
-        }
-        let path = self.files.temporary();
-        let file = Arc::new(Passing { path: path.clone(), length, total: Arc::clone(&self.total) });
-        Receiver::create(&path).await?.flush().await?;
-        let arriving = Arriving { file, sha256, turn: Arc::default(), complete: false };
+        let content = Passing::open(&self.files, &self.taken, length, || self.make_room()).await?;
+        let arriving = Arriving { content: Arc::new(content), sha256, turn: Arc::default(), complete: false };
         let mut inner = self.lock();
         let live = inner.live.get_mut(&call).filter(|live| live.agent == agent).ok_or_else(|| over(call))?;
         live.output = Some(arriving);
         Ok(UploadOffset { offset: 0, length, blob: None })
+    }
+
+    /// Lets go of the oldest output that somebody has fetched from memory; false if there is none.
+    fn make_room(&self) -> bool {
+        let mut inner = self.lock();
+        let fetched = |kept: &Kept| kept.asked_for && kept.content.takes_memory_idly();
+        // Ids grow with time.
+        let oldest = inner.kept.iter().filter(|(_, kept)| fetched(kept)).map(|(id, _)| *id).min();
+        oldest.is_some_and(|oldest| inner.kept.remove(&oldest).is_some())
     }
 
     fn arriving(&self, agent: AgentId, call: JobId) -> Result<Option<Arriving>, Error> {
@@ -178,8 +152,8 @@ impl Transfers {
     pub(crate) async fn offset(&self, agent: AgentId, call: JobId) -> Result<UploadOffset, Error> {
         let arriving = self.arriving(agent, call)?.ok_or_else(|| not_open(call))?;
         let _turn = arriving.turn.lock().await;
-        let offset = tokio::fs::metadata(&arriving.file.path).await?.len();
-        Ok(UploadOffset { offset, length: arriving.file.length, blob: None })
+        let offset = arriving.content.offset().await?;
+        Ok(UploadOffset { offset, length: arriving.content.length(), blob: None })
     }
 
     /// Adds to an upload; complete, its digest is checked.
@@ -196,45 +170,33 @@ impl Transfers {
     {
         let arriving = self.arriving(agent, call)?.ok_or_else(|| not_open(call))?;
         let _turn = arriving.turn.lock().await;
-        let (path, length) = (arriving.file.path.clone(), arriving.file.length);
-        let mut receiver = Receiver::open(&path).await?;
-        if receiver.offset() != offset {
-            return Err(Error::Offset(receiver.offset()));
-        }
-        if let Err(why) = receiver.take_all(stream, length).await? {
-            tracing::debug!(call_id = %call, why, "The upload of a call's output broke off");
-        }
-        receiver.flush().await?;
-        let offset = receiver.offset();
-        if offset >= length {
-            self.check(call, &path, receiver, arriving.sha256).await?;
-        }
-        Ok(UploadOffset { offset, length, blob: None })
-    }
-
-    async fn check(
-        &self,
-        call: JobId,
-        path: &Path,
-        receiver: Receiver,
-        expected: Sha256,
-    ) -> Result<(), Error> {
-        let inner_of = |complete: bool| {
-            if let Some(live) = self.lock().live.get_mut(&call) {
-                match &mut live.output {
-                    Some(output) if complete => output.complete = true,
-                    output => *output = None,
+        let length = arriving.content.length();
+        let stands = match arriving.content.append(offset, arriving.sha256, stream).await {
+            Ok((stands, end)) => {
+                if let Err(why) = end {
+                    tracing::debug!(call_id = %call, why, "The upload of a call's output broke off");
                 }
-            }
-        };
-        match receiver.finish_unsynced(path, Some(expected)).await {
-            Ok(_) => {
-                inner_of(true);
-                Ok(())
+                stands
             }
             Err(error) => {
-                inner_of(false);
-                Err(error)
+                if matches!(error, Error::DigestMismatch { .. }) {
+                    self.now_complete(call, false);
+                }
+                return Err(error);
+            }
+        };
+        if stands >= length {
+            self.now_complete(call, true);
+        }
+        Ok(UploadOffset { offset: stands, length, blob: None })
+    }
+
+    /// An output is whole: the right one, or it has to come again.
+    fn now_complete(&self, call: JobId, right: bool) {
+        if let Some(live) = self.lock().live.get_mut(&call) {
+            match &mut live.output {
+                Some(output) if right => output.complete = true,
+                output => *output = None,
             }
         }
     }
@@ -245,14 +207,15 @@ impl Transfers {
         let live = inner.live.get_mut(&call)?;
         let tenant = live.tenant.clone();
         let arrived = live.output.take()?;
-        let right = arrived.complete && arrived.sha256 == output.sha256 && arrived.file.length == output.size;
+        let right =
+            arrived.complete && arrived.sha256 == output.sha256 && arrived.content.length() == output.size;
         if !right {
             return None;
         }
         let id = BlobId::from(clock::new_uuid7());
         let media_type = Some(output.media_type.clone());
         let info = BlobInfo { id, size: output.size, sha256: output.sha256, media_type };
-        inner.kept.insert(id, Kept { tenant, info, file: arrived.file });
+        inner.kept.insert(id, Kept { tenant, info, content: arrived.content, asked_for: false });
         let kept = Arc::downgrade(&self.inner);
         tokio::spawn(async move {
             tokio::time::sleep(KEPT).await;
@@ -266,9 +229,10 @@ impl Transfers {
 
     /// The output of a call that ended lately.
     pub(crate) fn kept(&self, tenant: &Name, id: BlobId) -> Option<(BlobInfo, Content)> {
-        let inner = self.lock();
-        let kept = inner.kept.get(&id).filter(|kept| kept.tenant == *tenant)?;
-        Some((kept.info.clone(), Content::File(kept.file.path.clone())))
+        let mut inner = self.lock();
+        let kept = inner.kept.get_mut(&id).filter(|kept| kept.tenant == *tenant)?;
+        kept.asked_for = true;
+        Some((kept.info.clone(), kept.content.content()))
     }
 }
 
@@ -278,4 +242,54 @@ fn over(call: JobId) -> Error {
 
 fn not_open(call: JobId) -> Error {
     Error::NotFound(format!("no output upload is open for call {call}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream;
+
+    const LARGE: usize = 4 << 20;
+
+    /// A call whose output arrived and is kept.
+    async fn called(transfers: &Transfers, tenant: &Name) -> BlobId {
+        let (call, agent) = (JobId::from(clock::new_uuid7()), AgentId::from(clock::new_uuid7()));
+        let content = Bytes::from(vec![7; LARGE]);
+        let sha256 = Sha256::of(&content);
+        assert!(transfers.begin(call, agent, None, tenant));
+        transfers.open(agent, call, LARGE as u64, sha256).await.unwrap();
+        let whole = stream::iter([Ok::<_, String>(content)]);
+        let stands = transfers.append(agent, call, 0, whole).await.unwrap();
+        assert_eq!(stands.offset, LARGE as u64);
+        let media_type = "application/octet-stream".to_owned();
+        let output = OutputPayload { size: LARGE as u64, sha256, media_type, data: None };
+        let kept = transfers.keep(call, &output).expect("kept");
+        transfers.forget(call);
+        kept
+    }
+
+    #[tokio::test]
+    async fn what_was_fetched_from_memory_makes_room_and_nothing_else_does() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("uploads")).unwrap();
+        let transfers = Transfers::new(Files::new(folder.path()));
+        let tenant: Name = "acme".parse().unwrap();
+        let in_memory = |id| matches!(transfers.kept(&tenant, id), Some((_, Content::Bytes(_))));
+        let mut outputs = Vec::new();
+        for _ in 0..8 {
+            outputs.push(called(&transfers, &tenant).await);
+        }
+        let none_fetched = called(&transfers, &tenant).await;
+        assert!(!in_memory(none_fetched), "no room, and nobody has fetched any: a file");
+        let reading = transfers.kept(&tenant, outputs[0]);
+        assert!(in_memory(outputs[1]) && in_memory(outputs[2]), "fetched");
+        let next = called(&transfers, &tenant).await;
+        assert!(in_memory(next), "the oldest that nobody reads any more has gone");
+        assert!(transfers.kept(&tenant, outputs[1]).is_none());
+        for kept in [outputs[0], outputs[2], outputs[3], none_fetched] {
+            assert!(transfers.kept(&tenant, kept).is_some(), "{kept} is there");
+        }
+        drop(reading);
+        assert!(transfers.kept(&"other".parse().unwrap(), outputs[3]).is_none(), "another tenant's");
+    }
 }

@@ -10,6 +10,7 @@
 mod collect;
 mod files;
 mod fleeting;
+mod passing;
 mod receive;
 
 #[cfg(test)]

@@ -133,7 +133,7 @@ impl Receiver {
     }
 }
 
-fn to_digest(context: Context) -> Sha256 {
+pub(super) fn to_digest(context: Context) -> Sha256 {
     let mut bytes = [0; 32];
     bytes.copy_from_slice(context.finish().as_ref());
     Sha256::from(bytes)

@@ -82,29 +82,46 @@ fn used(tx: &mut Tx<'_>, agent: AgentId, public_key: &str) -> Result<(), Error> 
 }
 
 impl Store {
-    /// Notes that a token of the agent was used, with one of its keys; false if it was used before. What was noted
-    /// outlives a restart, and is forgotten when the token is out of date by itself.
-    pub(crate) async fn use_token(
+    /// The tokens of an agent that were noted as used, and until when: [`Self::note_token`].
+    pub(crate) async fn used_tokens(&self, agent: AgentId) -> Result<Vec<(String, i64)>, Error> {
+        self.read(move |conn| {
+            let mut statement = conn.prepare_cached("SELECT jti, until FROM seen_tokens WHERE agent = ?1")?;
+            let rows =
+                statement.query_map([agent.uuid().as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    /// Notes that a token of the agent was used, with one of its keys; what was noted is forgotten when the token is out of
+    /// date by itself. It outlives any end of the hub: at once if it is `durable`, else with the next transaction, some 20 ms
+    /// later at most.
+    pub(crate) async fn note_token(
         &self,
         agent: AgentId,
         jti: String,
         until: i64,
         key: VerifyingKey,
-    ) -> Result<bool, Error> {
-        self.write(move |tx| {
+        durable: bool,
+    ) -> Result<(), Error> {
+        let note = move |tx: &mut Tx<'_>| {
             tx.conn
                 .prepare_cached("DELETE FROM seen_tokens WHERE until < ?1")?
                 .execute([tx.now.as_second()])?;
-            let new = tx
-                .conn
+            tx.conn
                 .prepare_cached("INSERT OR IGNORE INTO seen_tokens (agent, jti, until) VALUES (?1, ?2, ?3)")?
                 .execute(params![agent.uuid().as_bytes(), jti, until])?;
-            if new == 1 {
-                used(tx, agent, &String::from(key))?;
+            used(tx, agent, &String::from(key))
+        };
+        if durable {
+            return self.write(note).await;
+        }
+        let place = self.place().await?;
+        self.order(place, true, note, move |noted| {
+            if let Err(error) = noted {
+                tracing::warn!(agent_id = %agent, %error, "Could not note a used token: it counts until the hub ends");
             }
-            Ok(new == 1)
         })
-        .await
     }
 
     /// Registers the next key of an agent. The same one again is no error.
@@ -190,8 +207,12 @@ mod tests {
     }
 
     async fn use_key(hub: &Hub, agent: &Identity, key: &SigningKey, jti: &str) -> bool {
-        let until = clock::unix() + 120;
-        hub.store.use_token(agent.id, jti.to_owned(), until, key.public().clone()).await.unwrap()
+        let before = hub.store.used_tokens(agent.id).await.unwrap();
+        let (jti, until) = (jti.to_owned(), clock::unix() + 120);
+        hub.store.note_token(agent.id, jti.clone(), until, key.public().clone(), false).await.unwrap();
+        // What comes after it waits for it.
+        hub.store.write(|_| Ok(())).await.unwrap();
+        !before.iter().any(|(used, _)| *used == jti)
     }
 
     #[tokio::test]
@@ -301,9 +322,8 @@ mod tests {
         let agent = hub.agent().await;
         assert!(use_key(&hub, &agent, &agent.key, "once").await);
         assert!(!use_key(&hub, &agent, &agent.key, "once").await);
-        let gone =
-            hub.store.use_token(agent.id, "old".to_owned(), clock::unix() - 1, agent.key.public().clone());
-        assert!(gone.await.unwrap());
+        let (ended, key) = (clock::unix() - 1, agent.key.public().clone());
+        hub.store.note_token(agent.id, "old".to_owned(), ended, key, true).await.unwrap();
         let hub = hub.restart().await;
         assert!(!use_key(&hub, &agent, &agent.key, "once").await);
         let kept: i64 = hub

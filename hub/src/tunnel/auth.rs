@@ -1,10 +1,15 @@
 //! Who calls: the agent's short-lived signed token, on the tunnel's upgrade and on every transfer beside it.
 //!
-//! Tokens seen are kept until they expire, so one is good for one request. Memory bounds how many of an agent are alive;
-//! what counts is the store, which remembers them over a restart.
+//! Tokens seen are kept in memory until they expire, so one is good for one request, and bounded. The store remembers them
+//! over a restart: an agent's are read from there when it comes for the first time. The one that opens a tunnel is on the disk
+//! before the tunnel opens; nobody waits for that of a transfer, of which there may be hundreds a second.
 
 use super::Refusal;
-use crate::{clock, model::AgentRecord, store::Store};
+use crate::{
+    clock,
+    model::AgentRecord,
+    store::{self, Store},
+};
 use http::{HeaderMap, header::AUTHORIZATION};
 use passerelle_protocol::{
     AgentId, AgentToken, ApiCode, JwsError, VerifyingKey,
@@ -34,12 +39,20 @@ enum Replay {
 }
 
 impl Seen {
+    fn knows(&self, agent: AgentId) -> bool {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&agent)
+    }
+
+    /// What the store remembers of an agent.
+    fn remember(&self, agent: AgentId, used: Vec<(String, i64)>, now: i64) {
+        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        // A good time to let go of agents that have not come for long.
+        tokens.retain(|_, seen| seen.values().any(|until| *until >= now));
+        tokens.entry(agent).or_default().extend(used);
+    }
+
     fn note(&self, agent: AgentId, jti: String, until: i64, now: i64) -> Replay {
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        if !tokens.contains_key(&agent) {
-            // A good time to let go of agents that have not come for long.
-            tokens.retain(|_, seen| seen.values().any(|until| *until >= now));
-        }
         let seen = tokens.entry(agent).or_default();
         if seen.contains_key(&jti) {
             return Replay::Repeated;
@@ -55,11 +68,19 @@ impl Seen {
     }
 }
 
+/// What a token is shown for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Tunnel,
+    Transfer,
+}
+
 /// Finds the agent behind a request's `Authorization: Bearer`.
 pub(super) async fn authenticate(
     store: &Store,
     seen: &Seen,
     headers: &HeaderMap,
+    purpose: Purpose,
 ) -> Result<Arc<AgentRecord>, Refusal> {
     let refuse = |detail: &str| Refusal::new(401, ApiCode::Unauthorized, detail);
     let token = headers
@@ -100,14 +121,17 @@ pub(super) async fn authenticate(
     }
     // Past this the token is out of date by itself.
     let until = claims.exp.saturating_add((CLOCK_SKEW + TOKEN_LIFE).as_secs().cast_signed());
-    let repeated = || refuse("the agent's token was used before: each request needs a new one");
+    let from_store = |error: store::Error| Refusal::from_store(&error);
+    if !seen.knows(agent.id) {
+        seen.remember(agent.id, store.used_tokens(agent.id).await.map_err(from_store)?, now);
+    }
     match seen.note(agent.id, claims.jti.clone(), until, now) {
-        Replay::New => match store.use_token(agent.id, claims.jti, until, key).await {
-            Ok(true) => Ok(agent),
-            Ok(false) => Err(repeated()),
-            Err(error) => Err(Refusal::from_store(&error)),
-        },
-        Replay::Repeated => Err(repeated()),
+        Replay::New => {
+            let durable = purpose == Purpose::Tunnel;
+            store.note_token(agent.id, claims.jti, until, key, durable).await.map_err(from_store)?;
+            Ok(agent)
+        }
+        Replay::Repeated => Err(refuse("the agent's token was used before: each request needs a new one")),
         Replay::TooMany => {
             Err(Refusal::new(429, ApiCode::RateLimited, "too many requests of this agent: slow down"))
         }

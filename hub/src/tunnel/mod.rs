@@ -14,6 +14,7 @@ mod transfer;
 #[cfg(test)]
 mod tests;
 
+use auth::Purpose;
 pub(crate) use auth::claims;
 pub use call::{CallDone, CallFailed, CallOutput, CallPayload, NewCall};
 
@@ -92,12 +93,12 @@ impl Tunnel {
         }
     }
 
-    /// Who calls: for the tunnel and for every request under `/agent/v1/jobs/`. Each token is good for one request.
+    /// Who calls, for every request beside the tunnel. Each token is good for one request.
     ///
     /// # Errors
     /// See [`Refusal`].
     pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<AgentRecord>, Refusal> {
-        auth::authenticate(&self.store, &self.seen, headers).await
+        auth::authenticate(&self.store, &self.seen, headers, Purpose::Transfer).await
     }
 
     /// Answers `GET /agent/v1/tunnel`: 101 and the session runs, or a refusal. The connection must be served with
@@ -113,7 +114,7 @@ impl Tunnel {
                 "the hub is being restarted: come back in a second",
             ));
         }
-        let agent = self.authenticate(request.headers()).await?;
+        let agent = auth::authenticate(&self.store, &self.seen, request.headers(), Purpose::Tunnel).await?;
         let accept = handshake(request.headers())?;
         let upgraded = hyper::upgrade::on(&mut request);
         let (store, closing) = (self.store.clone(), self.closing.clone());

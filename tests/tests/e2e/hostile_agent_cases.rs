@@ -378,6 +378,11 @@ cases! {
         assert_eq!(w.request(Method::PATCH, &path, &patch("-1"), "x").await, 400);
         assert_eq!(w.request(Method::PATCH, &path, &patch("0"), "0123456789ABCDEF").await, 413);
         assert_eq!(w.request(Method::PATCH, &path, &patch("0"), "0123456789").await, 422);
+        let with_body = [("upload-length", "10"), digest];
+        assert_eq!(w.request(Method::POST, &path, &with_body, "0123456789ABCDEF").await, 413);
+        assert_eq!(w.request(Method::POST, &path, &with_body, "0123456789").await, 422);
+        let foreign = format!("/agent/v1/jobs/{}/attempts/1/output", w.running);
+        assert_eq!(w.request(Method::POST, &foreign, &with_body, "0123456789").await, 404);
         let endless = [("upload-length", "99999999999999999"), digest];
         assert_eq!(w.request(Method::POST, &path, &endless, "").await, 413);
         drop(tunnel);

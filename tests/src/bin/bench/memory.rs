@@ -17,7 +17,7 @@ pub async fn measure() -> Vec<Line> {
     agent.resource("orders-app", &resources::application("orders-app", &app.url));
     agent.start().await;
     // Idle is meant: what the start needed may be given back first.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
     let bare = std::fs::read_to_string("/proc/self/status").expect("the status of this process");
     let own = bare
         .lines()

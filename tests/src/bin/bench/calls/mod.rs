@@ -125,6 +125,8 @@ where
     S: Future<Output = ()>,
     L: Future<Output = ()>,
 {
+    // Idle is meant: what the start needed may be given back first.
+    tokio::time::sleep(Duration::from_secs(4)).await;
     let idle_mib = rss(process);
     // Connections are made and caches filled before anything counts.
     many(CONCURRENT, CONCURRENT * 16, small).await;
