@@ -4,8 +4,11 @@ use crate::{
     audit::rows,
     common::{SITE, Site, files_below},
 };
+use jiff::Timestamp;
 use passerelle_protocol::{AgentId, CommitMode, SigningKey};
-use passerelle_tests::{Agent, Draft, FakeHub, Reply, Session, binary, code, resources, run};
+use passerelle_tests::{
+    Agent, Draft, FakeHub, PATIENCE, Reply, Session, binary, code, resources, run, until,
+};
 use serde_json::{Value, json};
 use std::{path::Path, process::Command, sync::Arc};
 use tempfile::TempDir;
@@ -118,7 +121,12 @@ async fn forged_expired_misdirected_and_replayed_calls_are_declined() {
     let mut session = all.hub.welcomed().await;
     let declined = answer(&mut session, &replay.message()).await;
     assert_eq!((&declined["type"], &declined["code"]), (&json!("call_declined"), &json!("replayed")));
-    // And over a restart: it was issued before.
+    // And over a restart: it was issued before. This hub dates its calls up to a second ahead; so long the restart has to wait.
+    let issued = replay.envelope.iat;
+    until("the second of the call to be over", PATIENCE, async || {
+        (Timestamp::now().as_second() > issued).then_some(())
+    })
+    .await;
     all.agent.process().kill();
     drop(session);
     all.agent.spawn();
