@@ -1,6 +1,6 @@
 //! The agent runs out of room: it turns jobs away in time, says so, and loses none.
 
-use crate::common::{SITE, drop_into, drop_job, notify_job, with};
+use crate::common::{SITE, Site, drop_into, drop_job, notify_job, with};
 use passerelle_tests::{
     Agent, App, Content, Hub, PATIENCE, Reply, SmallDisk, code, is_root, resources, until,
 };
@@ -101,4 +101,17 @@ async fn an_output_past_the_spools_quota_is_too_large_and_leaves_nothing_behind(
     let done = hub.api.run(&fetch).await;
     assert_eq!((done["state"].as_str(), code(&done)), (Some("failed"), "too_large"), "{done:#}");
     assert!(agent.metric("passerelle_agent_spool_bytes").await < 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_the_program_that_only_the_start_needed_are_given_back_and_it_goes_on() {
+    let mut site = Site::start().await;
+    let process = site.agent.process();
+    let (now, peak) = until("memory to be given back", PATIENCE, async || {
+        let (now, peak) = (process.memory_kib("VmRSS"), process.memory_kib("VmHWM"));
+        (now * 4 < peak * 3).then_some((now, peak))
+    })
+    .await;
+    println!("an idle agent: {now} KiB resident, {peak} KiB at its start");
+    site.hub.api.succeed(&drop_job("a.csv", "x")).await;
 }
