@@ -62,7 +62,10 @@ impl Rsyslog {
     #[must_use]
     pub fn read(&self, input: &str) -> Vec<Vec<String>> {
         let text = fs::read_to_string(self.home.path().join("read")).unwrap_or_default();
-        text.lines()
+        // It may be writing just now: only whole lines count.
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole
+            .lines()
             .map(|line| line.splitn(7, '|').map(str::to_owned).collect::<Vec<_>>())
             .filter(|fields| fields.len() == 7 && fields.first().is_some_and(|name| name == input))
             .collect()

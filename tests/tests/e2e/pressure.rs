@@ -1,4 +1,4 @@
-//! The agent runs out of room: it turns jobs away in time, says so, and loses none.
+//! The agent runs out of room: it turns jobs away in time, says so, and loses none. What it does not need it gives back.
 
 use crate::common::{SITE, Site, drop_into, drop_job, notify_job, with};
 use passerelle_tests::{
