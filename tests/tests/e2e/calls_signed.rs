@@ -255,6 +255,45 @@ async fn an_agent_that_pins_the_clients_key_takes_its_calls_once_and_none_of_the
     assert_eq!((job.status, code(&job.body)), (400, "bad_request"), "{:#}", job.body);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_call_under_way_is_refused_and_takes_no_place() {
+    let keys = tempfile::tempdir().unwrap();
+    let key = make_key(keys.path(), "orchestrator.pem");
+    let mut site = Site::prepared(|request, _| match request.uri.as_str() {
+        "/held" => Reply::status(200).held(),
+        _ => Reply::status(200),
+    })
+    .await;
+    let limits = "limits = { max_concurrent = 2 }";
+    site.agent.resource("orders-app", &resources::application_with("orders-app", &site.app.url, limits));
+    site.agent.file("orchestrator.pub.pem", std::fs::read(keys.path().join("orchestrator.pub.pem")).unwrap());
+    site.agent.hub_key_in_place("[trust]\njob_keys = [\"orchestrator.pub.pem\"]");
+    site.agent.start().await;
+    let signer = signing_key(&std::fs::read_to_string(&key).unwrap());
+    let drafts = FakeHub::start().await;
+    let signed = |path: &str| {
+        let params = json!({"method": "POST", "path": path});
+        let draft = drafts.draft("orders-app", "request", params).into_call(0);
+        json!({"envelope": draft.envelope.sign_call(&signer).unwrap()})
+    };
+    let (api, body) = (site.hub.api.clone(), signed("held"));
+    let first = tokio::spawn({
+        let (api, body) = (api.clone(), body.clone());
+        async move { api.post("/v1/calls", &body).await }
+    });
+    site.app.received(1).await;
+    // More copies than there are places: none of them may keep one.
+    for _ in 0..4 {
+        let copy = api.post("/v1/calls", &body).await;
+        assert_eq!((copy.status, code(&copy.body)), (409, "replayed"), "{:#}", copy.body);
+    }
+    let other = api.post("/v1/calls", &signed("other")).await;
+    assert_eq!(other.status, 200, "{:#}", other.body);
+    site.app.release();
+    assert_eq!(first.await.unwrap().status, 200);
+    assert_eq!(site.app.requests().len(), 2);
+}
+
 fn signing_key(pem: &str) -> SigningKey {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();

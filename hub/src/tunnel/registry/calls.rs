@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::Notify;
 
 /// How many calls may wait for a place at one resource.
-const MOST_WAITING: usize = 1024;
+pub(super) const MOST_WAITING: usize = 1024;
 /// When to come back to a resource whose breaker lets one try.
 const HALF_OPEN: Duration = Duration::from_secs(1);
 

@@ -7,6 +7,8 @@
 //! until their lease is over or they come back.
 
 mod calls;
+#[cfg(test)]
+mod calls_tests;
 mod identity;
 mod rate;
 mod session;
