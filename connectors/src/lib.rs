@@ -18,6 +18,7 @@ mod trigger;
 pub mod crm;
 pub mod file;
 pub mod http;
+pub mod trust;
 
 pub use call::{Call, Gate, Intent, Outcome, Progress, Visible};
 pub use connector::{BuildError, Capabilities, Connector, Demands, Kind, OperationSpec, Repeat, Right};

@@ -1,6 +1,8 @@
 //! A real `passerelle-hub` process with a tenant and an API key.
 
-use crate::{Api, PATIENCE, Process, binary, free_port, http_client_trusting, process, until};
+use crate::{
+    Api, PATIENCE, Process, binary, certificate::by_openssl, free_port, http_client_trusting, process, until,
+};
 use serde_json::Value;
 use std::{
     ffi::OsString,
@@ -124,17 +126,31 @@ impl Hub {
         Self::start_tls_with(host, &[host]).await
     }
 
+    /// The same with a certificate that `openssl req -x509` makes with its defaults: self-signed, and a CA.
+    ///
+    /// # Panics
+    /// If the certificate cannot be made.
+    pub async fn start_tls_by_openssl() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (certificate, key) = by_openssl(folder.path(), "localhost");
+        Self::start_tls_by("localhost", certificate, &key).await
+    }
+
     async fn start_tls_with(host: &str, names: &[&str]) -> Self {
-        let home = home();
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let pair = rcgen::generate_simple_self_signed(names).expect("a certificate");
-        let (certificate, key) = (home.path().join("cert.pem"), home.path().join("key.pem"));
-        fs::write(&certificate, pair.cert.pem()).expect("a certificate file");
-        fs::write(&key, pair.signing_key.serialize_pem()).expect("a key file");
+        Self::start_tls_by(host, pair.cert.pem(), &pair.signing_key.serialize_pem()).await
+    }
+
+    async fn start_tls_by(host: &str, certificate: String, key: &str) -> Self {
+        let home = home();
+        let (file, key_file) = (home.path().join("cert.pem"), home.path().join("key.pem"));
+        fs::write(&file, &certificate).expect("a certificate file");
+        fs::write(&key_file, key).expect("a key file");
         let arguments =
-            ["--tls-cert".into(), certificate.into_os_string(), "--tls-key".into(), key.into_os_string()];
+            ["--tls-cert".into(), file.into_os_string(), "--tls-key".into(), key_file.into_os_string()];
         let data = home.path().join("data");
-        Self::launch(home, data, &arguments, &[], Some((host, pair.cert.pem()))).await
+        Self::launch(home, data, &arguments, &[], Some((host, certificate))).await
     }
 
     async fn launch(

@@ -7,6 +7,7 @@ mod agent;
 mod api;
 mod app;
 mod bucket;
+mod certificate;
 mod content;
 #[path = "../../connectors/tests/support/dav.rs"]
 pub mod dav;
@@ -53,6 +54,7 @@ pub use agent::{Agent, shifted_clock};
 pub use api::{Answer, Api, code, ended, events};
 pub use app::{App, Reply, Request};
 pub use bucket::ObjectStore;
+pub use certificate::by_openssl;
 pub use content::{Content, Random, hex};
 pub use disk::{SmallDisk, is_root};
 pub use fake_agent::{FakeAgent, FakeIdentity};
@@ -73,7 +75,12 @@ pub use smb::SmbServer;
 pub use squid::{FORBIDDEN_NAME, PROXY_ONLY_NAME, PROXY_PASSWORD, PROXY_USER, Squid};
 pub use ssh::SshServer;
 
-use std::time::{Duration, Instant};
+use passerelle_connectors::trust;
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// How long the ordinary steps may take on a busy two-core machine before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(180);
@@ -99,20 +106,28 @@ pub fn http_client() -> reqwest::Client {
     http_client_trusting(None)
 }
 
-/// The same, trusting this certificate (PEM) and no other.
+/// The same, trusting this certificate (PEM) too.
 ///
 /// # Panics
 /// If TLS cannot be set up.
 #[must_use]
 pub fn http_client_trusting(certificate: Option<&str>) -> reqwest::Client {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     // Another test of this process may have installed it already.
     let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let trusted =
-        certificate.map(|pem| reqwest::Certificate::from_pem(pem.as_bytes()).expect("a certificate"));
-    reqwest::Client::builder()
-        .no_proxy()
-        .tls_certs_only(trusted)
-        .timeout(Duration::from_secs(600))
-        .build()
-        .expect("an HTTP client")
+    let mut builder = reqwest::Client::builder();
+    if let Some(pem) = certificate {
+        let named = CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate");
+        let verifier = trust::verifier(vec![named], Arc::clone(&provider)).expect("roots");
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions of TLS")
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+        builder = builder.tls_backend_preconfigured(tls);
+    } else {
+        builder = builder.tls_certs_only([]);
+    }
+    builder.no_proxy().timeout(Duration::from_secs(600)).build().expect("an HTTP client")
 }

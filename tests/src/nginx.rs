@@ -32,19 +32,26 @@ impl Nginx {
     /// # Panics
     /// If it does not start.
     pub async fn start() -> Self {
+        let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+        let pair = rcgen::generate_simple_self_signed(names).expect("a certificate");
+        Self::start_with(pair.cert.pem(), &pair.signing_key.serialize_pem()).await
+    }
+
+    /// Starts it with a certificate for `localhost` and its key, PEM.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn start_with(certificate: String, key: &str) -> Self {
         let home =
             tempfile::Builder::new().prefix("passerelle-nginx-").tempdir().expect("a temporary folder");
         let (port, tls_port, mutual_port) = (free_port(), free_port(), free_port());
         let client =
             rcgen::generate_simple_self_signed(vec!["agent".to_owned()]).expect("a client's certificate");
         let client = (client.cert.pem(), client.signing_key.serialize_pem());
-        let pair = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned(), "localhost".to_owned()])
-            .expect("a certificate");
-        let certificate = pair.cert.pem();
         let write =
             |name: &str, text: &str| fs::write(home.path().join(name), text).expect("a file for nginx");
         write("cert.pem", &certificate);
-        write("key.pem", &pair.signing_key.serialize_pem());
+        write("key.pem", key);
         write("client.pem", &client.0);
         for folder in ["static", "packed", "bomb", "store"] {
             fs::create_dir(home.path().join(folder)).expect("a folder for nginx");

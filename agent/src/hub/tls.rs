@@ -7,6 +7,7 @@
 use super::{certificate::Facts, words::Untrusted};
 use crate::exit::Stop;
 use passerelle_config::HubSection;
+use passerelle_connectors::trust::{self, is_ca_used_as_server};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
     client::{
@@ -26,11 +27,11 @@ pub fn client_config(section: &HubSection, base: &Path) -> Result<Arc<ClientConf
     let provider = Arc::new(aws_lc_rs::default_provider());
     let extra =
         section.ca_file.as_ref().map(|file| certificates("hub.ca_file", &base.join(file))).transpose()?;
-    let inner: Arc<dyn ServerCertVerifier> = match rustls_platform_verifier::Verifier::new_with_extra_roots(
+    let inner: Arc<dyn ServerCertVerifier> = match trust::verifier(
         extra.unwrap_or_default(),
         Arc::clone(&provider),
     ) {
-        Ok(verifier) => Arc::new(verifier),
+        Ok(verifier) => verifier,
         Err(e) if section.url.scheme() == "https" => {
             return Err(Stop::Configuration(format!(
                 "hub.ca_file: no usable CA certificates ({e}): install the system's (Debian: ca-certificates) or \
@@ -117,14 +118,16 @@ impl ServerCertVerifier for Naming {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         match self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // A signature that does not fit: a CA of the right name, but with another key.
+            // A signature that does not fit: a CA of the right name, but with another key. The last certificate that was
+            // sent is the nearest to the missing root.
             Err(Error::InvalidCertificate(
                 CertificateError::UnknownIssuer | CertificateError::BadSignature,
-            )) => {
-                // The last certificate that was sent is the nearest to the missing root.
-                let last = intermediates.last().unwrap_or(end_entity);
-                let issuer = Facts::read(last).map_or("an unreadable certificate".to_owned(), |f| f.issuer());
-                Err(CertificateError::Other(OtherError(Arc::new(Untrusted(issuer)))).into())
+            )) => Err(not_trusted(intermediates.last().unwrap_or(end_entity))),
+            // One that its server has signed for itself, and that is not named.
+            Err(Error::InvalidCertificate(CertificateError::Other(OtherError(error))))
+                if is_ca_used_as_server(error.as_ref()) =>
+            {
+                Err(not_trusted(end_entity))
             }
             other => other,
         }
@@ -151,6 +154,11 @@ impl ServerCertVerifier for Naming {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.inner.supported_verify_schemes()
     }
+}
+
+fn not_trusted(nearest: &CertificateDer<'_>) -> Error {
+    let issuer = Facts::read(nearest).map_or("an unreadable certificate".to_owned(), |facts| facts.issuer());
+    CertificateError::Other(OtherError(Arc::new(Untrusted(issuer)))).into()
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! TLS towards the hub: the system's roots, and one's own.
 
 use crate::Failure;
+use passerelle_connectors::trust;
 use rustls::{ClientConfig, RootCertStore, crypto::CryptoProvider};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
-use rustls_platform_verifier::Verifier;
 use std::{path::Path, sync::Arc};
 use url::Url;
 
@@ -27,11 +27,10 @@ pub(super) fn config(hub: &Url, ca_file: Option<&Path>) -> Result<ClientConfig, 
             )?
         }
     };
-    let verifier = Verifier::new_with_extra_roots(extra, provider).map_err(|e| {
+    let verifier = trust::verifier(extra, provider).map_err(|e| {
         Failure::usage(format!("{e}; install the system's CA certificates or give --ca-file"))
     })?;
-    let mut config =
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
+    let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }

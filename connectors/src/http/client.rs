@@ -6,7 +6,7 @@ use super::{
     settings::{Settings, Version},
     sign::Signer,
 };
-use crate::{BuildError, Failure, address, connecting::Limited};
+use crate::{BuildError, Failure, address, connecting::Limited, trust};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
 use passerelle_config::{Secret, SecretRef};
@@ -100,7 +100,7 @@ pub(crate) fn client_certificate(
     key: &SecretRef,
     base: &Path,
 ) -> Result<ClientCertificate, (&'static str, String)> {
-    let chain = certificates(cert).map_err(|cause| ("client_cert", cause))?;
+    let chain = trust::certificates(cert).map_err(|cause| ("client_cert", cause))?;
     let pem = key.read(base).map_err(|e| ("client_key", e.to_string()))?;
     let key = PrivateKeyDer::from_pem_slice(pem.expose().as_bytes()).map_err(|_| {
         // Not the parser's own words: they could quote the key.
@@ -140,15 +140,13 @@ pub(crate) fn tls_with(
         // Never used: the client wants a configuration, and the system's roots need not be there.
         return Ok(versions.with_root_certificates(RootCertStore::empty()).with_no_client_auth());
     }
-    let extra = ca_file.map(certificates).transpose().map_err(|cause| ("ca_file", cause))?;
-    let verifier =
-        rustls_platform_verifier::Verifier::new_with_extra_roots(extra.unwrap_or_default(), provider)
-            .map_err(|e| {
-                let key = if ca_file.is_some() { "ca_file" } else { "url" };
-                let hint = "install the system's CA certificates or name the target's CA in ca_file";
-                (key, format!("{e}; {hint}"))
-            })?;
-    let builder = versions.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    let named = ca_file.map(trust::certificates).transpose().map_err(|cause| ("ca_file", cause))?;
+    let verifier = trust::verifier(named.unwrap_or_default(), provider).map_err(|e| {
+        let key = if ca_file.is_some() { "ca_file" } else { "url" };
+        let hint = "install the system's CA certificates or name the target's CA in ca_file";
+        (key, format!("{e}; {hint}"))
+    })?;
+    let builder = versions.dangerous().with_custom_certificate_verifier(verifier);
     let mut config = match client {
         None => builder.with_no_client_auth(),
         Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|e| {
@@ -158,16 +156,6 @@ pub(crate) fn tls_with(
     };
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)
-}
-
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let wrong = |what: &dyn std::fmt::Display| {
-        format!("{}: {what}; expected a PEM file of certificates", file.display())
-    };
-    let certificates = CertificateDer::pem_file_iter(file)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|e| wrong(&e))?;
-    if certificates.is_empty() { Err(wrong(&"no certificate in it")) } else { Ok(certificates) }
 }
 
 /// What shows the application who asks.

@@ -3,6 +3,7 @@
 use crate::{
     Code, Failure,
     address::{self, Blocked, NotResolved},
+    trust::is_ca_used_as_server,
 };
 use std::{error::Error, io};
 
@@ -49,6 +50,9 @@ pub(crate) fn unreachable(error: &(dyn Error + 'static), timed_out: bool) -> Str
             }
             Tls::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
                 "is for another name; use a name of the certificate in the resource's url"
+            }
+            Tls::InvalidCertificate(Bad::Other(other)) if is_ca_used_as_server(other.0.as_ref()) => {
+                "is a CA's own; put exactly this certificate into the resource's ca_file, or have one issued for the server"
             }
             Tls::InvalidCertificate(_) => "is not acceptable; see the agent's log",
             refusal if refuses_certificate(refusal) => {

@@ -5,6 +5,7 @@ mod attacks;
 mod audit;
 mod calls;
 mod calls_signed;
+mod certificates;
 mod check;
 mod classic_log;
 mod commands;

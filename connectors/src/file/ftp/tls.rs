@@ -7,7 +7,7 @@
 //! tickets, the resource's next ones speak TLS 1.2, whose sessions are resumed any number of times.
 
 use super::Limits;
-use crate::BuildError;
+use crate::{BuildError, trust};
 use rustls::{
     ClientConfig, ClientConnection, NamedGroup, StreamOwned, SupportedProtocolVersion,
     client::{
@@ -17,7 +17,7 @@ use rustls::{
     crypto::CryptoProvider,
     version::TLS12,
 };
-use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+use rustls_pki_types::ServerName;
 use std::{
     fmt,
     io::{self, Read, Write},
@@ -73,28 +73,15 @@ fn config(
     let versions = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)
         .map_err(|error| BuildError(format!("url: {error}")))?;
-    let extra = match ca_file {
-        Some(file) => certificates(file)?,
-        None => Vec::new(),
-    };
-    let verifier =
-        rustls_platform_verifier::Verifier::new_with_extra_roots(extra, provider).map_err(|error| {
-            let key = if ca_file.is_some() { "ca_file" } else { "url" };
-            BuildError(format!(
-                "{key}: {error}; install the system's CA certificates or name the server's CA in ca_file"
-            ))
-        })?;
-    Ok(versions.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
-}
-
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, BuildError> {
-    let wrong = |what: &dyn fmt::Display| {
-        BuildError(format!("ca_file: {}: {what}; expected a PEM file of certificates", file.display()))
-    };
-    let found = CertificateDer::pem_file_iter(file)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| wrong(&error))?;
-    if found.is_empty() { Err(wrong(&"no certificate in it")) } else { Ok(found) }
+    let named = ca_file.map(trust::certificates).transpose();
+    let named = named.map_err(|error| BuildError(format!("ca_file: {error}")))?;
+    let verifier = trust::verifier(named.unwrap_or_default(), provider).map_err(|error| {
+        let key = if ca_file.is_some() { "ca_file" } else { "url" };
+        BuildError(format!(
+            "{key}: {error}; install the system's CA certificates or name the server's CA in ca_file"
+        ))
+    })?;
+    Ok(versions.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
 /// Where a failed handshake leaves its cause: the library turns errors into words.
