@@ -103,13 +103,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("orchestrator.pem");
         let command = CreateKey { file: file.clone(), json: true };
-        create(&command, &Out { colour: false }).unwrap();
+        create(&command, &Out::stdout()).unwrap();
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         let key = read(&file).unwrap();
         let public = fs::read(dir.path().join("orchestrator.pub.pem")).unwrap();
         let public = SubjectPublicKeyInfoDer::from_pem_slice(&public).unwrap();
         assert_eq!(public.as_ref(), [PUBLIC.as_slice(), key.public().bytes()].concat());
-        let again = create(&command, &Out { colour: false }).unwrap_err();
+        let again = create(&command, &Out::stdout()).unwrap_err();
         assert!(again.message.contains("orchestrator.pem"), "{}", again.message);
         assert_eq!(read(&file).unwrap().public(), key.public(), "the key was replaced");
     }

@@ -24,7 +24,7 @@ use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use out::Out;
 use std::{ffi::OsString, process::ExitCode};
 
-/// The job did not succeed.
+/// The job did not succeed, or the output could not be written.
 pub const JOB_FAILED: u8 = 1;
 /// The command line, or a file it names, is wrong.
 pub const USAGE: u8 = 2;
@@ -82,17 +82,27 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
 
 async fn perform(cli: Cli) -> Result<(), Failure> {
     let out = Out::stdout();
-    match cli.command {
-        Command::Dev(dev) => dev::run(dev, &out).await,
-        Command::Jobs(command) => jobs::run(command, &out).await,
-        Command::Call(command) => call::run(&command, &out).await,
-        Command::Events(command) => events::run(command, &out).await,
-        Command::Keys(command) => keys::run(&command, &out),
-        Command::Mediations(command) => mediations::run(command, &out).await,
-        Command::Sites(command) => lists::sites(&command, &out).await,
-        Command::Agents(command) => lists::agents(&command, &out).await,
-        Command::Receipts(Receipts::Verify(command)) => receipts::verify(&command, &out).await,
-        Command::Sample(command) => sample::run(command, &out).await,
+    let done = perform_to(cli.command, &out).await;
+    match (done, out.lost()) {
+        (Ok(()), Some(error)) => {
+            Err(Failure { code: JOB_FAILED, message: format!("the output could not be written: {error}") })
+        }
+        (done, _) => done,
+    }
+}
+
+async fn perform_to(command: Command, out: &Out) -> Result<(), Failure> {
+    match command {
+        Command::Dev(dev) => dev::run(dev, out).await,
+        Command::Jobs(command) => jobs::run(command, out).await,
+        Command::Call(command) => call::run(&command, out).await,
+        Command::Events(command) => events::run(command, out).await,
+        Command::Keys(command) => keys::run(&command, out),
+        Command::Mediations(command) => mediations::run(command, out).await,
+        Command::Sites(command) => lists::sites(&command, out).await,
+        Command::Agents(command) => lists::agents(&command, out).await,
+        Command::Receipts(Receipts::Verify(command)) => receipts::verify(&command, out).await,
+        Command::Sample(command) => sample::run(command, out).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "passerelle", &mut script);

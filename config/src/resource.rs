@@ -186,11 +186,17 @@ fn check_rule(common: &Section, number: usize, raw: raw::Rule, diagnostics: &mut
     }
 }
 
+/// The methods that jobs can use.
+const METHODS: [&str; 7] = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"];
+
 /// HTTP methods are case-sensitive (RFC 9110 §9.1), so `post` would never match.
 fn method_problem(method: &str) -> Option<String> {
     if !check::is_token(method) {
         return Some("not an HTTP method; write one such as \"GET\" or \"POST\"".to_owned());
     }
     let upper = method.to_ascii_uppercase();
-    (upper != method).then(|| format!("HTTP methods are upper case: write \"{upper}\""))
+    if upper != method {
+        return Some(format!("HTTP methods are upper case: write \"{upper}\""));
+    }
+    (!METHODS.contains(&method)).then(|| format!("no job can use it; write one of {}", METHODS.join(", ")))
 }

@@ -80,12 +80,15 @@ pub enum Failure {
     Configuration(String),
     /// A fault of the hub: exit 70.
     Fault(String),
+    /// Nobody reads the output any more (`| head`), which is the reader's choice: exit 0.
+    Unread,
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unwell(text) | Self::Configuration(text) | Self::Fault(text) => f.write_str(text),
+            Self::Unread => f.write_str("nobody reads the output"),
         }
     }
 }
@@ -101,7 +104,10 @@ impl From<crate::store::Error> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Self::Fault(error.to_string())
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::Unread,
+            _ => Self::Fault(error.to_string()),
+        }
     }
 }
 
@@ -132,13 +138,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) | Err(Failure::Unread) => ExitCode::SUCCESS,
         Err(failure) => {
             let _ = writeln!(io::stderr().lock(), "error: {failure}");
             ExitCode::from(match failure {
                 Failure::Unwell(_) => EXIT_UNWELL,
                 Failure::Configuration(_) => EXIT_CONFIGURATION,
-                Failure::Fault(_) => EXIT_FAULT,
+                Failure::Unread | Failure::Fault(_) => EXIT_FAULT,
             })
         }
     }

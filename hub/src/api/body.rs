@@ -9,8 +9,11 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
 use http::{HeaderMap, StatusCode, header, request::Parts};
 use passerelle_protocol::ApiCode;
-use serde::de::DeserializeOwned;
-use std::{io, time::Duration};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
+};
+use std::{fmt, io, marker::PhantomData, time::Duration};
 
 /// The longest JSON body.
 pub const MAX_JSON_BODY: usize = 1024 * 1024;
@@ -69,6 +72,10 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for StrictQuery<T> {
 /// # Errors
 /// 400 `bad_request`.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // Field by field in their order, which nobody can read: the library would take that too.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Problem::bad_request("body: an object is expected, not an array"));
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
@@ -81,6 +88,32 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     json.end()
         .map_err(|_| Problem::bad_request("body: one JSON object is expected, more follows after it"))?;
     Ok(value)
+}
+
+/// Reads a field that is an object or nothing; an array of its fields' values is refused.
+///
+/// # Errors
+/// If it is neither.
+pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    struct Object<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
+        type Value = Option<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map)).map(Some)
+        }
+    }
+
+    from.deserialize_any(Object(PhantomData))
 }
 
 /// A body as a stream that ends with `TimedOut` when nothing comes for [`STALLED`].
@@ -164,7 +197,9 @@ fn json_type(headers: &HeaderMap) -> Result<(), Problem> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
     let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
     let essence = essence.to_ascii_lowercase();
-    if matches!(essence.as_str(), "application/json" | "text/json") || essence.ends_with("+json") {
+    // The last one is what `curl -d` and many libraries say of whatever they send: it is read as JSON all the same.
+    let known = ["application/json", "text/json", "application/x-www-form-urlencoded"];
+    if known.contains(&essence.as_str()) || essence.ends_with("+json") {
         return Ok(());
     }
     Err(Problem::bad_request("content-type: send JSON as application/json")
@@ -174,7 +209,6 @@ fn json_type(headers: &HeaderMap) -> Result<(), Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde::Deserialize;
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -196,7 +230,8 @@ mod tests {
             (r#"{"limits":{"sise":1}}"#, "limits.sise: unknown field `sise`, expected `size`"),
             (r#"{"other":1}"#, "other: unknown field `other`"),
             (r#"{"limits":{}}"#, "limits: missing field `size`"),
-            ("[]", "body: "),
+            ("[]", "body: an object is expected"),
+            (" [null]", "body: an object is expected"),
             ("", "body: EOF"),
             ("{} {}", "body: one JSON object"),
         ] {

@@ -59,6 +59,7 @@ pub struct CallRequest {
     #[schema(value_type = Object)]
     params: Map<String, Value>,
     /// The payload: at most 256 KiB as `text` or `base64`, larger ones as `blob`.
+    #[serde(default, deserialize_with = "body::object")]
     payload: Option<SubmittedPayload>,
     /// How long it may take in all, in seconds: 1 to 60, default 30.
     timeout_s: Option<u32>,

@@ -1,12 +1,12 @@
 //! `/v1/events`: what changes or comes in for the tenant, as server-sent events (HTML, section 9.2).
 //!
 //! Each event's id is the change's sequence number, so that a client that comes back with `Last-Event-ID` misses
-//! nothing. A reader that is too slow is disconnected; it comes back in the same way.
+//! nothing. A reader that is too slow is disconnected; it comes back in the same way. With its API key a stream ends too.
 
 use super::{
     App,
     agents::AgentView,
-    auth::{Allowed, EventsRead},
+    auth::{Allowed, EventsRead, bearer},
     metrics::StreamGuard,
     problem::{Problem, ProblemDocument},
 };
@@ -22,7 +22,7 @@ use serde::Serialize;
 use std::{convert::Infallible, time::Duration};
 use tokio::{
     sync::{broadcast, mpsc},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 /// A comment is sent after this long without an event, so that nothing between takes the stream for dead.
@@ -31,6 +31,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const QUEUE: usize = 64;
 /// A reader that takes nothing for this long is disconnected.
 const SLOW: Duration = Duration::from_secs(10);
+/// How often a stream without events looks whether its API key was revoked.
+const LOOK: Duration = Duration::from_millis(250);
 /// How many missed changes are read at a time.
 const BATCH: usize = 500;
 
@@ -63,7 +65,8 @@ pub async fn follow(
     let last = last.map(|last| if last > newest { 0 } else { last });
     let (sender, receiver) = mpsc::channel(QUEUE);
     let guard = app.metrics.event_stream();
-    let follower = Follower { tenant: caller.tenant, last, sender, _guard: guard, app: app.clone() };
+    let key = bearer(&headers).unwrap_or_default().to_owned();
+    let follower = Follower { tenant: caller.tenant, key, last, sender, _guard: guard, app: app.clone() };
     app.tasks.spawn(follower.run(live));
     let stream = futures_util::stream::unfold(receiver, |mut receiver| async {
         receiver.recv().await.map(|text: String| (Ok::<_, Infallible>(text), receiver))
@@ -74,9 +77,23 @@ pub async fn follow(
 struct Follower {
     app: App,
     tenant: Name,
+    /// The API key: the stream ends with it.
+    key: String,
     last: Option<u64>,
     sender: mpsc::Sender<String>,
     _guard: StreamGuard,
+}
+
+/// Ends when the API key does.
+async fn revoked(app: &App, key: &str) {
+    while is_valid(app, key).await {
+        sleep(LOOK).await;
+    }
+}
+
+/// Whether the API key still opens the stream. What cannot be found out now is found out next time.
+async fn is_valid(app: &App, key: &str) -> bool {
+    !matches!(app.store.authenticate(key).await, Ok(None))
 }
 
 /// The stream is over: the reader is gone or too slow, or the hub ends.
@@ -84,11 +101,12 @@ struct Over;
 
 impl Follower {
     async fn run(mut self, mut live: broadcast::Receiver<Change>) {
-        let (stop, gone) = (self.app.stop.clone(), self.sender.clone());
+        let (app, gone, key) = (self.app.clone(), self.sender.clone(), self.key.clone());
         tokio::select! {
             _ = self.follow(&mut live) => {}
-            () = stop.cancelled() => {}
+            () = app.stop.cancelled() => {}
             () = gone.closed() => {}
+            () = revoked(&app, &key) => {}
         }
     }
 
@@ -130,6 +148,9 @@ impl Follower {
     async fn tell(&mut self, change: &Change) -> Result<(), Over> {
         if change.tenant != self.tenant || self.last.is_some_and(|last| change.seq <= last) {
             return Ok(());
+        }
+        if !is_valid(&self.app, &self.key).await {
+            return Err(Over);
         }
         self.last = Some(change.seq);
         let event = match change.kind {

@@ -43,6 +43,7 @@ pub struct Submission {
     #[schema(value_type = Object)]
     params: Map<String, Value>,
     /// The payload.
+    #[serde(default, deserialize_with = "body::object")]
     payload: Option<SubmittedPayload>,
     /// It starts by then, in seconds from its submission: 1 to 2592000, default 86400.
     deadline_s: Option<u32>,
@@ -57,8 +58,7 @@ pub struct Submission {
     /// 0 to 9; 9 first; default 4.
     priority: Option<u8>,
     /// At most 32 labels of 64 and 256 characters.
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
+    labels: Option<BTreeMap<String, String>>,
 }
 
 /// A submitted payload: exactly one of `text`, `base64`, `blob`, `event`.
@@ -205,7 +205,8 @@ impl Submission {
         let max_attempts = within("max_attempts", self.max_attempts, 5, MAX_ATTEMPTS)?;
         let priority = check_priority(self.priority)?;
         check_order_key(self.order_key.as_deref())?;
-        check_labels(&self.labels)?;
+        let labels = self.labels.unwrap_or_default();
+        check_labels(&labels)?;
         Ok(Checked {
             site: self.site,
             resource: self.resource,
@@ -218,7 +219,7 @@ impl Submission {
             order_key: self.order_key,
             on_failure: on_failure(self.on_failure),
             priority,
-            labels: self.labels,
+            labels,
         })
     }
 }

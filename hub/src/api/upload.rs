@@ -51,12 +51,14 @@ pub fn number(headers: &HeaderMap, name: &HeaderName) -> Result<Option<u64>, Pro
     }
 }
 
-/// The SHA-256 of `Repr-Digest: sha-256=:…:` (RFC 9530); other algorithms are passed over.
+/// The SHA-256 of `Repr-Digest: sha-256=:…:` (RFC 9530); other algorithms beside it are passed over. Of the same algorithm
+/// the last one counts (RFC 8941 §3.2).
 ///
 /// # Errors
-/// 400 if it is malformed.
+/// 400 if it is malformed, or has no digest that is checked here.
 pub fn digest(headers: &HeaderMap) -> Result<Option<Sha256>, Problem> {
     let wrong = || Problem::bad_request("repr-digest: expected sha-256=:BASE64: of 32 bytes");
+    let (mut found, mut others) = (None, false);
     for value in headers.get_all(REPR_DIGEST) {
         for member in value.to_str().map_err(|_| wrong())?.split(',') {
             let (algorithm, digest) = member.trim().split_once('=').ok_or_else(wrong)?;
@@ -65,11 +67,16 @@ pub fn digest(headers: &HeaderMap) -> Result<Option<Sha256>, Problem> {
                     digest.strip_prefix(':').and_then(|rest| rest.strip_suffix(':')).ok_or_else(wrong)?;
                 let bytes: [u8; 32] =
                     STANDARD.decode(base64).map_err(|_| wrong())?.try_into().map_err(|_| wrong())?;
-                return Ok(Some(bytes.into()));
+                found = Some(Sha256::from(bytes));
+            } else {
+                others = true;
             }
         }
     }
-    Ok(None)
+    if found.is_none() && others {
+        return Err(Problem::bad_request("repr-digest: only sha-256 is checked here: send sha-256=:BASE64:"));
+    }
+    Ok(found)
 }
 
 /// The offset of a `PATCH`, its content type checked.
@@ -156,8 +163,11 @@ mod tests {
         for good in [format!("sha-256=:{empty}:"), format!("sha-512=:AA==:, sha-256=:{empty}:")] {
             assert_eq!(digest(&headers("repr-digest", &good)).unwrap(), Some(Sha256::of(b"")), "{good}");
         }
-        assert_eq!(digest(&headers("repr-digest", "md5=:AA==:")).unwrap(), None);
-        for bad in ["x", "sha-256=abc", "sha-256=:AA==:", "sha-256=:*:"] {
+        assert_eq!(digest(&HeaderMap::new()).unwrap(), None);
+        let (wrong, right) = (STANDARD.encode([0; 32]), format!("sha-256=:{empty}:"));
+        let last = digest(&headers("repr-digest", &format!("{right}, sha-256=:{wrong}:"))).unwrap();
+        assert_eq!(last, Some(Sha256::from([0; 32])));
+        for bad in ["x", "md5=:AA==:", "sha-512=:AAAA:", "sha-256=abc", "sha-256=:AA==:", "sha-256=:*:"] {
             assert!(digest(&headers("repr-digest", bad)).is_err(), "{bad}");
         }
         assert_eq!(number(&headers("upload-length", "7"), &LENGTH).unwrap(), Some(7));

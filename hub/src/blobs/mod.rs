@@ -32,12 +32,13 @@ use crate::{
     },
 };
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use passerelle_protocol::{BlobId, Name, Sha256};
 use receive::Receiver;
-use rusqlite::{OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{Arc, LazyLock, Mutex, PoisonError, Weak},
     time::{Duration, SystemTime},
 };
@@ -239,8 +240,7 @@ impl Blobs {
     {
         match self.find(tenant, id).await? {
             Found::Upload(upload) => self.extend(upload, offset, stream).await,
-            Found::Blob(info) if info.size == offset => Ok(complete(info)),
-            Found::Blob(info) => Err(Error::Offset(info.size)),
+            Found::Blob(info) => nothing_more(complete(info), offset, stream).await,
         }
     }
 
@@ -316,9 +316,16 @@ impl Blobs {
     /// Where this upload stands, made complete if all of it is here.
     pub(crate) async fn stand(&self, upload: Upload) -> Result<UploadOffset, Error> {
         if upload.complete {
-            return Ok(UploadOffset { offset: upload.length, length: upload.length, blob: None });
+            return Ok(whole(&upload));
         }
         let (_turn, _mine, _guard) = take_turn(upload.id).await;
+        let upload = match self.in_turn(upload).await? {
+            Found::Upload(upload) => upload,
+            Found::Blob(info) => return Ok(complete(info)),
+        };
+        if upload.complete {
+            return Ok(whole(&upload));
+        }
         let path = self.store.files().upload(upload.id);
         let receiver = Receiver::open(&path).await?;
         if receiver.offset() >= upload.length {
@@ -340,13 +347,16 @@ impl Blobs {
         E: std::fmt::Display + Send,
     {
         if upload.complete {
-            return if offset == upload.length {
-                Ok(UploadOffset { offset, length: offset, blob: None })
-            } else {
-                Err(Error::Offset(upload.length))
-            };
+            return nothing_more(whole(&upload), offset, stream).await;
         }
         let (_turn, mine, _guard) = take_turn(upload.id).await;
+        let upload = match self.in_turn(upload).await? {
+            Found::Upload(upload) => upload,
+            Found::Blob(info) => return nothing_more(complete(info), offset, stream).await,
+        };
+        if upload.complete {
+            return nothing_more(whole(&upload), offset, stream).await;
+        }
         let path = self.store.files().upload(upload.id);
         let mut receiver = Receiver::open(&path).await?;
         if receiver.offset() != offset {
@@ -366,6 +376,26 @@ impl Blobs {
         } else {
             Ok(under_way(&upload, &receiver))
         }
+    }
+
+    /// The upload as it is now that nobody else adds to it: whoever had the turn before may have completed it, or given
+    /// it up.
+    async fn in_turn(&self, upload: Upload) -> Result<Found, Error> {
+        let Upload { id, tenant, .. } = upload;
+        self.store
+            .read(move |conn| {
+                let sql = format!("SELECT {} FROM uploads WHERE id = ?1 AND tenant = ?2", Upload::COLUMNS);
+                let key = *id.uuid().as_bytes();
+                match conn
+                    .prepare_cached(&sql)?
+                    .query_row(params![key, tenant.as_str()], Upload::read)
+                    .optional()?
+                {
+                    Some(upload) => Ok(Found::Upload(upload)),
+                    None => blob(conn, &tenant, id),
+                }
+            })
+            .await
     }
 
     /// Checks the whole content and gives it its name.
@@ -462,12 +492,7 @@ impl Blobs {
                 if let Some(upload) = upload {
                     return Ok(Found::Upload(upload));
                 }
-                let sql = format!("SELECT {} FROM blobs WHERE id = ?1 AND tenant = ?2", row::BLOB);
-                conn.prepare_cached(&sql)?
-                    .query_row(params![key, tenant.as_str()], row::blob)
-                    .optional()?
-                    .map(Found::Blob)
-                    .ok_or_else(|| Error::NotFound(format!("no upload {id}: open a new one")))
+                blob(conn, &tenant, id)
             })
             .await
     }
@@ -476,6 +501,38 @@ impl Blobs {
 enum Found {
     Upload(Upload),
     Blob(BlobInfo),
+}
+
+/// What an upload has become.
+fn blob(conn: &Connection, tenant: &Name, id: BlobId) -> Result<Found, Error> {
+    let sql = format!("SELECT {} FROM blobs WHERE id = ?1 AND tenant = ?2", row::BLOB);
+    conn.prepare_cached(&sql)?
+        .query_row(params![id.uuid().as_bytes(), tenant.as_str()], row::blob)
+        .optional()?
+        .map(Found::Blob)
+        .ok_or_else(|| Error::NotFound(format!("no upload {id}: open a new one")))
+}
+
+/// The answer to a request that would add to what is complete: there may be nothing in it.
+async fn nothing_more<S, E>(at: UploadOffset, offset: u64, stream: S) -> Result<UploadOffset, Error>
+where
+    S: Stream<Item = Result<Bytes, E>> + Send,
+{
+    if offset != at.offset {
+        return Err(Error::Offset(at.offset));
+    }
+    let mut stream = pin!(stream);
+    while let Some(Ok(chunk)) = stream.next().await {
+        if !chunk.is_empty() {
+            let length = at.length;
+            return Err(Error::TooLarge(format!("the body goes beyond the announced length {length}")));
+        }
+    }
+    Ok(at)
+}
+
+fn whole(upload: &Upload) -> UploadOffset {
+    UploadOffset { offset: upload.length, length: upload.length, blob: None }
 }
 
 fn complete(info: BlobInfo) -> UploadOffset {

@@ -123,6 +123,52 @@ async fn a_newer_request_ends_one_that_hangs() {
 }
 
 #[tokio::test]
+async fn whoever_asks_while_an_upload_completes_is_told_where_it_stands() {
+    let hub = Hub::new().await;
+    let blobs = Blobs::new(hub.store.clone());
+    for _ in 0..40 {
+        let id = blobs.create_upload(name("acme"), None, 6, None).await.unwrap();
+        blobs.append(name("acme"), id, 0, body(&["abcde"])).await.unwrap();
+        let last = blobs.clone();
+        let last = tokio::spawn(async move { last.append(name("acme"), id, 5, body(&["f"])).await });
+        loop {
+            let stands = blobs.upload_offset(name("acme"), id).await.unwrap();
+            assert!([5, 6].contains(&stands.offset), "{stands:?}");
+            if stands.blob.is_some() {
+                break;
+            }
+            // The request may have been ended before it began.
+            if last.is_finished() && stands.offset == 5 {
+                blobs.append(name("acme"), id, 5, body(&["f"])).await.unwrap();
+            }
+        }
+        last.await.unwrap().unwrap();
+        // Twice at once: one of them finds it complete.
+        let id = blobs.create_upload(name("acme"), None, 3, None).await.unwrap();
+        let one = || blobs.append(name("acme"), id, 0, body(&["abc"]));
+        for answer in <[_; 2]>::from(tokio::join!(one(), one())) {
+            assert!(matches!(answer, Ok(_) | Err(Error::Offset(0 | 3))), "{answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_added_to_what_is_complete() {
+    let hub = Hub::new().await;
+    let blobs = Blobs::new(hub.store.clone());
+    for length in [0, 3] {
+        let id = blobs.create_upload(name("acme"), None, length, None).await.unwrap();
+        if length > 0 {
+            blobs.append(name("acme"), id, 0, body(&["abc"])).await.unwrap();
+        }
+        let more = blobs.append(name("acme"), id, length, body(&["d"])).await;
+        assert!(matches!(more, Err(Error::TooLarge(_))), "{more:?}");
+        let nothing = blobs.append(name("acme"), id, length, body(&[])).await.unwrap();
+        assert_eq!((nothing.offset, nothing.blob.is_some()), (length, true));
+    }
+}
+
+#[tokio::test]
 async fn a_full_disk_is_told_as_such() {
     let mut receiver = Receiver::open(std::path::Path::new("/dev/full")).await.unwrap();
     let taken = receiver.take_all(body(&["some bytes"]), 100).await;

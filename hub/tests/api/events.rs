@@ -2,7 +2,7 @@
 
 use crate::{
     agent::Agent,
-    support::{Answer, Hub, PATIENCE},
+    support::{Answer, Hub, PATIENCE, name},
 };
 use futures_util::StreamExt as _;
 use reqwest::Method;
@@ -23,7 +23,11 @@ pub struct Event {
 
 impl Stream {
     pub async fn open(hub: &Hub, last: Option<u64>) -> Self {
-        let mut request = hub.request(Method::GET, "/v1/events");
+        Self::open_with(hub, &hub.key, last).await
+    }
+
+    async fn open_with(hub: &Hub, key: &str, last: Option<u64>) -> Self {
+        let mut request = hub.anonymous(Method::GET, "/v1/events").bearer_auth(key);
         if let Some(last) = last {
             request = request.header("last-event-id", last);
         }
@@ -37,10 +41,15 @@ impl Stream {
     }
 
     /// Reads to the end, which has to be a proper one.
-    pub async fn ends(mut self) {
+    pub async fn ends(self) {
+        self.rest().await;
+    }
+
+    async fn rest(mut self) -> String {
         while let Some(chunk) = timeout(PATIENCE, self.body.next()).await.unwrap() {
-            chunk.unwrap();
+            self.text.push_str(std::str::from_utf8(&chunk.unwrap()).unwrap());
         }
+        self.text
     }
 
     async fn block(&mut self) -> String {
@@ -118,6 +127,22 @@ async fn a_reader_is_told_of_its_tenants_jobs_and_agents_and_goes_on_where_it_wa
     // The end of the hub ends the stream.
     hub.end().await;
     stream.ends().await;
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_api_key_and_tells_nothing_more() {
+    let hub = Hub::start().await;
+    let (id, key) = hub.store.create_api_key(name("acme"), vec!["events:read".to_owned()]).await.unwrap();
+    let (mut busy, idle) =
+        (Stream::open_with(&hub, &key, None).await, Stream::open_with(&hub, &key, None).await);
+    let told = hub.submit(json!({})).await;
+    assert_eq!(busy.next().await.data["id"], told["id"]);
+    hub.store.revoke_api_key(&id).await.unwrap();
+    let untold = hub.submit(json!({})).await;
+    let rest = busy.rest().await;
+    assert!(!rest.contains(untold["id"].as_str().unwrap()), "{rest}");
+    idle.ends().await;
+    hub.end().await;
 }
 
 #[tokio::test]

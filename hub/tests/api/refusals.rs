@@ -22,6 +22,7 @@ async fn a_wrong_submission_is_refused_and_stores_nothing() {
         (json!({"params": {"x": "y".repeat(300_000)}}), 413, "too_large", "params"),
         (json!({"payload": {"text": "y".repeat(1_100_000)}}), 413, "too_large", "blob"),
         (json!({"params": null}), 400, "bad_request", "params"),
+        (json!({"payload": ["t", null, null, null, null]}), 400, "bad_request", "payload"),
     ] {
         let problem = hub.post("/v1/jobs", &job(extra)).await.expect_problem(status, code).json();
         assert!(problem["detail"].as_str().unwrap().contains(says), "{problem}");
@@ -34,6 +35,7 @@ async fn a_wrong_submission_is_refused_and_stores_nothing() {
         "",
         "{",
         "[]",
+        r#"["paris","compta","stat",{"path":"x"},null,60,60,1,null,null,4,{}]"#,
         "null",
         "\"x\"",
         "{\"site\":\"paris\"",
@@ -48,6 +50,9 @@ async fn a_wrong_submission_is_refused_and_stores_nothing() {
     raw(r#"{"envelope":"a.b.c"}"#, "application/json").await.expect_problem(400, "bad_request");
     hub.post("/v1/jobs?weight=1", &job(json!({}))).await.expect_problem(400, "bad_request");
     assert_eq!(hub.get("/v1/jobs").await.json()["items"], json!([]));
+    // What many clients say of all that they send, and fields that are there and nothing.
+    let empty = json!({"payload": null, "labels": null, "order_key": null, "deadline_s": null});
+    raw(&job(empty).to_string(), "application/x-www-form-urlencoded").await.expect(201);
     hub.end().await;
 }
 

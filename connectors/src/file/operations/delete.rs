@@ -33,7 +33,12 @@ pub(super) async fn delete(pool: &Pool, call: &Call, place: &Place) -> Result<Ou
 
 async fn decide(lease: &mut Lease, call: &Call, place: &Place) -> Result<bool, Failure> {
     let looked_at = place.clone();
-    let found = lease.run(move |hands| look(hands.fs.as_mut(), &looked_at, Links::Keep)).await?;
+    let looked = lease.run(move |hands| match look(hands.fs.as_mut(), &looked_at, Links::Keep) {
+        // Below a file there is nothing.
+        Err(error) if error.problem == Problem::NotAFolder => Ok(None),
+        other => other,
+    });
+    let found = looked.await?;
     if let Some(intent) = &call.prior_intent {
         // Gone, or another file by now: the one that was meant has been deleted. A newer one is not touched.
         let kept: DeleteState = state(intent)?;
