@@ -1,5 +1,9 @@
 //! Whole folders: what loads, and what each mistake is told as, word for word.
 
+mod agent_toml;
+mod listeners;
+mod triggers;
+
 use crate::{AgentConfig, Diagnostics, LogFormat, SecretRef, load::load_with};
 use std::{collections::BTreeMap, fs, path::Path};
 use tempfile::TempDir;
@@ -161,19 +165,6 @@ fn resources_d_is_merged_in_order_and_other_files_do_not_count() {
 }
 
 #[test]
-fn the_environment_overrides_the_listen_address() {
-    let dir = folder(&[("agent.toml", format!("{HUB}[agent]\nlisten = \"127.0.0.1:1\"\n").as_bytes())]);
-    let listen =
-        |env: &[(&str, &str)]| load_in(dir.path(), env).map(|config| config.agent.listen.to_string());
-    assert_eq!(listen(&[]).unwrap(), "127.0.0.1:1");
-    assert_eq!(listen(&[("PASSERELLE_LISTEN", "[::]:9464")]).unwrap(), "[::]:9464");
-    let error = listen(&[("PASSERELLE_LISTEN", "9464")]).unwrap_err().to_string();
-    let expected = "agent.toml:4:10: agent.listen: environment variable PASSERELLE_LISTEN: expected an address and a \
-                    port such as \"127.0.0.1:9464\" or \"[::]:9464\"\n";
-    assert!(error.ends_with(expected), "{error}");
-}
-
-#[test]
 fn all_findings_of_all_files_are_told_at_once() {
     let files: &[(&str, &[u8])] = &[
         (
@@ -210,72 +201,6 @@ fn all_findings_of_all_files_are_told_at_once() {
 }
 
 #[test]
-fn hub_and_proxy_addresses_are_checked() {
-    let url = |text: &str| findings(&[("agent.toml", format!("[hub]\nurl = \"{text}\"\n").as_bytes())]);
-    let example = "write one such as \"https://hub.example.com\"";
-    for (text, message) in [
-        ("hub.example.com", format!("not a URL (relative URL without a base); {example}")),
-        ("https://", format!("not a URL (empty host); {example}")),
-        ("wss://hub", "write the hub's address with https://; the tunnel is made from it".to_owned()),
-        ("ftp://hub", format!("the scheme ftp:// is not supported here; {example}")),
-        ("https://u:geheim@hub", format!("a URL with a user name or password; {example}")),
-        ("https://hub/?key=geheim", format!("a URL with '?' or '#'; {example}")),
-        (
-            "http://10.0.0.1:8080",
-            "plain http goes only to this machine (localhost, 127.0.0.1, [::1]); write https://".to_owned(),
-        ),
-    ] {
-        assert_eq!(url(text), [format!("agent.toml:2:7: hub.url: {message}")]);
-    }
-    for good in ["https://hub:8443/base", "http://localhost:8080", "http://127.0.0.9", "http://[::1]:1"] {
-        let dir = folder(&[("agent.toml", format!("[hub]\nurl = \"{good}\"\n").as_bytes())]);
-        assert!(load_in(dir.path(), &[]).is_ok(), "{good}");
-    }
-    check(
-        "proxy = { username = \"u\" }\n",
-        &[
-            "agent.toml:3:9: hub.proxy.url: missing; write the proxy's address: url = \"http://proxy.example.com:3128\"",
-        ],
-    );
-    check(
-        "proxy = { url = \"http://u:geheim@p\", password = \"geheim\" }\n",
-        &[
-            "agent.toml:3:17: hub.proxy.url: user name and password don't belong into the URL: use the keys \"username\" and \"password\" beside it",
-            "agent.toml:3:49: hub.proxy.password: a secret is never written here: put it into a file and write { file = \"secrets/…\" }, or { env = \"…\" }",
-        ],
-    );
-    check(
-        "proxy = { url = \"socks5://p\", password = { env = \"P\" }, username = \"a:b\" }\n",
-        &[
-            "agent.toml:3:17: hub.proxy.url: SOCKS is not spoken here; write the address of an HTTP proxy (CONNECT)",
-            "agent.toml:3:68: hub.proxy.username: a user name for Basic authentication is not empty and has no ':'",
-        ],
-    );
-    accept("proxy = { url = \"https://p:8443\" }\n");
-    assert_eq!(
-        findings(&[("agent.toml", b"[agent]\n")]),
-        [
-            "agent.toml:1:1: hub.url: missing; write the hub's address: url = \"https://hub.example.com\" below [hub]",
-        ]
-    );
-}
-
-#[test]
-fn a_client_certificate_and_its_key_come_together() {
-    check(
-        "client_cert = \"agent.pem\"\n",
-        &[
-            "agent.toml:3:15: hub.client_cert: a certificate without its key; add client_key = { file = \"secrets/…\" }",
-        ],
-    );
-    check(
-        "client_key = { env = \"K\" }\n",
-        &["agent.toml:3:14: hub.client_key: a key without its certificate; add client_cert = \"agent.pem\""],
-    );
-    accept("client_cert = \"agent.pem\"\nclient_key = { env = \"K\" }\n");
-}
-
-#[test]
 fn secrets_stand_by_reference_only() {
     let rule = "a secret is never written here: put it into a file and write { file = \"secrets/…\" }, or { env = \"…\" }";
     let found = |value: &str, column: usize, path: &str, message: &str| {
@@ -307,42 +232,6 @@ fn secrets_stand_by_reference_only() {
     found("{ env = \"A=geheim\" }", 19, "", "expected the name of a secret in \"env\"");
     found("{ file = 5 }", 28, ".file", "expected a string, found an integer");
     found("{ value = \"geheim\" }", 21, ".value", "unknown key; known keys: env, file");
-}
-
-#[test]
-fn the_agent_and_its_log_are_checked() {
-    let address = "expected an address and a port such as \"127.0.0.1:9464\" or \"[::]:9464\"";
-    check(
-        "[trust]\njob_keys = [\"a.pem\", \"\"]\n[agent]\nname = \"Paris 1\"\nstate_dir = \"\"\nlisten = \"localhost:80\"\n\
-         max_jobs = 1025\nshutdown_grace = \"2h\"\n[log]\nformat = \"jsn\"\nlevel = \"chatty\"\nclassic_dir = \"\"\n",
-        &[
-            "agent.toml:4:22: trust.job_keys[2]: empty; write a path, or leave the key out",
-            "agent.toml:6:8: agent.name: not an agent's name: a name is 1 to 64 of a-z, 0-9, '.', '_' and '-', and starts with a letter or digit",
-            "agent.toml:7:13: agent.state_dir: empty; write a path, or leave the key out",
-            &format!("agent.toml:8:10: agent.listen: {address}"),
-            "agent.toml:9:12: agent.max_jobs: expected an integer from 1 to 1024, found 1025",
-            "agent.toml:10:18: agent.shutdown_grace: expected at most \"1h\"",
-            "agent.toml:12:10: log.format: unknown value; did you mean \"json\"? expected one of \"text\", \"json\"",
-            "agent.toml:13:9: log.level: expected \"error\", \"warn\", \"info\", \"debug\", \"trace\" or \"off\", or a list such as \"info,passerelle_agent=debug\"",
-            "agent.toml:14:15: log.classic_dir: empty; write a path, or leave the key out",
-        ],
-    );
-    check(
-        "[agent]\nmax_jobs = 0\nshutdown_grace = 30\n[trust]\njob_keys = []\n",
-        &[
-            "agent.toml:4:12: agent.max_jobs: expected an integer from 1 to 1024, found 0",
-            "agent.toml:5:18: agent.shutdown_grace: expected a duration such as \"500ms\", \"30s\", \"5m\" or \"1h30m\", found an integer",
-            "agent.toml:7:12: trust.job_keys: empty; list PEM files, or leave the key out to trust the keys pinned at enrolment",
-        ],
-    );
-    check(
-        "[agent]\nmax_jobs = 99999999999999999999\nshutdown_grace = \"soon\"\n",
-        &[
-            "agent.toml:4:12: agent.max_jobs: expected an integer from 1 to 1024, found 9223372036854775807",
-            "agent.toml:4:12: syntax: the number is too large: use at most 9223372036854775807",
-            "agent.toml:5:18: agent.shutdown_grace: expected a duration such as \"500ms\", \"30s\", \"5m\" or \"1h30m\"",
-        ],
-    );
 }
 
 #[test]
@@ -547,178 +436,4 @@ fn what_a_table_says_is_told_from_where_and_how_it_says_it() {
     assert_eq!((&first.0, &first.2), (&same.0, &same.2));
     let other = load("[resources.r]\nconnector = \"x\"\nknown_hosts = \"hosts\"\n");
     assert!(other.0 != first.0 && other.2 != first.2);
-}
-
-#[test]
-fn quotas_have_a_least() {
-    check(
-        "[agent]\nspool_quota = \"1KiB\"\njournal_quota = \"1MiB\"\nkey_rotation = \"10ms\"\n",
-        &[
-            "agent.toml:4:15: agent.spool_quota: expected at least \"1MiB\"",
-            "agent.toml:5:17: agent.journal_quota: expected at least \"8MiB\"",
-            "agent.toml:6:16: agent.key_rotation: expected at least \"1s\", or \"off\"",
-        ],
-    );
-}
-
-#[test]
-fn the_listen_address_is_told_whatever_else_is_wrong() {
-    let none = |_: &str| None;
-    let good = "[hub]\nurl = \"https://hub.example.com\"\n[agent]\nlisten = \"127.0.0.1:7\"\n";
-    let listen = |text: &str, env: &dyn Fn(&str) -> Option<String>| {
-        crate::load::listen_with(folder(&[("agent.toml", text.as_bytes())]).path(), env).to_string()
-    };
-    assert_eq!(listen(good, &none), "127.0.0.1:7");
-    assert_eq!(listen(&format!("{good}max_jobs = 0\n[resources.R]\nx = 1\n"), &none), "127.0.0.1:7");
-    assert_eq!(listen("[agent", &none), "127.0.0.1:9464");
-    assert_eq!(listen("[agent", &|_| Some("[::1]:8".to_owned())), "[::1]:8");
-}
-
-#[test]
-fn triggers_are_read_with_their_defaults() {
-    let text = "[resources.r]\nconnector = \"file\"\nurl = \"file:///x\"\n\
-                [[resources.r.pickup]]\npattern = \"*.csv\"\nafter = \"keep\"\n\
-                [[resources.r.pickup]]\nname = \"b\"\nfolder = \"in/\"\npattern = \"**/*\"\nstable = { looks = 3 }\n\
-                order = \"time\"\nafter = { move_to = \"done/\" }\nmax_size = \"1MiB\"\nevery = \"5s\"\n\
-                [[resources.r.watch]]\npath = \"prices.csv\"\n";
-    let dir = folder(&[("agent.toml", format!("{HUB}{text}").as_bytes())]);
-    let config = load_in(dir.path(), &[]).unwrap_or_else(|findings| panic!("{findings}"));
-    let [first, second] = config.resources[0].pickups.as_slice() else { panic!() };
-    assert_eq!((first.name.as_str(), first.folder.as_str(), first.order), ("pickup", "", None));
-    assert_eq!(first.stable, crate::Stable::Quiet(crate::HumanDuration(crate::defaults::QUIET)));
-    assert_eq!((first.after.clone(), first.every), (crate::After::Keep, crate::defaults::EVERY));
-    assert_eq!((second.folder.as_str(), second.order), ("in", Some(crate::Order::Time)));
-    assert_eq!(second.stable, crate::Stable::Looks(3));
-    assert_eq!(second.after, crate::After::MoveTo("done".to_owned()));
-    let [watch] = config.resources[0].watches.as_slice() else { panic!() };
-    assert_eq!((watch.name.as_str(), watch.path.as_str()), ("watch", "prices.csv"));
-}
-
-#[test]
-fn every_mistake_of_a_trigger_is_told_at_its_place() {
-    let resource = "[resources.r]\nconnector = \"file\"\nurl = \"file:///x\"\n";
-    check(
-        &format!(
-            "{resource}[[resources.r.pickup]]\nfolder = \"../x\"\npattern = \"[\"\nevery = \"1ms\"\nstable = \"later\"\nquiet = 1\n"
-        ),
-        &[
-            "agent.toml:6:1: resources.r.pickup[1].after: missing; say what follows: \"delete\", \"keep\", or { move_to = \"done\" }",
-            "agent.toml:7:10: resources.r.pickup[1].folder: has a name `.` or `..`: it must lead straight down from the resource's root",
-            "agent.toml:8:11: resources.r.pickup[1].pattern: not a glob: unclosed character class; missing ']'",
-            "agent.toml:9:9: resources.r.pickup[1].every: expected a duration from \"1s\" to \"24h\"",
-            "agent.toml:10:10: resources.r.pickup[1].stable: unknown value; expected one of \"rename\", \"quiet\", \"looks\", \"done_marker\"",
-            "agent.toml:11:1: resources.r.pickup[1].quiet: unknown key; known keys: after, every, folder, max_size, name, order, pattern, stable",
-        ],
-    );
-    check(
-        &format!(
-            "{resource}[[resources.r.pickup]]\npattern = \"**/*\"\nafter = {{ move_to = \"done\" }}\n\
-             [[resources.r.pickup]]\npattern = \"*\"\nafter = \"delete\"\nstable = {{ done_marker = \"done\" }}\n\
-             [[resources.r.watch]]\nname = \"A\"\npath = \"\"\n"
-        ),
-        &[
-            "agent.toml:8:21: resources.r.pickup[1].after.move_to: leads where the pattern takes files from: they would be taken again and again; name a folder outside it, or a narrower pattern",
-            "agent.toml:9:1: resources.r.pickup[2].name: another trigger of this resource is named \"pickup\" too; give each a `name` of its own",
-            "agent.toml:12:26: resources.r.pickup[2].stable.done_marker: expected `{name}` once, where the file's name stands; write one such as \"{name}.done\"",
-            "agent.toml:14:8: resources.r.watch[1].name: not a trigger's name: a name is 1 to 64 of a-z, 0-9, '.', '_' and '-', and starts with a letter or digit",
-            "agent.toml:15:8: resources.r.watch[1].path: names no file",
-        ],
-    );
-}
-
-#[test]
-fn a_listener_is_read_with_its_defaults_from_any_file() {
-    let main = "[listeners.orders]\nlisten = \"127.0.0.1:9470\"\n\
-                auth = { kind = \"token\", token = { file = \"secrets/t\" } }\n";
-    let other = "[listeners.tills]\nlisten = \"192.168.1.4:9471\"\ntls_cert = \"l.pem\"\n\
-                 tls_key = { file = \"secrets/k\" }\npath = \"/in/tills\"\nmax_size = \"64KiB\"\nrate_per_minute = 60\n\
-                 max_concurrent = 2\nrequire_key = true\ncontent_types = [\"Application/JSON\"]\n\
-                 event_kinds = [\"CommandeValidee\"]\nauth = { kind = \"hmac\", secrets = [{ env = \"A\" }, { env = \"B\" }] }\n";
-    let dir = folder(&[
-        ("agent.toml", format!("{HUB}{main}").as_bytes()),
-        ("resources.d/l.toml", other.as_bytes()),
-    ]);
-    let config = load_in(dir.path(), &[]).unwrap_or_else(|findings| panic!("{findings}"));
-    let [orders, tills] = config.listeners.as_slice() else { panic!("{:?}", config.listeners) };
-    assert_eq!((orders.name.as_str(), orders.path.as_str()), ("orders", "/orders"));
-    assert_eq!((orders.max_size.0, orders.rate_per_minute, orders.max_concurrent), (1 << 20, 6000, 64));
-    assert!(!orders.require_key && orders.tls.is_none() && orders.event_kinds.is_empty());
-    assert!(orders.files.contains(&dir.path().join("secrets/t")));
-    let (cert, key) = tills.tls.as_ref().unwrap();
-    assert_eq!((cert, key), (&dir.path().join("l.pem"), &SecretRef::File("secrets/k".into())));
-    assert_eq!((tills.path.as_str(), tills.require_key, tills.max_concurrent), ("/in/tills", true, 2));
-    assert_eq!(tills.content_types, ["application/json"]);
-    assert!(matches!(&tills.auth, crate::ListenerAuth::Hmac(secrets) if secrets.len() == 2));
-    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
-}
-
-#[test]
-fn every_mistake_of_a_listener_is_told_at_its_place() {
-    check(
-        "[listeners.a]\nlisten = \"0.0.0.0:9470\"\nauth = { kind = \"token\", username = \"u\" }\npath = \"a//b\"\n\
-         rate_per_minute = 0\ntls_cert = \"c.pem\"\ncontent_types = [\"json\"]\nhost = \"x\"\n\
-         [listeners.b]\n",
-        &[
-            "agent.toml:3:1: listeners.a.tls_key: a certificate without its key; add tls_key = { file = \"secrets/…\" }",
-            "agent.toml:4:10: listeners.a.listen: is not an address of this machine alone or of a private network: everybody who reaches it may try; name a private address, or add any_address = true (inside a container, say)",
-            "agent.toml:5:8: listeners.a.auth.token: missing; kind = \"token\" needs it",
-            "agent.toml:5:37: listeners.a.auth.username: does not belong to kind = \"token\"",
-            "agent.toml:6:8: listeners.a.path: expected a path such as \"/orders\": letters, digits, '-', '.', '_', '~' and '/'",
-            "agent.toml:7:19: listeners.a.rate_per_minute: expected an integer from 1 to 1000000, found 0",
-            "agent.toml:9:18: listeners.a.content_types[1]: expected a type such as \"application/json\", without parameters",
-            "agent.toml:10:1: listeners.a.host: unknown key; known keys: any_address, auth, content_types, event_kinds, listen, max_concurrent, max_size, path, rate_per_minute, require_key, tls_cert, tls_key",
-            "agent.toml:11:1: listeners.b.auth: missing; say who may post, such as auth = { kind = \"token\", token = { file = \"secrets/…\" } }",
-            "agent.toml:11:1: listeners.b.listen: missing; write an address and a port such as \"127.0.0.1:9470\"",
-        ],
-    );
-    let auth = "auth = { kind = \"token\", token = { env = \"T\" } }\n";
-    check(
-        &format!(
-            "[listeners.crm]\nlisten = \"127.0.0.1:9464\"\n{auth}[listeners.two]\nlisten = \"127.0.0.1:9470\"\n{auth}\
-             [listeners.three]\nlisten = \"127.0.0.1:9470\"\n{auth}[resources.crm]\nconnector = \"file\"\nurl = \"file:///x\"\n"
-        ),
-        &[
-            "agent.toml:3:1: listeners.crm: there is a resource of this name: the cloud could not tell their events apart; rename one",
-            "agent.toml:3:1: listeners.crm.listen: is agent.listen, the agent's own status port; choose another port",
-            "agent.toml:6:1: listeners.two.listen: listener \"three\" has this address; choose another port",
-        ],
-    );
-}
-
-#[test]
-fn a_listener_that_others_reach_without_tls_is_warned_of() {
-    let text = "[listeners.a]\nlisten = \"0.0.0.0:9470\"\nany_address = true\n\
-                auth = { kind = \"basic\", username = \"u\", password = { env = \"P\" } }\n";
-    let dir = folder(&[("agent.toml", format!("{HUB}{text}").as_bytes())]);
-    let config = load_in(dir.path(), &[]).unwrap();
-    let [warning] = config.warnings.as_slice() else { panic!("{:?}", config.warnings) };
-    assert!(warning.message.contains("without TLS") && warning.path == "listeners.a.listen", "{warning}");
-}
-
-#[test]
-fn a_change_feed_is_read_with_its_defaults_and_its_mistakes_are_told() {
-    let resource = "[resources.r]\nconnector = \"crm\"\n";
-    let text = format!(
-        "{resource}[[resources.r.changes]]\nentity = \"contact\"\n[[resources.r.changes]]\nname = \"orders\"\n\
-         entity = \"order\"\nstart = \"2026-11-01T00:00:00Z\"\npage_size = 10\nfields = [\"number\"]\nevery = \"5s\"\n"
-    );
-    let dir = folder(&[("agent.toml", format!("{HUB}{text}").as_bytes())]);
-    let config = load_in(dir.path(), &[]).unwrap_or_else(|findings| panic!("{findings}"));
-    let [first, second] = config.resources[0].changes.as_slice() else { panic!() };
-    assert_eq!(
-        (first.name.as_str(), first.start, first.page_size),
-        ("changes", crate::ChangesStart::Now, 100)
-    );
-    let since = crate::ChangesStart::Since("2026-11-01T00:00:00Z".parse().unwrap());
-    assert_eq!((second.name.as_str(), second.start, second.page_size), ("orders", since, 10));
-    assert_eq!(second.fields.as_deref(), Some(&["number".to_owned()][..]));
-    check(
-        &format!("{resource}[[resources.r.changes]]\nstart = \"later\"\npage_size = 0\nevery = \"1ms\"\n"),
-        &[
-            "agent.toml:5:1: resources.r.changes[1].entity: missing; name the entity, such as \"contact\"",
-            "agent.toml:6:9: resources.r.changes[1].start: expected \"now\", \"beginning\" or a time such as \"2026-11-01T00:00:00Z\"",
-            "agent.toml:7:13: resources.r.changes[1].page_size: expected an integer from 1 to 1000, found 0",
-            "agent.toml:8:9: resources.r.changes[1].every: expected a duration from \"1s\" to \"24h\"",
-        ],
-    );
 }

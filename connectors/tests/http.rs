@@ -10,7 +10,7 @@ mod http_server;
 use axum::body::Body;
 use futures_util::stream;
 use http_server::{
-    Authority, RecordingGate, Resource, answer, call, call_with, check, payload, serve, sha256, status,
+    Authority, RecordingGate, Resource, answer, call, call_with, payload, serve, sha256, status,
     wrong_payload,
 };
 use passerelle_connectors::{Code, Effect, Failure, Verdict};
@@ -198,17 +198,6 @@ async fn a_redirect_is_an_answer_and_is_never_followed() {
 }
 
 #[tokio::test]
-async fn connections_are_reused() {
-    let server = serve(|_| answer(200, &[], "some answer")).await;
-    let resource = Resource::of(&server);
-    for n in 0..5 {
-        resource.run("notify", json!({ "path": format!("n/{n}") }), None).await.success();
-        resource.run("request", get("r"), None).await.success();
-    }
-    assert_eq!((server.received().len(), server.connections()), (10, 1));
-}
-
-#[tokio::test]
 async fn large_payloads_and_answers_stream_both_ways() {
     let size = 64 * 1024 * 1024;
     let content: Vec<u8> = (0..size).map(|i: u32| (i % 251) as u8 ^ (i >> 16) as u8).collect();
@@ -386,48 +375,6 @@ async fn what_cannot_be_reached_has_had_no_effect() {
 }
 
 #[tokio::test]
-async fn a_private_ca_is_trusted_when_named_and_certificates_are_checked() {
-    let authority = Authority::new("Intra CA");
-    let server = authority.serve("localhost", &[b"http/1.1"], |_| status(200)).await;
-    let misnamed = authority.serve("other.intra", &[b"http/1.1"], |_| status(200)).await;
-    let settings = |port: u16| format!("url = \"https://localhost:{port}/\"\nca_file = \"ca.pem\"");
-    let trusting =
-        Resource::with_files(&settings(server.address.port()), &[("ca.pem", authority.pem.as_str())]);
-    trusting.run("notify", json!({ "path": "x" }), None).await.success();
-    trusting.probe().await.unwrap();
-
-    for name in ["Intra CA", "Another CA"] {
-        let stranger = Authority::new(name);
-        let distrusting =
-            Resource::with_files(&settings(server.address.port()), &[("ca.pem", stranger.pem.as_str())]);
-        let failure = distrusting.run("notify", json!({ "path": "x" }), None).await.failure();
-        assert_eq!(kind(&failure), RETRY_UNREACHED);
-        assert!(failure.message.contains("ca_file"), "{failure}");
-    }
-
-    let misled =
-        Resource::with_files(&settings(misnamed.address.port()), &[("ca.pem", authority.pem.as_str())]);
-    let failure = misled.run("notify", json!({ "path": "x" }), None).await.failure();
-    assert_eq!(kind(&failure), RETRY_UNREACHED);
-    assert!(failure.message.contains("another name"), "{failure}");
-    assert!(misnamed.received().is_empty());
-}
-
-#[tokio::test]
-async fn http_2_is_used_where_the_server_offers_it() {
-    let authority = Authority::new("Intra CA");
-    let server = authority.serve("localhost", &[b"h2", b"http/1.1"], |_| answer(200, &[], "two")).await;
-    let settings = format!("url = \"https://localhost:{}/\"\nca_file = \"ca.pem\"", server.address.port());
-    let resource = Resource::with_files(&settings, &[("ca.pem", authority.pem.as_str())]);
-    let body = vec![b'x'; 300_000];
-    let (_, output) = resource.run("request", post("x"), Some(payload(body, "text/plain"))).await.success();
-    assert_eq!(output.unwrap().1, b"two");
-    let [got] = server.received().try_into().unwrap();
-    assert_eq!((got.version.as_str(), got.body.len()), ("HTTP/2.0", 300_000));
-    assert_eq!(got.header("content-length"), Some("300000"));
-}
-
-#[tokio::test]
 async fn cancelling_stops_before_the_request_or_tells_that_it_is_in_doubt() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let resource = Resource::new(&format!("url = \"http://{}/\"", silent.local_addr().unwrap()));
@@ -498,95 +445,5 @@ async fn the_probe_tells_refused_credentials_and_takes_any_other_answer() {
             probed.as_ref().map_err(|failure| failure.code),
             if passes { Ok(&()) } else { Err(Code::TargetAuth) }
         );
-    }
-}
-
-#[tokio::test]
-async fn a_proxy_is_used_only_when_the_resource_names_one() {
-    // Answers for everybody, as a proxy does for plain HTTP.
-    let proxy = serve(|_| status(200)).await;
-    let settings = format!(
-        "url = \"http://orders.invalid/api/\"\n\
-         proxy = {{ url = \"{}\", username = \"svc\", password = {{ file = \"p\" }} }}",
-        proxy.url("")
-    );
-    let resource = Resource::with_files(&settings, &[("p", "pw")]);
-    resource.run("notify", json!({ "path": "x" }), None).await.success();
-    let [got] = proxy.received().try_into().unwrap();
-    assert_eq!(got.uri, "http://orders.invalid/api/x");
-    assert_eq!(got.header("proxy-authorization"), Some("Basic c3ZjOnB3"));
-}
-
-#[test]
-fn proxies_of_the_environment_do_not_count() {
-    // The environment of a running test must not change, so another process runs the test with it.
-    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", "connections_are_reused"]);
-    for name in ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
-        child.env(name, "http://127.0.0.1:1");
-    }
-    let output = child.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
-}
-
-#[test]
-fn wrong_settings_are_found_at_their_places() {
-    let dir = tempfile::tempdir().unwrap();
-    for (settings, line, says) in [
-        ("url = \"orders\"", 3, "not a URL"),
-        ("url = \"ftp://orders/\"", 3, "https://"),
-        ("url = \"https://u:p@orders/\"", 3, "auth"),
-        ("url = \"https://orders/?a=1\"", 3, "query"),
-        ("url = \"http://169.254.169.254/latest/\"", 3, "always blocked"),
-        ("url = \"http://[::ffff:169.254.169.254]/\"", 3, "always blocked"),
-        ("url = \"http://2852039166/\"", 3, "always blocked"),
-        ("url = \"http://h/\"\nproxy = { url = \"http://100.100.100.200:3128\" }", 4, "always blocked"),
-        ("url = \"http://h/\"\nproxy = { url = \"http://p:1\", username = \"u\" }", 4, "go together"),
-        ("url = \"http://h/\"\nauth = { kind = \"oauth\" }", 4, "bearer, basic or api_key, or oauth2"),
-        ("url = \"http://h/\"\nauth = { kind = \"bearer\" }", 4, "needs the key token"),
-        (
-            "url = \"http://h/\"\n[resources.app.auth]\nkind = \"bearer\"\ntoken = { env = \"T\" }\nusername = \"u\"",
-            7,
-            "not a key of kind",
-        ),
-        (
-            "url = \"http://h/\"\nauth = { kind = \"basic\", username = \"a:b\", password = { env = \"T\" } }",
-            4,
-            "colon",
-        ),
-        (
-            "url = \"http://h/\"\nauth = { kind = \"api_key\", header = \"Host\", value = { env = \"T\" } }",
-            4,
-            "X-Api-Key",
-        ),
-        ("url = \"http://h/\"\nconnect_timeout = \"0s\"", 4, "longer than 0"),
-        ("url = \"http://h/\"\nconnect_timeout = \"10m\"", 4, "120s"),
-        ("url = \"http://h/\"\nmax_response = \"0B\"", 4, "larger than 0"),
-        ("url = \"http://h/\"\nurls = 1", 4, "urls"),
-    ] {
-        let Err(findings) = check(dir.path(), settings) else { panic!("{settings} was taken") };
-        assert!(findings.contains(&format!("app.toml:{line}:")), "{settings}: {findings}");
-        assert!(findings.contains(says), "{settings}: {findings}");
-    }
-}
-
-#[test]
-fn unusable_secrets_and_ca_files_are_named() {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("lines"), "a\nb").unwrap();
-    std::fs::write(dir.path().join("empty.pem"), "nothing here").unwrap();
-    for (settings, says) in [
-        ("auth = { kind = \"bearer\", token = { file = \"absent\" } }", ["auth.token", "absent"]),
-        ("auth = { kind = \"bearer\", token = { file = \"lines\" } }", ["auth.token", "line end"]),
-        ("ca_file = \"absent.pem\"", ["ca_file", "absent.pem"]),
-        ("ca_file = \"empty.pem\"", ["ca_file", "no certificate"]),
-    ] {
-        let checked = check(dir.path(), &format!("url = \"https://h/\"\n{settings}")).ok().unwrap();
-        let error = checked.build(dir.path()).err().unwrap().to_string();
-        assert!(error.contains("resources.app"), "{error}");
-        for part in says {
-            assert!(error.contains(part), "{settings}: {error}");
-        }
     }
 }

@@ -17,26 +17,24 @@
 //! | after the answer, before it is committed | `waiting` | as above |
 //! | before, in or after the delete or move | `acknowledged` | it is finished, or found done |
 
+mod remembered;
+pub(super) mod row;
 mod types;
+mod under_way;
 
 pub use types::{Answered, Content, Counts, Follow, Key, Place, Taken, Told, Unsettled, Waiting, file_event};
 
-use super::{Journal, JournalError, json, parse};
+use super::{Journal, JournalError};
 use crate::audit::{Entry, chain};
 use bytes::Bytes;
-use jiff::Timestamp;
-use passerelle_connectors::Seen;
-use passerelle_protocol::{EventId, FileEvent, Name, Sha256};
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
-use std::collections::{BTreeMap, HashSet};
-use uuid::Uuid;
+use passerelle_protocol::{EventId, FileEvent};
+use remembered::remember_file;
+use row::{insert, taken};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 const WAITING: i64 = 0;
 const ACKNOWLEDGED: i64 = 1;
 const DEAD: i64 = 2;
-
-/// How many remembered files are looked at in one write.
-const AT_ONCE: u32 = 2000;
 
 pub(super) const TABLES: &str = "
 CREATE TABLE events (
@@ -71,85 +69,11 @@ CREATE TABLE remembered (
 ) WITHOUT ROWID;
 ";
 
-/// A row of `events`, as it is written.
-pub(super) struct NewEvent {
-    pub(super) id: [u8; 16],
-    pub(super) resource: String,
-    trigger: String,
-    kind: String,
-    lease: i64,
-    pub(super) at: i64,
-    path: String,
-    seen: String,
-    pub(super) sha256: [u8; 32],
-    payload: Option<Bytes>,
-    spool: Option<[u8; 16]>,
-    marker: Option<String>,
-    follow: String,
-    data: Option<String>,
-    media_type: Option<String>,
-}
-
 impl Taken {
     /// What is told of it.
     pub fn file(&self) -> FileEvent {
         file_event(&self.seen, self.sha256)
     }
-
-    pub(super) fn into_row(self) -> Result<NewEvent, JournalError> {
-        let (seen, follow) = (json(&self.seen)?, json(&self.follow)?);
-        let marker = self.marker.as_ref().map(json).transpose()?;
-        let (payload, spool) = match self.content {
-            Content::Row(bytes) => (Some(bytes), None),
-            Content::Spool(token) => (None, Some(*token.as_bytes())),
-        };
-        let (data, media_type) = self.told.map_or((None, None), |told| (Some(told.data), told.media_type));
-        Ok(NewEvent {
-            id: *self.id.uuid().as_bytes(),
-            resource: self.key.resource.to_string(),
-            trigger: self.key.trigger.to_string(),
-            kind: self.kind.to_string(),
-            lease: i64::try_from(self.lease).unwrap_or(i64::MAX),
-            at: self.occurred_at.as_millisecond(),
-            path: self.seen.path,
-            seen,
-            sha256: *self.sha256.bytes(),
-            payload,
-            spool,
-            marker,
-            follow,
-            data,
-            media_type,
-        })
-    }
-}
-
-/// Writes a waiting event; `false` if it is there already.
-pub(super) fn insert(c: &Connection, row: &NewEvent) -> rusqlite::Result<bool> {
-    let new = c
-        .prepare_cached(
-            "INSERT OR IGNORE INTO events (id, resource, trigger, kind, lease, occurred_at, state, path, seen,
-               sha256, payload, spool, marker, follow, data, media_type)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
-        )?
-        .execute(params![
-            row.id,
-            row.resource,
-            row.trigger,
-            row.kind,
-            row.lease,
-            row.at,
-            row.path,
-            row.seen,
-            row.sha256,
-            row.payload.as_deref(),
-            row.spool,
-            row.marker,
-            row.follow,
-            row.data,
-            row.media_type
-        ])?;
-    Ok(new > 0)
 }
 
 impl Journal {
@@ -177,75 +101,6 @@ impl Journal {
             Ok(new)
         };
         self.writer.write(write).await
-    }
-
-    /// Remembers a file without an event: its content is the one that was sent last.
-    ///
-    /// # Errors
-    /// If it could not be written.
-    pub async fn remember(
-        &self,
-        key: Key,
-        kind: Name,
-        seen: &Seen,
-        sha256: Sha256,
-    ) -> Result<(), JournalError> {
-        let (text, path) = (json(seen)?, seen.path.clone());
-        self.writer.write(move |c| remember_file(c, &key, kind.as_str(), &path, &text, sha256.bytes())).await
-    }
-
-    /// What is remembered of a path.
-    ///
-    /// # Errors
-    /// If the journal cannot be read.
-    pub async fn remembered(
-        &self,
-        resource: Name,
-        kind: Name,
-        path: String,
-    ) -> Result<Option<(Seen, Sha256)>, JournalError> {
-        let found: Option<(String, [u8; 32])> = self
-            .writer
-            .read(move |c| {
-                c.prepare_cached(
-                    "SELECT seen, sha256 FROM remembered WHERE resource = ?1 AND kind = ?2 AND path = ?3",
-                )?
-                .query_row(params![resource.as_str(), kind.as_str(), path], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
-                })
-                .optional()
-            })
-            .await?;
-        found.map(|(seen, sha256)| Ok((parse(&seen)?, Sha256::from(sha256)))).transpose()
-    }
-
-    /// Leaves out the files that were taken before, exactly as they are.
-    ///
-    /// # Errors
-    /// If the journal cannot be read.
-    pub async fn unknown(
-        &self,
-        resource: Name,
-        kind: Name,
-        files: Vec<Seen>,
-    ) -> Result<Vec<Seen>, JournalError> {
-        let texts = files.iter().map(json).collect::<Result<Vec<_>, _>>()?;
-        self.writer
-            .read(move |c| {
-                let mut statement = c.prepare_cached(
-                    "SELECT EXISTS (SELECT 1 FROM events WHERE resource = ?1 AND path = ?3 AND kind = ?2 AND seen = ?4)
-                       OR EXISTS (SELECT 1 FROM remembered WHERE resource = ?1 AND kind = ?2 AND path = ?3 AND seen = ?4)",
-                )?;
-                let mut unknown = Vec::new();
-                for (file, text) in files.into_iter().zip(texts) {
-                    let row = params![resource.as_str(), kind.as_str(), file.path, text];
-                    if !statement.query_row(row, |row| row.get::<_, bool>(0))? {
-                        unknown.push(file);
-                    }
-                }
-                Ok(unknown)
-            })
-            .await
     }
 
     /// The files of a trigger that wait for the hub, from a place in the order on.
@@ -381,141 +236,6 @@ impl Journal {
             })
             .await
     }
-
-    /// How much each trigger has under way.
-    ///
-    /// # Errors
-    /// If the journal cannot be read.
-    pub async fn trigger_counts(&self) -> Result<BTreeMap<Key, Counts>, JournalError> {
-        let rows: Vec<(String, String, i64, i64, i64)> = self
-            .writer
-            .read(|c| {
-                c.prepare_cached(
-                    "SELECT resource, trigger, state, count(*), sum(CASE WHEN state = 0 THEN seen ->> 'size' ELSE 0 END)
-                     FROM events GROUP BY resource, trigger, state",
-                )?
-                .query_map([], |row| {
-                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
-                })?
-                .collect()
-            })
-            .await?;
-        let mut counts = BTreeMap::<Key, Counts>::new();
-        for (resource, trigger, state, number, bytes) in rows {
-            let (number, bytes) = (positive(number), positive(bytes));
-            let of = counts.entry(key(&resource, &trigger)?).or_default();
-            match state {
-                WAITING => (of.waiting, of.bytes) = (number, bytes),
-                ACKNOWLEDGED => of.unsettled = number,
-                _ => of.dead = number,
-            }
-        }
-        Ok(counts)
-    }
-
-    /// What waiting events take of the spool: each with its file there, if it has one, and its size.
-    ///
-    /// # Errors
-    /// If the journal cannot be read.
-    pub async fn spooled_events(&self) -> Result<Vec<(EventId, Option<Uuid>, u64)>, JournalError> {
-        let rows: Vec<([u8; 16], Option<[u8; 16]>, i64)> = self
-            .writer
-            .read(|c| {
-                c.prepare("SELECT id, spool, seen ->> 'size' FROM events WHERE state = 0")?
-                    .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-                    .collect()
-            })
-            .await?;
-        let spooled = |(id, token, size): ([u8; 16], Option<[u8; 16]>, i64)| {
-            (EventId::from(Uuid::from_bytes(id)), token.map(Uuid::from_bytes), positive(size))
-        };
-        Ok(rows.into_iter().map(spooled).collect())
-    }
-
-    /// Where a waiting event is in the order, of which trigger it is, and of which kind and file; `None` if it does not wait any more.
-    ///
-    /// # Errors
-    /// If the journal cannot be read.
-    pub async fn event_place(&self, id: EventId) -> Result<Option<Place>, JournalError> {
-        let id = *id.uuid().as_bytes();
-        let found: Option<(i64, String, String, String, String)> = self
-            .writer
-            .read(move |c| {
-                c.prepare_cached(
-                    "SELECT seq, resource, trigger, kind, path FROM events WHERE id = ?1 AND state = 0",
-                )?
-                .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))
-                .optional()
-            })
-            .await?;
-        let place = |(seq, resource, trigger, kind, path): (i64, String, String, String, String)| {
-            Ok(Place { seq, key: key(&resource, &trigger)?, kind: name(&kind)?, path })
-        };
-        found.map(place).transpose()
-    }
-
-    /// Forgets what is remembered or was refused of files that are not there any more; `there` tells paths. Says how many
-    /// are left.
-    ///
-    /// # Errors
-    /// If the journal cannot be written.
-    pub async fn forget_gone(
-        &self,
-        key: Key,
-        kind: Name,
-        there: HashSet<u64>,
-        hash: fn(&str) -> u64,
-    ) -> Result<u64, JournalError> {
-        let there = std::sync::Arc::new(there);
-        let (mut after, mut left) = (Some(String::new()), 0);
-        while let Some(from) = after.take() {
-            let (key, kind, there) = (key.clone(), kind.clone(), std::sync::Arc::clone(&there));
-            let (next, kept) = self
-                .writer
-                .write(move |c| {
-                    let rows: Vec<String> = c
-                        .prepare_cached(
-                            "SELECT path FROM remembered WHERE resource = ?1 AND kind = ?2 AND path > ?3 AND trigger = ?4
-                             ORDER BY path LIMIT ?5",
-                        )?
-                        .query_map(
-                            params![key.resource.as_str(), kind.as_str(), from, key.trigger.as_str(), AT_ONCE],
-                            |row| row.get(0),
-                        )?
-                        .collect::<Result<_, _>>()?;
-                    let mut kept = 0;
-                    for path in &rows {
-                        if there.contains(&hash(path)) {
-                            kept += 1;
-                            continue;
-                        }
-                        c.prepare_cached("DELETE FROM remembered WHERE resource = ?1 AND kind = ?2 AND path = ?3")?
-                            .execute(params![key.resource.as_str(), kind.as_str(), path])?;
-                    }
-                    let full = rows.len() == AT_ONCE as usize;
-                    Ok((rows.into_iter().next_back().filter(|_| full), kept))
-                })
-                .await?;
-            left += kept;
-            after = next;
-        }
-        let dead = move |c: &Connection| {
-            let rows: Vec<(i64, String)> = c
-                .prepare_cached(
-                    "SELECT seq, path FROM events WHERE state = ?1 AND resource = ?2 AND trigger = ?3 AND kind = ?4",
-                )?
-                .query_map(params![DEAD, key.resource.as_str(), key.trigger.as_str(), kind.as_str()], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
-                })?
-                .collect::<Result<_, _>>()?;
-            for (seq, _) in rows.iter().filter(|(_, path)| !there.contains(&hash(path))) {
-                c.prepare_cached("DELETE FROM events WHERE seq = ?1")?.execute([seq])?;
-            }
-            Ok(())
-        };
-        self.writer.write(dead).await?;
-        Ok(left)
-    }
 }
 
 fn answered(taken: Taken) -> Answered {
@@ -530,60 +250,4 @@ fn find(c: &Connection, id: &[u8; 16], state: i64) -> rusqlite::Result<Option<Re
     c.prepare_cached("SELECT * FROM events WHERE id = ?1 AND state = ?2")?
         .query_row(params![id, state], |row| Ok(taken(row)))
         .optional()
-}
-
-fn remember_file(
-    c: &Connection,
-    key: &Key,
-    kind: &str,
-    path: &str,
-    seen: &str,
-    sha256: &[u8; 32],
-) -> rusqlite::Result<()> {
-    c.prepare_cached(
-        "INSERT OR REPLACE INTO remembered (resource, kind, path, trigger, seen, sha256)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-    )?
-    .execute(params![key.resource.as_str(), kind, path, key.trigger.as_str(), seen, sha256])
-    .map(drop)
-}
-
-/// What SQLite holds as a signed number.
-fn positive(number: i64) -> u64 {
-    u64::try_from(number).unwrap_or(0)
-}
-
-fn key(resource: &str, trigger: &str) -> Result<Key, JournalError> {
-    Ok(Key { resource: name(resource)?, trigger: name(trigger)? })
-}
-
-pub(super) fn name(text: &str) -> Result<Name, JournalError> {
-    text.parse().map_err(|e| JournalError::Storage(format!("a row cannot be read: {e}")))
-}
-
-fn taken(row: &Row<'_>) -> Result<Taken, JournalError> {
-    let text = |column: &str| row.get::<_, String>(column);
-    let payload: Option<Vec<u8>> = row.get("payload")?;
-    let spool: Option<[u8; 16]> = row.get("spool")?;
-    let marker: Option<String> = row.get("marker")?;
-    Ok(Taken {
-        id: EventId::from(Uuid::from_bytes(row.get("id")?)),
-        key: key(&text("resource")?, &text("trigger")?)?,
-        kind: name(&text("kind")?)?,
-        lease: positive(row.get("lease")?),
-        occurred_at: Timestamp::from_millisecond(row.get("occurred_at")?)
-            .map_err(|e| JournalError::Storage(format!("time: {e}")))?,
-        seen: parse(&text("seen")?)?,
-        sha256: Sha256::from(row.get::<_, [u8; 32]>("sha256")?),
-        content: match spool {
-            Some(token) => Content::Spool(Uuid::from_bytes(token)),
-            None => Content::Row(payload.unwrap_or_default().into()),
-        },
-        marker: marker.map(|text| parse(&text)).transpose()?,
-        follow: parse(&text("follow")?)?,
-        told: match row.get("data")? {
-            Some(data) => Some(Told { data, media_type: row.get("media_type")? }),
-            None => None,
-        },
-    })
 }

@@ -28,6 +28,7 @@
 //! SQLite is opened with `locking_mode=EXCLUSIVE` before WAL, so that no shared-memory file is needed (network
 //! folders, Docker Desktop). A corrupt file is set aside, loudly; one of a newer schema is refused.
 
+mod accept;
 mod audit;
 pub mod events;
 mod found;
@@ -44,7 +45,11 @@ mod writer;
 #[cfg(test)]
 mod audit_tests;
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod events_tests;
+#[cfg(test)]
+mod leftovers_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -54,13 +59,11 @@ use crate::{
     audit::{Entry, chain, segments},
     job::Job,
 };
-use bytes::Bytes;
 use fresh::Fresh;
 use jiff::Timestamp;
 pub use leftovers::Leftover;
 use passerelle_protocol::{HeldState, Name, Outcome, Report, session::Attempt};
-use row::NewRow;
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, params};
 use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
@@ -193,91 +196,6 @@ impl Journal {
             fresh: Arc::default(),
         };
         Ok(Opened { journal, found, set_aside })
-    }
-
-    /// Writes an accepted attempt, unless it or a higher one is known, or the envelope allows no more of them. With
-    /// `looks_back` its connector can tell from an earlier attempt's intent whether that one's effect happened. `leftover` is
-    /// what it may leave at its target, `rule` what allows it.
-    ///
-    /// # Errors
-    /// If it could not be written; then it is not accepted.
-    pub async fn accept(
-        &self,
-        job: &Job,
-        looks_back: bool,
-        leftover: Option<String>,
-        rule: usize,
-    ) -> Result<Accepted, JournalError> {
-        let entry = Entry::accepted(job, rule);
-        self.insert(NewRow { leftover, ..NewRow::of(job)? }, None, looks_back, entry).await
-    }
-
-    /// Writes an attempt that ended before it began (denied, say): accepted and finished in one.
-    ///
-    /// # Errors
-    /// As [`Self::accept`].
-    pub async fn accept_finished(
-        &self,
-        job: &Job,
-        report: &Report,
-        entry: Entry,
-    ) -> Result<Accepted, JournalError> {
-        self.insert(NewRow::of(job)?, Some(json(report)?), false, entry).await
-    }
-
-    async fn insert(
-        &self,
-        row: NewRow,
-        report: Option<String>,
-        looks_back: bool,
-        entry: Entry,
-    ) -> Result<Accepted, JournalError> {
-        self.grow(row.envelope.len() + row.ticket.len() + row.payload.as_ref().map_or(0, Bytes::len));
-        let (seq, cost) = (Arc::clone(&self.seq), self.writer.cost());
-        self.writer
-            .write(move |c| {
-                if let Some(known) = known(c, row.key, &seq)? {
-                    return Ok(known);
-                }
-                if row.key.1 > row.max_attempts && accepted_so_far(c, row.key)? >= row.max_attempts {
-                    return Ok(Accepted::Spent { allowed: row.max_attempts });
-                }
-                let (state, seq, finished_at) = match &report {
-                    None => (ACCEPTED, None, None),
-                    Some(_) => (REPORTABLE, Some(next(&seq)), Some(row.accepted_at)),
-                };
-                let intent = match row.intent {
-                    None if looks_back => earlier_intent(c, row.key)?,
-                    granted => granted,
-                };
-                chain::append(c, &entry, &cost)?;
-                c.prepare_cached(
-                    "INSERT INTO attempts (job, attempt, state, resource, envelope, ticket, at_hub, payload,
-                       traceparent, expires, accepted_at, finished_at, report, seq, intent, part)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
-                )?
-                .execute(params![
-                    row.key.0,
-                    row.key.1,
-                    state,
-                    row.resource,
-                    row.envelope,
-                    row.ticket,
-                    row.at_hub,
-                    row.payload.as_deref(),
-                    row.traceparent,
-                    row.expires,
-                    row.accepted_at,
-                    finished_at,
-                    report,
-                    seq,
-                    intent,
-                    row.leftover,
-                ])?;
-                let intent = intent.and_then(|text| serde_json::from_str(&text).ok());
-                Ok(intent.map_or(Accepted::New, Accepted::Continues))
-            })
-            .await
     }
 
     /// Notes that the connector started. Lazy.
@@ -451,45 +369,4 @@ fn json<T: serde::Serialize>(value: &T) -> Result<String, JournalError> {
 
 fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, JournalError> {
     serde_json::from_str(text).map_err(|e| JournalError::Storage(format!("a row cannot be read: {e}")))
-}
-
-/// What the journal knows of an attempt that is about to be accepted.
-fn known(c: &Connection, key: Key, seq: &AtomicI64) -> rusqlite::Result<Option<Accepted>> {
-    let highest: Option<u32> = c
-        .prepare_cached("SELECT max(attempt) FROM attempts WHERE job = ?1")?
-        .query_row(params![key.0], |row| row.get(0))?;
-    let Some(highest) = highest else { return Ok(None) };
-    let found: Option<(i64, bool)> = c
-        .prepare_cached("SELECT state, report IS NOT NULL FROM attempts WHERE job = ?1 AND attempt = ?2")?
-        .query_row(params![key.0, key.1], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    match found {
-        None if key.1 > highest => Ok(None),
-        None | Some((ACKED, false)) => Ok(Some(Accepted::Replayed { highest })),
-        Some((ACKED, true)) => {
-            c.prepare_cached("UPDATE attempts SET state = ?3, seq = ?4 WHERE job = ?1 AND attempt = ?2")?
-                .execute(params![key.0, key.1, REPORTABLE, next(seq)])?;
-            Ok(Some(Accepted::Again))
-        }
-        Some(_) => Ok(Some(Accepted::Held)),
-    }
-}
-
-/// How many attempts of the job were accepted here. Numbers alone do not tell: a declined offer uses one up.
-fn accepted_so_far(c: &Connection, key: Key) -> rusqlite::Result<u32> {
-    c.prepare_cached("SELECT count(*) FROM attempts WHERE job = ?1")?
-        .query_row(params![key.0], |row| row.get(0))
-}
-
-/// The intent that an attempt before this one of the same job left behind.
-fn earlier_intent(c: &Connection, key: Key) -> rusqlite::Result<Option<String>> {
-    if key.1 <= 1 {
-        return Ok(None);
-    }
-    c.prepare_cached(
-        "SELECT intent FROM attempts WHERE job = ?1 AND attempt < ?2 AND intent IS NOT NULL
-           ORDER BY attempt DESC LIMIT 1",
-    )?
-    .query_row(params![key.0, key.1], |row| row.get(0))
-    .optional()
 }

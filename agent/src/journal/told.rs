@@ -9,7 +9,10 @@
 
 use super::{
     Journal, JournalError,
-    events::{Content, Key, Taken, insert, name},
+    events::{
+        Content, Key, Taken,
+        row::{insert, name},
+    },
 };
 use crate::audit::{Entry, chain};
 use bytes::Bytes;

@@ -15,6 +15,8 @@ mod judge;
 mod judge_tests;
 mod paths;
 #[cfg(test)]
+mod reference_tests;
+#[cfg(test)]
 mod tests;
 pub mod volume;
 

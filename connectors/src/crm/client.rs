@@ -1,7 +1,7 @@
 //! Builds a resource's way to its target: TLS roots, proxy, pool, and the header that authenticates each request.
 
 use super::{
-    exchange::{Credentials, Exchange},
+    exchange::{Exchange, credentials::Credentials},
     settings::{Auth, Settings},
 };
 use crate::{

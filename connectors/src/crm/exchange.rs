@@ -1,42 +1,37 @@
 //! The requests of a dialect: to the resource's url alone, one at a time per call, bounded, followed nowhere.
 //!
-//! - A path is built of segments ([`Request::path`]); a target's own link is followed only below the resource's url
+//! - A path is built of segments ([`request`]); a target's own link is followed only below the resource's url
 //!   ([`Exchange::link`]).
 //! - A write whose answer is lost is [`Problem::Ambiguous`]; a read that is lost is [`Problem::Unavailable`].
-//! - Credentials that were refused twice are not tried again for a quarter of an hour: some products lock the account,
-//!   or the whole address, after a few wrong passwords ([`Credentials`]).
+//! - Credentials that were refused twice are not tried again for a quarter of an hour ([`credentials`]).
 
-use super::error::{Clash, CrmError, Problem};
+pub(super) mod answer;
+pub(super) mod credentials;
+pub(super) mod request;
+
+use super::error::{CrmError, Problem};
 use crate::{
     Call, Code, Failure, Patience, Progress,
     address::{self, Blocked},
     connecting,
     http::{
-        answer, fault,
+        answer::http_date,
+        fault,
         oauth::{Token, Tokens},
     },
 };
+use answer::Answer;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use credentials::Credentials;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use jiff::Timestamp;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::Value;
+use request::{Request, Target, astray, leads_astray};
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicI64, Ordering},
-    },
-    time::{Duration, Instant},
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
 };
 use tokio_util::sync::CancellationToken;
 use url::Url;
-
-/// What may stand in a path segment as it is (RFC 3986 §2.3).
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// How often credentials may be refused before they rest.
-const MAX_REFUSALS: u32 = 2;
-/// How long they rest; a reload of the configuration ends it.
-const REST: Duration = Duration::from_secs(15 * 60);
 
 /// How long to wait, whom to tell of progress, and what ends it.
 #[derive(Debug, Clone)]
@@ -77,221 +72,6 @@ impl Talk {
     /// For a probe, which nobody cancels.
     pub(crate) fn within(timeout: Duration) -> Self {
         Self { timeout, cancel: CancellationToken::new(), progress: Progress::default(), traceparent: None }
-    }
-}
-
-/// One segment of a path, encoded.
-///
-/// # Errors
-/// [`Problem::Invalid`] for dots alone, which lead through the path however they are encoded.
-pub(crate) fn segment(text: &str) -> Result<String, CrmError> {
-    if leads_astray(text) { Err(astray()) } else { Ok(utf8_percent_encode(text, SEGMENT).to_string()) }
-}
-
-/// Whether a part of a path is a step through it, as URLs have it (`%2e` is a dot there).
-fn leads_astray(part: &str) -> bool {
-    matches!(part.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..")
-}
-
-fn astray() -> CrmError {
-    CrmError::new(Problem::Invalid { fields: Vec::new() })
-        .reason("\".\" and \"..\" are no ids, and no part of a path")
-}
-
-/// A request below the resource's url.
-#[derive(Debug, Clone)]
-pub(crate) struct Request {
-    method: Method,
-    url: Target,
-    query: Vec<(String, String)>,
-    headers: HeaderMap,
-    body: Option<Bytes>,
-    writes: bool,
-    bare: bool,
-}
-
-#[derive(Debug, Clone)]
-enum Target {
-    /// Relative to the resource's url, encoded.
-    Path(String),
-    /// A target's own link, already checked.
-    Link(Url),
-}
-
-impl Request {
-    /// A request to a path below the resource's url. The path is code or configuration; what comes from a job or a target
-    /// goes through [`segment`] first. A method other than GET and HEAD counts as a write.
-    pub(crate) fn path(method: Method, path: impl Into<String>) -> Self {
-        Self::to(method, Target::Path(path.into()))
-    }
-
-    /// A GET of a target's own link: see [`Exchange::link`].
-    pub(crate) fn link(url: Url) -> Self {
-        Self::to(Method::GET, Target::Link(url))
-    }
-
-    fn to(method: Method, url: Target) -> Self {
-        let writes = !method.is_safe();
-        Self { method, url, query: Vec::new(), headers: HeaderMap::new(), body: None, writes, bare: false }
-    }
-
-    /// Adds a query parameter.
-    pub(crate) fn query(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.query.push((key.into(), value.into()));
-        self
-    }
-
-    /// Sets a header; a value that no header can carry is left out.
-    pub(crate) fn header(mut self, name: HeaderName, value: &str) -> Self {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            self.headers.insert(name, value);
-        }
-        self
-    }
-
-    /// Sends JSON.
-    pub(crate) fn json(mut self, body: &Value) -> Self {
-        self.headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
-        self.body = Some(Bytes::from(body.to_string()));
-        self
-    }
-
-    /// Says that this request only reads, whatever its method (a search by POST, JSON-RPC).
-    pub(crate) fn reads(mut self) -> Self {
-        self.writes = false;
-        self
-    }
-
-    /// Leaves the resource's `Authorization` out: the dialect sends credentials in its own way (a log-in).
-    pub(crate) fn bare(mut self) -> Self {
-        self.bare = true;
-        self
-    }
-}
-
-/// An answer, read whole.
-#[derive(Debug, Clone)]
-pub(crate) struct Answer {
-    /// Its status.
-    pub(crate) status: StatusCode,
-    /// Its headers.
-    pub(crate) headers: HeaderMap,
-    /// Its body, at most `max_response`.
-    pub(crate) body: Bytes,
-    /// Whether the request was a write.
-    pub(crate) writes: bool,
-}
-
-impl Answer {
-    /// The body as JSON. Not JSON: ambiguous after a write with a success status, else a protocol error.
-    pub(crate) fn json(&self) -> Result<Value, CrmError> {
-        serde_json::from_slice(&self.body).map_err(|_| {
-            self.nonsense("an answer is not JSON").detail(format!(
-                "status {}, {} bytes of {}",
-                self.status.as_u16(),
-                self.body.len(),
-                self.text(header::CONTENT_TYPE.as_str()).unwrap_or("no media type")
-            ))
-        })
-    }
-
-    /// The error for an answer that makes no sense: ambiguous if it may stand for a write that happened.
-    pub(crate) fn nonsense(&self, reason: &str) -> CrmError {
-        let happened = self.writes && (self.status.is_success() || self.status.is_server_error());
-        CrmError::new(if happened { Problem::Ambiguous } else { Problem::Protocol }).reason(reason)
-    }
-
-    /// A header's text.
-    pub(crate) fn text(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).and_then(|value| value.to_str().ok())
-    }
-
-    /// When the target wants to be asked again.
-    pub(crate) fn retry_after(&self) -> Option<Duration> {
-        answer::retry_after(&self.headers, Timestamp::now())
-    }
-
-    /// What a status means where a dialect knows nothing better; `Ok` for 2xx.
-    ///
-    /// # Errors
-    /// The refusal, without a reason: the dialect adds field errors and its target's own words.
-    pub(crate) fn check(&self) -> Result<(), CrmError> {
-        let problem = match self.status.as_u16() {
-            200..=299 => return Ok(()),
-            401 | 407 => Problem::Auth,
-            403 => Problem::Forbidden,
-            404 | 410 => Problem::NotFound,
-            409 => Problem::Conflict { clash: Clash::Duplicate, candidates: Vec::new() },
-            412 => Problem::Conflict { clash: Clash::Version, candidates: Vec::new() },
-            425 | 429 => Problem::Throttled { retry_after: self.retry_after() },
-            400 | 422 => Problem::Invalid { fields: Vec::new() },
-            405 | 501 => Problem::Unsupported,
-            // Some gateways say so although the work was begun; with a time to come back it is a refusal.
-            503 if !self.writes || self.retry_after().is_some() => {
-                Problem::Throttled { retry_after: self.retry_after() }
-            }
-            500..=599 if self.writes => Problem::Ambiguous,
-            500..=599 => Problem::Unavailable,
-            _ => Problem::Protocol,
-        };
-        let error = CrmError::new(problem).detail(format!("status {}", self.status.as_u16()));
-        Err(match self.status.as_u16() {
-            300..=399 => error.reason("it answered with a redirect, which is not followed"),
-            500..=599 => error.reason(&format!("status {}", self.status.as_u16())),
-            _ => error,
-        })
-    }
-}
-
-/// Whether the credentials may be tried.
-#[derive(Debug, Default)]
-pub(crate) struct Credentials {
-    state: Mutex<Trust>,
-    /// Held while credentials that have not yet proved right are tried, so that no crowd tries wrong ones at once.
-    turn: tokio::sync::Mutex<()>,
-}
-
-#[derive(Debug, Default)]
-struct Trust {
-    proven: bool,
-    refusals: u32,
-    resting_until: Option<Instant>,
-}
-
-impl Credentials {
-    /// Makes a request that uses the credentials. Until they have proved right, one at a time; once they were refused
-    /// twice, none for a while.
-    ///
-    /// # Errors
-    /// What the request meets; [`Problem::Auth`] while they rest. Every [`Problem::Auth`] of the request counts.
-    pub(crate) async fn try_with<T>(
-        &self,
-        request: impl Future<Output = Result<T, CrmError>>,
-    ) -> Result<T, CrmError> {
-        let turn = if self.trust(|trust| trust.proven) { None } else { Some(self.turn.lock().await) };
-        if self.trust(|trust| trust.resting_until.is_some_and(|until| Instant::now() < until)) {
-            let reason = "refused twice, so not tried again for 15 minutes or until a reload, lest the target locks the account";
-            return Err(CrmError::new(Problem::Auth).reason(reason));
-        }
-        let done = request.await;
-        match &done {
-            Ok(_) => self.trust(|trust| *trust = Trust { proven: true, ..Trust::default() }),
-            Err(error) if error.problem == Problem::Auth => self.trust(|trust| {
-                trust.proven = false;
-                trust.refusals += 1;
-                if trust.refusals >= MAX_REFUSALS {
-                    trust.refusals = 0;
-                    trust.resting_until = Instant::now().checked_add(REST);
-                }
-            }),
-            Err(_) => {}
-        }
-        drop(turn);
-        done
-    }
-
-    fn trust<T>(&self, with: impl FnOnce(&mut Trust) -> T) -> T {
-        with(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -488,8 +268,7 @@ impl Exchange {
     }
 
     fn note_clock(&self, headers: &HeaderMap) {
-        let date =
-            headers.get(header::DATE).and_then(|value| value.to_str().ok()).and_then(answer::http_date);
+        let date = headers.get(header::DATE).and_then(|value| value.to_str().ok()).and_then(http_date);
         if let Some(date) = date {
             let ahead = date.as_millisecond() - Timestamp::now().as_millisecond();
             // The header has whole seconds, and the way takes its time.

@@ -198,7 +198,7 @@ impl Crm {
             Params::Upsert { entity, key, fields, if_version, dry_run } => {
                 let upsert = upsert::Upsert { entity, key, fields, if_version };
                 if dry_run {
-                    upsert::dry_run(self, &Talk::from(call), &upsert).await
+                    upsert::dry_run::run(self, &Talk::from(call), &upsert).await
                 } else {
                     upsert::run(self, call, &upsert).await
                 }

@@ -2,7 +2,7 @@
 
 use super::{
     error::{CrmError, Problem},
-    exchange::{Request, segment},
+    exchange::request::{Request, segment},
     settings::{CallSpec, Findings, Settings},
     vocabulary::{Field, Given},
 };

@@ -12,19 +12,23 @@
 //!   named in the result. So an older job that comes back does not overwrite a newer one.
 //! - **A field that the target dropped** shows when the record is read back, and is named.
 
+mod create;
+pub(super) mod dry_run;
+mod intent;
+mod update;
+
 use super::{
     Crm,
     dialect::{Done, Page, Written},
     error::{Clash, CrmError, FieldError, Problem},
     exchange::Talk,
-    key::{conflict, hold_to_key, shows},
+    key::{conflict, hold_to_key},
     params::{Pair, given},
     vocabulary::{Entity, Field, Given, Record},
 };
 use crate::{Call, Code, Failure, Intent, Outcome};
-use aws_lc_rs::digest;
-use serde_json::{Map, Value, json};
-use std::{cmp::Ordering, time::Duration};
+use serde_json::{Value, json};
+use std::time::Duration;
 
 /// How often a race is met with another try before the attempt gives up.
 const TRIES: usize = 4;
@@ -214,216 +218,6 @@ impl<'a> Engine<'a> {
         Ok(found)
     }
 
-    /// Creates the record. `None`: look again.
-    async fn create(&self, duplicate: &mut Option<CrmError>) -> Result<Option<Finished>, Failure> {
-        let all = self.all();
-        let created = match self.crm.dialect.create(&self.talk, self.entity(), &all).await {
-            Ok(created) => created,
-            // Somebody else was quicker.
-            Err(error) if matches!(error.problem, Problem::Conflict { clash: Clash::Duplicate, .. }) => {
-                *duplicate = Some(error);
-                return Ok(None);
-            }
-            Err(error) if error.is_ambiguous() => {
-                // A look that fails leaves the doubt.
-                let found = self.find().await.map_err(after_write)?;
-                return match found.as_slice() {
-                    [one] if self.differing(one).is_empty() => {
-                        Ok(Some(Finished::new(written(one), Done::Created)))
-                    }
-                    [_, _, ..] => Err(conflict(&found).effect_unknown()),
-                    _ => Err(error.into()),
-                };
-            }
-            Err(error) => return Err(error.into()),
-        };
-        if self.crm.dialect.abilities().unique_keys {
-            if self.trusted {
-                return Ok(Some(Finished::new(created, Done::Created)));
-            }
-            let record = self
-                .crm
-                .dialect
-                .get(&self.talk, self.entity(), &created.id, &self.wanted())
-                .await
-                .map_err(after_write)?;
-            // A key that stands in the id shows by its search alone.
-            if !shows(&record, self.key()) {
-                match self.find().await {
-                    Ok(found) if found.iter().any(|found| found.id == created.id) => {}
-                    Ok(_) => return Err(self.without_key(&created, &record).await),
-                    Err(error) if error.problem == Problem::Protocol => {
-                        return Err(self.without_key(&created, &record).await);
-                    }
-                    Err(error) => return Err(after_write(error)),
-                }
-            }
-            self.look_for_lost(None, &record)?;
-            return Ok(Some(Finished::new(written(&record), Done::Created)));
-        }
-        self.after_creating(created).await
-    }
-
-    /// Looks again for the key after creating: is ours the only one?
-    async fn after_creating(&self, created: Written) -> Result<Option<Finished>, Failure> {
-        // Ours as it was read back first: a target may write values in its own way.
-        let mut first = None;
-        for _ in 0..=WITHDRAWALS {
-            let found = match self.find().await {
-                Ok(found) => found,
-                // Records without the key: is it ours that has lost it?
-                Err(error) if error.problem == Problem::Protocol => {
-                    return self.not_found_again(&created, Some(error)).await;
-                }
-                Err(error) => return Err(after_write(error)),
-            };
-            if first.is_none() {
-                first = found.iter().find(|record| record.id == created.id).cloned();
-            }
-            match found.as_slice() {
-                [one] if one.id == created.id => {
-                    self.look_for_lost(None, one)?;
-                    return Ok(Some(Finished::new(written(one), Done::Created)));
-                }
-                // Ours went (the other side of a race took it for the later one): begin again with what is there.
-                [_] => return Ok(None),
-                [] => return self.not_found_again(&created, None).await,
-                several => {
-                    let lowest = several.iter().map(|record| record.id.as_str()).min_by(|a, b| by_id(a, b));
-                    if lowest != Some(created.id.as_str()) {
-                        self.take_back(&created, first.as_ref(), several).await?;
-                        return Ok(None);
-                    }
-                    // Ours stays; the other one's owner sees the same and withdraws it.
-                    tokio::time::sleep(WITHDRAWAL).await;
-                }
-            }
-        }
-        // Nobody withdrew: the other record is no agent's. It was there first in all but its number.
-        let found = self.find().await.map_err(after_write)?;
-        if found.len() > 1 && found.iter().any(|record| record.id == created.id) {
-            self.take_back(&created, first.as_ref(), &found).await?;
-        }
-        Ok(None)
-    }
-
-    /// The record was created and its key does not find it, or the search failed: the target dropped the key, or shows
-    /// new records late.
-    async fn not_found_again(
-        &self,
-        created: &Written,
-        search: Option<CrmError>,
-    ) -> Result<Option<Finished>, Failure> {
-        let dialect = &self.crm.dialect;
-        let record = match dialect.get(&self.talk, self.entity(), &created.id, &self.wanted()).await {
-            Ok(record) => record,
-            Err(error) if error.problem == Problem::NotFound => return Ok(None),
-            Err(error) => return Err(after_write(error)),
-        };
-        let Given { field, value } = self.key();
-        if record.fields.get(&field.name).is_some_and(|kept| field.kind.same(kept, value)) {
-            if let Some(error) = search {
-                return Err(after_write(error));
-            }
-            self.look_for_lost(None, &record)?;
-            return Ok(Some(Finished::new(written(&record), Done::Created)));
-        }
-        Err(self.without_key(created, &record).await)
-    }
-
-    /// Takes back the record that we have just made, which came without its key: every repetition would make another one.
-    async fn without_key(&self, created: &Written, record: &Record) -> Failure {
-        if let Err(failure) = self.take_back(created, Some(record), &[]).await {
-            return failure;
-        }
-        let name = self.key().field.name.clone();
-        CrmError::invalid(vec![FieldError::new(name, "the target dropped it: is it misspelt in the mapping")])
-            .into()
-    }
-
-    /// Deletes the record that we have just made, unless somebody has written into it since it was read first.
-    async fn take_back(
-        &self,
-        created: &Written,
-        first: Option<&Record>,
-        several: &[Record],
-    ) -> Result<(), Failure> {
-        let ours = several.iter().find(|record| record.id == created.id);
-        let changed =
-            |now: &Record, first: &Record| now.fields != first.fields || now.version != first.version;
-        if ours.zip(first).is_some_and(|(now, first)| changed(now, first)) {
-            return Err(conflict(several).effect_unknown());
-        }
-        match self.crm.dialect.delete(&self.talk, self.entity(), &created.id, None).await {
-            Ok(()) => Ok(()),
-            Err(error) if error.problem == Problem::NotFound => Ok(()),
-            Err(error) => {
-                let ids = several.iter().map(|record| record.id.clone()).collect();
-                let failure = Failure::from(CrmError::conflict(Clash::Duplicate, ids));
-                Err(failure.effect_unknown().detail(format!("the later one could not be deleted: {error:?}")))
-            }
-        }
-    }
-
-    /// Changes what differs. `None`: somebody else changed or deleted it meanwhile, look again.
-    async fn update(&self, record: &Record, passed: &mut bool) -> Result<Option<Finished>, Failure> {
-        let versions = self.crm.dialect.abilities().versions;
-        if let Some(version) = &self.upsert.if_version {
-            if !versions {
-                let reason = "its records have no versions; leave if_version out";
-                return Err(CrmError::new(Problem::Unsupported).reason(reason).into());
-            }
-            if record.version.as_deref() != Some(version) && !self.already_done(record) {
-                return Err(CrmError::conflict(Clash::Version, vec![record.id.clone()]).into());
-            }
-        }
-        let (changed, superseded) = self.to_write(record);
-        if changed.is_empty() {
-            return Ok(Some(Finished { written: written(record), done: Done::Unchanged, superseded }));
-        }
-        if !*passed {
-            self.pass(Some(record)).await?;
-            *passed = true;
-        }
-        let if_version = if versions { record.version.as_deref() } else { None };
-        let dialect = &self.crm.dialect;
-        let updated = match dialect.update(&self.talk, self.entity(), &record.id, &changed, if_version).await
-        {
-            Ok(updated) => updated,
-            Err(error) if error.problem == Problem::NotFound => return Ok(None),
-            Err(error) if matches!(error.problem, Problem::Conflict { clash: Clash::Version, .. }) => {
-                return if self.upsert.if_version.is_some() { Err(error.into()) } else { Ok(None) };
-            }
-            Err(error) if error.is_ambiguous() => {
-                let now = dialect.get(&self.talk, self.entity(), &record.id, &self.wanted()).await;
-                return match now {
-                    Ok(now) if self.differing(&now).is_empty() => {
-                        Ok(Some(Finished { written: written(&now), done: Done::Updated, superseded }))
-                    }
-                    Ok(_) | Err(_) => Err(error.into()),
-                };
-            }
-            Err(error) => return Err(error.into()),
-        };
-        if self.trusted && (updated.version.is_some() || !versions) {
-            let id = record.id.clone();
-            return Ok(Some(Finished {
-                written: Written { id, ..updated },
-                done: Done::Updated,
-                superseded,
-            }));
-        }
-        let now =
-            dialect.get(&self.talk, self.entity(), &record.id, &self.wanted()).await.map_err(after_write)?;
-        self.look_for_lost(Some((record, &changed)), &now)?;
-        Ok(Some(Finished { written: written(&now), done: Done::Updated, superseded }))
-    }
-
-    /// A repeated attempt that finds all as wanted has done its work, whatever the version is by now.
-    fn already_done(&self, record: &Record) -> bool {
-        self.call.prior_intent.is_some() && self.differing(record).is_empty()
-    }
-
     /// The fields that are not as wanted.
     fn differing(&self, record: &Record) -> Vec<Given<'a>> {
         let differs = |given: &Given<'_>| {
@@ -431,59 +225,6 @@ impl<'a> Engine<'a> {
             !given.field.kind.same(found, given.value)
         };
         self.fields.iter().copied().filter(differs).collect()
-    }
-
-    /// The fields to write; and those that somebody wrote after an earlier run of this job began.
-    fn to_write(&self, record: &Record) -> (Vec<Given<'a>>, Vec<String>) {
-        let differing = self.differing(record);
-        let Some(base) = self.base() else { return (differing, Vec::new()) };
-        let (mut write, mut superseded) = (Vec::new(), Vec::new());
-        for given in differing {
-            let name = &given.field.name;
-            let found = record.fields.get(name).unwrap_or(&Value::Null);
-            match base.get(name).and_then(Value::as_str) {
-                Some(was) if was != self.print(given.field, found) => superseded.push(name.clone()),
-                Some(_) | None => write.push(given),
-            }
-        }
-        (write, superseded)
-    }
-
-    /// What the fields were before an earlier run of this job wrote; only if there was a record then.
-    fn base(&self) -> Option<&Map<String, Value>> {
-        self.call.prior_intent.as_ref()?.state.get("base")?.as_object()
-    }
-
-    /// A short digest of a value, which tells nothing of it.
-    fn print(&self, field: &Field, value: &Value) -> String {
-        let value = field.kind.read(value);
-        let value = if value.as_str() == Some("") { Value::Null } else { value };
-        let text = format!("{} {} {value}", self.call.job, field.name);
-        let digest = digest::digest(&digest::SHA256, text.as_bytes());
-        digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-    }
-
-    /// Journals what is about to be written.
-    async fn pass(&self, record: Option<&Record>) -> Result<(), Failure> {
-        let base = match (record, self.base()) {
-            // The first run's view counts: what changed since is somebody's.
-            (_, Some(base)) => Some(base.clone()),
-            (Some(record), None) => Some(
-                self.fields
-                    .iter()
-                    .map(|given| {
-                        let found = record.fields.get(&given.field.name).unwrap_or(&Value::Null);
-                        (given.field.name.clone(), Value::String(self.print(given.field, found)))
-                    })
-                    .collect(),
-            ),
-            (None, None) => None,
-        };
-        let state = match base {
-            Some(base) => json!({ "crm": "upsert", "base": base }),
-            None => json!({ "crm": "upsert" }),
-        };
-        pass(self.call, state).await
     }
 
     /// Whether the target dropped a field: it is not as wanted, and either nothing, or what it was before. A field
@@ -528,14 +269,6 @@ pub(super) async fn pass(call: &Call, state: Value) -> Result<(), Failure> {
     }
 }
 
-/// Numbers by their value, everything else by its bytes.
-fn by_id(a: &str, b: &str) -> Ordering {
-    match (a.parse::<u64>(), b.parse::<u64>()) {
-        (Ok(a), Ok(b)) => a.cmp(&b),
-        _ => a.cmp(b),
-    }
-}
-
 fn written(record: &Record) -> Written {
     Written { id: record.id.clone(), version: record.version.clone() }
 }
@@ -543,49 +276,4 @@ fn written(record: &Record) -> Written {
 /// A failure that came after something was written: doing it all again is safe, by the key.
 fn after_write(error: CrmError) -> Failure {
     Failure::from(error).effect_unknown()
-}
-
-/// The dry run: what would be done, and what the target would say against it.
-pub(super) async fn dry_run(crm: &Crm, talk: &Talk, upsert: &Upsert<'_>) -> Result<Outcome, Failure> {
-    let fields = given(&upsert.fields);
-    let described = crm.described(talk, upsert.entity).await?;
-    let mut errors = described.writable(upsert.key.0, &fields);
-    let key = [Given { field: upsert.key.0, value: &upsert.key.1 }];
-    let wanted: Vec<&Field> =
-        fields.iter().map(|given| given.field).filter(|field| !described.is_missing(field)).collect();
-    let wanted = [&[upsert.key.0][..], &wanted].concat();
-    let page = Page { limit: 2, cursor: None };
-    let found = crm.dialect.find(talk, upsert.entity, &wanted, &key, page).await?.records;
-    hold_to_key(&found, Given { field: upsert.key.0, value: &upsert.key.1 })?;
-    let mut result = json!({ "dry_run": true });
-    let would = match found.as_slice() {
-        [] if upsert.if_version.is_some() => "conflict",
-        [] => {
-            errors.extend(described.required_missing(upsert.entity, upsert.key.0, &fields));
-            "created"
-        }
-        [one] => {
-            result["id"] = Value::String(one.id.clone());
-            let same = fields.iter().all(|given| {
-                let found = one.fields.get(&given.field.name).unwrap_or(&Value::Null);
-                given.field.kind.same(found, given.value)
-            });
-            let stale = upsert.if_version.is_some() && one.version != upsert.if_version;
-            if stale {
-                "conflict"
-            } else if same {
-                "unchanged"
-            } else {
-                "updated"
-            }
-        }
-        several => {
-            result["candidates"] = several.iter().map(|record| json!(record.id)).collect();
-            "conflict"
-        }
-    };
-    result["would"] = json!(if errors.is_empty() { would } else { "refused" });
-    result["errors"] =
-        errors.iter().map(|error| json!({ "field": error.field, "reason": error.reason })).collect();
-    Ok(Outcome { result, synced: None, leaves: false })
 }

@@ -1,5 +1,7 @@
-//! Tokens, signatures, events, named requests, unpacking and limits of time, against real servers in the test process.
+//! Settings, connections, tokens, signatures, events, named requests, unpacking and limits of time, against real servers in the test process.
 
+mod connections;
 mod oauth;
 mod requests;
+mod settings;
 mod wire;

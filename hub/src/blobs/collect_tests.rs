@@ -15,8 +15,9 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
+use tokio_util::sync::CancellationToken;
 
 const KEEP: Retention = Retention {
     blobs: Duration::from_secs(7 * DAY),

@@ -11,6 +11,8 @@
 
 mod eval;
 mod parse;
+mod tokens;
+mod tree;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
@@ -23,7 +25,7 @@ pub const MAX_SOURCE: usize = 2048;
 #[derive(Debug, Clone)]
 pub struct Expression {
     source: String,
-    root: parse::Node,
+    root: tree::Node,
     names: BTreeSet<String>,
 }
 

@@ -4,7 +4,7 @@
 //! body within [`SAME_BODY`] is the same event: a sender that heard no answer sends again.
 
 use super::{
-    Error, Store, jobs, retention,
+    Error, Store, cursor, retention,
     row::{from_uuid, ms, name, opt_json, time, to_json},
     writer::Tx,
 };
@@ -111,7 +111,7 @@ impl Store {
     /// # Errors
     /// [`Error::BadRequest`] for a cursor that no page gave.
     pub async fn list_business_events(&self, filter: BusinessFilter) -> Result<Page<BusinessEvent>, Error> {
-        let cursor = filter.cursor.as_deref().map(jobs::read_cursor).transpose()?;
+        let cursor = filter.cursor.as_deref().map(cursor::read_cursor).transpose()?;
         self.read(move |conn| {
             let limit = filter.limit.clamp(1, MAX_PAGE);
             let sql = format!(
@@ -136,7 +136,7 @@ impl Store {
             let next_cursor = found
                 .last()
                 .filter(|_| more)
-                .map(|(seq, event)| jobs::write_cursor(ms(event.received_at), *seq));
+                .map(|(seq, event)| cursor::write_cursor(ms(event.received_at), *seq));
             Ok(Page { items: found.into_iter().map(|(_, event)| event).collect(), next_cursor })
         })
         .await

@@ -7,7 +7,7 @@ use crate::{
     model::{JobState, NewJob, PayloadRef},
     testing::{Hub, job, name},
 };
-use passerelle_protocol::JobId;
+use passerelle_protocol::{BlobId, JobId, Sha256};
 use std::fs;
 
 /// Ends the hub; its folder stays, with all of the database in its one file.

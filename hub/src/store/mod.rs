@@ -13,7 +13,9 @@ mod apps;
 pub(crate) mod attempts;
 pub(crate) mod business;
 mod clones;
+pub(crate) mod cursor;
 mod dispatch;
+mod error;
 mod events;
 mod facts;
 pub(crate) mod identity;
@@ -23,6 +25,7 @@ mod leases;
 pub(crate) mod lines;
 mod memory;
 pub(crate) mod notices;
+mod open;
 pub mod quota;
 mod reader;
 pub(crate) mod received;
@@ -33,6 +36,7 @@ mod senders;
 pub(crate) mod sessions;
 mod signed;
 pub mod standard;
+pub(crate) mod submission;
 pub mod subscriptions;
 mod timers;
 pub(crate) mod transition;
@@ -48,6 +52,7 @@ mod received_tests;
 mod tests;
 
 pub use admin::APPLICATIONS;
+pub use error::{Error, OpenError};
 pub use transition::Resolution;
 
 use crate::{
@@ -57,8 +62,7 @@ use crate::{
 };
 use bytes::Bytes;
 use memory::{Caches, Waiters};
-use passerelle_protocol::{ApiCode, BlobId, Name, Sha256};
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _};
+use rusqlite::Connection;
 use std::{
     fs::File,
     path::{Path, PathBuf},
@@ -70,160 +74,13 @@ use std::{
     thread::JoinHandle,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, oneshot};
-use writer::{Order, Tx, Write, Writer};
+use writer::{Order, Tx, Write};
 
 /// The database's file in the data folder.
 pub const DATABASE: &str = "hub.sqlite";
 
 /// How many writes may wait for the writer; more wait before they are queued.
 const QUEUED_WRITES: usize = 2048;
-/// How far a listener for changes may lag behind.
-const CHANGES: usize = 4096;
-
-/// Why the store did not do it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// The tenant has no such thing.
-    #[error("{0}")]
-    NotFound(String),
-    /// The state forbids it.
-    #[error("{0}")]
-    Conflict(String),
-    /// The request itself is wrong: a malformed cursor, a body that breaks off.
-    #[error("{0}")]
-    BadRequest(String),
-    /// More bytes than announced.
-    #[error("{0}")]
-    TooLarge(String),
-    /// The idempotency key was seen with another body.
-    #[error("the idempotency key was used before with another body: use a new key")]
-    IdempotencyMismatch,
-    /// The tenant has no such site.
-    #[error("site {0} is unknown: create an enrolment token for it first")]
-    SiteUnknown(Name),
-    /// No valid credentials (enrolment token).
-    #[error("{0}")]
-    Unauthorized(String),
-    /// Hybrid mode needs the Enterprise tier.
-    #[error("hybrid mode needs the Enterprise tier, tenant {0} has another")]
-    TierRequired(Name),
-    /// The application has no hybrid mode.
-    #[error("{0}")]
-    ApplicationIncompatible(String),
-    /// Not the digest that was announced.
-    #[error("the content has the SHA-256 {actual}, announced was {expected}")]
-    DigestMismatch {
-        /// As announced.
-        expected: Sha256,
-        /// As found.
-        actual: Sha256,
-    },
-    /// An upload goes on at another offset.
-    #[error("the upload stands at offset {0}")]
-    Offset(u64),
-    /// The hub's disk is full.
-    #[error("the hub's disk is full: free some space or raise the volume's size")]
-    Full,
-    /// The envelope that the client signed allows no more.
-    #[error("{0}")]
-    EnvelopeExpired(String),
-    /// The tenant has as much as it may have.
-    #[error("{0}")]
-    Quota(String),
-    /// A fault of the hub.
-    #[error("internal fault: {0}")]
-    Internal(String),
-}
-
-impl Error {
-    pub(crate) fn no_blob(id: BlobId) -> Self {
-        Self::NotFound(format!(
-            "there is no blob {id}, or it was not used for so long that it was removed: upload it with POST /v1/blobs"
-        ))
-    }
-
-    /// The code of its problem document.
-    #[must_use]
-    pub fn code(&self) -> ApiCode {
-        match self {
-            Self::NotFound(_) => ApiCode::NotFound,
-            Self::Conflict(_) | Self::Offset(_) => ApiCode::Conflict,
-            Self::BadRequest(_) => ApiCode::BadRequest,
-            Self::TooLarge(_) => ApiCode::TooLarge,
-            Self::IdempotencyMismatch => ApiCode::IdempotencyMismatch,
-            Self::SiteUnknown(_) => ApiCode::SiteUnknown,
-            Self::Unauthorized(_) => ApiCode::Unauthorized,
-            Self::TierRequired(_) => ApiCode::TierRequired,
-            Self::ApplicationIncompatible(_) => ApiCode::ApplicationIncompatible,
-            Self::DigestMismatch { .. } => ApiCode::DigestMismatch,
-            Self::EnvelopeExpired(_) => ApiCode::EnvelopeExpired,
-            Self::Full | Self::Quota(_) => ApiCode::Quota,
-            Self::Internal(_) => ApiCode::Internal,
-        }
-    }
-}
-
-/// Whether SQLite says that the file is not what it should be.
-fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
-}
-
-impl From<rusqlite::Error> for Error {
-    fn from(error: rusqlite::Error) -> Self {
-        // The shared memory beside the database could not grow: SQLite has no word of its own for that disk being full.
-        let no_room = error
-            .sqlite_error()
-            .is_some_and(|cause| cause.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE);
-        match error.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) => Self::Full,
-            _ if no_room => Self::Full,
-            _ if is_damage(&error) => Self::Internal(format!(
-                "the database is damaged ({error}): end the hub and restore the last backup with `passerelle-hub admin \
-                 restore FILE`"
-            )),
-            _ => Self::Internal(format!("database: {error}")),
-        }
-    }
-}
-
-impl From<std::io::Error> for Error {
-    fn from(error: std::io::Error) -> Self {
-        match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::Full,
-            _ => Self::Internal(format!("disk: {error}")),
-        }
-    }
-}
-
-/// Why the store could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct OpenError(pub(crate) String);
-
-impl OpenError {
-    pub(crate) fn database(path: &Path, error: &rusqlite::Error) -> Self {
-        if is_damage(error) {
-            return Self::damaged(path, &error.to_string());
-        }
-        let hint = match error.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) => ": free some space on its disk",
-            Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
-                ": give the hub's user the right to write it and its folder"
-            }
-            _ => "",
-        };
-        Self(format!("{}: {error}{hint}", path.display()))
-    }
-
-    fn damaged(path: &Path, damage: &str) -> Self {
-        Self(format!(
-            "{}: the database is damaged ({}): the hub does not serve from it, and changed nothing; restore the last \
-             backup with `passerelle-hub admin restore FILE`, which keeps the damaged files beside it",
-            path.display(),
-            damage.trim().replace('\n', "; ")
-        ))
-    }
-}
 
 /// The answer to a submission.
 #[derive(Debug, Clone, PartialEq)]
@@ -315,94 +172,6 @@ struct Inner {
 }
 
 impl Store {
-    /// Opens (makes, migrates) the store in the folder `data`, to administer it; another process may serve from it.
-    ///
-    /// # Errors
-    /// If the folder, the database or the signing key cannot be used; the text says which and why.
-    pub fn open(data: &Path) -> Result<Self, OpenError> {
-        Self::open_as(data, false)
-    }
-
-    /// Opens it to serve: takes the lock that one serving hub holds, keeps the timers, dispatches.
-    ///
-    /// # Errors
-    /// Those of [`Self::open`], and if another hub serves from the folder.
-    pub fn open_to_serve(data: &Path) -> Result<Self, OpenError> {
-        Self::open_as(data, true)
-    }
-
-    fn open_as(data: &Path, serve: bool) -> Result<Self, OpenError> {
-        identity::make_folders(data)?;
-        let serving = if serve { Some(Self::lock_to_serve(data)?) } else { None };
-        let path = data.join(DATABASE);
-        let told = |error: rusqlite::Error| OpenError::database(&path, &error);
-        let (conn, keyring, audience) = {
-            // Two processes may start at the same time on an empty folder.
-            let _first = identity::lock(&data.join("setup.lock"), true)?;
-            crate::admin::restore::refuse_unfinished(data)?;
-            identity::make_private(&path)?;
-            let conn = if serve { schema::open_to_serve(&path)? } else { schema::open_writer(&path)? };
-            let audience = audience(&conn).map_err(told)?;
-            let keyring = keyring::Keyring::open(data, &conn)?;
-            // A crash may have come between a rotation and this.
-            keyring::destroy_old(data, &conn)
-                .map_err(|error| OpenError(format!("{}: an old signing key: {error}", data.display())))?;
-            (conn, keyring, audience)
-        };
-        let readers = reader::Readers::open(&path).map_err(told)?;
-        let outbox = notices::Outbox::read(&conn)
-            .map_err(|error| OpenError(format!("{}: {error}", path.display())))?;
-        let shared = Arc::new(Shared {
-            registry: Registry::default(),
-            caches: Caches::default(),
-            waiters: Waiters::default(),
-            shares: quota::Shares::default(),
-            changes: broadcast::Sender::new(CHANGES),
-            keyring,
-            events: EventCounts::default(),
-            runs: Arc::default(),
-            outbox,
-            max_blob: AtomicU64::new(u64::MAX),
-            opened_at: crate::clock::now(),
-            commits: AtomicU64::new(0),
-            writes: AtomicU64::new(0),
-            clones: AtomicU64::new(0),
-        });
-        let (orders, queue) = mpsc::channel();
-        let failed = |e: &dyn std::fmt::Display| OpenError(format!("{}: {e}", path.display()));
-        if serve {
-            // Whatever agents still hold takes up room at its resource until they come back, or their lease is over.
-            shared.registry.expect_back(attempts::all_open(&conn).map_err(|e| failed(&e))?);
-        }
-        let writer = Writer::new(conn, queue, Arc::clone(&shared), serve).map_err(|e| failed(&e))?;
-        let thread = std::thread::Builder::new()
-            .name("store-writer".to_owned())
-            .spawn(move || writer.run())
-            .map_err(|e| failed(&e))?;
-        let inner = Inner {
-            data: data.to_owned(),
-            files: Files::new(data),
-            audience,
-            shared,
-            readers,
-            orders: Mutex::new(Some(orders)),
-            places: Arc::new(Semaphore::new(QUEUED_WRITES)),
-            thread: Mutex::new(Some(thread)),
-            _serving: serving,
-        };
-        Ok(Self { inner: Arc::new(inner) })
-    }
-
-    /// The lock that keeps all others from serving from this folder.
-    pub(crate) fn lock_to_serve(data: &Path) -> Result<File, OpenError> {
-        identity::lock(&data.join("hub.lock"), false)?.ok_or_else(|| {
-            OpenError(format!(
-                "{}: another hub serves from this folder: stop it first, or name another folder with --data",
-                data.display()
-            ))
-        })
-    }
-
     /// The data folder.
     #[must_use]
     pub fn data_dir(&self) -> &Path {
@@ -537,15 +306,4 @@ impl Store {
 
 fn closed() -> Error {
     Error::Internal("the store is closed".to_owned())
-}
-
-/// The hub's id, made once.
-fn audience(conn: &Connection) -> Result<String, rusqlite::Error> {
-    let sql = "SELECT value FROM meta WHERE key = 'audience'";
-    if let Some(audience) = conn.query_row(sql, [], |row| row.get(0)).optional()? {
-        return Ok(audience);
-    }
-    let audience = format!("urn:passerelle:hub:{}", crate::clock::new_uuid7().hyphenated());
-    conn.execute("INSERT INTO meta (key, value) VALUES ('audience', ?1)", [&audience])?;
-    Ok(audience)
 }

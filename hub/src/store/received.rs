@@ -1,7 +1,7 @@
 //! Events that agents told of: stored once, by their id, with their payload, before they are acknowledged.
 
 use super::{
-    Content, Error, Store, jobs, retention, row,
+    Content, Error, Store, cursor, retention, row,
     row::{digest, from_uuid, ms, name, opt_digest, opt_json, opt_uuid, size, time, to_json},
     triggers,
     writer::Tx,
@@ -320,7 +320,7 @@ impl Store {
     /// # Errors
     /// [`Error::BadRequest`] for a cursor that no page gave.
     pub async fn list_events(&self, filter: EventFilter) -> Result<Page<ReceivedEvent>, Error> {
-        let cursor = filter.cursor.as_deref().map(jobs::read_cursor).transpose()?;
+        let cursor = filter.cursor.as_deref().map(cursor::read_cursor).transpose()?;
         self.read(move |conn| {
             let limit = filter.limit.clamp(1, MAX_PAGE);
             let mut statement = conn.prepare_cached(&list_sql(&filter))?;
@@ -346,7 +346,7 @@ impl Store {
             let next_cursor = found
                 .last()
                 .filter(|_| more)
-                .map(|(seq, event, _)| jobs::write_cursor(ms(event.received_at), *seq));
+                .map(|(seq, event, _)| cursor::write_cursor(ms(event.received_at), *seq));
             let mut items = Vec::with_capacity(found.len());
             for (_, mut event, _) in found {
                 add_jobs(conn, &mut event)?;

@@ -10,7 +10,7 @@ use crate::{
     model::{ChangeKind, EventFilter, JobFilter, JobState, NewJob, PayloadRef, Tier},
     testing::{Hub, job, name, request},
 };
-use passerelle_protocol::{BlobId, JobId, SigningKey};
+use passerelle_protocol::{ApiCode, BlobId, JobId, Sha256, SigningKey};
 use std::{sync::mpsc::channel, time::Duration};
 
 /// The queries that run for every job or every page, in each form.

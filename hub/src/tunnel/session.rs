@@ -5,27 +5,21 @@
 //! reading, which holds the agent back through TCP.
 
 pub(super) mod calls;
+mod commands;
 mod events;
 mod keys;
 mod socket;
+mod storing;
 
-use super::{
-    offer,
-    registry::{Arrival, COMMANDS, Command, Heard},
-    report::check_report,
-};
+use super::registry::{COMMANDS, Command, Heard};
 use crate::{
     clock,
     model::AgentRecord,
-    store::{
-        Error, Store, attempts,
-        sessions::{self, Opened},
-        triggers,
-    },
+    store::{Error, Store, sessions},
 };
 use futures_util::StreamExt as _;
 use passerelle_protocol::{
-    Decline, Hello, JobId, KeyId, PROTOCOL_VERSION, Progress, Refuse, SessionId, VersionRange,
+    Hello, JobId, KeyId, PROTOCOL_VERSION, Progress, Refuse, SessionId, VersionRange,
     session::{Attempt, Frame, HubEvent, HubSession},
 };
 use std::{
@@ -305,177 +299,6 @@ impl Session {
                 ),
             )),
         }
-    }
-
-    /// Hands one event to the store's writer; what follows comes back as a command.
-    fn store_event(&mut self, place: OwnedSemaphorePermit, event: HubEvent) {
-        let (agent, own) = (self.agent.id, self.own.clone());
-        let failed = move |own: mpsc::Sender<Command>, error: Error| {
-            // Full or gone: the session is ending anyway.
-            drop(own.try_send(Command::StoreFailed(error)));
-        };
-        let ordered = match event {
-            HubEvent::Hello(hello) => {
-                self.arrived = true;
-                self.trusted.clone_from(&hello.hub_keys);
-                let arrival = Arrival {
-                    agent,
-                    session: self.id,
-                    tenant: self.agent.tenant.clone(),
-                    site: self.agent.site.clone(),
-                    instance: hello.instance.clone(),
-                    commands: own.clone(),
-                    heard: Arc::clone(&self.heard),
-                    stop: self.closing.clone(),
-                };
-                self.store.order(
-                    place,
-                    false,
-                    move |tx| sessions::open(tx, &hello, arrival),
-                    move |opened| drop(own.try_send(Command::Opened(opened))),
-                )
-            }
-            HubEvent::Accepted(attempt) => self.store.order(
-                place,
-                true,
-                move |tx| attempts::accepted(tx, agent, attempt),
-                move |done| done.unwrap_or_else(|e| failed(own, e)),
-            ),
-            HubEvent::Progress(progress) => self.store.order(
-                place,
-                true,
-                move |tx| attempts::progressed(tx, agent, &progress),
-                move |done| done.unwrap_or_else(|e| failed(own, e)),
-            ),
-            HubEvent::Declined(decline) => self.store_decline(place, decline),
-            HubEvent::CommitRequested(commit) => {
-                let attempt = Attempt::new(commit.job, commit.attempt);
-                self.store.order(
-                    place,
-                    false,
-                    move |tx| attempts::commit_requested(tx, agent, &commit),
-                    move |granted| match granted {
-                        Ok(true) => drop(own.try_send(Command::Grant(attempt))),
-                        Ok(false) => {}
-                        Err(error) => failed(own, error),
-                    },
-                )
-            }
-            HubEvent::Reported(report) => {
-                let attempt = Attempt::new(report.job, report.attempt);
-                self.progress.remove(&attempt);
-                let checked = check_report(report);
-                self.store.order(
-                    place,
-                    false,
-                    move |tx| attempts::reported(tx, agent, &checked),
-                    move |stored| match stored {
-                        Ok(()) => drop(own.try_send(Command::Ack(attempt))),
-                        Err(error) => failed(own, error),
-                    },
-                )
-            }
-            HubEvent::Event(event) => self.store_received(place, event),
-            HubEvent::Cursor(cursor) => self.store.order(
-                place,
-                true,
-                move |tx| triggers::advanced(tx, agent, &cursor),
-                move |done| done.unwrap_or_else(|e| failed(own, e)),
-            ),
-            HubEvent::Draining
-            | HubEvent::CallEnded(_)
-            | HubEvent::CallDeclined(_)
-            | HubEvent::CallLost(_)
-            | HubEvent::Unsupported(_) => Ok(()),
-        };
-        if let Err(error) = ordered {
-            self.give_up(&error);
-        }
-    }
-
-    fn store_decline(&self, place: OwnedSemaphorePermit, decline: Decline) -> Result<(), Error> {
-        let (agent, own) = (self.agent.id, self.own.clone());
-        tracing::debug!(job_id = %decline.job, attempt = decline.attempt, code = %decline.code, "Offer declined");
-        self.store.order(
-            place,
-            false,
-            move |tx| attempts::declined(tx, agent, &decline),
-            move |done| {
-                if let Err(error) = done {
-                    drop(own.try_send(Command::StoreFailed(error)));
-                }
-            },
-        )
-    }
-
-    async fn obey(&mut self, command: Command) {
-        let now = Instant::now();
-        match command {
-            Command::Opened(Ok(Opened::Welcome { welcome, cancel, triggers })) => {
-                self.epoch = welcome.epoch;
-                tracing::info!(session_id = %self.id, epoch = welcome.epoch, held = welcome.held.len(), "Session open");
-                self.machine.welcome(*welcome);
-                self.tell_keys();
-                if let Some(leases) = triggers {
-                    self.tell_triggers(leases);
-                }
-                for attempt in cancel {
-                    self.machine.cancel(attempt, now);
-                }
-            }
-            Command::Opened(Ok(Opened::Revoked)) | Command::Revoked => {
-                self.refuse("revoked", "this agent's identity was revoked: enrol it again", true, None);
-            }
-            Command::Keys => drop(self.tell_keys()),
-            Command::Opened(Ok(Opened::TierRequired)) | Command::TierRequired => {
-                let message = "hybrid mode needs the Enterprise tier: have the tenant's tier changed";
-                self.refuse("tier_required", message, true, None);
-            }
-            Command::Opened(Err(error)) | Command::StoreFailed(error) => self.give_up(&error),
-            Command::Offer(to_offer) => self.offer(*to_offer).await,
-            Command::Call(order) => self.call(*order),
-            Command::CancelCall(call) => self.machine.cancel_call(call),
-            Command::Ack(attempt) => self.machine.ack_report(attempt),
-            Command::EventAck { id, duplicate } => self.machine.ack_event(id, duplicate),
-            Command::EventRefused(refused) => self.refuse_event(refused),
-            Command::Triggers(leases) => self.tell_triggers(leases),
-            Command::Cancel(attempt) => self.machine.cancel(attempt, now),
-            Command::Grant(attempt) => self.machine.grant_commit(attempt),
-            Command::Fenced { clone, wait_s } => {
-                self.clone = clone;
-                tracing::warn!(session_id = %self.id, clone, "A newer connection of the same agent fences this one");
-                let message = if clone {
-                    "another process uses this agent's identity, and is connected: a copy of the state folder runs \
-                     elsewhere"
-                } else {
-                    "a newer connection with this agent's identity is open"
-                };
-                self.refuse("fenced", message, false, Some(wait_s));
-            }
-        }
-    }
-
-    /// Signs and sends an offer. One that cannot be sent is given back, so that the job does not hang on it.
-    async fn offer(&mut self, to_offer: crate::model::AttemptToOffer) {
-        let attempt = Attempt::new(to_offer.job.id, to_offer.attempt);
-        let resource = to_offer.job.resource.clone();
-        // The agent hears of a key before it gets what that key signed.
-        let key = self.tell_keys();
-        let made = offer::make(&self.store, &key, self.agent.id, self.epoch, to_offer).await;
-        let code = match made.map(|offer| self.machine.offer(offer, resource, Instant::now())) {
-            Ok(Ok(())) => return,
-            Ok(Err(no_credit)) => {
-                tracing::debug!(job_id = %attempt.job, attempt = attempt.number, error = %no_credit, "Offer taken back");
-                passerelle_protocol::Code::Busy
-            }
-            Err(error) => {
-                tracing::error!(job_id = %attempt.job, attempt = attempt.number, error = %error, "Could not make an offer");
-                passerelle_protocol::Code::Internal
-            }
-        };
-        let message = "the hub could not make the offer".to_owned();
-        let back = Decline { job: attempt.job, attempt: attempt.number, code, message, retry_after_ms: None };
-        self.unstored.push_back(HubEvent::Declined(back));
     }
 
     fn give_up(&mut self, error: &Error) {

@@ -14,7 +14,11 @@ use super::{
     dialect::{Abilities, Boxed, Changed, Dialect, Feed, Listed, Page, Span, Written},
     dialects::{KnownEntity, Product},
     error::{CrmError, FieldError, Problem},
-    exchange::{Answer, Exchange, Request, Talk, segment},
+    exchange::{
+        Exchange, Talk,
+        answer::Answer,
+        request::{Request, segment},
+    },
     settings::{CallSpec, Findings, Settings},
     shape,
     vocabulary::{Entity, Field, FieldType, Given, Record},

@@ -14,7 +14,11 @@ use super::{
     dialect::{Abilities, Boxed, Changed, Description, Dialect, Feed, Listed, Page, Span, Written},
     dialects::{KnownEntity, Product},
     error::{CrmError, Problem},
-    exchange::{Answer, Exchange, Request, Talk, segment},
+    exchange::{
+        Exchange, Talk,
+        answer::Answer,
+        request::{Request, segment},
+    },
     settings::{Auth, CallSpec, Findings, Settings},
     shape,
     vocabulary::{Entity, Field, FieldType, Given, Record, timestamp},

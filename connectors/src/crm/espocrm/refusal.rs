@@ -2,7 +2,7 @@
 
 use crate::crm::{
     error::{Clash, CrmError, FieldError, Problem},
-    exchange::Answer,
+    exchange::answer::Answer,
     shape,
     vocabulary::Entity,
 };

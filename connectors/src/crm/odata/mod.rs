@@ -21,7 +21,11 @@ use super::{
         Written,
     },
     error::{Clash, CrmError, FieldError, Problem},
-    exchange::{Answer, Exchange, Request, Talk, segment},
+    exchange::{
+        Exchange, Talk,
+        answer::Answer,
+        request::{Request, segment},
+    },
     settings::CallSpec,
     vocabulary::{Entity, Field, Given, Record, timestamp},
 };

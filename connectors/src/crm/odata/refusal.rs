@@ -2,7 +2,7 @@
 
 use crate::crm::{
     error::{Clash, CrmError, FieldError, Problem},
-    exchange::Answer,
+    exchange::answer::Answer,
     vocabulary::Field,
 };
 use serde_json::Value;
@@ -78,7 +78,7 @@ mod tests {
     use super::refusal;
     use crate::crm::{
         error::{Clash, Problem},
-        exchange::Answer,
+        exchange::answer::Answer,
         vocabulary::{Field, FieldType},
     };
     use bytes::Bytes;

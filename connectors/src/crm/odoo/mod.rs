@@ -8,19 +8,21 @@
 //! - Archived records are found like others; the field `archived` tells them.
 
 mod product;
+mod read;
 mod relation;
 mod rpc;
 mod values;
+mod write;
 
 use super::{
     dialect::{
         Abilities, Boxed, Changed, Described, Description, Dialect, Feed, Listed, Page, Span, Written,
     },
-    error::{Clash, CrmError, FieldError, Problem},
+    error::{CrmError, Problem},
     exchange::Talk,
     settings::CallSpec,
     shape,
-    vocabulary::{Entity, Field, FieldType, Given, Record, timestamp},
+    vocabulary::{Entity, Field, Given, Record},
 };
 use jiff::tz::TimeZone;
 pub(super) use product::PRODUCT;
@@ -31,7 +33,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use values::{Place, from_odoo, to_cell, to_odoo, xmlid_key, xmlid_name};
+use values::Place;
 
 const MAX_PAGE: usize = 500;
 
@@ -73,249 +75,6 @@ impl Odoo {
         let call = Invoked { model, method, ids, args, named: Map::new(), context: context(), writes };
         self.rpc.call(talk, call).await
     }
-
-    async fn search_read(
-        &self,
-        talk: &Talk,
-        model: &str,
-        domain: Value,
-        fields: &[&str],
-        window: (usize, usize),
-        order: &str,
-    ) -> Result<Vec<Value>, CrmError> {
-        let args = vec![
-            ("domain", domain),
-            ("fields", json!(fields)),
-            ("offset", json!(window.0)),
-            ("limit", json!(window.1)),
-            ("order", json!(order)),
-        ];
-        match self.call(talk, model, "search_read", None, args, false).await? {
-            Value::Array(rows) => Ok(rows),
-            _ => Err(CrmError::new(Problem::Protocol).reason("a search gave no list")),
-        }
-    }
-
-    /// People and companies are records of one model.
-    fn kind_of(entity: &Entity) -> Option<bool> {
-        match (entity.target.as_str(), entity.name.as_str()) {
-            ("res.partner", "contact") => Some(false),
-            ("res.partner", "company") => Some(true),
-            _ => None,
-        }
-    }
-
-    fn base_domain(entity: &Entity) -> Vec<Value> {
-        Self::kind_of(entity).map(|company| json!(["is_company", "=", company])).into_iter().collect()
-    }
-
-    /// The names of the model's fields to read.
-    fn names<'f>(wanted: &[&'f Field]) -> Vec<&'f str> {
-        let mut names: Vec<&str> = wanted.iter().filter_map(|field| Place::of(field).name()).collect();
-        names.extend(["id", "write_date"]);
-        names.sort_unstable();
-        names.dedup();
-        names
-    }
-
-    async fn records(
-        &self,
-        talk: &Talk,
-        entity: &Entity,
-        wanted: &[&Field],
-        rows: &[Value],
-    ) -> Result<Vec<Record>, CrmError> {
-        let mut records = Vec::new();
-        for row in rows {
-            let id = row.get("id").and_then(shape::id);
-            let id = id.ok_or_else(|| CrmError::new(Problem::Protocol).reason("a record has no id"))?;
-            let modified = row.get("write_date").and_then(Value::as_str).and_then(timestamp);
-            let mut fields = Map::new();
-            for field in wanted {
-                let value = match Place::of(field) {
-                    Place::Plain(name) => row.get(name).map(|value| from_odoo(field.kind, value)),
-                    Place::Negated(name) => row.get(name).and_then(Value::as_bool).map(|flag| json!(!flag)),
-                    Place::Xmlid | Place::Through(..) => None,
-                };
-                fields.extend(value.map(|value| (field.name.clone(), value)));
-            }
-            records.push(Record { id, version: None, modified, fields });
-        }
-        for field in wanted {
-            self.fill_in(talk, entity, field, rows, &mut records).await?;
-        }
-        Ok(records)
-    }
-
-    async fn one(
-        &self,
-        talk: &Talk,
-        entity: &Entity,
-        id: &str,
-        wanted: &[&Field],
-    ) -> Result<Record, CrmError> {
-        let number: i64 = id.parse().map_err(|_| CrmError::new(Problem::NotFound))?;
-        let domain = json!([["id", "=", number]]);
-        let rows = self.search_read(talk, &entity.target, domain, &Self::names(wanted), (0, 1), "id").await?;
-        let records = self.records(talk, entity, wanted, &rows).await?;
-        records.into_iter().next().ok_or_else(|| CrmError::new(Problem::NotFound))
-    }
-
-    /// What a filter comes to; `None`: nothing can fit.
-    async fn domain(
-        &self,
-        talk: &Talk,
-        entity: &Entity,
-        filter: &[Given<'_>],
-    ) -> Result<Option<Vec<Value>>, CrmError> {
-        let mut domain = Self::base_domain(entity);
-        for given in filter {
-            let term = match Place::of(given.field) {
-                Place::Plain(name) => json!([name, "=", to_odoo(given.field.kind, given.value)]),
-                Place::Negated(name) => json!([name, "=", given.value != &json!(true)]),
-                Place::Through(name, _) => match self.resolve(talk, entity, given).await? {
-                    Ok(id) => json!([name, "=", id]),
-                    Err(_) => return Ok(None),
-                },
-                Place::Xmlid => {
-                    let Some(key) = given.value.as_str() else { return Ok(None) };
-                    match self.by_xmlid(talk, &entity.target, key).await? {
-                        Some(id) => json!(["id", "=", id]),
-                        None => return Ok(None),
-                    }
-                }
-            };
-            domain.push(term);
-        }
-        Ok(Some(domain))
-    }
-
-    /// The values of a record as `write` and `create` take them.
-    async fn values(
-        &self,
-        talk: &Talk,
-        entity: &Entity,
-        fields: &[Given<'_>],
-    ) -> Result<Map<String, Value>, CrmError> {
-        let mut values = Map::new();
-        let mut wrong = Vec::new();
-        for given in fields {
-            let (name, value) = match Place::of(given.field) {
-                Place::Plain("order_line") => ("order_line", relation::lines_to_write(given)?),
-                Place::Plain(name) => (name, to_odoo(given.field.kind, given.value)),
-                Place::Negated(name) => (name, json!(given.value != &json!(true))),
-                Place::Through(name, _) => match self.resolve(talk, entity, given).await? {
-                    Ok(id) => (name, id),
-                    Err(error) => {
-                        wrong.push(error);
-                        continue;
-                    }
-                },
-                Place::Xmlid => {
-                    wrong.push(FieldError::new(
-                        &given.field.name,
-                        "an external id is set with the record's creation",
-                    ));
-                    continue;
-                }
-            };
-            values.insert(name.to_owned(), value);
-        }
-        if wrong.is_empty() { Ok(values) } else { Err(CrmError::invalid(wrong)) }
-    }
-
-    /// Sees that an external id does not name a record already, of the other kind, say: `load` would change that one.
-    async fn hold_to_kind(&self, talk: &Talk, entity: &Entity, key: &str) -> Result<(), CrmError> {
-        let Some(id) = self.by_xmlid(talk, &entity.target, key).await? else { return Ok(()) };
-        let rows =
-            self.search_read(talk, &entity.target, json!([["id", "=", id]]), &["id"], (0, 1), "id").await?;
-        if rows.is_empty() {
-            // What it named is gone; `load` makes another one.
-            return Ok(());
-        }
-        Err(CrmError::conflict(Clash::Duplicate, vec![id.to_string()]))
-    }
-
-    /// Makes a record together with its external id, in one transaction.
-    async fn load(
-        &self,
-        talk: &Talk,
-        entity: &Entity,
-        key: &str,
-        fields: &[Given<'_>],
-    ) -> Result<Written, CrmError> {
-        let mut headers = vec!["id".to_owned()];
-        let mut cells = vec![format!("{}.{}", self.module, xmlid_name(key))];
-        let mut more = Vec::new();
-        let mut wrong = Vec::new();
-        for given in fields {
-            match Place::of(given.field) {
-                Place::Xmlid => {}
-                Place::Plain("order_line") => {
-                    more = relation::lines_to_load(given, &mut headers, &mut cells)?;
-                }
-                Place::Plain(name) => {
-                    headers.push(name.to_owned());
-                    cells.push(to_cell(given.field.kind, given.value));
-                }
-                Place::Negated(name) => {
-                    headers.push(name.to_owned());
-                    cells.push(to_cell(FieldType::Boolean, &json!(given.value != &json!(true))));
-                }
-                Place::Through(name, _) => match self.resolve(talk, entity, given).await? {
-                    Ok(id) => {
-                        headers.push(format!("{name}/.id"));
-                        cells.push(id.as_i64().map(|id| id.to_string()).unwrap_or_default());
-                    }
-                    Err(error) => wrong.push(error),
-                },
-            }
-        }
-        if !wrong.is_empty() {
-            return Err(CrmError::invalid(wrong));
-        }
-        if let Some(company) =
-            Self::kind_of(entity).filter(|_| !headers.iter().any(|name| name == "is_company"))
-        {
-            headers.push("is_company".to_owned());
-            cells.push(to_cell(FieldType::Boolean, &json!(company)));
-        }
-        let width = headers.len();
-        let lines: Vec<Vec<String>> = std::iter::once(cells).chain(more).collect();
-        let padded: Vec<Vec<String>> = lines
-            .into_iter()
-            .map(|mut line| {
-                line.resize(width, String::new());
-                line
-            })
-            .collect();
-        let args = vec![("fields", json!(headers)), ("data", json!(padded))];
-        let said = self.call(talk, &entity.target, "load", None, args, true).await?;
-        let id = said.get("ids").and_then(|ids| ids.get(0)).and_then(shape::id);
-        id.map(|id| Written { id, version: None }).ok_or_else(|| refused_load(entity, &said))
-    }
-}
-
-/// Why `load` made nothing: its messages.
-fn refused_load(entity: &Entity, said: &Value) -> CrmError {
-    let messages = said.get("messages").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let text = |message: &Value| message.get("message").and_then(Value::as_str).unwrap_or("").to_owned();
-    if messages.iter().any(|message| text(message).contains("duplicate key")) {
-        return CrmError::conflict(Clash::Duplicate, Vec::new());
-    }
-    if messages.iter().any(|message| text(message).contains("could not serialize")) {
-        return CrmError::new(Problem::Throttled { retry_after: None });
-    }
-    let field = |message: &Value| {
-        let theirs = message.get("field")?;
-        let theirs = theirs.as_str().or_else(|| theirs.get(0)?.as_str())?;
-        let ours = entity.fields.iter().find(|field| Place::of(field).name() == Some(theirs));
-        Some(FieldError::new(ours.map_or(theirs, |field| field.name.as_str()), &text(message)))
-    };
-    let fields: Vec<FieldError> = messages.iter().filter_map(field).collect();
-    let reason = messages.first().map(text).unwrap_or_default();
-    let error = CrmError::invalid(fields.clone());
-    if fields.is_empty() { error.reason(&reason) } else { error }
 }
 
 impl Dialect for Odoo {

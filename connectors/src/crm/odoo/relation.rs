@@ -1,6 +1,9 @@
 //! What leads from one of Odoo's records to others: external ids, many2one fields, the lines of an order.
 
-use super::{Known, Model, Odoo, Place, from_odoo, xmlid_key, xmlid_name};
+use super::{
+    Known, Model, Odoo,
+    values::{Place, from_odoo, xmlid_key, xmlid_name},
+};
 use crate::crm::{
     error::{CrmError, FieldError, Problem},
     exchange::Talk,

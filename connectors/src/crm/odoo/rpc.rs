@@ -5,7 +5,11 @@
 
 use crate::crm::{
     error::{Clash, CrmError, FieldError, Problem},
-    exchange::{Answer, Exchange, Request, Talk, segment},
+    exchange::{
+        Exchange, Talk,
+        answer::Answer,
+        request::{Request, segment},
+    },
 };
 use http::{HeaderName, Method, header::AUTHORIZATION};
 use passerelle_config::Secret;

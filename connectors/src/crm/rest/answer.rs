@@ -3,7 +3,7 @@
 use super::shape::{Shape, VersionAt, at, plain};
 use crate::crm::{
     error::{Clash, CrmError, FieldError, Problem},
-    exchange::Answer,
+    exchange::answer::Answer,
     vocabulary::{Entity, Field, FieldType, Record},
 };
 use jiff::Timestamp;

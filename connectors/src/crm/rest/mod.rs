@@ -9,7 +9,11 @@ use super::{
     dialect::{Abilities, Boxed, Changed, Dialect, Feed, Listed, Page, Span, Written},
     dialects::Product,
     error::{Clash, CrmError, Problem},
-    exchange::{Answer, Exchange, Request, Talk, segment},
+    exchange::{
+        Exchange, Talk,
+        answer::Answer,
+        request::{Request, segment},
+    },
     settings::CallSpec,
     vocabulary::{Entity, Field, Given, Record},
 };

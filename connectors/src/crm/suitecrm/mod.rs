@@ -16,7 +16,10 @@ use super::{
     },
     dialects::{KnownEntity, Product},
     error::{Clash, CrmError, Problem},
-    exchange::{Exchange, Request, Talk, segment},
+    exchange::{
+        Exchange, Talk,
+        request::{Request, segment},
+    },
     settings::{CallSpec, Findings, Settings},
     shape,
     vocabulary::{Entity, Field, FieldType, Given, Record, timestamp},

@@ -7,7 +7,7 @@ use crate::{
         cursor::CursorKey,
         dialect::{Abilities, Boxed, Changed, Dialect, Feed, Listed, Page, Span, Written},
         error::{Clash, CrmError, Problem},
-        exchange::{Credentials, Exchange, Talk},
+        exchange::{Exchange, Talk, credentials::Credentials},
         vocabulary::{Entity, Field, FieldType, Given, Record},
     },
 };

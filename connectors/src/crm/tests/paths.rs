@@ -3,7 +3,10 @@
 use super::memory::exchange;
 use crate::crm::{
     error::Problem,
-    exchange::{Request, Talk, segment},
+    exchange::{
+        Talk,
+        request::{Request, segment},
+    },
 };
 use http::Method;
 use std::time::Duration;

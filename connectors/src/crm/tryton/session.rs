@@ -8,7 +8,7 @@
 
 use crate::crm::{
     error::{Clash, CrmError, Problem},
-    exchange::{Answer, Exchange, Request, Talk},
+    exchange::{Exchange, Talk, answer::Answer, request::Request},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{Method, header::AUTHORIZATION};

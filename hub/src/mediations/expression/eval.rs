@@ -1,12 +1,16 @@
 //! The value of a tree, within a budget of steps and of what is made on the way.
 
+mod functions;
+mod operators;
+
 use super::{
     Error,
-    parse::{Binary, Function, Kind, Macro, Node},
+    tree::{Binary, Kind, Macro, Node},
 };
 use jiff::{SignedDuration, Timestamp};
+use operators::arithmetic;
 use serde_json::{Map, Number, Value};
-use std::{borrow::Cow, cmp::Ordering};
+use std::borrow::Cow;
 
 /// How many steps one evaluation may take. Making a value costs as many as it has parts, and one for each 32 bytes of text.
 const BUDGET: usize = 250_000;
@@ -229,174 +233,6 @@ impl<'g> Work<'g> {
         error.map_or(Ok(bool(!decides)), Err)
     }
 
-    fn binary<'v>(
-        &mut self,
-        node: &Node,
-        sign: Binary,
-        left: Val<'v>,
-        right: Val<'v>,
-    ) -> Result<Val<'v>, Error> {
-        let fault = |message: String| Error::new(node.column, message);
-        match sign {
-            Binary::Equal => return Ok(bool(self.equal(node, &left, &right)?)),
-            Binary::NotEqual => return Ok(bool(!self.equal(node, &left, &right)?)),
-            Binary::Less => return order(&left, &right).map(|o| bool(o.is_lt())).map_err(fault),
-            Binary::LessOrEqual => return order(&left, &right).map(|o| bool(o.is_le())).map_err(fault),
-            Binary::Greater => return order(&left, &right).map(|o| bool(o.is_gt())).map_err(fault),
-            Binary::GreaterOrEqual => return order(&left, &right).map(|o| bool(o.is_ge())).map_err(fault),
-            Binary::In | Binary::Plus | Binary::Minus | Binary::Times | Binary::Divided | Binary::Rest => {}
-        }
-        let unfit = || fault("these values do not go together here".to_owned());
-        match (sign, left, right) {
-            (Binary::In, left, Val::Json(right)) => match right.as_ref() {
-                Value::Array(items) => {
-                    for item in items {
-                        if self.equal(node, &left, &Val::Json(Cow::Borrowed(item)))? {
-                            return Ok(bool(true));
-                        }
-                    }
-                    Ok(bool(false))
-                }
-                Value::Object(fields) => match left {
-                    Val::Json(left) => Ok(bool(left.as_str().is_some_and(|name| fields.contains_key(name)))),
-                    Val::Time(_) | Val::Span(_) => Err(unfit()),
-                },
-                _ => Err(unfit()),
-            },
-            (Binary::Plus, Val::Time(time), Val::Span(span))
-            | (Binary::Plus, Val::Span(span), Val::Time(time)) => {
-                time.checked_add(span).map(Val::Time).map_err(|_| unfit())
-            }
-            (Binary::Minus, Val::Time(time), Val::Span(span)) => {
-                time.checked_sub(span).map(Val::Time).map_err(|_| unfit())
-            }
-            (Binary::Minus, Val::Time(left), Val::Time(right)) => Ok(Val::Span(left.duration_since(right))),
-            (Binary::Plus, Val::Span(left), Val::Span(right)) => {
-                left.checked_add(right).map(Val::Span).ok_or_else(unfit)
-            }
-            (Binary::Minus, Val::Span(left), Val::Span(right)) => {
-                left.checked_sub(right).map(Val::Span).ok_or_else(unfit)
-            }
-            (sign, Val::Json(left), Val::Json(right)) => match (sign, left.as_ref(), right.as_ref()) {
-                (_, Value::Number(left), Value::Number(right)) => {
-                    arithmetic(sign, left, right).map_err(fault).map(number)
-                }
-                (Binary::Plus, Value::String(left), Value::String(right)) => {
-                    self.spend(node, (left.len() + right.len()) / 32)?;
-                    Ok(Val::Json(Cow::Owned(Value::String(format!("{left}{right}")))))
-                }
-                (Binary::Plus, Value::Array(left), Value::Array(right)) => {
-                    let cost = left.iter().chain(right).map(weight).sum();
-                    self.spend(node, cost)?;
-                    Ok(Val::Json(Cow::Owned(Value::Array(left.iter().chain(right).cloned().collect()))))
-                }
-                _ => Err(unfit()),
-            },
-            _ => Err(unfit()),
-        }
-    }
-
-    fn equal(&mut self, node: &Node, left: &Val<'_>, right: &Val<'_>) -> Result<bool, Error> {
-        match (left, right) {
-            (Val::Json(left), Val::Json(right)) => {
-                self.spend(node, weight(left).min(weight(right)))?;
-                Ok(same(left, right))
-            }
-            (Val::Time(left), Val::Time(right)) => Ok(left == right),
-            (Val::Span(left), Val::Span(right)) => Ok(left == right),
-            _ => Ok(false),
-        }
-    }
-
-    fn call<'v>(&mut self, node: &Node, function: Function, values: Vec<Val<'v>>) -> Result<Val<'v>, Error> {
-        let fault = |message: &str| Error::new(node.column, message);
-        let mut values = values.into_iter();
-        let (first, second) = (values.next(), values.next());
-        let text = |value: &Option<Val<'v>>| match value {
-            Some(Val::Json(json)) => json.as_str().map(str::to_owned),
-            _ => None,
-        };
-        if let Some(Val::Json(json)) = &first {
-            self.spend(node, json.as_str().map_or(0, |text| text.len() / 32))?;
-        }
-        let of_text = || text(&first).ok_or_else(|| fault("this function takes a text"));
-        match function {
-            Function::Size => match &first {
-                Some(Val::Json(json)) => match json.as_ref() {
-                    Value::String(text) => Ok(number(Number::from(text.chars().count()))),
-                    Value::Array(items) => Ok(number(Number::from(items.len()))),
-                    Value::Object(fields) => Ok(number(Number::from(fields.len()))),
-                    _ => Err(fault("size() takes a text, a list or an object")),
-                },
-                _ => Err(fault("size() takes a text, a list or an object")),
-            },
-            Function::Int => {
-                let whole = match &first {
-                    Some(Val::Time(time)) => Some(time.as_second()),
-                    Some(Val::Json(json)) => match json.as_ref() {
-                        Value::Number(n) => n.as_i64().or_else(|| n.as_f64().and_then(whole)),
-                        Value::String(text) => text.trim().parse().ok(),
-                        _ => None,
-                    },
-                    _ => None,
-                };
-                whole.map(|n| number(Number::from(n))).ok_or_else(|| fault("int() takes a whole number"))
-            }
-            Function::Double => {
-                let parsed = match &first {
-                    Some(Val::Json(json)) => match json.as_ref() {
-                        Value::Number(n) => n.as_f64(),
-                        // Amounts come with the French decimal mark as often as not.
-                        Value::String(text) => text.trim().replace(',', ".").parse().ok(),
-                        _ => None,
-                    },
-                    _ => None,
-                };
-                let parsed = parsed.and_then(Number::from_f64);
-                parsed.map(number).ok_or_else(|| fault("double() takes a number, as 12.5 or '12,5'"))
-            }
-            Function::Text => match first {
-                Some(Val::Time(time)) => Ok(Val::Json(Cow::Owned(Value::String(time.to_string())))),
-                Some(Val::Json(json)) => match json.as_ref() {
-                    Value::String(_) => Ok(Val::Json(json)),
-                    Value::Number(_) | Value::Bool(_) => {
-                        let text = json.to_string();
-                        Ok(Val::Json(Cow::Owned(Value::String(text))))
-                    }
-                    _ => Err(fault("string() takes a text, a number, a boolean or a timestamp")),
-                },
-                _ => Err(fault("string() takes a text, a number, a boolean or a timestamp")),
-            },
-            Function::Timestamp => match &first {
-                Some(Val::Time(time)) => Ok(Val::Time(*time)),
-                _ => {
-                    let parsed = of_text()?
-                        .parse()
-                        .map_err(|_| fault("timestamp() takes the like of '2026-11-21T06:00:00Z'"))?;
-                    Ok(Val::Time(parsed))
-                }
-            },
-            Function::Duration => {
-                let parsed = of_text()?
-                    .parse()
-                    .map_err(|_| fault("duration() takes the like of '90s', '15m' or '24h'"))?;
-                Ok(Val::Span(parsed))
-            }
-            Function::Contains | Function::StartsWith | Function::EndsWith => {
-                let (of, part) =
-                    (of_text()?, text(&second).ok_or_else(|| fault("this function takes a text"))?);
-                Ok(bool(match function {
-                    Function::Contains => of.contains(&part),
-                    Function::StartsWith => of.starts_with(&part),
-                    _ => of.ends_with(&part),
-                }))
-            }
-            Function::LowerAscii => self.made(node, Value::String(of_text()?.to_ascii_lowercase())),
-            Function::UpperAscii => self.made(node, Value::String(of_text()?.to_ascii_uppercase())),
-            Function::Trim => self.made(node, Value::String(of_text()?.trim().to_owned())),
-        }
-    }
-
     fn comprehension<'v>(
         &mut self,
         node: &'v Node,
@@ -516,73 +352,4 @@ fn item<'v>(of: Cow<'v, Value>, at: &Number) -> Option<Cow<'v, Value>> {
         Cow::Owned(Value::Array(mut items)) if at < items.len() => Some(Cow::Owned(items.swap_remove(at))),
         Cow::Owned(_) => None,
     }
-}
-
-fn same(left: &Value, right: &Value) -> bool {
-    match (left, right) {
-        (Value::Number(left), Value::Number(right)) => compare(left, right) == Some(Ordering::Equal),
-        (Value::Array(left), Value::Array(right)) => {
-            left.len() == right.len() && left.iter().zip(right).all(|(left, right)| same(left, right))
-        }
-        (Value::Object(left), Value::Object(right)) => {
-            left.len() == right.len()
-                && left.iter().all(|(name, value)| right.get(name).is_some_and(|other| same(value, other)))
-        }
-        _ => left == right,
-    }
-}
-
-fn order(left: &Val<'_>, right: &Val<'_>) -> Result<Ordering, String> {
-    let unfit = || "these values cannot be compared".to_owned();
-    match (left, right) {
-        (Val::Time(left), Val::Time(right)) => Ok(left.cmp(right)),
-        (Val::Span(left), Val::Span(right)) => Ok(left.cmp(right)),
-        (Val::Json(left), Val::Json(right)) => match (left.as_ref(), right.as_ref()) {
-            (Value::Number(left), Value::Number(right)) => compare(left, right).ok_or_else(unfit),
-            (Value::String(left), Value::String(right)) => Ok(left.cmp(right)),
-            (Value::Bool(left), Value::Bool(right)) => Ok(left.cmp(right)),
-            (left, right) => Err(format!("{} cannot be compared with {}", kind(left), kind(right))),
-        },
-        _ => Err(unfit()),
-    }
-}
-
-fn int(n: &Number) -> Option<i128> {
-    n.as_i64().map(i128::from).or_else(|| n.as_u64().map(i128::from))
-}
-
-fn compare(left: &Number, right: &Number) -> Option<Ordering> {
-    match (int(left), int(right)) {
-        (Some(left), Some(right)) => Some(left.cmp(&right)),
-        _ => left.as_f64()?.partial_cmp(&right.as_f64()?),
-    }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "the range is checked before")]
-fn whole(n: f64) -> Option<i64> {
-    (n.is_finite() && n.abs() < 9.0e18).then(|| n.trunc() as i64)
-}
-
-fn arithmetic(sign: Binary, left: &Number, right: &Number) -> Result<Number, String> {
-    if let (Some(left), Some(right)) = (int(left), int(right)) {
-        let result = match sign {
-            Binary::Plus => left.checked_add(right),
-            Binary::Minus => left.checked_sub(right),
-            Binary::Times => left.checked_mul(right),
-            Binary::Divided => left.checked_div(right),
-            Binary::Rest => left.checked_rem(right),
-            _ => None,
-        };
-        let result = result.and_then(|n| i64::try_from(n).ok());
-        return result.map(Number::from).ok_or_else(|| "the result is no whole number of 64 bits".to_owned());
-    }
-    let (left, right) = (left.as_f64().unwrap_or(f64::NAN), right.as_f64().unwrap_or(f64::NAN));
-    let result = match sign {
-        Binary::Plus => left + right,
-        Binary::Minus => left - right,
-        Binary::Times => left * right,
-        Binary::Divided => left / right,
-        _ => f64::NAN,
-    };
-    Number::from_f64(result).ok_or_else(|| "the result is no number".to_owned())
 }

@@ -1,99 +1,17 @@
-//! Text into a tree of bounded size and depth.
+//! Text into a tree of bounded size and depth: what binds tighter stands deeper.
 
-use super::{Error, MAX_SOURCE};
-use regex::{Regex, RegexBuilder};
-use serde_json::{Number, Value};
+use super::{
+    Error, MAX_SOURCE,
+    tokens::{Token, tokens},
+    tree::{Binary, Function, Kind, MAX_DEPTH, Macro, Node},
+};
+use regex::RegexBuilder;
+use serde_json::Value;
 use std::collections::BTreeSet;
 
-/// How deep expressions may stand in each other; evaluation goes no deeper.
-const MAX_DEPTH: usize = 48;
 /// How large a compiled pattern may become.
 const MAX_PATTERN: usize = 256 * 1024;
 
-/// A part of an expression, with the column where it stands.
-#[derive(Debug, Clone)]
-pub(super) struct Node {
-    pub(super) column: usize,
-    pub(super) kind: Kind,
-    depth: usize,
-}
-
-#[derive(Debug, Clone)]
-pub(super) enum Kind {
-    Literal(Value),
-    Name(String),
-    List(Vec<Node>),
-    Map(Vec<(Node, Node)>),
-    Field(Box<Node>, String),
-    Index(Box<Node>, Box<Node>),
-    /// `has(a.b)`
-    Has(Box<Node>, String),
-    Not(Box<Node>),
-    Negative(Box<Node>),
-    /// All of them, or any of them.
-    All(Vec<Node>),
-    Any(Vec<Node>),
-    Binary(Binary, Box<Node>, Box<Node>),
-    Choice(Box<(Node, Node, Node)>),
-    Call(Function, Vec<Node>),
-    Matches(Box<Node>, Regex),
-    Macro(Macro, Box<Node>, String, Box<(Node, Option<Node>)>),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Binary {
-    Equal,
-    NotEqual,
-    Less,
-    LessOrEqual,
-    Greater,
-    GreaterOrEqual,
-    In,
-    Plus,
-    Minus,
-    Times,
-    Divided,
-    Rest,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Function {
-    Size,
-    Int,
-    Double,
-    Text,
-    Timestamp,
-    Duration,
-    Contains,
-    StartsWith,
-    EndsWith,
-    LowerAscii,
-    UpperAscii,
-    Trim,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Macro {
-    All,
-    Exists,
-    ExistsOne,
-    Map,
-    Filter,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-enum Token {
-    Name(String),
-    Literal(Value),
-    Sign(&'static str),
-    End,
-}
-
-/// Longer signs first.
-const SIGNS: [&str; 26] = [
-    "&&", "||", "==", "!=", "<=", ">=", "<", ">", "!", "-", "+", "*", "/", "%", "?", ":", ".", ",", "(", ")",
-    "[", "]", "{", "}", "&", "|",
-];
 const RESERVED: [&str; 10] =
     ["in", "as", "break", "const", "continue", "else", "for", "function", "if", "while"];
 
@@ -107,114 +25,6 @@ pub(super) fn parse(source: &str) -> Result<(Node, BTreeSet<String>), Error> {
     match parser.peek() {
         Token::End => Ok((root, parser.names)),
         _ => Err(parser.fault("the expression goes on where it should end")),
-    }
-}
-
-fn tokens(source: &str) -> Result<Vec<(usize, Token)>, Error> {
-    let chars: Vec<char> = source.chars().collect();
-    let (mut found, mut at) = (Vec::new(), 0);
-    while let Some(&c) = chars.get(at) {
-        let column = at + 1;
-        let rest = chars.get(at..).unwrap_or_default();
-        let next = rest.get(1).copied().unwrap_or(' ');
-        let token = match c {
-            c if c.is_whitespace() => {
-                at += 1;
-                continue;
-            }
-            '"' | '\'' => text(rest, false, column)?,
-            'r' if matches!(next, '"' | '\'') => {
-                let (token, taken) = text(rest.get(1..).unwrap_or_default(), true, column)?;
-                (token, taken + 1)
-            }
-            c if c.is_ascii_digit() || (c == '.' && next.is_ascii_digit()) => number(rest, column)?,
-            c if c.is_alphabetic() || c == '_' => {
-                let name: String = rest.iter().take_while(|c| c.is_alphanumeric() || **c == '_').collect();
-                let taken = name.chars().count();
-                let token = match name.as_str() {
-                    "true" => Token::Literal(Value::Bool(true)),
-                    "false" => Token::Literal(Value::Bool(false)),
-                    "null" => Token::Literal(Value::Null),
-                    "in" => Token::Sign("in"),
-                    _ => Token::Name(name),
-                };
-                (token, taken)
-            }
-            _ => {
-                let sign = SIGNS.iter().find(|sign| rest.iter().take(sign.len()).copied().eq(sign.chars()));
-                match sign {
-                    Some(sign) if !matches!(*sign, "&" | "|") => (Token::Sign(sign), sign.len()),
-                    _ if c == '=' => return Err(Error::new(column, "equality is written ==")),
-                    _ => return Err(Error::new(column, "a sign that no expression has")),
-                }
-            }
-        };
-        at += token.1;
-        found.push((column, token.0));
-    }
-    found.push((chars.len() + 1, Token::End));
-    Ok(found)
-}
-
-fn text(chars: &[char], raw: bool, column: usize) -> Result<(Token, usize), Error> {
-    let quote = chars.first().copied().unwrap_or('"');
-    let (mut text, mut at) = (String::new(), 1);
-    loop {
-        let Some(&c) = chars.get(at).filter(|c| **c != '\n') else {
-            return Err(Error::new(column, "the text has no closing quote"));
-        };
-        at += 1;
-        match c {
-            c if c == quote => return Ok((Token::Literal(Value::String(text)), at)),
-            '\\' if !raw => {
-                let escaped = chars.get(at).copied().unwrap_or(' ');
-                at += 1;
-                match escaped {
-                    'n' => text.push('\n'),
-                    't' => text.push('\t'),
-                    'r' => text.push('\r'),
-                    '\\' | '\'' | '"' => text.push(escaped),
-                    'u' => {
-                        let code: String = chars.iter().skip(at).take(4).collect();
-                        let code = u32::from_str_radix(&code, 16).ok().filter(|_| code.len() == 4);
-                        let c = code.and_then(char::from_u32);
-                        text.push(
-                            c.ok_or_else(|| Error::new(column + at, "\\u takes four hexadecimal digits"))?,
-                        );
-                        at += 4;
-                    }
-                    _ => {
-                        return Err(Error::new(
-                            column + at - 1,
-                            "an escape that is not known; patterns are written r'…'",
-                        ));
-                    }
-                }
-            }
-            c => text.push(c),
-        }
-    }
-}
-
-fn number(chars: &[char], column: usize) -> Result<(Token, usize), Error> {
-    let mut taken = 0;
-    for (index, c) in chars.iter().enumerate() {
-        let exponent = index > 0 && matches!(chars.get(index - 1), Some('e' | 'E'));
-        if !(c.is_ascii_alphanumeric() || *c == '.' || (exponent && matches!(c, '+' | '-'))) {
-            break;
-        }
-        taken = index + 1;
-    }
-    let text: String = chars.iter().take(taken).collect();
-    let whole = text.strip_suffix('u').unwrap_or(&text);
-    let number = match whole.strip_prefix("0x") {
-        Some(hex) => i64::from_str_radix(hex, 16).ok().map(Number::from),
-        None => whole.parse::<i64>().ok().map(Number::from),
-    };
-    let number = number.or_else(|| text.parse().ok().and_then(Number::from_f64));
-    match number {
-        Some(number) => Ok((Token::Literal(Value::Number(number)), taken)),
-        None => Err(Error::new(column, "not a number")),
     }
 }
 
@@ -250,27 +60,6 @@ impl Parser {
         if self.takes(sign) { Ok(()) } else { Err(self.fault(format!("expected {sign}"))) }
     }
 
-    fn node(column: usize, kind: Kind) -> Result<Node, Error> {
-        let below = match &kind {
-            Kind::Literal(_) | Kind::Name(_) => 0,
-            Kind::List(nodes) | Kind::All(nodes) | Kind::Any(nodes) | Kind::Call(_, nodes) => {
-                nodes.iter().map(|node| node.depth).max().unwrap_or(0)
-            }
-            Kind::Map(pairs) => pairs.iter().map(|(k, v)| k.depth.max(v.depth)).max().unwrap_or(0),
-            Kind::Field(of, _) | Kind::Has(of, _) | Kind::Matches(of, _) => of.depth,
-            Kind::Not(of) | Kind::Negative(of) => of.depth,
-            Kind::Index(a, b) | Kind::Binary(_, a, b) => a.depth.max(b.depth),
-            Kind::Choice(parts) => parts.0.depth.max(parts.1.depth).max(parts.2.depth),
-            Kind::Macro(_, of, _, parts) => {
-                of.depth.max(parts.0.depth).max(parts.1.as_ref().map_or(0, |node| node.depth))
-            }
-        };
-        if below >= MAX_DEPTH {
-            return Err(Error::new(column, format!("more than {MAX_DEPTH} parts stand in each other")));
-        }
-        Ok(Node { column, kind, depth: below + 1 })
-    }
-
     fn choice(&mut self) -> Result<Node, Error> {
         self.nesting += 1;
         if self.nesting > MAX_DEPTH {
@@ -282,7 +71,7 @@ impl Parser {
             let met = self.choice()?;
             self.wants(":")?;
             let unmet = self.choice()?;
-            node = Self::node(column, Kind::Choice(Box::new((node, met, unmet))))?;
+            node = Node::new(column, Kind::Choice(Box::new((node, met, unmet))))?;
         }
         self.nesting -= 1;
         Ok(node)
@@ -311,7 +100,7 @@ impl Parser {
             (1, Some(node)) => Ok(node),
             (_, last) => {
                 nodes.extend(last);
-                Self::node(column, of(nodes))
+                Node::new(column, of(nodes))
             }
         }
     }
@@ -349,7 +138,7 @@ impl Parser {
             let column = self.column();
             let Some((_, binary)) = signs.iter().find(|(sign, _)| self.takes(sign)) else { return Ok(left) };
             let right = below(self)?;
-            left = Self::node(column, Kind::Binary(*binary, Box::new(left), Box::new(right)))?;
+            left = Node::new(column, Kind::Binary(*binary, Box::new(left), Box::new(right)))?;
         }
     }
 
@@ -362,7 +151,7 @@ impl Parser {
         let mut node = self.member()?;
         for sign in signs.into_iter().rev() {
             let of = Box::new(node);
-            node = Self::node(column, if sign == "!" { Kind::Not(of) } else { Kind::Negative(of) })?;
+            node = Node::new(column, if sign == "!" { Kind::Not(of) } else { Kind::Negative(of) })?;
         }
         Ok(node)
     }
@@ -376,12 +165,12 @@ impl Parser {
                 node = if self.takes("(") {
                     self.method(column, node, &name)?
                 } else {
-                    Self::node(column, Kind::Field(Box::new(node), name))?
+                    Node::new(column, Kind::Field(Box::new(node), name))?
                 };
             } else if self.takes("[") {
                 let index = self.choice()?;
                 self.wants("]")?;
-                node = Self::node(column, Kind::Index(Box::new(node), Box::new(index)))?;
+                node = Node::new(column, Kind::Index(Box::new(node), Box::new(index)))?;
             } else {
                 return Ok(node);
             }
@@ -404,7 +193,7 @@ impl Parser {
         match self.peek().clone() {
             Token::Literal(value) => {
                 self.at += 1;
-                Self::node(column, Kind::Literal(value))
+                Node::new(column, Kind::Literal(value))
             }
             Token::Name(name) => {
                 self.at += 1;
@@ -420,7 +209,7 @@ impl Parser {
                 if !self.bound.contains(&name) {
                     self.names.insert(name.clone());
                 }
-                Self::node(column, Kind::Name(name))
+                Node::new(column, Kind::Name(name))
             }
             Token::Sign("(") => {
                 self.at += 1;
@@ -431,7 +220,7 @@ impl Parser {
             Token::Sign("[") => {
                 self.at += 1;
                 let items = self.list("]", Self::choice)?;
-                Self::node(column, Kind::List(items))
+                Node::new(column, Kind::List(items))
             }
             Token::Sign("{") => {
                 self.at += 1;
@@ -440,7 +229,7 @@ impl Parser {
                     parser.wants(":")?;
                     Ok((key, parser.choice()?))
                 })?;
-                Self::node(column, Kind::Map(pairs))
+                Node::new(column, Kind::Map(pairs))
             }
             Token::End => Err(self.fault("the expression ends too early")),
             Token::Sign(_) => Err(self.fault("expected a value")),
@@ -464,7 +253,7 @@ impl Parser {
             let node = self.choice()?;
             self.wants(")")?;
             return match node.kind {
-                Kind::Field(of, field) => Self::node(column, Kind::Has(of, field)),
+                Kind::Field(of, field) => Node::new(column, Kind::Has(of, field)),
                 _ => Err(Error::new(column, "has() takes a field, as has(event.Data)")),
             };
         }
@@ -481,7 +270,7 @@ impl Parser {
         if arguments.len() != 1 {
             return Err(Error::new(column, format!("{name}() takes one value")));
         }
-        Self::node(column, Kind::Call(function, arguments))
+        Node::new(column, Kind::Call(function, arguments))
     }
 
     fn method(&mut self, column: usize, of: Node, name: &str) -> Result<Node, Error> {
@@ -504,7 +293,7 @@ impl Parser {
                 return Err(Error::new(column, format!("{name}() takes a name and an expression")));
             };
             let parts = Box::new((first, second));
-            return Self::node(column, Kind::Macro(kind, Box::new(of), variable, parts));
+            return Node::new(column, Kind::Macro(kind, Box::new(of), variable, parts));
         }
         let mut arguments = self.list(")", Self::choice)?;
         if name == "matches" {
@@ -518,7 +307,7 @@ impl Parser {
                 RegexBuilder::new(pattern).size_limit(MAX_PATTERN).dfa_size_limit(MAX_PATTERN).build();
             let regex =
                 built.map_err(|_| Error::new(column, "matches(): not a pattern, or too large a one"))?;
-            return Self::node(column, Kind::Matches(Box::new(of), regex));
+            return Node::new(column, Kind::Matches(Box::new(of), regex));
         }
         let (function, takes) = match name {
             "contains" => (Function::Contains, 1),
@@ -534,6 +323,6 @@ impl Parser {
             return Err(Error::new(column, format!(".{name}() takes {takes} values")));
         }
         arguments.insert(0, of);
-        Self::node(column, Kind::Call(function, arguments))
+        Node::new(column, Kind::Call(function, arguments))
     }
 }

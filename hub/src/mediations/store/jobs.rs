@@ -7,6 +7,7 @@ use crate::{
         attempts::JobRow,
         jobs, lines,
         row::{self, from_uuid, to_json},
+        submission,
         writer::Tx,
     },
 };
@@ -66,7 +67,7 @@ impl Store {
             if !is_open(tx.conn, unit.run)? {
                 return Err(Error::Conflict("the mediation run has come to its end".to_owned()));
             }
-            let submitted = jobs::submit(tx, job)?;
+            let submitted = submission::submit(tx, job)?;
             tx.conn
                 .prepare_cached("INSERT INTO mediation_jobs (run, unit, key, job) VALUES (?1, ?2, ?3, ?4)")?
                 .execute(params![

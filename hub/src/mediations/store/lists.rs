@@ -11,7 +11,7 @@ use crate::{
     },
     model::Page,
     store::{
-        Error, Store, jobs,
+        Error, Store, cursor,
         row::{self, from_uuid, ms, name, opt_time, opt_uuid, parsed, time},
     },
 };
@@ -133,7 +133,7 @@ impl Store {
     /// # Errors
     /// [`Error::BadRequest`] for a cursor that no page gave.
     pub async fn list_runs(&self, filter: RunFilter) -> Result<Page<RunSummary>, Error> {
-        let cursor = filter.cursor.as_deref().map(jobs::read_cursor).transpose()?;
+        let cursor = filter.cursor.as_deref().map(cursor::read_cursor).transpose()?;
         self.read(move |conn| {
             let limit = filter.limit.clamp(1, MAX_PAGE);
             let mut statement = conn.prepare_cached(&list_sql(&filter))?;
@@ -154,7 +154,7 @@ impl Store {
             let more = items.len() > limit;
             items.truncate(limit);
             let next_cursor =
-                items.last().filter(|_| more).map(|last| jobs::write_cursor(ms(last.created_at), last.seq));
+                items.last().filter(|_| more).map(|last| cursor::write_cursor(ms(last.created_at), last.seq));
             Ok(Page { items, next_cursor })
         })
         .await
