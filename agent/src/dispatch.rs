@@ -25,7 +25,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use passerelle_connectors::Visible;
 use passerelle_protocol::{
     Code, Decline, Effect, Envelope, Failure, HeldState, Offer, Outcome, PayloadSource, Repeat, Report,
-    Sha256, Ticket, Verdict, VerifyingKey, limits::MAX_INLINE_PAYLOAD, session::Attempt,
+    Sha256, Ticket, Verdict, VerifyingKey, is_traceparent, limits::MAX_INLINE_PAYLOAD, session::Attempt,
 };
 use std::{sync::Arc, time::Duration};
 use tracing::{debug, info, warn};
@@ -175,7 +175,7 @@ impl Agent {
             envelope,
             ticket,
             payload,
-            traceparent: offer.traceparent,
+            traceparent: offer.traceparent.filter(|text| is_traceparent(text)),
             accepted_at: clock::now(),
             started_at: None,
             intent: None,
@@ -265,11 +265,23 @@ impl Agent {
                 self.finished.notify_waiters();
                 Ok(())
             }
-            (Accepted::Again | Accepted::Held, _) => {
+            (Accepted::Again | Accepted::Held | Accepted::Done, _) => {
                 // Held without being in the registry: finished and about to be reported.
                 self.registry.set(attempt, HeldState::Finished);
                 self.finished.notify_waiters();
                 Ok(())
+            }
+            (Accepted::Busy, _) => {
+                let message = "an earlier attempt of the job is still under way here".to_owned();
+                Err((Code::Busy, message, Some(BUSY_RETRY)))
+            }
+            (Accepted::Replayed { highest }, _) if highest < attempt.number => {
+                let message = format!(
+                    "attempt {highest} of the job took effect here, and its output is not kept any more"
+                );
+                let entry = Entry::of(Kind::OfferRefused, attempt).code(Code::Replayed);
+                self.journal.refused(entry.detail(&message));
+                Err((Code::Replayed, message, None))
             }
             (Accepted::Replayed { highest }, _) => {
                 let message =

@@ -5,7 +5,7 @@ use crate::{
     runner::limits::ResourceLimits, translate,
 };
 use passerelle_config::{AgentConfig, Changes, Diagnostics, Finding, Limits, Pickup, ResourceConfig, Watch};
-use passerelle_connectors::{DynConnector, OperationSpec, REGISTRY, kind_names};
+use passerelle_connectors::{DynConnector, OperationSpec, REGISTRY, kind_names, trust};
 use passerelle_protocol::{
     CallsAnnouncement, ConnectorAnnouncement, Name, ResourceAnnouncement, Sha256, TriggerAnnouncement,
     VerifyingKey,
@@ -126,15 +126,23 @@ impl Settings {
             other.push(format!("error: resources: {triggers} triggers, more than {MAX_TRIGGERS}"));
         }
         let mut trusted_job_keys = Vec::new();
-        for file in &config.trust.job_keys {
+        for (index, file) in config.trust.job_keys.iter().enumerate() {
             let path = config.dir.join(file);
             let key = fs::read(&path)
                 .map_err(|e| e.to_string())
                 .and_then(|pem| identity::public_key_from_pem(&pem));
             match key {
                 Ok(key) => trusted_job_keys.push(key),
-                Err(e) => other.push(format!("error: trust.job_keys: {}: {e}", path.display())),
+                Err(e) => {
+                    let (key, message) =
+                        (format!("trust.job_keys[{}]", index + 1), format!("{}: {e}", path.display()));
+                    diagnostics.push(config.main.finding(&key, message));
+                }
             }
+        }
+        // The others of `[hub]` are read when they are needed, each with its own message.
+        if let Some(Err(message)) = config.hub.ca_file.as_deref().map(trust::certificates) {
+            diagnostics.push(config.main.finding("hub.ca_file", message));
         }
         diagnostics.sort();
         config.warnings.extend_from_slice(diagnostics.warnings());
@@ -340,6 +348,27 @@ mod tests {
         assert!(connectors.values().all(|c| c.operations.iter().any(|o| o.name.as_str() == "fetch")));
         let text = serde_json::to_string(&resources).unwrap();
         assert!(!text.contains("drop/") && !text.contains("file://"), "{text}");
+    }
+
+    #[test]
+    fn files_that_the_sections_name_are_told_with_their_places_too() {
+        let error = load(
+            "[hub]\nurl = \"https://hub.example.com\"\nca_file = \"none.pem\"\n[agent]\nname = \"paris-1\"\n[trust]\n\
+             job_keys = [\"one.pub.pem\", \"two.pub.pem\"]\n[resources.two]\nconnector = \"teleport\"\nurl = \"x\"\n\
+             [[resources.two.allow]]\noperations = [\"drop\"]\npaths = [\"**\"]\n",
+        )
+        .err()
+        .unwrap()
+        .to_string();
+        for place in [
+            "agent.toml:3:11: hub.ca_file: ",
+            "agent.toml:7:13: trust.job_keys[1]: ",
+            "agent.toml:7:28: trust.job_keys[2]: ",
+            "agent.toml:8:1: resources.two.connector: ",
+        ] {
+            assert!(error.contains(place), "{place}: {error}");
+        }
+        assert!(error.contains("none.pem: ") && error.contains("two.pub.pem: "), "{error}");
     }
 
     #[test]

@@ -12,6 +12,8 @@ use url::Url;
 pub struct AgentConfig {
     /// The configuration folder, absolute. The paths in these sections start from it and are absolute too.
     pub dir: PathBuf,
+    /// `agent.toml` without resources and listeners: where in it what is found out later belongs.
+    pub main: Section,
     /// `[hub]`
     pub hub: HubSection,
     /// `[trust]`

@@ -82,12 +82,13 @@ pub(crate) fn load_with(
     let listeners = check_listeners(listeners, &resources, own, &dir, &mut diagnostics);
     diagnostics.sort();
     match main {
-        Some(Main { hub, trust, agent, log, audit, hub_text, hub_files, files })
+        Some(Main { root, hub, trust, agent, log, audit, hub_text, hub_files, files })
             if diagnostics.is_empty() =>
         {
             let warnings = diagnostics.warnings().to_vec();
             Ok(AgentConfig {
                 dir,
+                main: root,
                 hub,
                 trust,
                 agent,
@@ -149,13 +150,13 @@ impl Loader {
                 hub.named_files(&self.dir, &mut hub_files);
             }
             root.named_files(&self.dir, &mut files);
-            let (hub, trust, agent, log, audit) =
-                self.check_main(Section::new("", String::new(), root, source, &[]), env)?;
+            let root = Section::new("", String::new(), root, source, &[]);
+            let (hub, trust, agent, log, audit) = self.check_main(&root, env)?;
             if let Some(file) = &audit.file {
                 // The agent writes it itself: that it changes says nothing.
                 files.remove(file);
             }
-            Some(Main { hub, trust, agent, log, audit, hub_text, hub_files, files })
+            Some(Main { root, hub, trust, agent, log, audit, hub_text, hub_files, files })
         });
         match files::list_resources(dir) {
             Ok(files) => {
@@ -256,6 +257,7 @@ impl Loader {
 
 /// What `agent.toml` says beside resources.
 struct Main {
+    root: Section,
     hub: HubSection,
     trust: TrustSection,
     agent: AgentSection,

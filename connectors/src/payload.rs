@@ -1,6 +1,6 @@
 //! Payloads as streams in both directions, measured and digested on the way. A file is never held in memory.
 
-use crate::{Code, Failure};
+use crate::{Code, Failure, Progress};
 use aws_lc_rs::digest::{Context, SHA256};
 use std::{future::Future, io, pin::Pin, sync::Arc};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -15,6 +15,7 @@ pub struct Input {
     seen: u64,
     context: Context,
     again: Option<Again>,
+    progress: Progress,
 }
 
 /// Opens a payload once more from its beginning.
@@ -51,7 +52,8 @@ impl Input {
         sha256: [u8; 32],
         media_type: String,
     ) -> Self {
-        Self { reader, size, sha256, media_type, seen: 0, context: Context::new(&SHA256), again: None }
+        let (context, progress) = (Context::new(&SHA256), Progress::default());
+        Self { reader, size, sha256, media_type, seen: 0, context, again: None, progress }
     }
 
     /// Says how the payload can be opened once more from its beginning.
@@ -63,6 +65,11 @@ impl Input {
         let (size, sha256, media_type) = (self.size, self.sha256, self.media_type.clone());
         self.again = Some(Again { reopen: Arc::new(reopen), size, sha256, media_type });
         self
+    }
+
+    /// Has each piece that is read count as progress, however long a whole slice of it takes.
+    pub fn report_to(&mut self, progress: &Progress) {
+        self.progress = progress.clone();
     }
 
     /// How to read it once more; `None` where it comes as a stream that is gone once read.
@@ -100,6 +107,9 @@ impl Input {
         let n = self.reader.read(buffer).await.map_err(|e| {
             Failure::retry(Code::Internal, "the payload could not be read to its end").detail(e)
         })?;
+        if n > 0 {
+            self.progress.beat();
+        }
         self.seen += n as u64;
         self.context.update(buffer.get(..n).unwrap_or_default());
         let ended = n == 0 && !buffer.is_empty();

@@ -4,8 +4,8 @@ use crate::{
     call::{Call, CallCancel, CallDeclined, CallResult},
     event::{Event, EventAck, EventRefused, TriggerCursor, Triggers},
     limits::{
-        MAX_CURSOR, MAX_EVENT_DATA, MAX_HUB_KEYS, MAX_INLINE_PAYLOAD, MAX_INTENT_STATE, MAX_JSON,
-        MAX_LISTENERS, MAX_RESOURCES, MAX_TEXT, MAX_TRIGGERS,
+        MAX_CURSOR, MAX_EVENT_DATA, MAX_HUB_KEYS, MAX_INLINE_PAYLOAD, MAX_INTENT_PATH, MAX_INTENT_STATE,
+        MAX_JSON, MAX_LISTENERS, MAX_RESOURCES, MAX_TEXT, MAX_TRIGGERS,
     },
     message::{
         Accept, Cancel, Commit, CommitGranted, Decline, Draining, Hello, HubKeys, Offer, PayloadSource,
@@ -67,6 +67,10 @@ impl Bounded for Hello {
         }
         if let Some(r) = self.resources.iter().find(|r| !self.connectors.contains_key(&r.connector)) {
             return Err(format!("resource {} names a connector that is not announced", r.name));
+        }
+        if let Some(r) = self.resources.iter().find(|r| r.max_concurrent == 0 || r.rate_per_minute == Some(0))
+        {
+            return Err(format!("resource {} announces a limit of 0: nothing could ever run", r.name));
         }
         for pause in self.resources.iter().filter_map(|r| r.paused.as_ref()) {
             short("reason of a pause", pause.reason.as_deref().unwrap_or_default())?;
@@ -223,6 +227,12 @@ impl Bounded for Commit {
         let state = self.intent.state.as_ref().map_or(0, |state| state.to_string().len());
         if state > MAX_INTENT_STATE {
             return Err(format!("an intent's state of {state} bytes is larger than {MAX_INTENT_STATE}"));
+        }
+        for (field, path) in [("part", &self.intent.part), ("target", &self.intent.target)] {
+            let length = path.as_ref().map_or(0, String::len);
+            if length > MAX_INTENT_PATH {
+                return Err(format!("an intent's {field} has {length} bytes, more than {MAX_INTENT_PATH}"));
+            }
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! Its envelope is that of a job, but of a type of its own, so that neither ever passes for the other: what is signed as a
 //! job is done once by the journal, what is signed as a call by the short life of its envelope and the agent's memory.
 
-use crate::{Code, JobId, Outcome, PayloadSource};
+use crate::{Code, JobId, Outcome, PayloadSource, code::lenient};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,7 @@ pub struct CallDeclined {
     /// The call.
     pub call: JobId,
     /// `busy`, `paused`, `signature_invalid`, `envelope_expired`, `replayed`, `cancelled`, `internal`.
+    #[serde(deserialize_with = "lenient")]
     pub code: Code,
     /// Why, in a public sentence.
     pub message: String,

@@ -1,6 +1,6 @@
 //! The closed lists of error codes. Codes are stable: clients may match on them.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
 
 macro_rules! codes {
@@ -131,6 +131,14 @@ codes! {
         /// A fault of the hub itself.
         Internal = "internal",
     }
+}
+
+/// Reads a code that an agent of another version may have said: one that is not known here is taken as `internal`.
+///
+/// # Errors
+/// If it is no text.
+pub(crate) fn lenient<'de, D: Deserializer<'de>>(from: D) -> Result<Code, D::Error> {
+    Ok(String::deserialize(from)?.parse().unwrap_or(Code::Internal))
 }
 
 #[cfg(test)]

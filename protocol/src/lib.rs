@@ -19,6 +19,7 @@ mod name;
 mod outcome;
 pub mod session;
 mod signed;
+mod trace;
 mod unverified;
 
 pub use call::{Call, CallCancel, CallDeclined, CallResult, CallsAnnouncement};
@@ -41,6 +42,7 @@ pub use message::{
 pub use name::{Name, NameError};
 pub use outcome::{Effect, Failure, Outcome, OutputPayload, Verdict};
 pub use signed::{AgentToken, CommitMode, Envelope, PayloadDigest, Receipt, Ticket, TokenRejected};
+pub use trace::is_traceparent;
 
 /// The protocol version this crate speaks; also the highest it accepts.
 pub const PROTOCOL_VERSION: u16 = 1;

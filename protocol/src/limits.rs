@@ -12,6 +12,10 @@ pub const MAX_JSON: usize = 256 * 1024;
 pub const MAX_MESSAGE: usize = 1024;
 /// The longest `state` of an intent, as JSON text.
 pub const MAX_INTENT_STATE: usize = 4 * 1024;
+/// The longest path of an intent, its part's or its target's.
+pub const MAX_INTENT_PATH: usize = 8 * 1024;
+/// The longest envelope that a client may sign, as text: with a payload inside it still fits into an offer.
+pub const MAX_ENVELOPE: usize = 512 * 1024;
 /// The longest `data` of an event, as JSON text.
 pub const MAX_EVENT_DATA: usize = 16 * 1024;
 /// How many jobs an agent may hold at once, whatever it announces.

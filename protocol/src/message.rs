@@ -5,7 +5,7 @@
 
 use crate::{
     AgentId, CallsAnnouncement, Code, JobId, KeyId, ListenerAnnouncement, Name, SessionId, Sha256,
-    TriggerAnnouncement, outcome::Outcome,
+    TriggerAnnouncement, code::lenient, outcome::Outcome,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -270,6 +270,7 @@ pub struct Decline {
     /// The attempt.
     pub attempt: u32,
     /// `busy`, `paused`, `breaker_open`, `signature_invalid`, `envelope_expired`, `replayed`, `deadline`, `internal`.
+    #[serde(deserialize_with = "lenient")]
     pub code: Code,
     /// Why, in a public sentence.
     pub message: String,

@@ -1,6 +1,6 @@
 //! How an attempt ended: success, or a failure told on two axes, verdict and effect.
 
-use crate::{Code, Sha256, limits::MAX_MESSAGE};
+use crate::{Code, Sha256, code::lenient, limits::MAX_MESSAGE};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::time::Duration;
@@ -49,6 +49,7 @@ pub struct Failure {
     /// What it did; never `applied`.
     pub effect: Effect,
     /// The stable code.
+    #[serde(deserialize_with = "lenient")]
     pub code: Code,
     /// One public sentence.
     pub message: String,

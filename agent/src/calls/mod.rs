@@ -18,8 +18,8 @@ use crate::{
 };
 use jiff::Timestamp;
 use passerelle_protocol::{
-    Call, CallDeclined, CallResult, Code, Envelope, JobId, Outcome, Ticket, Verdict, limits::CALL_LIFE,
-    session::Attempt,
+    Call, CallDeclined, CallResult, Code, Envelope, JobId, Outcome, Ticket, Verdict, is_traceparent,
+    limits::CALL_LIFE, session::Attempt,
 };
 use seen::{Replay, Seen};
 use std::{
@@ -139,7 +139,7 @@ impl Agent {
             envelope,
             ticket,
             payload,
-            traceparent: call.traceparent,
+            traceparent: call.traceparent.filter(|text| is_traceparent(text)),
             accepted_at: clock::now(),
             started_at: None,
             intent: None,

@@ -29,6 +29,8 @@ const POOL_IDLE: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest body of an answer that is no payload.
 const MAX_BODY: usize = 64 * 1024;
+/// How much of what a refusal says is shown.
+const MAX_DETAIL: usize = 1000;
 
 /// How the hub is reached.
 #[derive(Debug, Clone)]
@@ -136,7 +138,10 @@ impl Refused {
         let problem: Problem = serde_json::from_slice(body).ok()?;
         let tolerated = passerelle_protocol::limits::CLOCK_SKEW.as_secs().cast_signed();
         let clock = problem.server_time.and_then(|time| clock::difference(time, tolerated));
+        // It goes to terminals and logs, whatever a hub or something between writes into it.
         let detail = problem.detail.unwrap_or(problem.title);
+        let detail: String =
+            detail.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_DETAIL).collect();
         Some(Self {
             status: status.as_u16(),
             code: problem.code,
@@ -180,5 +185,11 @@ mod tests {
         assert!(refused.clock && refused.code == "unauthorized");
         assert!(refused.message.contains("out of date; this machine's clock is 3"), "{}", refused.message);
         assert_eq!(Refused::read(StatusCode::NOT_FOUND, &HeaderMap::new(), b"<html>"), None);
+        let long = "x".repeat(5000);
+        let body = format!(
+            r#"{{"type":"about:blank","title":"","status":403,"code":"x","detail":"red \u001b[31m\n{long}"}}"#
+        );
+        let refused = Refused::read(StatusCode::FORBIDDEN, &HeaderMap::new(), body.as_bytes()).unwrap();
+        assert!(refused.message.starts_with("red  [31m x") && refused.message.len() == MAX_DETAIL);
     }
 }

@@ -64,7 +64,7 @@ async fn a_part_with_an_open_intent_stays_until_a_later_attempt_has_decided() {
     journal.acked(job(1, 4).attempt);
     journal.flush().await.unwrap();
     assert_eq!(parts(&journal).await, ["part-1", "part-2"]);
-    assert_eq!(journal.accept(&job(1, 5), true, None, 1).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&job(1, 5), true, None, 1).await.unwrap(), Accepted::Done);
 }
 
 #[tokio::test]

@@ -130,11 +130,15 @@ pub enum Accepted {
     Held,
     /// It was reported and acknowledged; it will be reported again.
     Again,
-    /// A higher attempt of the job was seen, or this one is done and its outcome not kept.
+    /// A higher attempt of the job was seen, or this one or an earlier one is done and its outcome not kept.
     Replayed {
         /// The highest attempt seen.
         highest: u32,
     },
+    /// An earlier attempt of the job took effect here. Its outcome is that of this one too, and will be reported.
+    Done,
+    /// An earlier attempt of the job is still under way here.
+    Busy,
     /// This agent has accepted as many attempts of the job as its envelope allows.
     Spent {
         /// How many those are.

@@ -176,8 +176,11 @@ async fn no_more_attempts_are_accepted_than_the_envelope_allows_whatever_their_n
     };
     {
         let journal = Journal::open(dir.path()).unwrap().journal;
-        assert_eq!(journal.accept(&allowed(3, 2), true, None, 1).await.unwrap(), Accepted::New);
-        assert_eq!(journal.accept(&allowed(9, 2), true, None, 1).await.unwrap(), Accepted::New);
+        for attempt in [3, 9] {
+            let job = allowed(attempt, 2);
+            assert_eq!(journal.accept(&job, true, None, 1).await.unwrap(), Accepted::New);
+            journal.finish(&report(&job, denied()), false, Some(row())).await.unwrap();
+        }
         journal.close().await;
     }
     let journal = Journal::open(dir.path()).unwrap().journal;
@@ -201,7 +204,12 @@ async fn a_replayed_attempt_is_refused_and_a_known_outcome_is_told_again() {
     // A hub that forgot (restored from a backup) offers it again: the tombstone answers.
     assert_eq!(journal.accept(&second, true, None, 1).await.unwrap(), Accepted::Again);
     assert_eq!(journal.reports_after(None, 10).await.unwrap().0.len(), 1);
-    assert_eq!(journal.accept(&job(1, 3), true, None, 1).await.unwrap(), Accepted::New);
+    // One that forgot more offers another attempt: its outcome is the same, and nothing happens again.
+    assert_eq!(journal.accept(&job(1, 3), true, None, 1).await.unwrap(), Accepted::Done);
+    let reports = journal.reports_after(None, 10).await.unwrap().0;
+    let told: Vec<u32> = reports.iter().map(|report| report.attempt).collect();
+    assert_eq!(told, [2, 3]);
+    assert!(reports.iter().all(|report| report.outcome == succeeded()));
     // An outcome too large to keep is not known any more, but the attempt is not run twice.
     let large = job(2, 1);
     journal.accept(&large, true, None, 1).await.unwrap();
@@ -209,6 +217,35 @@ async fn a_replayed_attempt_is_refused_and_a_known_outcome_is_told_again() {
     journal.finish(&report(&large, outcome), false, Some(row())).await.unwrap();
     journal.acked(large.attempt);
     assert_eq!(journal.accept(&large, true, None, 1).await.unwrap(), Accepted::Replayed { highest: 1 });
+    assert_eq!(journal.accept(&job(2, 2), false, None, 1).await.unwrap(), Accepted::Replayed { highest: 1 });
+    assert_eq!(journal.accept(&job(2, 2), true, None, 1).await.unwrap(), Accepted::New, "it changes nothing");
+}
+
+#[tokio::test]
+async fn another_attempt_waits_until_the_one_before_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    let (first, second) = (job(1, 1), job(1, 2));
+    journal.accept(&first, true, None, 1).await.unwrap();
+    assert_eq!(journal.accept(&second, true, None, 1).await.unwrap(), Accepted::Busy);
+    journal.started(first.attempt, clock::now());
+    assert_eq!(journal.accept(&second, true, None, 1).await.unwrap(), Accepted::Busy);
+    let output =
+        OutputPayload { size: 9, sha256: Sha256::of(b"x"), media_type: "text/plain".into(), data: None };
+    let outcome = Outcome::Succeeded { result: json!({}), output: Some(output), receipt: None };
+    let report = report(&first, outcome);
+    journal.finish(&report, true, Some(row())).await.unwrap();
+    assert_eq!(
+        journal.accept(&second, true, None, 1).await.unwrap(),
+        Accepted::Busy,
+        "its output is under way"
+    );
+    journal.finish(&report, false, Some(row())).await.unwrap();
+    journal.acked(first.attempt);
+    // Its output is gone: what changes nothing is done again for it, all else is not.
+    let lost = Accepted::Replayed { highest: 1 };
+    assert_eq!(journal.accept(&second, false, None, 1).await.unwrap(), lost);
+    assert_eq!(journal.accept(&second, true, None, 1).await.unwrap(), Accepted::New);
 }
 
 #[tokio::test]
@@ -230,10 +267,10 @@ async fn a_later_attempt_learns_the_intent_of_one_that_failed_and_not_of_one_tha
         journal.acked(first.attempt);
     }
     assert_eq!(journal.accept(&job(1, 2), true, None, 1).await.unwrap(), Accepted::Continues(intent.clone()));
-    assert_eq!(journal.accept(&job(2, 2), true, None, 1).await.unwrap(), Accepted::New);
+    assert_eq!(journal.accept(&job(2, 2), true, None, 1).await.unwrap(), Accepted::Done);
     // And it is still known after a crash.
     let found = reopen(dir.path(), journal).await.found;
-    let [Found::Job(again, HeldState::Accepted), Found::Job(..)] = found.as_slice() else {
+    let [Found::Job(again, HeldState::Accepted), Found::Report(..)] = found.as_slice() else {
         panic!("{found:?}")
     };
     assert_eq!(again.intent, Some(intent));

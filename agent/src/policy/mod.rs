@@ -381,7 +381,11 @@ impl Refusal<'_> {
                     Right::CreateDirs => "create folders",
                     Right::DeleteAfterFetch => "delete or move away what it fetched",
                 };
-                format!("operation {operation:?} may not {what} here (right {:?})", right.as_str())
+                let way_out = match right {
+                    Right::Replace => "; a job with on_conflict \"fail\" or \"suffix\" needs no such right",
+                    Right::CreateDirs | Right::DeleteAfterFetch => "",
+                };
+                format!("operation {operation:?} may not {what} here (right {:?}){way_out}", right.as_str())
             }
             Self::Size { size, max } => {
                 format!("the payload of {size} bytes is larger than the {max} bytes allowed here")

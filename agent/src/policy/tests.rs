@@ -148,7 +148,9 @@ fn files_are_allowed_by_operation_path_right_and_size() {
             "drop",
             with(on(&["in/a"]), &[Right::CreateDirs, Right::Replace]),
             None,
-            denied("\"drop\" may not replace what is there here (right \"replace\")"),
+            denied(
+                "\"drop\" may not replace what is there here (right \"replace\"); a job with on_conflict \"fail\" or \"suffix\" needs no such right",
+            ),
         ),
         (
             "fetch",

@@ -37,8 +37,10 @@ use tracing::{Span, debug, error, info, trace, warn};
 
 /// Frames that wait for the writer; what does not fit stays in the session, which bounds it.
 const WRITE_QUEUE: usize = 64;
-/// How long calls may go on when the session is to be opened anew.
-const LAST_CALLS: Duration = Duration::from_secs(2);
+/// How long a moment without calls is waited for when the session is to be opened anew: as long as a call may take.
+const QUIET: Duration = Duration::from_secs(60);
+/// How long the last calls may go on if there was none: no new ones are taken meanwhile.
+const LAST_CALLS: Duration = Duration::from_secs(10);
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -61,7 +63,7 @@ pub async fn drive(agent: &Arc<Agent>, socket: Socket, heard: &mut u64) -> Ended
     let mut reports = report::feed(agent);
     let mut events = send::feed(agent);
     let mut tunnel = Driver { agent, session, epoch: 0, refused: None };
-    let mut renewal: Option<Instant> = None;
+    let mut renewal = Renewal::No;
     let ended = loop {
         tunnel.answer_calls();
         let blocked = tunnel.flush(&writes);
@@ -70,13 +72,22 @@ pub async fn drive(agent: &Arc<Agent>, socket: Socket, heard: &mut u64) -> Ended
             break None;
         }
         let due = tunnel.session.poll_timeout().map_or_else(far, Instant::from_std);
-        if renewal.is_some_and(|at| tunnel.session.open_calls() == 0 || Instant::now() >= at) {
-            tunnel.flush(&writes);
-            goodbye(&writes, &mut writer, 1000).await;
-            agent.calls.stop_all(Cause::Hub);
-            return Ended::Renewed;
+        let over = renewal.at().is_some_and(|at| Instant::now() >= at);
+        match renewal {
+            Renewal::Wanted(_) if over && tunnel.session.open_calls() > 0 => {
+                tunnel.session.take_no_calls();
+                renewal = Renewal::Due(Instant::now() + LAST_CALLS);
+                continue;
+            }
+            Renewal::Wanted(_) | Renewal::Due(_) if over || tunnel.session.open_calls() == 0 => {
+                tunnel.flush(&writes);
+                goodbye(&writes, &mut writer, 1000).await;
+                agent.calls.stop_all(Cause::Hub);
+                return Ended::Renewed;
+            }
+            Renewal::No | Renewal::Wanted(_) | Renewal::Due(_) => {}
         }
-        let due = renewal.map_or(due, |at| due.min(at));
+        let due = renewal.at().map_or(due, |at| due.min(at));
         tokio::select! {
             message = stream.next() => { *heard += 1; match message {
                 Some(Ok(Message::Text(text))) => {
@@ -112,9 +123,10 @@ pub async fn drive(agent: &Arc<Agent>, socket: Socket, heard: &mut u64) -> Ended
             }
             Ok(()) = announced.changed() => {
                 info!("The agent offers something else than before: the session is opened anew");
-                // Calls end with the connection: those under way get a moment.
-                tunnel.session.take_no_calls();
-                renewal = renewal.or_else(|| Instant::now().checked_add(LAST_CALLS));
+                // Calls end with the connection, and most are of other resources. What is changed counts here already.
+                if matches!(renewal, Renewal::No) {
+                    renewal = Renewal::Wanted(Instant::now() + QUIET);
+                }
             }
             () = agent.close.cancelled() => {
                 tunnel.answer_calls();
@@ -136,6 +148,25 @@ pub async fn drive(agent: &Arc<Agent>, socket: Socket, heard: &mut u64) -> Ended
     }
     let why = ended.or_else(|| reason.map(|reason| reason.to_string()));
     Ended::Failed { why: why.unwrap_or_else(|| "the session ended".to_owned()), hint: None }
+}
+
+/// Whether the session is to be opened anew, to announce what the agent offers now.
+#[derive(Clone, Copy)]
+enum Renewal {
+    No,
+    /// As soon as no call is under way; from then on none is taken any more.
+    Wanted(Instant),
+    /// When the last call has ended, or then.
+    Due(Instant),
+}
+
+impl Renewal {
+    fn at(self) -> Option<Instant> {
+        match self {
+            Self::No => None,
+            Self::Wanted(at) | Self::Due(at) => Some(at),
+        }
+    }
 }
 
 struct Driver<'a> {

@@ -12,15 +12,15 @@ use std::{net::SocketAddr, path::PathBuf};
 impl Loader {
     pub(super) fn check_main(
         &mut self,
-        root: Section,
+        root: &Section,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Option<(HubSection, TrustSection, AgentSection, LogSection, AuditSection)> {
         let raw: raw::File = root.parse_leniently(&mut self.diagnostics)?;
-        let hub = self.check_hub(&root, raw.hub.unwrap_or_default());
-        let trust = self.check_trust(&root, raw.trust.unwrap_or_default());
-        let agent = self.check_agent(&root, raw.agent.unwrap_or_default(), env);
-        let log = self.check_log(&root, raw.log.unwrap_or_default());
-        let audit = self.check_audit(&root, raw.audit.unwrap_or_default());
+        let hub = self.check_hub(root, raw.hub.unwrap_or_default());
+        let trust = self.check_trust(root, raw.trust.unwrap_or_default());
+        let agent = self.check_agent(root, raw.agent.unwrap_or_default(), env);
+        let log = self.check_log(root, raw.log.unwrap_or_default());
+        let audit = self.check_audit(root, raw.audit.unwrap_or_default());
         Some((hub?, trust, agent?, log, audit))
     }
 

@@ -248,6 +248,7 @@ async fn found(app: &App, tenant: &Name, payload: &Payload) -> Result<CallPayloa
 
 impl SignedCall {
     async fn made(self, app: &App, tenant: &Name, traceparent: Option<String>) -> Result<NewCall, Problem> {
+        envelope::check_length(&self.envelope)?;
         let claims = Envelope::read_unverified_call(&self.envelope)
             .map(|(_, claims)| claims)
             .map_err(|error| Problem::bad_request(format!("envelope: {error}")))?;

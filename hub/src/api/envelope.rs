@@ -25,7 +25,7 @@ use axum::{
 use jiff::{SignedDuration, Timestamp};
 use passerelle_protocol::{
     ApiCode, Envelope, Name, Sha256,
-    limits::{CALL_LIFE, CLOCK_SKEW},
+    limits::{CALL_LIFE, CLOCK_SKEW, MAX_ENVELOPE},
 };
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -118,11 +118,24 @@ pub async fn show(
     Ok(Json(EnvelopeView { envelope }))
 }
 
+/// What is longer could not be offered to any agent.
+///
+/// # Errors
+/// 413 `too_large`.
+pub(super) fn check_length(envelope: &str) -> Result<(), Problem> {
+    if envelope.len() > MAX_ENVELOPE {
+        let detail = format!("envelope: at most {MAX_ENVELOPE} bytes; send content as a payload");
+        return Err(Problem::new(ApiCode::TooLarge, detail));
+    }
+    Ok(())
+}
+
 /// The claims of a well-formed envelope.
 ///
 /// # Errors
 /// 400 `bad_request`.
 fn claims(text: &str) -> Result<Envelope, Problem> {
+    check_length(text)?;
     Envelope::read_unverified(text)
         .map(|(_, claims)| claims)
         .map_err(|error| Problem::bad_request(format!("envelope: {error}")))

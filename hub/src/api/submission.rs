@@ -4,7 +4,7 @@ use super::{body, problem::Problem};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName};
 use passerelle_protocol::{
-    ApiCode, BlobId, EventId, Name, Sha256,
+    ApiCode, BlobId, EventId, Name, Sha256, is_traceparent,
     limits::{MAX_INLINE_PAYLOAD, MAX_JSON},
 };
 use serde::{Deserialize, Serialize};
@@ -326,25 +326,7 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 #[must_use]
 pub fn traceparent(headers: &HeaderMap) -> Option<String> {
     let text = headers.get("traceparent")?.to_str().ok()?;
-    let parts: Vec<&str> = text.split('-').collect();
-    let hex = |part: &str, length: usize| {
-        part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    let zero = |part: &str| part.bytes().all(|b| b == b'0');
-    match parts.as_slice() {
-        [version, trace, parent, flags]
-            if hex(version, 2)
-                && *version != "ff"
-                && hex(trace, 32)
-                && hex(parent, 16)
-                && hex(flags, 2)
-                && !zero(trace)
-                && !zero(parent) =>
-        {
-            Some(text.to_owned())
-        }
-        _ => None,
-    }
+    is_traceparent(text).then(|| text.to_owned())
 }
 
 /// Whether a text can stand in `Content-Type`: `type/subtype` and whatever printable follows.

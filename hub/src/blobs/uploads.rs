@@ -301,10 +301,13 @@ impl Blobs {
         let Upload { id, tenant, .. } = upload;
         self.store
             .read(move |conn| {
-                let sql =
-                    format!("SELECT {} FROM uploads WHERE id = ?1 AND tenant = ?2", Upload::COLUMNS);
+                let sql = format!("SELECT {} FROM uploads WHERE id = ?1 AND tenant = ?2", Upload::COLUMNS);
                 let key = *id.uuid().as_bytes();
-                match conn.prepare_cached(&sql)?.query_row(params![key, tenant.as_str()], Upload::read).optional()? {
+                match conn
+                    .prepare_cached(&sql)?
+                    .query_row(params![key, tenant.as_str()], Upload::read)
+                    .optional()?
+                {
                     Some(upload) => Ok(Found::Upload(upload)),
                     None => blob(conn, &tenant, id),
                 }

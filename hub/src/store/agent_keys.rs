@@ -170,12 +170,10 @@ fn register(tx: &mut Tx<'_>, agent: AgentId, public_key: &str) -> Result<(), Err
     if keys.len() as i64 >= MAX_KEYS {
         return Err(Error::Conflict(format!("this agent has had {MAX_KEYS} keys: enrol it again")));
     }
-    // One that was registered and never used was lost by the agent.
+    // One that was registered and never used was lost by the agent, and has signed nothing that counts.
     tx.conn
-        .prepare_cached(
-            "UPDATE agent_keys SET ends_at = ?2 WHERE agent = ?1 AND used_at IS NULL AND ends_at IS NULL",
-        )?
-        .execute(params![agent.uuid().as_bytes(), ms(tx.now)])?;
+        .prepare_cached("DELETE FROM agent_keys WHERE agent = ?1 AND used_at IS NULL")?
+        .execute(params![agent.uuid().as_bytes()])?;
     tx.effects.forget = true;
     add(tx, agent, public_key, false)
 }

@@ -256,8 +256,14 @@ fn after_decline(
     };
     match code {
         Code::SignatureInvalid => ended(JobState::Denied),
+        // It would not be sent the next time either.
+        Code::TooLarge => ended(JobState::Failed),
         Code::Deadline => expired(job).withdrawn(),
-        Code::EnvelopeExpired | Code::Replayed if refused >= MAX_REFUSED => ended(JobState::Failed),
+        Code::EnvelopeExpired if refused >= MAX_REFUSED => ended(JobState::Failed),
+        // The agent knows of the job what the hub does not (a restored backup): it may well have happened.
+        Code::Replayed if refused >= MAX_REFUSED => {
+            Next::ended(JobState::Unknown, code, message, Effect::Unknown)
+        }
         Code::EnvelopeExpired | Code::Replayed => {
             let hold = (code == Code::EnvelopeExpired).then(|| hint(retry_after_ms).unwrap_or(HOLD));
             Next { refused, hold, ..back_to_queue(job, now).withdrawn() }

@@ -170,7 +170,8 @@ fn a_decline_is_judged_by_its_code() {
     check(Code::Internal, same, Queued, true, Some(5));
     check(Code::EnvelopeExpired, same, Queued, true, Some(1));
     check(Code::Replayed, same, Queued, true, None);
-    check(Code::Replayed, &|job| job.refused = 7, Failed, false, None);
+    check(Code::Replayed, &|job| job.refused = 7, Unknown, false, None);
+    check(Code::TooLarge, same, Failed, false, None);
     check(Code::EnvelopeExpired, &|job| job.refused = 7, Failed, false, None);
     check(Code::SignatureInvalid, same, Denied, false, None);
     // What an earlier attempt may have done stays open.

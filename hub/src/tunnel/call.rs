@@ -18,7 +18,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use passerelle_protocol::{
     AgentId, Call, CallDeclined, Code, CommitMode, Effect, Envelope, JobId, Name, Outcome, OutputPayload,
-    PayloadDigest, PayloadSource, Report, Sha256, Ticket, limits::MAX_INLINE_PAYLOAD,
+    PayloadDigest, PayloadSource, Report, Sha256, Ticket,
+    limits::{CLOCK_SKEW, MAX_INLINE_PAYLOAD},
 };
 use serde_json::Value;
 use std::{
@@ -383,7 +384,10 @@ impl Tunnel {
         let key = std::sync::Arc::clone(&self.store.shared().keyring.keys().current);
         let unsigned = |e| Error::Internal(format!("cannot sign: {e}"));
         // The agent refuses what was issued before its process started, by its own clock.
-        let iat = clock::unix().max(place.issued_after.saturating_add(1));
+        // It may be a little ahead of ours; one that is further away takes no calls.
+        let now = clock::unix();
+        let latest = now.saturating_add(CLOCK_SKEW.as_secs().cast_signed());
+        let iat = now.max(place.issued_after.saturating_add(1)).min(latest);
         let envelope = match &call.signed {
             Some((text, _)) => text.clone(),
             None => {

@@ -9,9 +9,9 @@ use super::{
     link::{CloseReason, Frame, Link, Recent, Resend, Undecoded, check_events},
 };
 use crate::{
-    CallDeclined, CallResult, Cancel, Commit, CommitGranted, Decline, Event, EventAck, EventId, EventRefused,
-    HeldAction, Hello, HubKeys, JobId, Name, Offer, Progress, Refuse, Report, ReportAck, ToAgent,
-    TriggerCursor, TriggerLease, Triggers, Unsupported, Welcome, decode_to_hub,
+    CallDeclined, CallResult, Cancel, Commit, CommitGranted, Decline, EncodeError, Event, EventAck, EventId,
+    EventRefused, HeldAction, Hello, HubKeys, JobId, Name, Offer, Progress, Refuse, Report, ReportAck,
+    ToAgent, TriggerCursor, TriggerLease, Triggers, Unsupported, Welcome, decode_to_hub,
     limits::{HANDSHAKE, MAX_UNANSWERED_OFFER_BYTES, RESEND},
     outcome::cut_message,
 };
@@ -58,6 +58,17 @@ pub enum HubEvent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no credit left")]
 pub struct NoCredit;
+
+/// Why an offer was not sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotOffered {
+    /// The agent cannot take it now, or has declined this attempt on this connection.
+    #[error("no credit left")]
+    NoCredit,
+    /// It is no message that could ever be sent: too long, say.
+    #[error(transparent)]
+    Unsendable(#[from] EncodeError),
+}
 
 #[derive(Debug)]
 enum State {
@@ -282,26 +293,23 @@ impl HubSession {
     /// Offers an attempt; it is sent again until it is answered.
     ///
     /// # Errors
-    /// [`NoCredit`] if the agent has no place for it, and always for an attempt that it declined on this connection: a
-    /// late copy of that decline would be taken for the new answer. Offer the job under its next attempt number.
-    pub fn offer(&mut self, offer: Offer, resource: Name, now: Instant) -> Result<(), NoCredit> {
+    /// [`NotOffered::NoCredit`] if the agent has no place for it, and always for an attempt that it declined on this
+    /// connection: a late copy of that decline would be taken for the new answer. Offer the job under its next attempt
+    /// number. [`NotOffered::Unsendable`] for what no frame can hold; the session goes on.
+    pub fn offer(&mut self, offer: Offer, resource: Name, now: Instant) -> Result<(), NotOffered> {
         let attempt = Attempt::new(offer.job, offer.attempt);
         if self.attempts.contains_key(&attempt) {
             return Ok(());
         }
         if self.credit_for(&resource) == 0 || self.declined.get(attempt).is_some() {
-            return Err(NoCredit);
+            return Err(NotOffered::NoCredit);
         }
-        match ToAgent::from(offer).encode() {
-            Ok(text) => {
-                self.unanswered_bytes += text.len();
-                let phase = Phase::Offered { text: text.clone(), resend: Resend::after(now, RESEND) };
-                self.attempts.insert(attempt, Tracked { resource, phase, cancel: None });
-                let done = self.link.send(Ok(text));
-                self.close_on(done);
-            }
-            Err(error) => self.close_on(Err(CloseReason::Local(error.to_string()))),
-        }
+        let text = ToAgent::from(offer).encode()?;
+        self.unanswered_bytes += text.len();
+        let phase = Phase::Offered { text: text.clone(), resend: Resend::after(now, RESEND) };
+        self.attempts.insert(attempt, Tracked { resource, phase, cancel: None });
+        let done = self.link.send(Ok(text));
+        self.close_on(done);
         Ok(())
     }
 

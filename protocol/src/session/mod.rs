@@ -19,7 +19,7 @@ mod link;
 mod tests;
 
 pub use agent::{AgentEvent, AgentSession};
-pub use hub::{HubEvent, HubSession, NoCredit};
+pub use hub::{HubEvent, HubSession, NoCredit, NotOffered};
 pub use link::{CloseReason, Frame, Initiator};
 
 use crate::JobId;

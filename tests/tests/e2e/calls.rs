@@ -269,6 +269,38 @@ async fn a_caller_that_goes_away_stops_the_call_at_the_target() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_goes_on_while_another_resource_is_paused() {
+    let site = Site::with_app(|request, _| match request.uri.as_str() {
+        "/long" => Reply::status(200).held(),
+        _ => Reply::status(200),
+    })
+    .await;
+    let (api, body) = (site.hub.api.clone(), get("long"));
+    let long = tokio::spawn(async move { api.post("/v1/calls", &body).await });
+    site.app.received(1).await;
+    let paused = site.agent.output(&["pause", "compta"]);
+    assert!(paused.status.success(), "{}", String::from_utf8_lossy(&paused.stderr));
+    // Here it counts at once, and calls of others are taken as before; the hub is told when there is a moment without one.
+    let stat = json!({"site": SITE, "resource": "compta", "operation": "stat", "params": {"path": "a.csv"}});
+    refused(&call(&site, &stat).await, 503, "paused", "not_applied");
+    let begun = Instant::now();
+    until("longer than calls had before they were cut", PATIENCE, async || {
+        done(&site, &get("short")).await;
+        (begun.elapsed() > Duration::from_secs(3)).then_some(())
+    })
+    .await;
+    site.app.release();
+    let answer = long.await.unwrap();
+    assert_eq!(answer.status, 200, "{:#}", answer.body);
+    until("the hub to know", PATIENCE, async || {
+        let resources = site.hub.api.get(&format!("/v1/sites/{SITE}/resources")).await.body;
+        let items = resources["items"].as_array().cloned().unwrap_or_default();
+        items.iter().any(|item| item["name"] == "compta" && !item["paused"].is_null()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sixty_four_calls_at_once_keep_to_the_limits_of_the_resource() {
     let mut site = Site::prepared(|_, _| Reply::status(200).after(Duration::from_millis(20))).await;
     let limits = "limits = { max_concurrent = 5 }";

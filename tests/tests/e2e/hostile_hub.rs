@@ -325,6 +325,76 @@ async fn a_report_is_repeated_until_it_is_acknowledged_also_after_a_crash() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_took_effect_does_not_happen_again_under_any_number() {
+    let mut hub = FakeHub::start().await;
+    let app = App::with(|request, _| match request.uri.as_str() {
+        "/held" => Reply::status(200).held(),
+        _ => Reply::status(200),
+    })
+    .await;
+    let mut agent = Agent::at(&hub.url, "paris-1");
+    agent.resource("orders-app", &resources::application("orders-app", &app.url));
+    agent.spawn();
+    let mut session = hub.welcomed().await;
+    let mut done = hub.draft("orders-app", "notify", json!({"path": "pay"})).with_payload(b"{}");
+    let first = answer(&mut session, &done.message()).await;
+    assert_eq!(first["outcome"]["outcome"], "succeeded", "{first:#}");
+    for attempt in [2, 3, 4_000_000_000_u32] {
+        done.attempt = attempt;
+        let mut again = answer(&mut session, &done.message()).await;
+        while again["attempt"] != json!(attempt) {
+            // Told once more after the restart.
+            again = session.receive(&["decline", "report"]).await;
+        }
+        assert_eq!(again["outcome"], first["outcome"], "{again:#}");
+        if attempt == 3 {
+            agent.restart_without_waiting();
+            session = hub.welcomed().await;
+        }
+    }
+    assert_eq!(app.requests().len(), 1, "it happened again");
+    // Nor beside itself.
+    let mut held = hub.draft("orders-app", "notify", json!({"path": "held"})).with_payload(b"{}");
+    session.send(&held.message()).await;
+    app.received(2).await;
+    held.attempt = 2;
+    session.send(&held.message()).await;
+    let declined = session.receive(&["decline"]).await;
+    assert_eq!((&declined["code"], &declined["attempt"]), (&json!("busy"), &json!(2)), "{declined:#}");
+    app.release();
+    let report = session.receive(&["report"]).await;
+    assert_eq!((&report["attempt"], &report["outcome"]["outcome"]), (&json!(1), &json!("succeeded")));
+    assert_eq!(app.requests().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_huge_attempt_number_costs_nothing_and_a_trace_context_is_passed_on_in_its_form_only() {
+    let (all, mut session) = Hostile::open().await;
+    let mut draft = all.drop("a.csv");
+    draft.attempt = u32::MAX;
+    let report = answer(&mut session, &draft.message()).await;
+    assert_eq!(report["outcome"]["outcome"], "succeeded", "{report:#}");
+
+    let mut hub = FakeHub::start().await;
+    let app = App::with(|_, _| Reply::status(200)).await;
+    let mut agent = Agent::at(&hub.url, "paris-1");
+    agent.resource("orders-app", &resources::application("orders-app", &app.url));
+    agent.spawn();
+    let mut session = hub.welcomed().await;
+    let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for given in [good, "", "x: y", &"0".repeat(20_000)] {
+        let draft = hub.draft("orders-app", "notify", json!({"path": "pay"})).with_payload(b"{}");
+        let mut offer = draft.message();
+        offer["traceparent"] = json!(given);
+        let report = answer(&mut session, &offer).await;
+        assert_eq!(report["outcome"]["outcome"], "succeeded", "{report:#}");
+    }
+    let passed: Vec<_> =
+        app.requests().iter().map(|request| request.header("traceparent").to_owned()).collect();
+    assert_eq!(passed, [good, "", "", ""]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_must_never_be_repeated_ends_unknown_after_a_crash_in_the_middle() {
     let mut hub = FakeHub::start().await;
     let app = App::with(|_, _| Reply::status(200).held()).await;

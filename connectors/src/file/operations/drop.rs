@@ -22,6 +22,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+/// Of how many attempts before it one clears away the parts.
+const CLEARED: u32 = 16;
+
 /// What the connector keeps in the intent of a drop.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct DropState {
@@ -109,6 +112,7 @@ async fn write_and_name(
     let sha256 = input.sha256();
     let size = input.size();
     call.progress.set_total(size);
+    input.report_to(&call.progress);
     let prepared = lease.run(prepare(params, call, part.clone(), size)).await?;
     let Prepared { slice, bound } = prepared.ok_or_else(no_free_name)?;
     stream(lease, call, &mut input, slice).await?;
@@ -199,7 +203,8 @@ fn prepare(
                 (EntryKind::File, OnConflict::Replace) | (_, OnConflict::Suffix) => {}
             }
         }
-        for dead in 1..attempt {
+        // Numbers may have gaps, and any size: what earlier ones left is known to the agent's journal, and swept.
+        for dead in attempt.saturating_sub(CLEARED).max(1)..attempt {
             remove_if_there(hands, &place.part(job, dead))?;
         }
         let bound = if hands.fs.binds_parts() {

@@ -8,6 +8,7 @@ use crate::{
 };
 use passerelle_protocol::{
     Decline,
+    session::NotOffered,
     session::{Attempt, HubEvent},
 };
 use std::time::Instant;
@@ -69,9 +70,13 @@ impl Session {
         let made = offer::make(&self.store, &key, self.agent.id, self.epoch, to_offer).await;
         let code = match made.map(|offer| self.machine.offer(offer, resource, Instant::now())) {
             Ok(Ok(())) => return,
-            Ok(Err(no_credit)) => {
-                tracing::debug!(job_id = %attempt.job, attempt = attempt.number, error = %no_credit, "Offer taken back");
+            Ok(Err(error @ NotOffered::NoCredit)) => {
+                tracing::debug!(job_id = %attempt.job, attempt = attempt.number, %error, "Offer taken back");
                 passerelle_protocol::Code::Busy
+            }
+            Ok(Err(NotOffered::Unsendable(error))) => {
+                tracing::error!(job_id = %attempt.job, attempt = attempt.number, %error, "A job cannot be offered");
+                passerelle_protocol::Code::TooLarge
             }
             Err(error) => {
                 tracing::error!(job_id = %attempt.job, attempt = attempt.number, error = %error, "Could not make an offer");

@@ -6,7 +6,7 @@ use crate::{
     Hello, Intent, PayloadSource, Progress, Refuse, ReportAck, ToAgent, ToHub, Unsupported, VersionRange,
     decode_to_agent,
     limits::{DEAD_AFTER, HANDSHAKE, MAX_INLINE_PAYLOAD, MAX_UNANSWERED_OFFER_BYTES, RESEND},
-    session::{Attempt, CloseReason, Frame, HubEvent, HubSession, Initiator, NoCredit},
+    session::{Attempt, CloseReason, Frame, HubEvent, HubSession, Initiator, NotOffered},
 };
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,7 @@ fn open() -> (HubSession, Instant) {
     (session, now)
 }
 
-fn give(session: &mut HubSession, n: u8, resource: &str, now: Instant) -> Result<(), NoCredit> {
+fn give(session: &mut HubSession, n: u8, resource: &str, now: Instant) -> Result<(), NotOffered> {
     session.offer(offer(attempt(n), "t"), name(resource), now)
 }
 
@@ -116,7 +116,7 @@ fn a_refusal_is_sent_before_the_session_closes() {
 #[test]
 fn nothing_is_heard_between_hello_and_decision() {
     let (mut session, now) = greeted(hello(3, &[("compta", 2)]));
-    assert_eq!(give(&mut session, 1, "compta", now), Err(NoCredit));
+    assert_eq!(give(&mut session, 1, "compta", now), Err(NotOffered::NoCredit));
     hear(&mut session, report(attempt(1), success()), now);
     assert_eq!((events(&mut session), sent(&mut session)), (vec![], vec![]));
 }
@@ -137,7 +137,8 @@ fn a_hello_must_make_sense() {
     let unannounced = Hello { connectors: std::collections::BTreeMap::new(), ..hello(3, &[("compta", 1)]) };
     let twice = hello(3, &[("compta", 1), ("compta", 2)]);
     let wordy = Hello { instance: "x".repeat(257), ..hello(3, &[]) };
-    for bad in [unannounced, twice, wordy] {
+    let nothing = hello(3, &[("compta", 0)]);
+    for bad in [unannounced, twice, wordy, nothing] {
         assert!(ToHub::from(bad.clone()).encode().is_err());
         let now = start();
         let mut session = HubSession::new(now);
@@ -155,9 +156,9 @@ fn credit_counts_for_the_agent_and_for_each_resource() {
     give(&mut session, 1, "compta", now).unwrap();
     give(&mut session, 1, "compta", now).unwrap();
     give(&mut session, 2, "compta", now).unwrap();
-    assert_eq!(give(&mut session, 3, "compta", now), Err(NoCredit));
+    assert_eq!(give(&mut session, 3, "compta", now), Err(NotOffered::NoCredit));
     give(&mut session, 3, "crm", now).unwrap();
-    assert_eq!(give(&mut session, 4, "crm", now), Err(NoCredit));
+    assert_eq!(give(&mut session, 4, "crm", now), Err(NotOffered::NoCredit));
     assert_eq!(sent(&mut session).len(), 3, "an attempt is offered once, whatever the owner says");
     hear(&mut session, accept(attempt(1)), now);
     assert_eq!(session.credit(), 0, "accepting frees nothing");
@@ -167,6 +168,46 @@ fn credit_counts_for_the_agent_and_for_each_resource() {
     hear(&mut session, busy(attempt(2)), now);
     assert_eq!(session.credit_for(&name("compta")), 2);
     assert_eq!(session.attempts().collect::<Vec<_>>(), [attempt(3)]);
+}
+
+#[test]
+fn an_offer_that_no_frame_can_hold_is_not_sent_and_the_session_goes_on() {
+    let (mut session, now) = open();
+    let mut long = offer(attempt(1), "t");
+    long.envelope = "x".repeat(crate::limits::MAX_FRAME);
+    let refused = session.offer(long, name("compta"), now);
+    assert!(matches!(refused, Err(NotOffered::Unsendable(_))), "{refused:?}");
+    assert_eq!(session.credit_for(&name("compta")), 2, "it takes no place");
+    assert_eq!(give(&mut session, 2, "compta", now), Ok(()));
+    assert_eq!(sent(&mut session), [ToAgent::Offer(offer(attempt(2), "t"))]);
+}
+
+#[test]
+fn a_code_of_another_version_is_taken_as_internal() {
+    let (mut session, now) = open();
+    give(&mut session, 1, "compta", now).unwrap();
+    let of = attempt(1);
+    let text = format!(
+        r#"{{"type":"decline","job":"{}","attempt":{},"code":"out_of_paper","message":"later"}}"#,
+        of.job, of.number
+    );
+    session.handle_frame(Frame::Text(text), now);
+    let told = events(&mut session);
+    let [HubEvent::Declined(decline)] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!((decline.code, decline.message.as_str()), (Code::Internal, "later"));
+}
+
+#[test]
+fn an_intent_that_no_offer_could_carry_closes() {
+    let (mut session, now) = open();
+    give(&mut session, 1, "compta", now).unwrap();
+    let (job, attempt) = (attempt(1).job, attempt(1).number);
+    let part = "p".repeat(crate::limits::MAX_INTENT_PATH + 1);
+    let text = format!(
+        r#"{{"type":"commit","job":"{job}","attempt":{attempt},"intent":{{"part":"{part}","target":"a"}}}}"#
+    );
+    session.handle_frame(Frame::Text(text), now);
+    assert!(matches!(session.closed(), Some(CloseReason::PeerMisbehaved(_))), "{:?}", session.closed());
 }
 
 #[test]
@@ -255,7 +296,7 @@ fn a_declined_attempt_is_not_offered_again_under_its_number() {
     hear(&mut session, busy(attempt(1)), now);
     assert_eq!(events(&mut session), [HubEvent::Declined(busy(attempt(1)))]);
     assert_eq!(session.credit(), 3);
-    assert_eq!(give(&mut session, 1, "compta", now), Err(NoCredit));
+    assert_eq!(give(&mut session, 1, "compta", now), Err(NotOffered::NoCredit));
     let next = Attempt::new(job(1), 2);
     session.offer(offer(next, "t"), name("compta"), now).unwrap();
     hear(&mut session, busy(attempt(1)), now);
@@ -337,7 +378,7 @@ fn a_draining_agent_is_offered_nothing() {
     hear(&mut session, Draining { grace_s: 30 }, now);
     hear(&mut session, Draining { grace_s: 30 }, now);
     assert_eq!(events(&mut session), [HubEvent::Draining]);
-    assert_eq!((session.credit(), give(&mut session, 2, "compta", now)), (0, Err(NoCredit)));
+    assert_eq!((session.credit(), give(&mut session, 2, "compta", now)), (0, Err(NotOffered::NoCredit)));
     hear(&mut session, accept(attempt(1)), now);
     hear(&mut session, report(attempt(1), success()), now);
     assert_eq!(events(&mut session).len(), 2, "what it holds is finished");
