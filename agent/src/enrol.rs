@@ -94,7 +94,10 @@ pub async fn ask(settings: &Settings, hub: &Hub, request: Request<'_>) -> Result
             serde_json::from_slice(&body).map_err(|_| later(not_a_hub(hub, status)))?;
         if answer.job_keys.is_empty() || answer.audience.is_empty() {
             let lacks = if answer.audience.is_empty() { "an audience" } else { "a key that signs jobs" };
-            return Err(later(format!("{} answered without {lacks}: have whoever runs the hub look", hub.url)));
+            return Err(later(format!(
+                "{} answered without {lacks}: have whoever runs the hub look",
+                hub.url
+            )));
         }
         if let Some(clock) = crate::clock::difference(answer.server_time, 30) {
             tracing::warn!("{clock}");

@@ -130,6 +130,10 @@ fn message_type(text: &str) -> Result<String, DecodeError> {
     if text.len() > MAX_FRAME {
         return Err(DecodeError::TooLong(text.len()));
     }
+    // Fields in their order, without their names, are no message, though the library would take them.
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(DecodeError::NotAMessage("expected a JSON object".to_owned()));
+    }
     serde_json::from_str::<Tag>(text).map(|tag| tag.r#type).map_err(|e| DecodeError::NotAMessage(detail(&e)))
 }
 
@@ -160,7 +164,9 @@ mod tests {
             decode_to_hub(r#"{"type":"teleport"}"#),
             Err(DecodeError::UnknownType("teleport".to_owned()))
         );
-        assert!(matches!(decode_to_hub("[]"), Err(DecodeError::NotAMessage(_))));
+        for array in ["[]".to_owned(), r#"["unsupported"]"#.to_owned(), format!(r#" ["accept","{id}",1]"#)] {
+            assert!(matches!(decode_to_hub(&array), Err(DecodeError::NotAMessage(_))), "{array}");
+        }
         assert!(matches!(decode_to_hub(r#"{"type":7}"#), Err(DecodeError::NotAMessage(_))));
         assert!(matches!(
             decode_to_hub(r#"{"type":"accept"}"#),

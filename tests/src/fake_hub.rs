@@ -313,13 +313,21 @@ impl Session {
         timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("no {wanted:?} came from the agent"))
     }
 
-    /// Waits until the agent has closed the tunnel.
+    /// Waits until the agent has closed the tunnel; the close code, if one came.
     ///
     /// # Panics
     /// If it does not.
-    pub async fn closed(&mut self) {
-        let wait = async { while let Some(Ok(_)) = self.socket.next().await {} };
-        timeout(PATIENCE, wait).await.expect("the agent to close the tunnel");
+    pub async fn closed(&mut self) -> Option<u16> {
+        let wait = async {
+            let mut code = None;
+            while let Some(Ok(message)) = self.socket.next().await {
+                if let Message::Close(Some(frame)) = message {
+                    code = Some(frame.code.into());
+                }
+            }
+            code
+        };
+        timeout(PATIENCE, wait).await.expect("the agent to close the tunnel")
     }
 }
 

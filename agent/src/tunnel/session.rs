@@ -30,7 +30,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 use tokio_tungstenite::tungstenite::{
-    Message, Utf8Bytes,
+    self, Message, Utf8Bytes,
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
 use tracing::{Span, debug, error, info, trace, warn};
@@ -64,6 +64,8 @@ pub async fn drive(agent: &Arc<Agent>, socket: Socket, heard: &mut u64) -> Ended
     let mut events = send::feed(agent);
     let mut tunnel = Driver { agent, session, epoch: 0, refused: None };
     let mut renewal = Renewal::No;
+    // What to close with where the session itself is not to blame.
+    let mut code = 1000;
     let ended = loop {
         tunnel.answer_calls();
         let blocked = tunnel.flush(&writes);
@@ -98,9 +100,15 @@ pub async fn drive(agent: &Arc<Agent>, socket: Socket, heard: &mut u64) -> Ended
                 Some(Ok(Message::Pong(_))) => tunnel.heard(Frame::Pong),
                 Some(Ok(Message::Close(frame))) => break Some(closed_by_hub(frame)),
                 Some(Ok(Message::Binary(_) | Message::Frame(_))) => {
+                    code = 1002;
                     break Some("the hub sent a binary frame, which the protocol does not have".to_owned());
                 }
-                Some(Err(e)) => break Some(format!("the connection broke: {}", crate::hub::chain(&e))),
+                Some(Err(e)) => {
+                    if violates(&e) {
+                        code = 1002;
+                    }
+                    break Some(format!("the connection broke: {}", crate::hub::chain(&e)));
+                }
                 None => break Some("the hub ended the connection".to_owned()),
             } },
             // Room in the writer's queue: flush again.
@@ -141,7 +149,7 @@ pub async fn drive(agent: &Arc<Agent>, socket: Socket, heard: &mut u64) -> Ended
     agent.calls.stop_all(Cause::Hub);
     tunnel.take_events();
     let reason = tunnel.session.closed().cloned();
-    let code = reason.as_ref().map_or(1000, |reason| reason.close_code());
+    let code = reason.as_ref().map_or(code, |reason| reason.close_code());
     goodbye(&writes, &mut writer, code).await;
     if let Some(refuse) = tunnel.refused {
         return refusal(agent, refuse);
@@ -426,6 +434,16 @@ fn refusal(agent: &Agent, refuse: Refuse) -> Ended {
     }
     let hint = refuse.retry_after_s.map(|s| Duration::from_secs(s.into()));
     Ended::Failed { why: format!("the hub refuses the session: {}: {message}", refuse.code), hint }
+}
+
+/// Whether the hub broke the rules of WebSocket (RFC 6455), not the connection itself.
+fn violates(error: &tungstenite::Error) -> bool {
+    use tungstenite::error::{Error, ProtocolError};
+    match error {
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => false,
+        Error::Protocol(_) | Error::Capacity(_) | Error::Utf8(_) => true,
+        _ => false,
+    }
 }
 
 fn closed_by_hub(frame: Option<CloseFrame>) -> String {

@@ -208,8 +208,11 @@ async fn frames_that_are_no_messages_end_the_session_but_not_the_agent() {
     ];
     for frame in frames {
         // The agent may have hung up before all of a long frame was written.
+        let long = frame.len() > 1 << 20;
         let _cut = session.send_raw_lossy(frame).await;
-        session.closed().await;
+        let code = session.closed().await;
+        // What the hub wrote of a long frame and the agent did not read may take the close frame away.
+        assert!(code == Some(1002) || long && code.is_none(), "{code:?}");
         session = all.hub.welcomed().await;
     }
     let report = answer(&mut session, &all.drop("after.csv").message()).await;
