@@ -265,7 +265,13 @@ impl Agent {
                 self.finished.notify_waiters();
                 Ok(())
             }
-            (Accepted::Again | Accepted::Held | Accepted::Done, _) => {
+            (accepted @ (Accepted::Again | Accepted::Held | Accepted::Done), _) => {
+                if accepted == Accepted::Done {
+                    let message =
+                        "an earlier attempt took effect here: its outcome is told, and nothing done";
+                    let entry = Entry::of(Kind::OfferRefused, attempt).code(Code::Replayed);
+                    self.journal.refused(entry.detail(message));
+                }
                 // Held without being in the registry: finished and about to be reported.
                 self.registry.set(attempt, HeldState::Finished);
                 self.finished.notify_waiters();

@@ -90,16 +90,9 @@ fn no_roots(provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier
     }
 }
 
-/// The certificates of a PEM file: one at least.
+/// The certificates of a PEM file that the configuration names.
 fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Stop> {
-    let wrong = |e: &dyn std::fmt::Display| {
-        Stop::Configuration(format!("{key}: {}: {e}: expected certificates in PEM", path.display()))
-    };
-    let found: Vec<_> = CertificateDer::pem_file_iter(path)
-        .map_err(|e| wrong(&e))?
-        .collect::<Result<_, _>>()
-        .map_err(|e| wrong(&e))?;
-    if found.is_empty() { Err(wrong(&"no certificate in it")) } else { Ok(found) }
+    trust::certificates(path).map_err(|e| Stop::Configuration(format!("{key}: {e}")))
 }
 
 /// Verifies as `inner` does, and names who issued what it does not trust.
@@ -189,7 +182,7 @@ mod tests {
         assert!(error.contains("hub.ca_file") && error.contains("ca.pem"), "{error}");
         std::fs::write(dir.path().join("ca.pem"), "nothing here").unwrap();
         let error = refusal(&section, dir.path());
-        assert!(error.contains("expected certificates in PEM"), "{error}");
+        assert!(error.contains("expected a PEM file of certificates"), "{error}");
     }
 
     #[test]

@@ -15,9 +15,8 @@ use std::sync::{Arc, atomic::AtomicI64};
 
 impl Journal {
     /// Writes an accepted attempt, unless it or a higher one is known, an earlier one took effect or is under way, or the
-    /// envelope allows no more of them. With
-    /// `looks_back` its connector can tell from an earlier attempt's intent whether that one's effect happened. `leftover` is
-    /// what it may leave at its target, `rule` what allows it.
+    /// envelope allows no more of them. With `looks_back` its connector can tell from an earlier attempt's intent whether
+    /// that one's effect happened. `leftover` is what it may leave at its target, `rule` what allows it.
     ///
     /// # Errors
     /// If it could not be written; then it is not accepted.

@@ -162,9 +162,9 @@ pub async fn drive(agent: &Arc<Agent>, socket: Socket, heard: &mut u64) -> Ended
 #[derive(Clone, Copy)]
 enum Renewal {
     No,
-    /// As soon as no call is under way; from then on none is taken any more.
+    /// As soon as no call is under way; from that time on no new one is taken.
     Wanted(Instant),
-    /// When the last call has ended, or then.
+    /// When the last call has ended, at that time at the latest.
     Due(Instant),
 }
 

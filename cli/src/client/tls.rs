@@ -3,7 +3,6 @@
 use crate::Failure;
 use passerelle_connectors::trust;
 use rustls::{ClientConfig, RootCertStore, crypto::CryptoProvider};
-use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use std::{path::Path, sync::Arc};
 use url::Url;
 
@@ -19,15 +18,9 @@ pub(super) fn config(hub: &Url, ca_file: Option<&Path>) -> Result<ClientConfig, 
     if hub.scheme() != "https" {
         return Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth());
     }
-    let extra = match ca_file {
-        None => Vec::new(),
-        Some(file) => {
-            CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(
-                |e| Failure::usage(format!("--ca-file {}: {e}; expected PEM certificates", file.display())),
-            )?
-        }
-    };
-    let verifier = trust::verifier(extra, provider).map_err(|e| {
+    let named = ca_file.map(trust::certificates).transpose();
+    let named = named.map_err(|e| Failure::usage(format!("--ca-file: {e}")))?.unwrap_or_default();
+    let verifier = trust::verifier(named, provider).map_err(|e| {
         Failure::usage(format!("{e}; install the system's CA certificates or give --ca-file"))
     })?;
     let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();

@@ -1,9 +1,9 @@
 //! A real agent in the hands of a hub that forges, breaks and floods: it says why, keeps running, and does nothing
 //! that was not signed for it and allowed here.
 
-use crate::common::files_below;
+use crate::{audit::rows, common::files_below};
 use passerelle_protocol::{Intent, Repeat, Sha256, SigningKey};
-use passerelle_tests::{Agent, App, FakeHub, Reply, Session, is_root, resources};
+use passerelle_tests::{Agent, App, FakeHub, PATIENCE, Reply, Session, is_root, resources, until};
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use tempfile::TempDir;
@@ -356,6 +356,11 @@ async fn a_job_that_took_effect_does_not_happen_again_under_any_number() {
         }
     }
     assert_eq!(app.requests().len(), 1, "it happened again");
+    until("the audit to tell of it", PATIENCE, async || {
+        let again = |row: &Value| row["kind"] == "offer_refused" && row["code"] == "replayed";
+        rows(&agent).iter().any(again).then_some(())
+    })
+    .await;
     // Nor beside itself.
     let mut held = hub.draft("orders-app", "notify", json!({"path": "held"})).with_payload(b"{}");
     session.send(&held.message()).await;
@@ -465,10 +470,8 @@ async fn a_full_disk_of_the_agent_takes_no_job_it_could_not_remember() {
         }
     }
     assert_eq!(declined, 1, "fifty jobs were accepted on a full disk");
-    passerelle_tests::until("the agent to be unready", SOON, async || {
-        (all.agent.readiness().await == Some(503)).then_some(())
-    })
-    .await;
+    until("the agent to be unready", SOON, async || (all.agent.readiness().await == Some(503)).then_some(()))
+        .await;
     assert!(all.agent.process().is_running());
     let line = all.agent.process().log();
     assert!(line.to_lowercase().contains("no space") || line.contains("full"), "{line}");
