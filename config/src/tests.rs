@@ -242,7 +242,7 @@ fn resources_and_their_rules_are_checked() {
          [[resources.r.allow]]\npaths = [\"**\"]\n\
          [[resources.r.allow]]\noperations = []\nmax_size = \"64MB\"\n\
          [[resources.r.allow]]\noperations = [\"drop\", \"Drop\"]\npaths = [\"*.csv\", \"/x\", \"[\", \"a/../b\"]\n\
-         methods = [\"GET\", \"post\", \"\"]\nquery = [\"\"]\nheaders = [\"X-A\", \"a b\"]\nmay = [\"replce\", \"create_dirs\"]\n\
+         methods = [\"GET\", \"post\", \"\", \"PSOT\"]\nquery = [\"\"]\nheaders = [\"X-A\", \"a b\"]\nmay = [\"replce\", \"create_dirs\"]\n\
          [[resources.r.allow]]\noperations = [5, \"x\"]\noperation = \"x\"\n",
         &[
             &format!("agent.toml:4:13: resources.r.connector: not a connector's name: {name}"),
@@ -257,6 +257,7 @@ fn resources_and_their_rules_are_checked() {
             "agent.toml:13:30: resources.r.allow[3].paths[4]: never matches: paths have no '.' or '..' parts and no NUL",
             "agent.toml:14:19: resources.r.allow[3].methods[2]: HTTP methods are upper case: write \"POST\"",
             "agent.toml:14:27: resources.r.allow[3].methods[3]: not an HTTP method; write one such as \"GET\" or \"POST\"",
+            "agent.toml:14:31: resources.r.allow[3].methods[4]: no job can use it; write one of GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE",
             "agent.toml:15:10: resources.r.allow[3].query[1]: empty; write the name of a query key",
             "agent.toml:16:19: resources.r.allow[3].headers[2]: not a header's name; write one such as \"x-request-id\"",
             "agent.toml:17:8: resources.r.allow[3].may[1]: unknown value; did you mean \"replace\"? expected one of \"replace\", \"create_dirs\", \"delete_after_fetch\"",

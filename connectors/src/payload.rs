@@ -309,6 +309,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn each_piece_that_comes_is_a_sign_of_life() {
+        let content = b"0123456789";
+        let progress = Progress::default();
+        let mut input = input(content, 10, sha256(content));
+        input.report_to(&progress);
+        let mut buffer = [0; 4];
+        for beats in [1, 2, 3] {
+            assert!(input.read(&mut buffer).await.unwrap() > 0);
+            assert_eq!(progress.beats(), beats);
+        }
+        assert_eq!(input.read(&mut buffer).await.unwrap(), 0);
+        assert_eq!(
+            (progress.beats(), progress.done()),
+            (3, 0),
+            "the end is no piece, and nothing has moved yet"
+        );
+    }
+
+    #[tokio::test]
     async fn other_content_than_announced_is_a_mismatch() {
         let good = sha256(b"content");
         for (content, size, digest) in [

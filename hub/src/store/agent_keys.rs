@@ -241,6 +241,21 @@ mod tests {
         assert!(refused.to_string().contains("replaced already"), "{refused}");
     }
 
+    #[tokio::test]
+    async fn a_key_that_was_never_used_goes_with_the_next_one() {
+        let hub = Hub::new().await;
+        let agent = hub.agent().await;
+        let keys = [next(), next(), next()];
+        for new in &keys {
+            let request = statement(&hub, &agent, &agent.key, new);
+            hub.store.register_key(&*record(&hub, &agent).await, request).await.unwrap();
+        }
+        let ids: Vec<KeyId> = record(&hub, &agent).await.keys.iter().map(|key| key.id.clone()).collect();
+        assert_eq!(ids, [agent.key.public().id().clone(), keys[2].public().id().clone()]);
+        assert!(use_key(&hub, &agent, &keys[2], "1").await);
+        assert!(record(&hub, &agent).await.keys[0].ends_at.is_some());
+    }
+
     /// What `enrol` says was replaced, when `by` vouches for the agent that is to follow.
     async fn replaced(hub: &Hub, agent: &Identity, by: &SigningKey) -> Option<AgentId> {
         let new = next();

@@ -67,6 +67,30 @@ async fn dev_stays_and_its_curl_works() {
     assert_eq!(dev.exit_code(SOON).await, Some(0));
 }
 
+/// What a pipeline sees: `set -o pipefail` makes the first command's exit code count.
+fn shell(hub: &Hub, script: &str) -> Output {
+    let mut command = Command::new("bash");
+    command.args(["-c", &format!("set -o pipefail; {script}")]);
+    command.env("CLIENT", binary("passerelle")).env("HUB", binary("passerelle-hub")).env("DATA", hub.data());
+    run(command.env("PASSERELLE_URL", &hub.url).env("PASSERELLE_API_KEY", hub.api.key()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_that_is_lost_fails_and_output_that_nobody_reads_does_not() {
+    let hub = Hub::start().await;
+    for (script, code, says) in [
+        ("\"$CLIENT\" sites > /dev/full", 1, "the output could not be written"),
+        ("\"$CLIENT\" completions bash | true", 0, ""),
+        ("\"$HUB\" admin api-key list --data \"$DATA\" > /dev/full", 70, "No space left"),
+        ("\"$HUB\" completions bash | true", 0, ""),
+    ] {
+        let output = shell(&hub, script);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{script}: {stderr}");
+        assert!(stderr.contains(says) && stderr.is_empty() == says.is_empty(), "{script}: {stderr}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_client_submits_shows_lists_cancels_and_retries() {
     let mut site = Site::start().await;

@@ -134,6 +134,26 @@ async fn an_overloaded_hub_is_asked_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_enrolment_without_keys_or_audience_is_not_taken() {
+    let key = passerelle_protocol::SigningKey::generate().unwrap().0;
+    for (keys, audience, lacks) in
+        [(json!([]), "urn:hub", "a key that signs jobs"), (json!([key.public()]), "", "an audience")]
+    {
+        let enrolled = json!({
+            "agent": "0193c1f0-0000-7000-8000-000000000001", "tenant": "acme", "site": SITE,
+            "application": "orchestrator", "audience": audience, "job_keys": keys,
+            "server_time": jiff::Timestamp::now(),
+        });
+        let hub = FakeHub::refusing_enrolment(201, enrolled).await;
+        let mut agent = Agent::at(&hub.url, "paris-1");
+        agent.spawn();
+        agent.process().logged(&format!("without {lacks}"), SOON).await;
+        assert!(agent.process().is_running(), "{}", agent.process().log());
+        assert!(!agent.folder().join("state/identity.json").exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_malformed_enrolment_is_a_bad_request() {
     let hub = Hub::start().await;
     for body in ["", "{}", "[]", "{\"token\": 7}"] {

@@ -15,6 +15,12 @@ pub async fn delete_is_done_when_absent(place: &Place) {
         place.ask("delete", json!({"path": "nowhere/a.csv"})).await.unwrap(),
         json!({"deleted": false})
     );
+    place.write("a.csv", b"a");
+    assert_eq!(
+        place.ask("delete", json!({"path": "a.csv/below"})).await.unwrap(),
+        json!({"deleted": false}),
+        "below a file there is nothing"
+    );
 }
 
 pub async fn delete_refuses_folders(place: &Place) {
