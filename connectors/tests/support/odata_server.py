@@ -7,10 +7,12 @@ from it:
 * records are found by an alternate key, `contacts(new_externalid='A-1')`, which is unique;
 * PATCH creates what is not there, unless `If-Match` forbids it, and needs no `If-Match` for what is there;
 * an unknown property is an error, the server keeps `createdon` and `modifiedon`, to the second;
-* a deltaLink tells all that changed since its first page was asked for.
+* a deltaLink tells all that changed since its first page was asked for;
+* `EntityDefinitions` names the sets of the entities, which have no picklists.
 
-With `--plain` nothing of this holds: another OData service, as odatapy makes it. In both cases it asks for a user (Basic),
-keeps its records in a file across a kill, and answers 429 as often as the file `throttle` says.
+With `--plain` nothing of this holds: another OData service, as odatapy makes it. In both cases it asks for a user (Basic,
+or a bearer token made of the same text), keeps its records in a file across a kill, and answers 429 as often as the file
+`throttle` says.
 
 Usage: odata_server.py DIR PORT [--plain]     (DIR/account: user and password, one line each)
 """
@@ -170,6 +172,12 @@ class Answer:
         self.status_code, self.headers = status, {"Content-Type": "application/json; odata.metadata=minimal"}
         self.body = json.dumps({"error": {"code": code, "message": message}}).encode()
 
+    @classmethod
+    def of(cls, items):
+        answer = cls(200, "", "")
+        answer.body = json.dumps({"value": items}).encode()
+        return answer
+
     def body_bytes(self):
         return self.body
 
@@ -203,6 +211,13 @@ class Dynamics(Service):
                 created = {SETS[name][1]: value}
         elif path in SETS:
             name = path
+        elif path == "EntityDefinitions":
+            # $filter=LogicalName eq '…' is all that is asked of it.
+            wanted = unquote(query or "")
+            return Answer.of([{"LogicalName": singular, "EntitySetName": name, "PrimaryIdAttribute": key}
+                              for name, (singular, key, _) in SETS.items() if f"'{singular}'" in wanted])
+        elif path.startswith("EntityDefinitions("):
+            return Answer.of([])
         else:
             return self.odata(method, path, query, headers, body)
         if name not in SETS:
@@ -295,7 +310,8 @@ class Front(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         target, _, query = self.path.partition("?")
         path = decode_path(target[len(ROOT):]).lstrip("/") if target.startswith(ROOT) else None
-        if not hmac.compare_digest(self.headers.get("Authorization", "").encode(), self.server.credentials):
+        said = self.headers.get("Authorization", "").encode()
+        if not any(hmac.compare_digest(said, taken) for taken in self.server.credentials):
             return self.say(401, {"Content-Type": "text/html", "WWW-Authenticate": 'Basic realm="crm"'},
                             b"<html><h1>401 - Unauthorized: access is denied due to invalid credentials.</h1></html>")
         if path is None:
@@ -351,7 +367,8 @@ def main():
     server.service = (Service if "--plain" in sys.argv else Dynamics)(directory, port)
     with open(os.path.join(directory, "account"), encoding="utf-8") as file:
         user, password = file.read().split("\n", 1)
-    server.credentials = b"Basic " + base64.b64encode(f"{user}:{password}".encode())
+    text = base64.b64encode(f"{user}:{password}".encode())
+    server.credentials = (b"Basic " + text, b"Bearer " + text)
     server.serve_forever()
 
 

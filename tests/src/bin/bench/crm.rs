@@ -1,7 +1,8 @@
 //! Records of a CRM through hub and agent, beside a plain script with the product's own client library on the same server:
-//! Tryton with `proteus`, and an OData service with a script of one kept connection, which is less than any library does.
+//! Tryton with `proteus`, and an OData service with Microsoft's library for Dynamics, and with bare requests as well.
 //!
-//! `tests/run` installs servers and libraries into `target/test-crm`.
+//! `tests/run` installs servers and `proteus` into `target/test-crm`, `tests/bench` the library of Dynamics, and names the
+//! interpreter in `PASSERELLE_BENCH_DATAVERSE`; without it the bare requests stand alone.
 
 use crate::{
     Effort,
@@ -17,6 +18,7 @@ use passerelle_tests::{
 use serde_json::{Value, json};
 use std::{
     cell::Cell,
+    path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
@@ -54,8 +56,36 @@ with config.set_xmlrpc_session(url, user, password):
     print(upserts, read / (time.monotonic() - begun))
 "#;
 
-/// The same over one kept connection.
-const SCRIPT: &str = r#"
+/// The same with Microsoft's library for this API. It takes addresses of `https` only, so it is told the real one behind its
+/// back: this service speaks plain HTTP, to us as well.
+const DATAVERSE: &str = r#"
+import base64, sys, time, types
+from PowerPlatform.Dataverse.client import DataverseClient
+
+url, user, password, keys = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+token = base64.b64encode(f"{user}:{password}".encode()).decode()
+credential = types.SimpleNamespace(get_token=lambda *_, **__: types.SimpleNamespace(token=token))
+import PowerPlatform.Dataverse.core._auth as auth
+auth.TokenCredential = types.SimpleNamespace
+with DataverseClient("https://crm.invalid", credential) as client:
+    client._get_odata().api = url.rstrip("/")
+    begun = time.monotonic()
+    for write in ("first", "last"):
+        for n in range(keys):
+            client.records.upsert("contact", [{"alternate_key": {"new_externalid": f"SCRIPT-{n}"},
+                                               "record": {"lastname": f"{write} {n}"}}])
+    upserts = 2 * keys / (time.monotonic() - begun)
+    begun, read = time.monotonic(), 0
+    for page in client.records.list_pages("contact", select=["contactid", "new_externalid", "lastname", "modifiedon"],
+                                          orderby=["modifiedon", "contactid"], page_size=1000):
+        for contact in page:
+            assert contact["new_externalid"] and contact["lastname"]
+        read += len(page)
+    print(upserts, read / (time.monotonic() - begun))
+"#;
+
+/// The same over one kept connection, without any library: the least that such a script can cost.
+const BARE: &str = r#"
 import base64, http.client, json, sys, time
 from urllib.parse import urlsplit
 
@@ -107,19 +137,38 @@ async fn on_tryton(keys: usize, parties: usize) -> Vec<Line> {
     let resource = settings("tryton", &server.url(), tryton::USER, "", "");
     let ours = ours(&resource, tryton::PASSWORD, keys, "name").await;
     let calls = format!("{}rpc/", server.url());
-    let theirs = theirs(PROTEUS, &calls, tryton::USER, tryton::PASSWORD, keys).await;
-    lines("tryton", "proteus", ours, theirs)
+    let theirs = theirs(python(), PROTEUS, &calls, tryton::USER, tryton::PASSWORD, keys).await;
+    lines("tryton", "proteus", &ours, &theirs, json!({}))
 }
 
+/// Each on a service of its own: it looks through all its records to find one.
 async fn on_odata(keys: usize) -> Vec<Line> {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let server = OData::start(Kind::Dynamics, folder.path());
+    let start = |name: &str| {
+        let folder = folder.path().join(name);
+        std::fs::create_dir(&folder).expect("a folder for the service");
+        OData::start(Kind::Dynamics, &folder)
+    };
+    let server = start("ours");
     let options = "options = { upsert = \"alternate_key\" }";
     let entity = "fields = { external_id = \"new_externalid\" }";
     let resource = settings("odata", &server.url(), odata::USER, options, entity);
     let ours = ours(&resource, odata::PASSWORD, keys, "last_name").await;
-    let theirs = theirs(SCRIPT, &server.url(), odata::USER, odata::PASSWORD, keys).await;
-    lines("odata", "script", ours, theirs)
+    drop(server);
+    let server = start("bare");
+    let bare = theirs(python(), BARE, &server.url(), odata::USER, odata::PASSWORD, keys).await;
+    drop(server);
+    let Some(library) = std::env::var_os("PASSERELLE_BENCH_DATAVERSE") else {
+        eprintln!(
+            "crm: PASSERELLE_BENCH_DATAVERSE names no Python with PowerPlatform-Dataverse-Client; tests/bench installs it"
+        );
+        return lines("odata", "bare_requests", &ours, &bare, json!({}));
+    };
+    let server = start("library");
+    let theirs = theirs(library.into(), DATAVERSE, &server.url(), odata::USER, odata::PASSWORD, keys).await;
+    let more =
+        json!({"bare_requests_upserts_per_s": bare.upserts, "bare_requests_changes_per_s": bare.changes});
+    lines("odata", "dataverse_client", &ours, &theirs, more)
 }
 
 fn settings(dialect: &str, url: &str, username: &str, more: &str, entity: &str) -> String {
@@ -183,6 +232,7 @@ async fn ours(resource: &str, password: &str, keys: usize, name: &str) -> Rates 
 }
 
 async fn theirs(
+    python: PathBuf,
     script: &'static str,
     url: &str,
     user: &'static str,
@@ -191,7 +241,7 @@ async fn theirs(
 ) -> Rates {
     let url = url.to_owned();
     let output = tokio::task::spawn_blocking(move || {
-        let mut command = Command::new(python());
+        let mut command = Command::new(python);
         run(command.args(["-c", script, &url, user, password, &keys.to_string()]))
     })
     .await
@@ -202,13 +252,14 @@ async fn theirs(
     Rates { upserts: figures.next().expect("upserts"), changes: figures.next().expect("changes") }
 }
 
-fn lines(product: &str, library: &str, ours: Rates, theirs: Rates) -> Vec<Line> {
+fn lines(product: &str, library: &str, ours: &Rates, theirs: &Rates, mut more: Value) -> Vec<Line> {
+    more["clients"] = json!(CLIENTS);
     let line = |what: &str, ours: f64, theirs: f64| Line {
         name: format!("crm_{product}_{what}_records_per_s"),
         value: ours,
         baseline: (format!("{library}_{what}_records_per_s"), theirs),
         target: Some((Target::AtLeast(theirs), format!("as fast as a plain script with {library}"))),
-        more: json!({"clients": CLIENTS}),
+        more: more.clone(),
     };
     vec![line("upsert", ours.upserts, theirs.upserts), line("changes", ours.changes, theirs.changes)]
 }
