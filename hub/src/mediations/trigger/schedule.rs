@@ -6,7 +6,8 @@
 //! - A time that the clock skips (02:30 on the last Sunday of March) is due at the end of the gap (03:00); several such times
 //!   fall together into one.
 //! - A time that the clock shows twice (02:30 on the last Sunday of October) is due once, at the first.
-//! - A cron expression whose hour is `*` or `*/n` counts the hours that really pass: it is due at both.
+//! - A cron expression whose hour is `*` or `*/n` counts the hours that really pass: it is due at both, and at none of those that
+//!   the clock skips.
 //! - An interval counts real time from 1970-01-01T00:00:00Z, whatever clocks show: `1h` is due at every full hour.
 
 use super::{cron::Cron, seconds};
@@ -244,7 +245,13 @@ fn first_of_day(
 ) -> Option<Timestamp> {
     let mut best: Option<Timestamp> = None;
     for time in times.iter().skip_while(|time| **time < from) {
-        let (first, second) = instants(zone, date, *time)?;
+        let (first, second) = match instants(zone, date, *time)? {
+            Shown::Once(first) => (first, None),
+            // Of the hours that really pass it is none.
+            Shown::Never(_) if both => continue,
+            Shown::Never(end) => (end, None),
+            Shown::Twice(first, second) => (first, Some(second)),
+        };
         if best.is_some_and(|best| first >= best) {
             break;
         }
@@ -258,22 +265,29 @@ fn first_of_day(
     best
 }
 
-/// When the clock shows this time: the end of the gap where it never does, and a second instant where it does twice.
-fn instants(zone: &TimeZone, date: Date, time: u32) -> Option<(Timestamp, Option<Timestamp>)> {
+/// When a clock shows a time of a day.
+enum Shown {
+    Once(Timestamp),
+    /// The clock skips it: the end of the gap.
+    Never(Timestamp),
+    Twice(Timestamp, Timestamp),
+}
+
+fn instants(zone: &TimeZone, date: Date, time: u32) -> Option<Shown> {
     let part = |value: u32| i8::try_from(value).ok();
     let time = Time::new(part(time / 3600)?, part(time / 60 % 60)?, part(time % 60)?, 0).ok()?;
     let shown = date.to_datetime(time);
     let found = zone.to_ambiguous_timestamp(shown);
     match found.offset() {
-        AmbiguousOffset::Unambiguous { offset } => Some((offset.to_timestamp(shown).ok()?, None)),
+        AmbiguousOffset::Unambiguous { offset } => Some(Shown::Once(offset.to_timestamp(shown).ok()?)),
         AmbiguousOffset::Gap { before, after: _ } => {
             let beyond = before.to_timestamp(shown).ok()?;
             let just_after = beyond.checked_add(jiff::SignedDuration::from_nanos(1)).ok()?;
             let end = zone.preceding(just_after).next().map_or(beyond, |change| change.timestamp());
-            Some((end, None))
+            Some(Shown::Never(end))
         }
         AmbiguousOffset::Fold { before, after } => {
-            Some((before.to_timestamp(shown).ok()?, after.to_timestamp(shown).ok()))
+            Some(Shown::Twice(before.to_timestamp(shown).ok()?, after.to_timestamp(shown).ok()?))
         }
     }
 }

@@ -143,9 +143,7 @@ async fn planned_times_come_once_each_across_restarts_and_changes_of_other_thing
         let planned: Timestamp = data["planned_at"].as_str().unwrap().parse().unwrap();
         assert!(kind == "schedule" && flows.is_empty() && planned.subsec_nanosecond() == 0, "{data}");
         if let Some(last) = last {
-            // A second that was missed is named by the next run.
-            let from: Timestamp = data["missed_since"].as_str().map_or(planned, |text| text.parse().unwrap());
-            assert_eq!(from.duration_since(last), SignedDuration::from_secs(1), "after {last}: {data}");
+            assert_eq!(planned.duration_since(last), SignedDuration::from_secs(1), "after {last}: {data}");
         }
         last = Some(planned);
     }
@@ -206,6 +204,33 @@ async fn missed_times_become_one_run_or_none_as_the_definition_says() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(runs(&hub, once).await.len(), 1, "a planned time came twice");
+}
+
+#[tokio::test]
+async fn times_that_are_less_than_a_minute_late_are_not_missed() {
+    let hub = Hub::new().await;
+    let ago = |seconds: i64| clock::now().checked_sub(SignedDuration::from_secs(seconds)).unwrap();
+    let every = "kind = \"schedule\"\nevery = \"20s\"";
+    let once = apply_as(&hub, "once", "missed = \"run_once\"", every).await;
+    let skip = apply_as(&hub, "skip", "missed = \"skip\"", every).await;
+    let turn = |at: Timestamp| Timestamp::from_second(at.as_second() / 20 * 20).unwrap();
+    let first = turn(ago(600));
+    plan(&hub, first, first).await;
+    let planned = |runs: &[(String, Value, Vec<String>)]| -> Vec<Timestamp> {
+        runs.iter().map(|run| run.1["planned_at"].as_str().unwrap().parse().unwrap()).collect()
+    };
+    // The missed ones as one, and the two or three of the last minute.
+    let seen = wait_for_runs(&hub, once, 3).await;
+    let at = planned(&seen);
+    assert_eq!(seen[0].1["missed_since"], json!(first), "{seen:?}");
+    assert!(at[0] > first && at[0] < ago(59), "{seen:?}");
+    for (i, pair) in at.windows(2).enumerate() {
+        assert_eq!(pair[1].duration_since(pair[0]), SignedDuration::from_secs(20), "{seen:?}");
+        assert_eq!(seen[i + 1].1.get("missed_since"), None, "{seen:?}");
+    }
+    let without = wait_for_runs(&hub, skip, at.len() - 1).await;
+    assert!(without.iter().all(|run| run.1.get("missed_since").is_none()), "{without:?}");
+    assert_eq!(planned(&without)[..2], at[1..3], "{without:?}");
 }
 
 #[tokio::test]

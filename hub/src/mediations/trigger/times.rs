@@ -200,15 +200,17 @@ fn planned(
         problems::note(tx, tenant, id, "the schedule cannot be read any more: save the definition anew")?;
         return dealt_with(tx, tenant, id, clause, first, None);
     };
-    let last = rule.last_until(first, tx.now);
+    // All that were missed together; what comes after them is not late, and each for itself.
+    let missed_until = tx.now.checked_sub(MISSED_AFTER).unwrap_or(Timestamp::MIN);
+    let late = first < missed_until;
+    let last = if late { rule.last_until(first, missed_until) } else { first };
     dealt_with(tx, tenant, id, clause, last, rule.next_after(last))?;
-    let late = tx.now.duration_since(last) > MISSED_AFTER;
     if late && definition.missed == Missed::Skip {
         tracing::info!(definition = %definition.name, planned = %last, "A planned time was missed and is skipped");
         return Ok(());
     }
     let mut data = json!({"planned_at": last});
-    if first < last || late {
+    if late {
         data["missed_since"] = json!(first);
     }
     let occurrence =
