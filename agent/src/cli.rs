@@ -10,6 +10,7 @@ use crate::{
     hub::Hub,
     identity::Identity,
     init::{self, InitArgs},
+    local::ask::{ask, not_an_agent, without_folder},
     logs,
     pause::command::{self as pauses, PauseArgs, ResumeArgs},
     policy::command::{self as policy, PolicyCommand},
@@ -23,7 +24,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use std::{
     ffi::OsString,
     io::{self, Write as _},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
     time::Duration,
@@ -245,8 +246,12 @@ fn execute(cli: Cli) -> Result<(), Stop> {
             (Command::Check(args), Some(settings)) => {
                 Box::pin(check::command(&cli.config, settings, args)).await
             }
-            (Command::Health { live, json }, _) => health(listen(), live, json).await,
-            (Command::Status { json }, _) => status(listen(), json).await,
+            (Command::Health { live, json }, _) => {
+                health(listen(), live, json).await.map_err(|stop| without_folder(&cli.config, stop))
+            }
+            (Command::Status { json }, _) => {
+                status(listen(), json).await.map_err(|stop| without_folder(&cli.config, stop))
+            }
             (Command::Policy(command), _) => {
                 let (text, end) = policy::run(&cli.config, command)?;
                 print(&text)?;
@@ -404,52 +409,6 @@ async fn status(listen: SocketAddr, json: bool) -> Result<(), Stop> {
         ));
     }
     print(&text)
-}
-
-/// Asks the running agent at its local port.
-pub(crate) async fn ask(listen: SocketAddr, path: &str) -> Result<(u16, Vec<u8>), Stop> {
-    // All addresses of both families: which of them this machine has, the agent's container above all, is not known here.
-    let near = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
-        IpAddr::V6(ip) if ip.is_unspecified() => {
-            vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]
-        }
-        ip => vec![ip],
-    };
-    let failed = |e: reqwest::Error| {
-        Stop::Failed(format!("no answer of a running agent at {listen}: {}", crate::hub::chain(&e)))
-    };
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .tls_backend_preconfigured(no_tls()?)
-        .timeout(Duration::from_secs(5))
-        .build()
-        .map_err(failed)?;
-    let mut asked = Err(Stop::Bug("no address to ask".to_owned()));
-    for ip in near {
-        let url = format!("http://{}{path}", SocketAddr::new(ip, listen.port()));
-        asked = client.get(url).send().await.map_err(failed);
-        if asked.is_ok() {
-            break;
-        }
-    }
-    let response = asked?;
-    let status = response.status().as_u16();
-    Ok((status, response.bytes().await.map_err(failed)?.to_vec()))
-}
-
-/// The local port has no TLS; without this the client would read the system's certificates for nothing.
-fn no_tls() -> Result<rustls::ClientConfig, Stop> {
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    Ok(rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| Stop::Bug(format!("TLS: {e}")))?
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth())
-}
-
-fn not_an_agent(listen: SocketAddr) -> Stop {
-    Stop::Failed(format!("what listens on {listen} is not a passerelle-agent"))
 }
 
 pub(crate) fn print(text: &str) -> Result<(), Stop> {

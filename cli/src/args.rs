@@ -273,10 +273,10 @@ pub(crate) struct Retry {
     /// Sign anew with the key that signed the job, for the same effect
     #[arg(long, value_name = "FILE")]
     pub(crate) sign_key: Option<PathBuf>,
-    /// The job starts by then, counted from now; default: as long as it had at first
+    /// With --sign-key: the job starts by then, counted from now; default: as long as it had at first
     #[arg(long, value_name = "DURATION", value_parser = duration, requires = "sign_key")]
     pub(crate) deadline: Option<Duration>,
-    /// How many more attempts it may have [default: 5]
+    /// With --sign-key: how many more attempts it may have [default: 5]
     #[arg(long, value_name = "N", requires = "sign_key")]
     pub(crate) max_attempts: Option<u32>,
     #[command(flatten)]

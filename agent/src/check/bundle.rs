@@ -6,7 +6,7 @@
 //! the operator trusts. Each part and the whole are bounded.
 
 use super::{Report, machine, render};
-use crate::{VERSION, cli::ask, clock, exit::Stop, settings::Settings, state::StateDir};
+use crate::{VERSION, clock, exit::Stop, local::ask::ask, settings::Settings, state::StateDir};
 use flate2::{Compression, write::GzEncoder};
 use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};

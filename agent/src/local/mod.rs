@@ -1,5 +1,6 @@
 //! The local port: liveness, readiness, metrics and a read-only status page. Nothing here changes state.
 
+pub mod ask;
 mod page;
 
 use crate::{

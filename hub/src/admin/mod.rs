@@ -12,7 +12,7 @@ use crate::{
     cli::{Failure, Place},
     model::Tier,
     settings::{DEFAULT_DATA, File},
-    store::Store,
+    store::{DATABASE, Store},
 };
 use clap::Subcommand;
 use passerelle_config::HumanDuration;
@@ -185,7 +185,11 @@ enum Agent {
 }
 
 fn duration(text: &str) -> Result<HumanDuration, String> {
-    HumanDuration::try_from(text.to_owned())
+    let duration = HumanDuration::try_from(text.to_owned())?;
+    if duration.0.is_zero() {
+        return Err("a token that is never taken; say for how long, as 1h".to_owned());
+    }
+    Ok(duration)
 }
 
 /// Carries out one command.
@@ -202,6 +206,13 @@ pub fn admin(args: Args) -> Result<(), Failure> {
     let printer = Printer { json: args.json };
     if let Command::Restore { file } = &args.command {
         return printer.restored(&restore::restore(&data, file)?);
+    }
+    // A mistyped folder would look like a hub without anything.
+    if !matches!(args.command, Command::Tenant(Tenant::Create { .. })) && !data.join(DATABASE).exists() {
+        return Err(Failure::Configuration(format!(
+            "no hub has its data in {}: name its folder with --data or --config, or begin with admin tenant create",
+            data.display()
+        )));
     }
     runtime.block_on(async {
         let store = Store::open(&data).map_err(|error| Failure::Configuration(error.to_string()))?;

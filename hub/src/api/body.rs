@@ -154,6 +154,15 @@ async fn bounded_within(request: Request, limit: usize, within: Duration) -> Res
     if announced_length(request.headers()).is_some_and(|length| length > limit as u64) {
         return Err(too_large());
     }
+    if let Some(coding) =
+        request.headers().get(header::CONTENT_ENCODING).filter(|coding| *coding != "identity")
+    {
+        let detail = format!(
+            "Content-Encoding: {} is not taken; send the body as it is",
+            coding.to_str().unwrap_or("this")
+        );
+        return Err(Problem::bad_request(detail).status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+    }
     let stream = steady(request.into_body());
     match tokio::time::timeout(within, collect(stream, limit)).await {
         Ok(Ok(Some(whole))) => Ok(whole),

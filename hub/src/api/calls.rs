@@ -156,7 +156,7 @@ pub async fn call(
     let id = made.id;
     let done = tokio::select! {
         done = app.tunnel.call(made) => done,
-        () = app.stop.cancelled() => {
+        () = app.tunnel.closing() => {
             let detail = "the hub is being restarted; whether the call took effect is not known";
             return Err(Problem::with_code(StatusCode::GATEWAY_TIMEOUT, Code::AgentLost.as_str(), detail)
                 .effect(Effect::Unknown));

@@ -41,7 +41,7 @@ pub struct Envelope {
     /// Its category, as `e/commerce`: at most 100 characters.
     event_category: Option<String>,
     /// What is known of it.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Value)]
     data: Option<Value>,
 }
 

@@ -176,7 +176,7 @@ pub struct WriteQuery {
     dry_run: bool,
 }
 
-/// Creates a definition under a guid, or changes it; the body is the whole definition.
+/// Creates a definition under a guid, or changes one, by its guid or its name; the body is the whole definition.
 #[utoipa::path(
     put, path = "/v1/mediations/definitions/{guid}", tag = "mediations",
     params(("guid" = String, Path), WriteQuery), request_body = Object,
@@ -195,9 +195,18 @@ pub async fn put(
     StrictQuery(query): StrictQuery<WriteQuery>,
     JsonBytes(body): JsonBytes,
 ) -> Result<Response, Problem> {
-    let guid: DefinitionId = guid.parse().map_err(|_| {
-        Problem::bad_request("guid: a UUID of your choice; a definition of that guid is changed")
-    })?;
+    let guid = match guid.parse::<DefinitionId>() {
+        Ok(guid) => guid,
+        Err(_) => match find(&app, &caller.tenant, &guid).await {
+            Ok(stored) => stored.definition.guid,
+            Err(problem) if problem.status_code() == StatusCode::NOT_FOUND => {
+                return Err(Problem::not_found(format!(
+                    "there is no mediation definition {guid}; a new one is made under a UUID of your choice, or by POST"
+                )));
+            }
+            Err(problem) => return Err(problem),
+        },
+    };
     let mut written = read(&parse(&body)?, "")?;
     if written.guid.is_some_and(|other| other != guid) {
         return Err(Problem::bad_request("guid: another one stands in the path; leave it out of the body"));
@@ -333,7 +342,7 @@ pub struct Start {
     /// Tells this start from others: the same key starts no second run. Without one each call starts a run.
     key: Option<String>,
     /// What templates see as `trigger.data`; at most 256 KiB as JSON.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Value)]
     #[serde(default)]
     data: Value,
     /// The run's first flows; at most 100.

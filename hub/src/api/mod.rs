@@ -36,13 +36,20 @@ pub use problem::{Problem, ProblemDocument};
 pub use submission::{MAX_ATTEMPTS, MAX_DEADLINE_S, MAX_TIMEOUT_S};
 
 use crate::{blobs::Blobs, outbound::Outbound, store, store::Store, tunnel::Tunnel};
-use axum::{Router, extract::State, http::Uri, response::Response};
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::Uri,
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
 use http::{HeaderValue, Method, StatusCode, header};
 use passerelle_protocol::ApiCode;
-use std::sync::Arc;
+use percent_encoding::percent_decode_str;
+use std::{collections::BTreeMap, sync::Arc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use utoipa::openapi::{
-    InfoBuilder, OpenApi, OpenApiBuilder, SecurityRequirement,
+    InfoBuilder, OpenApi, OpenApiBuilder, PathItem, RefOr, Response as DocumentedAnswer, SecurityRequirement,
     security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -108,6 +115,7 @@ impl App {
             .merge(vendor::router())
             .fallback(no_such_route)
             .method_not_allowed_fallback(wrong_method)
+            .layer(axum::middleware::from_fn(refuse_unreadable_path))
             .layer(axum::middleware::from_fn_with_state(self.clone(), health::refuse_when_ending))
             .layer(axum::middleware::from_fn_with_state(self.clone(), observe::observe))
             .with_state(self.clone())
@@ -121,7 +129,26 @@ impl App {
 /// The OpenAPI document of this hub.
 #[must_use]
 pub fn openapi() -> OpenApi {
-    api().split_for_parts().1
+    let mut document = api().split_for_parts().1;
+    for item in document.paths.paths.values_mut() {
+        let PathItem { get, put, post, delete, head, patch, .. } = item;
+        for operation in [get, put, post, delete, head, patch].into_iter().flatten() {
+            describe(&mut operation.responses.responses);
+        }
+    }
+    document
+}
+
+/// Every answer needs a description (OpenAPI 3.1 §4.8.17): what says nothing more means what its status does.
+fn describe(answers: &mut BTreeMap<String, RefOr<DocumentedAnswer>>) {
+    for (status, answer) in answers {
+        if let RefOr::T(answer) = answer
+            && answer.description.is_empty()
+        {
+            let reason = status.parse().ok().and_then(|status: StatusCode| status.canonical_reason());
+            answer.description = reason.unwrap_or("Refused: `code` and `detail` say why").to_owned();
+        }
+    }
 }
 
 fn api() -> OpenApiRouter<App> {
@@ -186,6 +213,18 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(agent::payload))
         .routes(routes!(agent::output_open, agent::output_offset, agent::output_append))
         .routes(routes!(event_upload::open, event_upload::offset, event_upload::append))
+}
+
+/// Nothing has a name that is not UTF-8: said here, since what reads paths would say it in plain text.
+async fn refuse_unreadable_path(request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    if percent_decode_str(path).decode_utf8().is_ok() {
+        return next.run(request).await;
+    }
+    if vendor::is_at(path) {
+        return vendor::nothing_here(request.uri().clone()).await.into_response();
+    }
+    Problem::not_found(format!("nothing is at {path}: that is not UTF-8")).into_response()
 }
 
 async fn no_such_route(State(_): State<App>, uri: Uri) -> Problem {

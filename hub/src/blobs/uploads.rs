@@ -283,6 +283,7 @@ impl Blobs {
             taken = receiver.take_all(stream, upload.length) => Some(taken?),
             () = mine.cancelled() => None,
         };
+        let superseded = taken.is_none();
         match taken {
             Some(Ok(())) | None => {}
             Some(Err(why)) => tracing::debug!(upload = %upload.id, why, "Upload broke off"),
@@ -290,6 +291,9 @@ impl Blobs {
         receiver.sync().await?;
         if receiver.offset() >= upload.length {
             self.complete(upload, receiver).await
+        } else if superseded {
+            // Not all of what it sends was taken.
+            Err(Error::Offset(receiver.offset()))
         } else {
             Ok(under_way(&upload, &receiver))
         }

@@ -37,7 +37,7 @@ pub struct ReceivedEvent {
     #[schema(value_type = String, format = "date-time")]
     pub received_at: Timestamp,
     /// What happened; for `pickup` and `watch` `path`, `size`, `sha256` and, where it is known, `modified_at`.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Value)]
     pub data: Value,
     /// The content that belongs to it; null: none.
     pub payload: Option<OutputView>,

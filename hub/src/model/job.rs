@@ -259,8 +259,8 @@ pub struct Job {
     pub attempts: Vec<AttemptView>,
     /// How far the current attempt is.
     pub progress: Option<ProgressView>,
-    /// The operation's result.
-    #[schema(value_type = Object)]
+    /// The operation's result; null until it succeeded.
+    #[schema(value_type = Option<Object>)]
     pub result: Option<Value>,
     /// The output payload.
     pub output: Option<OutputView>,

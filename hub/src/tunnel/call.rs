@@ -200,6 +200,7 @@ impl Tunnel {
     /// # Errors
     /// See [`CallFailed`].
     pub async fn call(&self, call: NewCall) -> Result<CallDone, CallFailed> {
+        let _under_way = self.calls.token();
         let ends = Instant::now() + Duration::from_secs(call.timeout_s.into());
         let mut declined: Option<(Vec<AgentId>, CallDeclined)> = None;
         loop {

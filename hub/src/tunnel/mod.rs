@@ -22,6 +22,7 @@ use crate::{
     blobs::Transfers,
     clock,
     model::{AgentRecord, Live, ResourceView},
+    server::SHUTDOWN_GRACE,
     store::{Error, Store},
 };
 use axum::{body::Body, extract::Request, response::Response};
@@ -29,7 +30,8 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use passerelle_protocol::{AgentId, ApiCode, Name, SUBPROTOCOL};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
@@ -69,12 +71,17 @@ impl Refusal {
     }
 }
 
+/// How long calls may go on when the hub ends: their answers leave within the time that requests have.
+const CALLS_GRACE: Duration = SHUTDOWN_GRACE.saturating_sub(Duration::from_secs(1));
+
 /// The hub's end of the tunnel: a cheap handle.
 #[derive(Clone)]
 pub struct Tunnel {
     store: Store,
     seen: Arc<auth::Seen>,
     tasks: TaskTracker,
+    /// Calls under way.
+    calls: TaskTracker,
     closing: CancellationToken,
     /// What is transferred beside the tunnel for calls.
     pub(crate) transfers: Transfers,
@@ -89,6 +96,7 @@ impl Tunnel {
             store,
             seen: Arc::default(),
             tasks: TaskTracker::new(),
+            calls: TaskTracker::new(),
             closing: CancellationToken::new(),
         }
     }
@@ -129,11 +137,19 @@ impl Tunnel {
         Ok(accept)
     }
 
-    /// Refuses new sessions, tells the live ones to come back in a second, and returns when they are closed.
+    /// Lets calls that are under way finish, then refuses new sessions, tells the live ones to come back in a second, and
+    /// returns when they are closed.
     pub async fn shutdown(&self) {
+        self.calls.close();
+        let _ = timeout(CALLS_GRACE, self.calls.wait()).await;
         self.closing.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+    }
+
+    /// When the sessions are closed, because the hub ends.
+    pub(crate) async fn closing(&self) {
+        self.closing.cancelled().await;
     }
 
     /// How many agents have a live session.

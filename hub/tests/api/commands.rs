@@ -99,6 +99,23 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
+#[test]
+fn a_mistyped_folder_is_not_taken_for_a_hub_without_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("typo");
+    let typo = data.to_str().unwrap();
+    for command in [&["tenant", "list"][..], &["api-key", "list"], &["backup", "b"], &["agent", "list"]] {
+        let said = refused(&[&["admin"], command, &["--data", typo]].concat(), 64);
+        assert!(said.contains(typo) && said.contains("--data"), "{said}");
+        assert!(!data.exists(), "{command:?} made it");
+    }
+    admin(&data, &["tenant", "create", "acme", "--tier", "enterprise"]);
+    admin(&data, &["tenant", "list"]);
+    let token = ["enrolment-token", "create", "--tenant", "acme", "--site", "paris", "--application", "hub"];
+    let said = refused(&[&["admin"], &token[..], &["--ttl", "0s", "--data", typo]].concat(), 64);
+    assert!(said.contains("never taken"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn administration_works_beside_a_serving_hub() {
     let folder = tempfile::tempdir().unwrap();

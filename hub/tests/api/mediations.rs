@@ -337,8 +337,13 @@ async fn a_file_of_definitions_is_applied_whole_or_told_what_is_wrong_with_it() 
     let path = format!("{DEFINITIONS}/{}", guid.as_str().unwrap());
     let put = Answer::of(hub.request(Method::PUT, &path).json(&shown["definition"])).await.expect(200).json();
     assert_eq!(put["outcome"], "unchanged");
+    let by_name =
+        |name: &str| hub.request(Method::PUT, &format!("{DEFINITIONS}/{name}")).json(&shown["definition"]);
+    let put = Answer::of(by_name("stock")).await.expect(200).json();
+    assert_eq!((&put["outcome"], &put["guid"]), (&json!("unchanged"), &guid));
+    Answer::of(by_name("nobody")).await.expect_problem(404, "not_found");
 
-    let bad = "[[mediation]]\nname = \"Stock\"\nretention_days = 31\ncolour = \"red\"\n[mediation.trigger]\n\
+    let bad = "[[mediation]]\nname = \"Stock\"\nretention_days = 31\ntimezone = \"Mars\"\ncolour = \"red\"\n[mediation.trigger]\n\
                kind = \"manual\"\nat = 1\n[[mediation.steps]]\nname = \"a\"\nkind = \"jobs\"\n[[mediation.steps]]\n\
                kind = \"job\"\nsite = \"paris\"\nresource = \"compta\"\noperation = \"drop\"\ntimeout_s = 0\n\
                params = { path = \"{{ 1 + \" }\n[[mediation]]\n";
@@ -346,14 +351,16 @@ async fn a_file_of_definitions_is_applied_whole_or_told_what_is_wrong_with_it() 
     let told: Vec<&str> = told["detail"].as_str().unwrap().lines().collect();
     for expected in [
         "stock.toml:2:8: mediation[1].name: a name is 1 to 64 of a-z",
-        "stock.toml:4:1: mediation[1].colour: unknown key",
-        "stock.toml:7:1: mediation[1].trigger.at: unknown key",
-        "stock.toml:10:8: mediation[1].steps[1].kind: unknown value; did you mean \"job\"?",
-        "stock.toml:11:1: mediation[1].steps[2].name: missing",
-        "stock.toml:16:13: mediation[1].steps[2].timeout_s: must be 1 to 3600, found 0",
-        "stock.toml:17:19: mediation[1].steps[2].params.path: not a template",
-        "stock.toml:18:1: mediation[2].trigger: missing",
-        "stock.toml:18:1: mediation[2].name: missing",
+        "stock.toml:3:18: mediation[1].retention_days: must be 1 to 30, found 31",
+        "stock.toml:4:12: mediation[1].timezone: no time zone",
+        "stock.toml:5:1: mediation[1].colour: unknown key",
+        "stock.toml:8:1: mediation[1].trigger.at: unknown key",
+        "stock.toml:11:8: mediation[1].steps[1].kind: unknown value; did you mean \"job\"?",
+        "stock.toml:12:1: mediation[1].steps[2].name: missing",
+        "stock.toml:17:13: mediation[1].steps[2].timeout_s: must be 1 to 3600, found 0",
+        "stock.toml:18:19: mediation[1].steps[2].params.path: not a template",
+        "stock.toml:19:1: mediation[2].trigger: missing",
+        "stock.toml:19:1: mediation[2].name: missing",
     ] {
         assert!(told.iter().any(|line| line.starts_with(expected)), "{expected}: {told:#?}");
     }

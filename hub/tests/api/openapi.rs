@@ -137,3 +137,34 @@ fn every_reference_of_the_document_is_defined() {
         assert!(document.pointer(pointer).is_some(), "{reference}");
     }
 }
+
+/// OpenAPI 3.1 §4.8.17: a response has a description.
+#[test]
+fn every_answer_is_described() {
+    let document = serde_json::to_value(passerelle_hub::api::openapi()).unwrap();
+    let mut missing = Vec::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, call) in methods.as_object().unwrap() {
+            for (status, response) in call["responses"].as_object().into_iter().flatten() {
+                if response["description"].as_str().is_none_or(str::is_empty) {
+                    missing.push(format!("{method} {path} {status}"));
+                }
+            }
+        }
+    }
+    assert_eq!(missing, Vec::<String>::new());
+}
+
+#[test]
+fn what_may_be_null_or_anything_is_declared_so() {
+    let document = serde_json::to_value(passerelle_hub::api::openapi()).unwrap();
+    let schema =
+        |name: &str, field: &str| document["components"]["schemas"][name]["properties"][field].clone();
+    assert_eq!(schema("Job", "result")["type"], serde_json::json!(["object", "null"]));
+    for (name, field) in
+        [("Difference", "before"), ("Difference", "after"), ("OccurrenceView", "data"), ("Start", "data")]
+    {
+        let declared = schema(name, field);
+        assert!(declared.is_object() && declared.get("type").is_none(), "{name}.{field}: {declared}");
+    }
+}

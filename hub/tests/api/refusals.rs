@@ -46,6 +46,15 @@ async fn a_wrong_submission_is_refused_and_stores_nothing() {
         raw(body, "application/json").await.expect_problem(400, "bad_request");
     }
     raw("{}", "text/plain").await.expect_problem(415, "bad_request");
+    let packed =
+        hub.request(Method::POST, "/v1/jobs").header("content-encoding", "gzip").json(&job(json!({})));
+    let said = Answer::of(packed).await.expect_problem(415, "bad_request").text();
+    assert!(said.contains("Content-Encoding: gzip"), "{said}");
+    for path in ["jobs/%ff", "blobs/%ff", "agents/%c3%28/revoke", "mediations/runs/%ff"] {
+        hub.get(&format!("/v1/{path}")).await.expect_problem(404, "not_found");
+    }
+    let vendor = hub.get("/app/mediations/%ff/status").await.expect(404).json();
+    assert!(vendor["ErrorCode"].is_number() || vendor["ErrorCode"].is_string(), "{vendor}");
     raw(&"[".repeat(200_000), "application/json").await.expect_problem(400, "bad_request");
     raw(r#"{"envelope":"a.b.c"}"#, "application/json").await.expect_problem(400, "bad_request");
     hub.post("/v1/jobs?weight=1", &job(json!({}))).await.expect_problem(400, "bad_request");

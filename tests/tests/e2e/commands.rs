@@ -164,6 +164,13 @@ async fn the_agents_own_commands_tell_its_state() {
     // Nothing to restart it for.
     assert_eq!(stdout(&stopped.agent.output(&["health", "--live"])), "alive\n");
     stopped.agent.kill();
+    for command in ["health", "status"] {
+        let mut typo = Command::new(binary("passerelle-agent"));
+        typo.env("PASSERELLE_LISTEN", format!("127.0.0.1:{}", passerelle_tests::free_port()));
+        let typo = run(typo.args(["--config", "/nowhere/at/all", command]));
+        let said = String::from_utf8_lossy(&typo.stderr);
+        assert!(!typo.status.success() && said.contains("/nowhere/at/all has no agent.toml"), "{said}");
+    }
     for health in [&["health"][..], &["health", "--live"]] {
         assert!(!stopped.agent.output(health).status.success(), "a dead agent is healthy");
     }

@@ -1,9 +1,11 @@
 //! SIGTERM: running jobs are finished within the grace time, nothing new is taken, nothing is lost.
 
 use crate::common::{Site, drop_job, files_below, notify_job};
-use passerelle_tests::Reply;
+use passerelle_tests::{PATIENCE, Reply, http_client, until};
 use rustix::process::Signal;
 use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(8);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_told_to_stop_finishes_what_it_does_and_exits_0() {
@@ -11,7 +13,7 @@ async fn an_agent_told_to_stop_finishes_what_it_does_and_exits_0() {
     let running = site.hub.api.submit(&notify_job("orders/1")).await;
     site.app.received(1).await;
     site.agent.process().signal(Signal::TERM);
-    passerelle_tests::until("the agent to be unready", passerelle_tests::PATIENCE, async || {
+    until("the agent to be unready", PATIENCE, async || {
         (site.agent.readiness().await != Some(200)).then_some(())
     })
     .await;
@@ -62,4 +64,24 @@ async fn a_hub_told_to_stop_exits_0_and_agents_come_back_to_the_next_one() {
     site.hub.restart().await;
     site.agent.ready().await;
     site.hub.api.succeed(&drop_job("a.csv", "x")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_under_way_is_answered_by_a_hub_told_to_stop() {
+    let mut site = Site::with_app(|_, _| Reply::status(200).held()).await;
+    let url = site.hub.url.clone();
+    let call = notify_job("orders/1");
+    let request = site.hub.api.request(reqwest::Method::POST, "/v1/calls").json(&call);
+    let answer = tokio::spawn(async move { request.send().await.unwrap() });
+    site.app.received(1).await;
+    site.hub.process.signal(Signal::TERM);
+    let refused = until("a hub that ends", SOON, async || {
+        let answer = http_client().get(format!("{url}/readyz")).send().await.ok()?;
+        (answer.status() == 503).then_some(answer)
+    });
+    assert!(refused.await.headers().contains_key("retry-after"));
+    site.app.release();
+    let answer = answer.await.unwrap();
+    assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+    assert_eq!(site.hub.process.exit_code(Duration::from_secs(20)).await, Some(0));
 }

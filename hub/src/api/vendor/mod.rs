@@ -17,6 +17,7 @@ use auth::{Read, Vendor, Write};
 use axum::{
     Json, Router,
     extract::{Path, RawQuery, State},
+    response::IntoResponse,
     routing::{MethodRouter, any, get, put},
 };
 use error::{Failure, Refused};
@@ -62,7 +63,12 @@ async fn wrong_method() -> Failure {
     Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this address does not take this method")
 }
 
-async fn nothing_here(uri: Uri) -> Failure {
+/// Whether a path is one of the vendor's.
+pub(super) fn is_at(path: &str) -> bool {
+    ["/app/", "/api/"].iter().any(|prefix| path.starts_with(prefix))
+}
+
+pub(super) async fn nothing_here(uri: Uri) -> impl IntoResponse {
     Failure::new(StatusCode::NOT_FOUND, format!("nothing is at {}", uri.path()))
 }
 

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     api::{
         App,
-        body::{MAX_JSON_BODY, bounded},
+        body::{MAX_JSON_BODY, bounded, parse},
     },
     outbound::{self, Refusal},
     store,
@@ -41,10 +41,10 @@ pub(super) async fn request(
     // Whatever its content type says: some clients send text/json.
     let body = bounded(request, MAX_JSON_BODY).await?;
     let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&body);
-    let wanted: Wanted = serde_json::from_slice(text).map_err(|error| {
+    let wanted: Wanted = parse(text).map_err(|problem| {
         Failure::new(
             StatusCode::BAD_REQUEST,
-            format!("expected a body like {{\"Url\":\"https://…\"}}: {error}"),
+            format!("expected a body like {{\"Url\":\"https://…\"}}: {}", problem.detail()),
         )
     })?;
     let stored = match app.store.definition_of_flow(caller.tenant.clone(), flow.clone()).await {

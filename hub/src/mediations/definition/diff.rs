@@ -9,10 +9,10 @@ pub struct Difference {
     /// The key, as `steps[1].params.path`; arrays count from 1.
     pub path: String,
     /// What stood there; null: nothing.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Value)]
     pub before: Option<Value>,
     /// What stands there now; null: nothing.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Value)]
     pub after: Option<Value>,
 }
 

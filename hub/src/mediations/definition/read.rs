@@ -19,17 +19,79 @@ const STEP: &[&str] = &["name", "input"];
 struct Raw {
     guid: Option<DefinitionId>,
     name: Name,
-    label: Option<String>,
+    label: Option<Label>,
     enabled: Option<bool>,
     system: Option<Uuid>,
-    standard_flow: Option<String>,
-    retention_days: Option<u8>,
+    standard_flow: Option<StandardFlow>,
+    retention_days: Option<RetentionDays>,
     ignore_old_errors: Option<bool>,
     max_interval: Option<HumanDuration>,
     max_interval_s: Option<u32>,
     overlap: Option<Overlap>,
     missed: Option<Missed>,
-    timezone: Option<String>,
+    timezone: Option<Zone>,
+}
+
+// Checked as they are read, so that what is wrong with them is told beside all else.
+
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Label(String);
+
+impl TryFrom<String> for Label {
+    type Error = String;
+
+    fn try_from(label: String) -> Result<Self, String> {
+        let right = (1..=MAX_LABEL).contains(&label.chars().count()) && !label.chars().any(char::is_control);
+        right.then_some(Self(label)).ok_or_else(|| format!("must be 1 to {MAX_LABEL} characters on one line"))
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct StandardFlow(String);
+
+impl TryFrom<String> for StandardFlow {
+    type Error = String;
+
+    fn try_from(flow: String) -> Result<Self, String> {
+        let right =
+            (1..=MAX_LABEL).contains(&flow.len()) && !flow.chars().any(|c| c.is_control() || c == '/');
+        right
+            .then_some(Self(flow))
+            .ok_or_else(|| format!("must be 1 to {MAX_LABEL} characters without a slash"))
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "u64")]
+struct RetentionDays(u8);
+
+impl TryFrom<u64> for RetentionDays {
+    type Error = String;
+
+    fn try_from(days: u64) -> Result<Self, String> {
+        let right = u8::try_from(days).ok().filter(|days| (1..=30).contains(days));
+        right.map(Self).ok_or_else(|| format!("must be 1 to 30, found {days}"))
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Zone(String);
+
+impl TryFrom<String> for Zone {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match jiff::tz::TimeZone::get(&name) {
+            Ok(_) => Ok(Self(name)),
+            Err(_) => {
+                Err("no time zone of this hub's database: use an IANA name such as \"Europe/Paris\""
+                    .to_owned())
+            }
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -81,20 +143,20 @@ impl Definition {
             seconds(&rest, "max_interval", raw.max_interval, raw.max_interval_s, diagnostics);
         let definition = Self {
             guid: raw.guid.unwrap_or_else(DefinitionId::make),
-            label: raw.label.unwrap_or_else(|| raw.name.to_string()),
+            label: raw.label.map_or_else(|| raw.name.to_string(), |Label(label)| label),
             name: raw.name,
             enabled: raw.enabled.unwrap_or(true),
             system: raw.system,
-            standard_flow: raw.standard_flow,
+            standard_flow: raw.standard_flow.map(|StandardFlow(flow)| flow),
             trigger,
             steps,
             transfer,
-            retention_days: raw.retention_days.unwrap_or(RETENTION_DAYS),
+            retention_days: raw.retention_days.map_or(RETENTION_DAYS, |RetentionDays(days)| days),
             ignore_old_errors: raw.ignore_old_errors.unwrap_or(false),
             max_interval_s,
             overlap: raw.overlap.unwrap_or_default(),
             missed: raw.missed.unwrap_or_default(),
-            timezone: raw.timezone.unwrap_or_else(|| "UTC".to_owned()),
+            timezone: raw.timezone.map_or_else(|| "UTC".to_owned(), |Zone(name)| name),
         };
         bounds(&definition, &rest, diagnostics);
         check::references(&definition, &whole, diagnostics);
@@ -136,25 +198,9 @@ fn one_transfer(section: Section, index: usize, diagnostics: &mut Diagnostics) -
 
 fn bounds(definition: &Definition, section: &Section, diagnostics: &mut Diagnostics) {
     let mut say = |key: &str, message: String| diagnostics.push(section.finding(key, message));
-    let label = definition.label.chars().count();
-    if label == 0 || label > MAX_LABEL || definition.label.chars().any(char::is_control) {
-        say("label", format!("must be 1 to {MAX_LABEL} characters on one line"));
-    }
-    if !(1..=30).contains(&definition.retention_days) {
-        say("retention_days", format!("must be 1 to 30, found {}", definition.retention_days));
-    }
     if definition.max_interval_s.is_some_and(|seconds| seconds == 0 || seconds > MAX_INTERVAL_S) {
         let key = if section.has("max_interval") { "max_interval" } else { "max_interval_s" };
         say(key, format!("must be 1 s to {} days", MAX_INTERVAL_S / 86_400));
-    }
-    if let Some(flow) = &definition.standard_flow
-        && (flow.is_empty() || flow.len() > MAX_LABEL || flow.chars().any(|c| c.is_control() || c == '/'))
-    {
-        say("standard_flow", format!("must be 1 to {MAX_LABEL} characters without a slash"));
-    }
-    if jiff::tz::TimeZone::get(&definition.timezone).is_err() {
-        let message = "no time zone of this hub's database: use an IANA name such as \"Europe/Paris\"";
-        say("timezone", message.to_owned());
     }
     if definition.steps.len() > MAX_STEPS {
         say("steps", format!("at most {MAX_STEPS}, found {}", definition.steps.len()));

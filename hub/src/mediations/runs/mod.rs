@@ -70,7 +70,7 @@ pub struct OccurrenceView {
     #[schema(value_type = String, format = "date-time")]
     pub at: Timestamp,
     /// What is known of it.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Value)]
     pub data: Value,
 }
 
