@@ -22,8 +22,8 @@ use crate::{
 use bytes::Bytes;
 use jiff::Timestamp;
 use passerelle_protocol::{
-    AgentId, Code, Commit, CommitMode, Decline, Effect, Failure, JobId, Outcome, Progress, Repeat, Report,
-    Sha256, Verdict, session::Attempt,
+    AgentId, Code, CommitMode, Decline, Effect, Failure, JobId, Outcome, Progress, Repeat, Report, Sha256,
+    Verdict, session::Attempt,
 };
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -49,7 +49,11 @@ pub(crate) struct CheckedReport {
 }
 
 /// The job and its attempt, if the attempt is this agent's, or of one that it was enrolled in the place of.
-fn own(tx: &Tx<'_>, agent: AgentId, attempt: Attempt) -> Result<Option<(JobRow, AttemptRow)>, Error> {
+pub(super) fn own(
+    tx: &Tx<'_>,
+    agent: AgentId,
+    attempt: Attempt,
+) -> Result<Option<(JobRow, AttemptRow)>, Error> {
     let Some(job) = JobRow::by_id(tx.conn, attempt.job)? else { return Ok(None) };
     let Some(row) = AttemptRow::find(tx.conn, job.seq, attempt.number)? else { return Ok(None) };
     let own = row.agent == agent || super::agents::stands_for(tx.conn, agent, row.agent)?;
@@ -106,36 +110,6 @@ pub(crate) fn mark_started(tx: &mut Tx<'_>, job: &JobRow, number: u32, at: Times
         apply(tx, job, next(&job.facts, &Event::Started, tx.now, 0.0))?;
     }
     Ok(())
-}
-
-/// The attempt asks for its final effect; the answer says whether it was granted and stored.
-pub(crate) fn commit_requested(tx: &mut Tx<'_>, agent: AgentId, commit: &Commit) -> Result<bool, Error> {
-    let attempt = Attempt::new(commit.job, commit.attempt);
-    let Some((job, row)) = own(tx, agent, attempt)? else { return Ok(false) };
-    let active = matches!(job.facts.state, JobState::Offered | JobState::Running);
-    if row.number != job.attempt || row.finished_at.is_some() || !active || job.facts.cancel_requested {
-        return Ok(false);
-    }
-    tx.conn
-        .prepare_cached("UPDATE attempts SET intent = ?3 WHERE job = ?1 AND number = ?2 AND intent IS NULL")?
-        .execute(params![job.seq, row.number, to_json(&commit.intent)?])?;
-    tx.conn
-        .prepare_cached("UPDATE jobs SET granted = ?2 WHERE seq = ?1")?
-        .execute(params![job.seq, row.number])?;
-    Ok(true)
-}
-
-/// Whether a grant of the attempt's effect is stored.
-pub(crate) fn was_granted(tx: &Tx<'_>, agent: AgentId, attempt: Attempt) -> Result<bool, Error> {
-    let of: Option<AgentId> = tx
-        .conn
-        .prepare_cached(
-            "SELECT agent FROM attempts WHERE job = (SELECT seq FROM jobs WHERE id = ?1) AND number = ?2 \
-             AND intent IS NOT NULL",
-        )?
-        .query_row(params![attempt.job.uuid().as_bytes(), attempt.number], |row| from_uuid(row, 0))
-        .optional()?;
-    of.map_or(Ok(false), |of| super::agents::stands_for(tx.conn, agent, of))
 }
 
 /// The attempt was not taken.

@@ -18,6 +18,7 @@ mod dispatch;
 mod error;
 mod events;
 mod facts;
+pub(crate) mod grants;
 pub(crate) mod identity;
 pub(crate) mod jobs;
 pub(crate) mod keyring;

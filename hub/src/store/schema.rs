@@ -21,6 +21,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema_mediations.sql"),
     include_str!("schema_notices.sql"),
     include_str!("schema_triggers.sql"),
+    include_str!("schema_grants.sql"),
 ];
 
 /// How long a connection waits for a writer of another process (an admin command).

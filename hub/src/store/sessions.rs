@@ -14,7 +14,7 @@ use super::{
     Error,
     agents::{self, open_attempts},
     attempts::{self, AttemptRow, JobRow},
-    clones,
+    clones, grants,
     row::ms,
     triggers,
     writer::Tx,
@@ -121,7 +121,7 @@ fn reconcile(tx: &mut Tx<'_>, agent: AgentId, hello: &Hello) -> Result<Reconcile
             None if is_reported(tx, agent, attempt)? => HeldAction::Keep,
             None => HeldAction::Stop,
         };
-        let granted = action == HeldAction::Stop && attempts::was_granted(tx, agent, attempt)?;
+        let granted = action == HeldAction::Stop && grants::was_granted(tx, agent, attempt)?;
         held.push(Held { job: holding.job, attempt: holding.attempt, action, granted });
     }
     let mut absent: Vec<_> = believed.into_iter().filter(|(attempt, _)| !seen.contains(attempt)).collect();

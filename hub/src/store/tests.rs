@@ -15,7 +15,7 @@ use std::{sync::mpsc::channel, time::Duration};
 
 /// The queries that run for every job or every page, in each form.
 pub(super) fn hot_queries() -> Vec<String> {
-    let mut queries = vec![dispatch::queue_sql()];
+    let mut queries = vec![dispatch::queue_sql(), grants::HELD.to_owned()];
     for keys in 0..8 {
         let filter = JobFilter {
             site: (keys & 1 != 0).then(|| name("paris")),

@@ -23,7 +23,7 @@ use passerelle_protocol::{
     session::{Attempt, Frame, HubEvent, HubSession},
 };
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -108,6 +108,8 @@ struct Session {
     epoch: u64,
     heard: Arc<Heard>,
     progress: HashMap<Attempt, Instant>,
+    /// Attempts that wait for the grant of a path.
+    asking: HashSet<Attempt>,
     /// Who waits for which call.
     calls: HashMap<JobId, oneshot::Sender<calls::Answered>>,
     closing: CancellationToken,
@@ -147,6 +149,7 @@ impl Session {
             epoch: 0,
             heard: Arc::new(Heard::now()),
             progress: HashMap::new(),
+            asking: HashSet::new(),
             calls: HashMap::new(),
             closing,
             lost: None,

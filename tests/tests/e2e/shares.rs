@@ -7,7 +7,7 @@
 use crate::common::{SITE, drop_into, files_below, job};
 use passerelle_tests::{Agent, Content, Hub, Protocol, Proxy, Share, ended, is_root, until};
 use serde_json::{Value, json};
-use std::{fs, io::Write as _, path::Path, time::Duration};
+use std::{collections::HashSet, fs, io::Write as _, path::Path, time::Duration};
 
 /// How long a job may take to recover from one fault.
 const RECOVERED: Duration = Duration::from_secs(60);
@@ -187,6 +187,53 @@ async fn a_deletion_over_ftp_or_webdav_happens_once_though_the_line_is_cut_at_an
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fetch_over_ftp_or_webdav_is_whole_though_the_server_dies_at_any_step() {
     everywhere(&FETCH, Fault::ServerDies, 2).await;
+}
+
+/// Neither vsftpd nor Apache can refuse a rename onto a name that was taken a moment ago: the hub lets one agent at a time go on
+/// with a path.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_agents_of_a_site_never_take_the_same_name() {
+    const DROPS: usize = 40;
+    for protocol in [Protocol::Ftp, Protocol::WebDavs] {
+        if matches!(protocol, Protocol::Ftp) && !is_root() {
+            eprintln!("skipped: only root can start vsftpd with an account of the tests' own");
+            continue;
+        }
+        let hub = Hub::start().await;
+        let share = Share::start(protocol);
+        let mut agents = Vec::new();
+        for name in ["paris-1", "paris-2"] {
+            let mut agent = Agent::new(&hub, SITE, name);
+            share.serve_to(&agent, "share");
+            agent.start().await;
+            agents.push(agent);
+        }
+        hub.api.agents_online(SITE, 2).await;
+        let mut jobs = Vec::new();
+        for n in 0..DROPS {
+            let mut suffix = drop_into("share", "in.csv", json!({"text": format!("content {n}")}));
+            suffix["params"]["on_conflict"] = json!("suffix");
+            jobs.push((n, hub.api.submit(&suffix).await));
+            let mut only =
+                drop_into("share", &format!("only {}.csv", n / 4), json!({"text": format!("{n}")}));
+            only["params"]["on_conflict"] = json!("fail");
+            jobs.push((DROPS + n / 4, hub.api.submit(&only).await));
+        }
+        let (mut names, mut winners) = (HashSet::new(), vec![0; DROPS / 4]);
+        for (n, id) in jobs {
+            let done = hub.api.end_of(&id, RECOVERED).await;
+            if n >= DROPS {
+                winners[n - DROPS] += usize::from(done["state"] == "succeeded");
+                continue;
+            }
+            assert_eq!(done["state"], "succeeded", "{protocol:?}: {done:#}");
+            let name = done["result"]["path"].as_str().unwrap().to_owned();
+            let arrived = fs::read_to_string(share.root().join(&name)).unwrap();
+            assert_eq!(arrived, format!("content {n}"), "{protocol:?}: {name}");
+            assert!(names.insert(name), "{protocol:?}: {done:#}");
+        }
+        assert_eq!(winners, vec![1; DROPS / 4], "{protocol:?}");
+    }
 }
 
 /// What the agent may use.

@@ -26,7 +26,7 @@ use crate::{
     model::{AttemptToOffer, NewJob, OperationView},
 };
 use passerelle_protocol::{
-    AgentId, EventId, EventRefused, Hello, JobId, Name, SessionId, TriggerLease, limits::MAX_JOBS,
+    AgentId, Commit, EventId, EventRefused, Hello, JobId, Name, SessionId, TriggerLease, limits::MAX_JOBS,
     session::Attempt,
 };
 use session::{Resource, Session};
@@ -82,6 +82,10 @@ pub(crate) enum Command {
     Cancel(Attempt),
     /// The grant is stored.
     Grant(Attempt),
+    /// Another attempt acts on the same path: the wish is to be stored again in a moment.
+    GrantLater(Box<Commit>),
+    /// That moment is over.
+    GrantNow(Box<Commit>),
     /// A newer connection of the same agent is here: of the same process, or of another one.
     Fenced { clone: bool, wait_s: u32 },
     /// The agent was revoked.

@@ -7,11 +7,13 @@ use crate::{
     tunnel::{offer, registry::Command},
 };
 use passerelle_protocol::{
-    Decline,
-    session::NotOffered,
-    session::{Attempt, HubEvent},
+    Commit, Decline,
+    session::{Attempt, HubEvent, NotOffered},
 };
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// After how long a grant is asked for again while another attempt acts on the same path: that is a rename, mostly.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 impl Session {
     pub(super) async fn obey(&mut self, command: Command) {
@@ -47,6 +49,11 @@ impl Session {
             Command::Triggers(leases) => self.tell_triggers(leases),
             Command::Cancel(attempt) => self.machine.cancel(attempt, now),
             Command::Grant(attempt) => self.machine.grant_commit(attempt),
+            Command::GrantLater(commit) => self.ask_again(commit),
+            Command::GrantNow(commit) => {
+                self.asking.remove(&Attempt::new(commit.job, commit.attempt));
+                self.unstored.push_back(HubEvent::CommitRequested(*commit));
+            }
             Command::Fenced { clone, wait_s } => {
                 self.clone = clone;
                 tracing::warn!(session_id = %self.id, clone, "A newer connection of the same agent fences this one");
@@ -59,6 +66,19 @@ impl Session {
                 self.refuse("fenced", message, false, Some(wait_s));
             }
         }
+    }
+
+    /// Has a wish for a grant stored again in a moment; once for each attempt, however often the agent repeats it.
+    fn ask_again(&mut self, commit: Box<Commit>) {
+        if !self.asking.insert(Attempt::new(commit.job, commit.attempt)) {
+            return;
+        }
+        let own = self.own.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(ASK_AGAIN).await;
+            // The session may be gone: its agent asks anew.
+            drop(own.send(Command::GrantNow(commit)).await);
+        });
     }
 
     /// Signs and sends an offer. One that cannot be sent is given back, so that the job does not hang on it.

@@ -2,7 +2,11 @@
 
 use super::Session;
 use crate::{
-    store::{Error, attempts, sessions, triggers},
+    store::{
+        Error, attempts,
+        grants::{self, Asked},
+        sessions, triggers,
+    },
     tunnel::{
         registry::{Arrival, Command},
         report::check_report,
@@ -62,10 +66,13 @@ impl Session {
                 self.store.order(
                     place,
                     false,
-                    move |tx| attempts::commit_requested(tx, agent, &commit),
-                    move |granted| match granted {
-                        Ok(true) => drop(own.try_send(Command::Grant(attempt))),
-                        Ok(false) => {}
+                    move |tx| Ok((grants::commit_requested(tx, agent, &commit)?, commit)),
+                    move |asked| match asked {
+                        Ok((Asked::Granted, _)) => drop(own.try_send(Command::Grant(attempt))),
+                        Ok((Asked::Later, commit)) => {
+                            drop(own.try_send(Command::GrantLater(Box::new(commit))))
+                        }
+                        Ok((Asked::Never, _)) => {}
                         Err(error) => failed(own, error),
                     },
                 )

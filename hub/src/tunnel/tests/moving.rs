@@ -188,6 +188,42 @@ async fn an_attempt_of_a_silent_agent_moves_after_the_lease_and_its_late_commit_
 }
 
 #[tokio::test]
+async fn a_path_is_granted_to_one_attempt_at_a_time() {
+    let hub = Hub::new().await;
+    let (first, second) = (hub.agent().await, hub.agent().await);
+    let served = Served::start(&hub.store).await;
+    let (mut one, _) = Agent::connect(served.address, &first, hello(&first)).await;
+    let (mut other, _) = Agent::connect(served.address, &second, hello(&second)).await;
+    for path in ["b.csv", "a.csv"] {
+        for _ in 0..2 {
+            hub.store.submit(drop_job()).await.unwrap();
+        }
+        let mut attempts = Vec::new();
+        for (agent, identity) in [(&mut one, &first), (&mut other, &second)] {
+            let (attempt, offer) = agent.offered().await;
+            assert_eq!(opened(identity, &offer).1.commit, CommitMode::Ask);
+            agent.accept(attempt).await;
+            attempts.push(attempt);
+        }
+        one.session.commit(attempts[0], intent(), Instant::now());
+        assert_eq!(one.event().await, AgentEvent::CommitGranted(attempts[0]));
+        let wanted = Intent { target: Some(path.to_owned()), ..intent() };
+        let same = wanted.target == intent().target;
+        other.session.commit(attempts[1], wanted, Instant::now());
+        if same {
+            other.nothing_comes().await;
+            one.report(attempts[0], success()).await;
+        }
+        assert_eq!(other.event().await, AgentEvent::CommitGranted(attempts[1]));
+        other.report(attempts[1], success()).await;
+        if !same {
+            one.report(attempts[0], success()).await;
+        }
+        assert_eq!(state(&hub, attempts[1].job).await, JobState::Succeeded);
+    }
+}
+
+#[tokio::test]
 async fn what_was_granted_is_finished_by_the_next_agent_and_a_late_success_still_counts() {
     let hub = Hub::new().await;
     hub.store.set_lease(LEASE);
