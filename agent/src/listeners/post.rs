@@ -26,7 +26,7 @@ use passerelle_protocol::{EventId, NotificationEvent, Sha256, limits::MAX_TEXT};
 use serde::Deserialize;
 use std::{
     fs::File,
-    io::BufReader,
+    io::{BufRead, BufReader},
     sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -284,6 +284,14 @@ struct Named {
     event_kind: String,
 }
 
+/// Some senders begin with a byte order mark.
+fn named(mut body: impl BufRead) -> Option<Named> {
+    if body.fill_buf().ok()?.starts_with(b"\xef\xbb\xbf") {
+        body.consume(3);
+    }
+    serde_json::from_reader(body).ok()
+}
+
 /// Writes a body for good, and then its event. Not to be cut off.
 async fn store(
     agent: &Arc<Agent>,
@@ -298,8 +306,8 @@ async fn store(
     let stored = spawn_blocking(move || {
         let stored = spool.store()?;
         let named = match &stored {
-            Stored::Memory(bytes) | Stored::Held(bytes) => serde_json::from_slice::<Named>(bytes).ok(),
-            Stored::File | Stored::AtHub => serde_json::from_reader(BufReader::new(File::open(path)?)).ok(),
+            Stored::Memory(bytes) | Stored::Held(bytes) => named(bytes.as_ref()),
+            Stored::File | Stored::AtHub => named(BufReader::new(File::open(path)?)),
         };
         let short = |kind: &String| kind.len() <= passerelle_config::defaults::MAX_EVENT_KIND;
         Ok::<_, std::io::Error>((stored, named.map(|named: Named| named.event_kind).filter(short)))
@@ -311,7 +319,10 @@ async fn store(
     };
     let kinds = &listener.config.event_kinds;
     if !kinds.is_empty() && !event_kind.as_ref().is_some_and(|kind| kinds.contains(kind)) {
-        let detail = "the EventKind of the body is none of those that this listener takes (event_kinds)";
+        let detail = match event_kind {
+            Some(_) => "the EventKind of the body is none of those that this listener takes (event_kinds)",
+            None => "the body is no JSON object with an EventKind, which this listener needs (event_kinds)",
+        };
         return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "forbidden", detail).read());
     }
     let content = match stored {

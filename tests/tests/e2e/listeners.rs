@@ -182,7 +182,15 @@ async fn a_post_is_one_event_per_key_and_what_is_wrong_is_refused() {
     let text = strict.http.post(&strict.url).bearer_auth(TOKEN).header("idempotency-key", "k");
     refused(text.header("content-type", "text/plain").body(body), 415, "bad_request").await;
     refused(strict.post("k", "{\"EventKind\":\"Autre\"}"), 422, "forbidden").await;
+    for (key, no_kind) in [("none", "{}"), ("text", "CommandeValidee"), ("empty", "")] {
+        let answer = strict.post(key, no_kind).send().await.unwrap();
+        let told: Value = answer.json().await.unwrap();
+        assert!(told["detail"].as_str().unwrap().contains("no JSON object with an EventKind"), "{told}");
+    }
     accepted(strict.post("k", body)).await;
+    // Some senders begin with a byte order mark: it stays.
+    let marked = format!("\u{feff}{body}");
+    let id = accepted(strict.post("marked", marked.clone())).await;
     let few = Till::new(ports[2], "few");
     for key in ["1", "2", "3"] {
         accepted(few.post(key, "x")).await;
@@ -193,13 +201,16 @@ async fn a_post_is_one_event_per_key_and_what_is_wrong_is_refused() {
     let http = http_client_trusting(Some(&certified.cert.pem()));
     let tls = Till { http, url: format!("https://localhost:{}/tls", ports[3]) };
     accepted(tls.post("secret", "x")).await;
-    all_events(&hub, 9).await;
+    let items = all_events(&hub, 10).await;
+    let item = items.iter().find(|item| item["id"] == id.as_str()).expect("the marked one");
+    assert_eq!(item["data"]["event_kind"], "CommandeValidee");
+    assert!(payload(&hub, &id).await == marked.as_bytes());
 
     // It is told of, and the answers and the cloud's copy of things show nothing of each other.
     let status = agent.status().await;
     let shown = status["triggers"].as_array().unwrap().iter().find(|one| one["trigger"] == "orders").unwrap();
     assert_eq!((&shown["kind"], &shown["taken"]), (&"notification".into(), &4.into()), "{shown}");
-    assert_eq!(agent.metric("passerelle_agent_posts_taken_total").await, 9.0);
+    assert_eq!(agent.metric("passerelle_agent_posts_taken_total").await, 10.0);
     let explained = agent.output(&["policy", "explain"]);
     let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
     assert!(
@@ -212,7 +223,7 @@ async fn a_post_is_one_event_per_key_and_what_is_wrong_is_refused() {
         let shown = agent.output(&["audit", "show", "--kind", kind, "--json"]);
         String::from_utf8_lossy(&shown.stdout).into_owned()
     };
-    assert_eq!(rows("post_taken").lines().count(), 9);
+    assert_eq!(rows("post_taken").lines().count(), 10);
     assert!(rows("post_refused").contains("unauthorized") && !rows("post_refused").contains("wrong"));
     assert!(agent.output(&["audit", "verify"]).status.success());
 }
