@@ -52,7 +52,7 @@ pub async fn follow(
     State(app): State<App>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let last = match headers.get("last-event-id").map(|value| value.to_str().unwrap_or_default()) {
+    let last = match headers.get("last-event-id").map(|value| value.to_str().unwrap_or("no ASCII")) {
         None | Some("") => None,
         Some(text) => Some(text.parse::<u64>().map_err(|_| {
             Problem::bad_request("last-event-id: expected the id of an event of this stream")
