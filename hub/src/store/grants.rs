@@ -13,11 +13,12 @@ use crate::model::JobState;
 use passerelle_protocol::{AgentId, Commit, Intent, session::Attempt};
 use rusqlite::{OptionalExtension as _, params};
 
-/// Another unfinished job of the resource holds a grant for the path.
+/// An agent is at another job of the resource that was granted the path. One that waits for its next attempt holds nothing:
+/// those who wait here may have the places that it needs.
 pub(super) const HELD: &str = "SELECT 1 FROM jobs j INDEXED BY jobs_granted \
      JOIN attempts a ON a.job = j.seq AND a.number = j.granted \
      WHERE j.tenant = ?1 AND j.site = ?2 AND j.resource = ?3 AND j.granted > 0 \
-     AND j.state IN ('queued', 'offered', 'running', 'waiting') AND j.seq <> ?4 \
+     AND j.state IN ('offered', 'running') AND j.seq <> ?4 \
      AND json_extract(a.intent, '$.target') = ?5 LIMIT 1";
 
 /// What became of the wish for a grant.
