@@ -10,12 +10,12 @@ use super::{
     error::{CrmError, Problem},
     exchange::Talk,
     params::From,
-    recent::{At, Recent},
+    recent::{At, Recent, floor_to},
     vocabulary::{Entity, Field, Record},
 };
 use crate::{Change, ChangeOp, Changes, Failure, Start};
 use aws_lc_rs::digest;
-use by_time::{Reader, floor_to};
+use by_time::Reader;
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
