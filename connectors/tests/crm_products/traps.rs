@@ -270,6 +270,41 @@ async fn odoo_never_turns_a_company_into_a_person_and_archives_where_the_operato
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn odoo_is_asked_what_it_needs_before_a_dry_run() {
+    for kind in [Kind::Odoo18, Kind::Odoo19] {
+        let place = Place::start(kind);
+        place.odoo().needs_names.store(true, Ordering::SeqCst);
+        let params = json!({ "entity": "contact", "key": { "external_id": "K" }, "fields": { "email": "a@example.com" }, "dry_run": true });
+        let would = place.agent().run("upsert", params).await.unwrap();
+        assert_eq!(would["would"], json!("refused"), "{kind:?}: {would}");
+        assert_eq!(
+            would["errors"],
+            json!([{ "field": "name", "reason": "the target needs it" }]),
+            "{kind:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_field_of_odoo_that_is_misspelt_in_the_mapping_is_named_by_our_word() {
+    for kind in [Kind::Odoo18, Kind::Odoo19] {
+        let place = Place::start(kind);
+        place.agent().upsert("K", json!({ "name": "x" })).await.unwrap();
+        let agent = place.agent_with("good", "fields = { bogus = \"nosuch\" }");
+        for (operation, params) in [
+            ("get", json!({ "entity": "contact", "key": { "external_id": "K" }, "fields": ["bogus"] })),
+            ("find", json!({ "entity": "contact", "where": {}, "fields": ["bogus"] })),
+            ("find", json!({ "entity": "contact", "where": { "bogus": "x" }, "fields": ["name"] })),
+            ("changes", json!({ "entity": "contact", "fields": ["bogus"] })),
+        ] {
+            let failure = agent.run(operation, params).await.unwrap_err();
+            assert_eq!(failure.code, Code::InvalidParams, "{kind:?} {operation}: {failure:?}");
+            assert!(failure.message.contains("fields.bogus (the target has no such field"), "{failure}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn odoo_logs_in_once_and_speaks_what_the_version_speaks() {
     let place = Place::start(Kind::Odoo18);
     let agent = place.agent();

@@ -18,6 +18,7 @@ use super::{
     settings::CallSpec,
     vocabulary::{Entity, Field, Given, Record},
 };
+use crate::Code;
 use http::{HeaderName, Method};
 use paging::{List, no_collection};
 use serde_json::{Map, Value, json};
@@ -336,7 +337,7 @@ impl Dialect for Rest {
             }
             if path.contains('{') {
                 let reason = "an argument that stands in the path of this call is missing";
-                return Err(CrmError::invalid(Vec::new()).reason(reason));
+                return Err(CrmError::new(Problem::Ours(Code::InvalidParams)).reason(reason));
             }
             let bodiless = matches!(method, Method::GET | Method::DELETE);
             let mut request = Request::path(method, path);
