@@ -98,7 +98,8 @@ pub(super) async fn page(
                 }
                 None => None,
             };
-            let delta = crm.dialect.delta(talk, entity, wanted, token.as_deref(), limit).await?;
+            let delta = crm.dialect.delta(talk, entity, wanted, token.as_deref(), limit).await;
+            let delta = delta.map_err(|error| error.of_collection(&entity.name))?;
             let items =
                 delta.changes.into_iter().map(|told| change(entity, shown, told.op, told.record)).collect();
             let kind = HeadKind::Token { t: delta.token, s: schema };

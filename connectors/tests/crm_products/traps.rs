@@ -305,6 +305,23 @@ async fn a_field_of_odoo_that_is_misspelt_in_the_mapping_is_named_by_our_word() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_the_product_does_not_have_is_no_missing_record() {
+    let place = Place::start(Kind::EspoCrm);
+    let agent = place.agent_with("good", "target = \"Nosuch\"");
+    for (operation, params) in [
+        ("find", json!({ "entity": "contact", "where": {} })),
+        ("changes", json!({ "entity": "contact" })),
+        (
+            "upsert",
+            json!({ "entity": "contact", "key": { "external_id": "K" }, "fields": { "last_name": "x" } }),
+        ),
+    ] {
+        let failure = agent.run(operation, params).await.unwrap_err();
+        assert!(failure.message.contains("entities.contact.target"), "{operation}: {failure:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn odoo_logs_in_once_and_speaks_what_the_version_speaks() {
     let place = Place::start(Kind::Odoo18);
     let agent = place.agent();

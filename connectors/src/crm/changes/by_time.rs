@@ -299,7 +299,8 @@ impl Reader<'_> {
         let limit = self.page_size();
         let span = Span { since, after, offset, limit };
         let begun = self.crm.exchange.target_now().as_microsecond() - MEANWHILE;
-        let mut page = self.crm.dialect.changed(self.talk, self.entity, self.wanted, span).await?;
+        let page = self.crm.dialect.changed(self.talk, self.entity, self.wanted, span).await;
+        let mut page = page.map_err(|error| error.of_collection(&self.entity.name))?;
         if let Some(told) = told {
             self.hold_to_last(told, &page, begun).await?;
         }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::Code;
 use http::{HeaderName, Method};
-use paging::{List, no_collection};
+use paging::List;
 use serde_json::{Map, Value, json};
 use shape::{Shape, VersionAt, at, object, plain};
 use std::{
@@ -152,12 +152,12 @@ impl Dialect for Rest {
 
     fn probe<'a>(&'a self, talk: &'a Talk) -> Boxed<'a, ()> {
         Box::pin(async move {
-            let Some(shape) = self.shapes.values().next() else { return Ok(()) };
+            let Some((name, shape)) = self.shapes.iter().next() else { return Ok(()) };
             let collection = shape.item.split("{id}").next().unwrap_or_default();
             let answer = self.exchange.send(talk, Self::request(shape, Method::GET, collection)).await?;
             match answer.status.as_u16() {
                 404 if shape.empty_page_is_404 => Ok(()),
-                _ => shape.check(&answer, None),
+                _ => shape.check(&answer, None).map_err(|error| error.of_collection(name)),
             }
         })
     }
@@ -237,7 +237,7 @@ impl Dialect for Rest {
             let shape = self.shape(entity)?;
             let request = Self::request(shape, Method::POST, entity.target.clone()).json(&object(fields));
             let answer = self.send(talk, shape, entity, request).await.map_err(|error| {
-                let error = no_collection(error, entity);
+                let error = error.of_collection(&entity.name);
                 // A target that keeps keys unique says so of the key's field.
                 match &error.problem {
                     Problem::Invalid { fields }

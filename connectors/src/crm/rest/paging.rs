@@ -107,7 +107,14 @@ impl<'a> List<'a> {
         if answer.status.as_u16() == 404 && (shape.empty_page_is_404 || is_further) {
             return Ok((Vec::new(), Next::End));
         }
-        shape.check(&answer, Some(self.entity)).map_err(|error| no_collection(error, self.entity))?;
+        shape.check(&answer, Some(self.entity)).map_err(|error| {
+            // Some say so of a search that finds nothing.
+            let hint = "; if it answers 404 where nothing is found, set empty_page_is_404 = true";
+            let error = error.of_collection(&self.entity.name);
+            let reason =
+                error.reason.as_ref().filter(|_| error.problem == Problem::Ours(Code::TargetNotFound));
+            CrmError { reason: reason.map(|reason| format!("{reason}{hint}")).or(error.reason), ..error }
+        })?;
         let body = answer.json()?;
         let records = shape.many(&body, &answer, self.wanted)?;
         let told =
@@ -315,19 +322,6 @@ fn opened(cursor: Option<&str>) -> Result<(usize, Option<String>), CrmError> {
     let (skip, at) =
         opened.ok_or_else(|| CrmError::new(Problem::Protocol).reason("a page's cursor makes no sense"))?;
     Ok((skip, Some(at.to_owned()).filter(|at| !at.is_empty())))
-}
-
-/// A 404 of a collection says nothing of a record.
-pub(super) fn no_collection(error: CrmError, entity: &Entity) -> CrmError {
-    if error.problem != Problem::NotFound {
-        return error;
-    }
-    let reason = format!(
-        "the target has no such collection: check entities.{}.target and the path of url (a target that answers 404 \
-         where nothing is found needs empty_page_is_404 = true)",
-        entity.name
-    );
-    CrmError { problem: Problem::Ours(Code::TargetNotFound), reason: Some(reason), ..error }
 }
 
 fn time(record: &Record) -> Option<i64> {
