@@ -177,6 +177,25 @@ async fn dolibarr_that_ignores_filters_is_not_searched_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dolibarr_that_misreads_times_ends_no_feed_without_a_word() {
+    let place = Place::start(Kind::Dolibarr);
+    place.clock().hold("2026-11-21T12:00:00Z");
+    for i in 0..40 {
+        place.add(&format!("K{i}"), "a");
+        place.clock().forward(1_000_000);
+    }
+    let agent = place.agent();
+    let page = agent.run("changes", json!({ "entity": "contact", "limit": 10 })).await.unwrap();
+    assert_eq!(page["more"], json!(true));
+    place.dolibarr().misreads_times.store(true, Ordering::SeqCst);
+    let next = json!({ "entity": "contact", "limit": 10, "cursor": page["next_cursor"] });
+    let failure = agent.run("changes", next.clone()).await.unwrap_err();
+    assert_eq!(failure.code, Code::TargetProtocol, "{failure:?}");
+    place.dolibarr().misreads_times.store(false, Ordering::SeqCst);
+    assert_eq!(agent.run("changes", next).await.unwrap()["items"].as_array().unwrap().len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_agents_make_one_record_of_a_second_key_of_suitecrm() {
     let place = Place::start(Kind::SuiteCrm);
     let keys = "key = [\"external_id\", \"email\"]";
