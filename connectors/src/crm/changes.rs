@@ -10,12 +10,12 @@ use super::{
     error::{CrmError, Problem},
     exchange::Talk,
     params::From,
-    recent::{At, Recent},
+    recent::{At, Recent, floor_to},
     vocabulary::{Entity, Field, Record},
 };
 use crate::{Change, ChangeOp, Changes, Failure, Start};
 use aws_lc_rs::digest;
-use by_time::{Reader, floor_to};
+use by_time::Reader;
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
@@ -98,7 +98,8 @@ pub(super) async fn page(
                 }
                 None => None,
             };
-            let delta = crm.dialect.delta(talk, entity, wanted, token.as_deref(), limit).await?;
+            let delta = crm.dialect.delta(talk, entity, wanted, token.as_deref(), limit).await;
+            let delta = delta.map_err(|error| error.of_collection(&entity.name))?;
             let items =
                 delta.changes.into_iter().map(|told| change(entity, shown, told.op, told.record)).collect();
             let kind = HeadKind::Token { t: delta.token, s: schema };

@@ -8,7 +8,7 @@ use crate::{
     BuildError, address,
     connecting::Limited,
     http::{
-        client::tls_of,
+        client::{MAX_HEADERS, tls_of},
         oauth::{OauthSettings, Tokens},
     },
 };
@@ -42,6 +42,7 @@ pub(super) fn exchange(settings: &Settings, base: &Path) -> Result<Exchange, Bui
     let tls = tls_of(speaks_tls, ca_file.as_deref(), &[b"h2", b"http/1.1"])
         .map_err(|(key, cause)| failed(settings, key, &cause))?;
     let mut builder = reqwest::Client::builder()
+        .http1_max_headers(MAX_HEADERS)
         .user_agent(concat!("passerelle-agent/", env!("CARGO_PKG_VERSION")))
         // A resource's requests ignore HTTPS_PROXY and the like; only its own setting counts.
         .no_proxy()

@@ -111,6 +111,17 @@ impl CrmError {
         self
     }
 
+    /// Of a request that names no record: that there is none says that the collection is not where it is looked for.
+    pub(crate) fn of_collection(self, entity: &str) -> Self {
+        if self.problem != Problem::NotFound {
+            return self;
+        }
+        let reason = format!(
+            "the target has no such collection: check entities.{entity}.target and the path of the resource's url"
+        );
+        Self { problem: Problem::Ours(Code::TargetNotFound), reason: Some(reason), ..self }
+    }
+
     /// Whether a write may have happened.
     pub(crate) fn is_ambiguous(&self) -> bool {
         self.problem == Problem::Ambiguous

@@ -306,7 +306,7 @@ fn lost(error: reqwest::Error, writes: bool) -> CrmError {
     let reason = if error.is_connect() {
         fault::unreachable(&error, error.is_timeout())
     } else {
-        "the connection ended without a whole answer".to_owned()
+        fault::broken(&detail).to_owned()
     };
     CrmError { reason: Some(reason), ..problem.into() }.detail(detail)
 }

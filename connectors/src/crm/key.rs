@@ -20,7 +20,7 @@ pub(super) async fn id_of(
 ) -> Result<Option<Record>, Failure> {
     let filter = [Given { field: key.0, value: &key.1 }];
     let page = Page { limit: 2, cursor: None };
-    let found = crm.dialect.find(talk, entity, &[key.0], &filter, page).await?.records;
+    let found = crm.find(talk, entity, &[key.0], &filter, page).await?.records;
     hold_to_key(&found, Given { field: key.0, value: &key.1 })?;
     match <[Record; 1]>::try_from(found) {
         Ok([record]) => Ok(Some(record)),

@@ -45,7 +45,8 @@ use crate::{
 };
 use cursor::CursorKey;
 use describe::Known;
-use dialect::Dialect;
+use dialect::{Dialect, Listed, Page};
+use error::CrmError;
 use exchange::{Exchange, Talk};
 use params::{Params, Words};
 use passerelle_config::{Diagnostics, Secret, Section};
@@ -58,7 +59,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::MutexGuard;
-use vocabulary::{Entity, Field};
+use vocabulary::{Entity, Field, Given};
 
 pub use settings::Settings;
 
@@ -134,6 +135,19 @@ impl Crm {
 
     fn words(&self) -> Words<'_> {
         Words { entities: &self.entities, calls: &self.calls }
+    }
+
+    /// A page of a search, which names no record that could be missing.
+    async fn find(
+        &self,
+        talk: &Talk,
+        entity: &Entity,
+        wanted: &[&Field],
+        filter: &[Given<'_>],
+        page: Page<'_>,
+    ) -> Result<Listed, CrmError> {
+        let listed = self.dialect.find(talk, entity, wanted, filter, page).await;
+        listed.map_err(|error| error.of_collection(&entity.name))
     }
 
     /// Waits for the turn of a key.

@@ -71,7 +71,7 @@ pub(super) async fn find(
     };
     let limit = find.limit.min(crm.dialect.abilities().max_page.max(1));
     let page = Page { limit, cursor: next.as_deref() };
-    let listed = crm.dialect.find(&talk, find.entity, wanted, &given(&find.filter), page).await?;
+    let listed = crm.find(&talk, find.entity, wanted, &given(&find.filter), page).await?;
     let next_cursor = listed.next.map(|n| crm.cursors.seal(&Head { f: asked, n }, &[])).transpose()?;
     let items: Vec<Value> = listed.records.into_iter().map(|record| shown(record, wanted)).collect();
     Ok(Outcome { result: json!({ "items": items, "next_cursor": next_cursor }), synced: None, leaves: false })

@@ -1,6 +1,7 @@
 //! Where a reading of changes by time stands, and what it told of late: the content of its cursors.
 
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// How far back late commits are looked for, in seconds.
 pub(super) const OVERLAP: i64 = 120;
@@ -23,6 +24,12 @@ pub(super) struct At {
     /// From this second on all that was told is remembered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) whole: Option<i64>,
+}
+
+/// The beginning of the grain that a time lies in, in microseconds.
+pub(super) fn floor_to(micros: i64, granularity: Duration) -> i64 {
+    let grain = i64::try_from(granularity.as_micros()).unwrap_or(1).max(1);
+    micros.div_euclid(grain).saturating_mul(grain)
 }
 
 /// What was told of late: a mark per change, with its second, or [`Recent::FUTURE`] if it was dated ahead.

@@ -198,8 +198,7 @@ impl<'a> Engine<'a> {
 
     async fn find(&self) -> Result<Vec<Record>, CrmError> {
         let page = Page { limit: 2, cursor: None };
-        let listed =
-            self.crm.dialect.find(&self.talk, self.entity(), &self.wanted(), &[self.key()], page).await?;
+        let listed = self.crm.find(&self.talk, self.entity(), &self.wanted(), &[self.key()], page).await?;
         hold_to_key(&listed.records, self.key())?;
         Ok(listed.records)
     }

@@ -31,6 +31,17 @@ pub(super) fn refusal(status: StatusCode, headers: &HeaderMap, reading: bool, no
         408 | 504 => Failure::retry(Code::TargetTimeout, says("reports a timeout")),
         425 | 429 | 503 => Failure::retry(Code::TargetThrottled, says("asks to come back later")),
         500..=599 => Failure::retry(Code::TargetRefused, says("reports a fault of its own")),
+        304 => Failure::permanent(
+            Code::TargetRefused,
+            says(
+                "answered that nothing was modified, as it may to a request with a condition; leave If-None-Match and \
+                 If-Modified-Since out of its headers, or list 304 in expect",
+            ),
+        ),
+        300..=399 if !headers.contains_key(LOCATION) => Failure::permanent(
+            Code::TargetRefused,
+            says("answered with a redirect that leads nowhere; check the path of the request"),
+        ),
         300..=399 => Failure::permanent(
             Code::TargetRefused,
             says("answered with a redirect, which is not followed; set the resource's url to where it leads"),
@@ -184,6 +195,16 @@ mod tests {
             [404, 410, 409, 412].map(request).as_slice(),
             [Code::TargetNotFound, Code::TargetNotFound, Code::TargetConflict, Code::TargetConflict]
         );
+    }
+
+    #[test]
+    fn only_a_redirect_is_said_to_lead_somewhere() {
+        let message = |status: u16, pairs: &[(&str, &str)]| {
+            refusal(StatusCode::from_u16(status).unwrap(), &map(pairs), false, true).message
+        };
+        assert!(message(302, &[("location", "/x")]).contains("where it leads"));
+        assert!(message(304, &[]).contains("nothing was modified"));
+        assert!(message(300, &[]).contains("leads nowhere"));
     }
 
     #[test]

@@ -15,6 +15,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use std::{path::Path, sync::Arc, time::Duration};
 
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+/// The most header fields of an answer over HTTP/1.1; the library's hundred are legal and few.
+pub(crate) const MAX_HEADERS: usize = 1000;
 /// How often an HTTP/2 connection in use is tried, and how long its peer may take to answer that.
 const HTTP2_PING: Duration = Duration::from_secs(20);
 const HTTP2_PONG: Duration = Duration::from_secs(60);
@@ -49,6 +51,7 @@ pub(super) fn client(
         .tcp_keepalive(TCP_KEEPALIVE)
         // A target that is slow to take what is sent has the attempt's own time, not the library's thirty seconds.
         .tcp_user_timeout(None)
+        .http1_max_headers(MAX_HEADERS)
         // A connection over which many requests go at once is left when its peer does not answer to this either.
         .http2_keep_alive_interval(HTTP2_PING)
         .http2_keep_alive_timeout(HTTP2_PONG)

@@ -8,11 +8,11 @@ use super::{
     oauth::Token,
     params::Params,
     path,
-    settings::Timeouts,
+    settings::{Timeouts, Version},
     unpack::Unpacker,
     wait::Waits,
 };
-use crate::{Call, Code, Failure, Input, Intent, Outcome, Output};
+use crate::{Call, Code, Failure, Input, Intent, Outcome, Output, Verdict};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
     header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RANGE},
@@ -89,6 +89,10 @@ async fn before<T>(call: &Call, future: impl Future<Output = T>) -> Result<T, Fa
 async fn content(call: &Call, params: &mut Params, input: Option<Input>) -> Result<Content, Failure> {
     if input.is_some() && !params.takes_payload {
         let message = "payload: this request takes none; its body is made of the parameters, or it has none";
+        return Err(Failure::permanent(Code::InvalidParams, message));
+    }
+    if input.is_none() && params.takes_payload && params.request.is_some() {
+        let message = "payload: missing; this request sends the job's payload";
         return Err(Failure::permanent(Code::InvalidParams, message));
     }
     match params.made.take() {
@@ -229,7 +233,20 @@ async fn once(
             Ok(response)
         }
         // The payload was at fault: its last piece was held back, so the target never got a whole request.
-        Err(error) => Err(fault.take().unwrap_or_else(|| fault::failure(error, params.is_reading()))),
+        Err(error) => Err(fault.take().unwrap_or_else(|| unanswered(http, error, params.is_reading()))),
+    }
+}
+
+/// No head of an answer came. A target that does not speak the version that it is spoken to in just hangs up.
+fn unanswered(http: &Http, error: reqwest::Error, reading: bool) -> Failure {
+    let failure = fault::failure(error, reading);
+    match (http.version, failure.code, failure.verdict) {
+        (Version::Two, Code::TargetProtocol, Verdict::Retry) => {
+            let message = "the connection ended without a whole HTTP/2 answer; where the target speaks HTTP/1.1 alone, take \
+                           http_version = \"2\" away";
+            Failure { message: message.to_owned(), ..failure }
+        }
+        _ => failure,
     }
 }
 
@@ -324,7 +341,7 @@ pub(super) async fn look(http: &Http, timeout: Duration) -> Result<StatusCode, F
         if let Some(Shown { name, value, .. }) = http.credentials.shown().await? {
             request = request.header(name, value);
         }
-        request.send().await.map_err(|error| fault::failure(error, true))
+        request.send().await.map_err(|error| unanswered(http, error, true))
     };
     match tokio::time::timeout(timeout, look).await {
         Ok(Ok(response)) => match response.status().as_u16() {

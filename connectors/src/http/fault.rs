@@ -26,11 +26,34 @@ pub(super) fn failure(error: reqwest::Error, reading: bool) -> Failure {
     }
     let lost = if error.is_timeout() {
         Failure::retry(Code::TargetTimeout, "the target did not answer in time")
+    } else if is_head_too_large(&detail) {
+        // It would be so again, and the request have its effect again.
+        Failure::permanent(Code::TargetProtocol, HEAD_TOO_LARGE)
     } else {
-        Failure::retry(Code::TargetProtocol, "the connection ended without a whole HTTP answer")
+        Failure::retry(Code::TargetProtocol, broken(&detail))
     };
     let lost = lost.detail(detail);
     if reading { lost } else { lost.effect_unknown() }
+}
+
+const HEAD_TOO_LARGE: &str =
+    "the target answered with more header fields, or larger ones, than the agent takes";
+
+/// The library has no types for these, or keeps them to itself: their texts are held by tests.
+fn is_head_too_large(chain: &str) -> bool {
+    chain.contains("message head is too large")
+}
+
+/// What an operator should look at when a connection gave no whole answer; `chain` is that of the error.
+pub(crate) fn broken(chain: &str) -> &'static str {
+    if is_head_too_large(chain) {
+        HEAD_TOO_LARGE
+    } else if chain.contains("invalid HTTP version parsed") {
+        "the target does not answer in HTTP, as a port that wants TLS does not; check http or https, and the port, in the \
+         resource's url"
+    } else {
+        "the connection ended without a whole HTTP answer"
+    }
 }
 
 /// What an operator should look at when no connection came about.
@@ -79,6 +102,11 @@ pub(crate) fn unreachable(error: &(dyn Error + 'static), timed_out: bool) -> Str
         }
         Some(io::ErrorKind::UnexpectedEof) => {
             "the target closed the connection during the TLS handshake; check https in the resource's url"
+                .to_owned()
+        }
+        // A socket that waits no longer says the one or the other.
+        Some(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            "the target did not answer the TLS handshake in time; check https and the port in the resource's url"
                 .to_owned()
         }
         _ => "no connection to the target; see the agent's log".to_owned(),

@@ -45,6 +45,7 @@ pub struct HttpKind;
 /// A configured application. Its connections are pooled and reused by its jobs alone.
 pub struct Http {
     base: Url,
+    version: Version,
     client: reqwest::Client,
     /// What `client` speaks TLS with.
     tls: Arc<ClientConfig>,
@@ -102,6 +103,7 @@ impl Kind for HttpKind {
             credentials: client::credentials(checked, base, &fetching)?,
             signer: client::signer(checked, base)?,
             client,
+            version: checked.version,
             tls: Arc::new(tls),
             proxy: checked.proxy.as_ref().map(|proxy| proxy.url.clone()),
             own_headers: checked.own_headers(),

@@ -142,7 +142,7 @@ pub(super) struct Params {
     pub(super) expect: Option<Vec<u16>>,
     pub(super) notify: bool,
     /// The operator's request that it names.
-    request: Option<String>,
+    pub(super) request: Option<String>,
     /// A body that is made of the parameters, with its media type.
     pub(super) made: Option<(Vec<u8>, String)>,
     /// Whether a payload may be the body.

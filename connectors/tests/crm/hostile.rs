@@ -26,6 +26,7 @@ async fn a_declared_call_is_made_with_its_arguments_in_their_places() {
     for id in [".", ".."] {
         let out = agent.run("call", json!({ "name": "greet", "args": { "id": id } })).await.unwrap_err();
         assert_eq!((out.verdict, out.code), (Verdict::Permanent, Code::InvalidParams), "{out}");
+        assert!(!out.message.contains("the target"), "it was not asked: {out}");
         let out = agent.run("delete", json!({ "entity": "contact", "id": id })).await.unwrap_err();
         assert_eq!((out.verdict, out.code), (Verdict::Permanent, Code::InvalidParams), "{out}");
     }

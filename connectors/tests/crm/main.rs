@@ -11,6 +11,7 @@ mod crm_servers;
 #[path = "../support/full.rs"]
 mod full;
 mod hostile;
+mod lists;
 mod odata;
 mod place;
 #[path = "../support/port.rs"]

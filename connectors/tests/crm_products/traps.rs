@@ -177,6 +177,25 @@ async fn dolibarr_that_ignores_filters_is_not_searched_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dolibarr_that_misreads_times_ends_no_feed_without_a_word() {
+    let place = Place::start(Kind::Dolibarr);
+    place.clock().hold("2026-11-21T12:00:00Z");
+    for i in 0..40 {
+        place.add(&format!("K{i}"), "a");
+        place.clock().forward(1_000_000);
+    }
+    let agent = place.agent();
+    let page = agent.run("changes", json!({ "entity": "contact", "limit": 10 })).await.unwrap();
+    assert_eq!(page["more"], json!(true));
+    place.dolibarr().misreads_times.store(true, Ordering::SeqCst);
+    let next = json!({ "entity": "contact", "limit": 10, "cursor": page["next_cursor"] });
+    let failure = agent.run("changes", next.clone()).await.unwrap_err();
+    assert_eq!(failure.code, Code::TargetProtocol, "{failure:?}");
+    place.dolibarr().misreads_times.store(false, Ordering::SeqCst);
+    assert_eq!(agent.run("changes", next).await.unwrap()["items"].as_array().unwrap().len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_agents_make_one_record_of_a_second_key_of_suitecrm() {
     let place = Place::start(Kind::SuiteCrm);
     let keys = "key = [\"external_id\", \"email\"]";
@@ -267,6 +286,58 @@ async fn odoo_never_turns_a_company_into_a_person_and_archives_where_the_operato
     let back = agent.upsert("P-1", json!({ "archived": false })).await.unwrap();
     assert_eq!(back["outcome"], json!("updated"), "the same record, not another one");
     assert_eq!(place.contacts().rows().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn odoo_is_asked_what_it_needs_before_a_dry_run() {
+    for kind in [Kind::Odoo18, Kind::Odoo19] {
+        let place = Place::start(kind);
+        place.odoo().needs_names.store(true, Ordering::SeqCst);
+        let params = json!({ "entity": "contact", "key": { "external_id": "K" }, "fields": { "email": "a@example.com" }, "dry_run": true });
+        let would = place.agent().run("upsert", params).await.unwrap();
+        assert_eq!(would["would"], json!("refused"), "{kind:?}: {would}");
+        assert_eq!(
+            would["errors"],
+            json!([{ "field": "name", "reason": "the target needs it" }]),
+            "{kind:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_field_of_odoo_that_is_misspelt_in_the_mapping_is_named_by_our_word() {
+    for kind in [Kind::Odoo18, Kind::Odoo19] {
+        let place = Place::start(kind);
+        place.agent().upsert("K", json!({ "name": "x" })).await.unwrap();
+        let agent = place.agent_with("good", "fields = { bogus = \"nosuch\" }");
+        for (operation, params) in [
+            ("get", json!({ "entity": "contact", "key": { "external_id": "K" }, "fields": ["bogus"] })),
+            ("find", json!({ "entity": "contact", "where": {}, "fields": ["bogus"] })),
+            ("find", json!({ "entity": "contact", "where": { "bogus": "x" }, "fields": ["name"] })),
+            ("changes", json!({ "entity": "contact", "fields": ["bogus"] })),
+        ] {
+            let failure = agent.run(operation, params).await.unwrap_err();
+            assert_eq!(failure.code, Code::InvalidParams, "{kind:?} {operation}: {failure:?}");
+            assert!(failure.message.contains("fields.bogus (the target has no such field"), "{failure}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_the_product_does_not_have_is_no_missing_record() {
+    let place = Place::start(Kind::EspoCrm);
+    let agent = place.agent_with("good", "target = \"Nosuch\"");
+    for (operation, params) in [
+        ("find", json!({ "entity": "contact", "where": {} })),
+        ("changes", json!({ "entity": "contact" })),
+        (
+            "upsert",
+            json!({ "entity": "contact", "key": { "external_id": "K" }, "fields": { "last_name": "x" } }),
+        ),
+    ] {
+        let failure = agent.run(operation, params).await.unwrap_err();
+        assert!(failure.message.contains("entities.contact.target"), "{operation}: {failure:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

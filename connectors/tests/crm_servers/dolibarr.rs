@@ -49,6 +49,8 @@ pub struct Dolibarr {
     pub clocks_back: AtomicI64,
     /// Finds everything, whatever the filter is.
     pub ignores_filters: AtomicBool,
+    /// Finds nothing at or after a time, as one that misreads it.
+    pub misreads_times: AtomicBool,
 }
 
 impl Dolibarr {
@@ -176,6 +178,11 @@ impl Dolibarr {
             );
         }
         let mut rows: Vec<Row> = table.rows();
+        if self.misreads_times.load(Ordering::SeqCst)
+            && asked.param("sqlfilters").is_some_and(|filter| filter.contains("t.tms"))
+        {
+            rows.clear();
+        }
         let all = self.ignores_filters.load(Ordering::SeqCst);
         rows.retain(|row| all || filter.holds(&|name| cell(row, name).unwrap_or_default()));
         let by: Vec<String> =

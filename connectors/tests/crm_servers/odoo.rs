@@ -11,7 +11,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
 };
 use values::{COUNTRIES, PARTNER, converted, fields_get, read, whole};
@@ -31,6 +31,8 @@ pub struct Odoo {
     serial: AtomicI64,
     /// The major version: below 19 there is no JSON-2, from 22 on no JSON-RPC.
     pub major: AtomicUsize,
+    /// Whether the model of partners says that a name is needed, as a customer's module can have it.
+    pub needs_names: AtomicBool,
     pub logins: AtomicUsize,
     pub failed_logins: AtomicUsize,
 }
@@ -155,7 +157,13 @@ impl Odoo {
             named.get("ids").and_then(Value::as_array).into_iter().flatten().map(Value::to_string).collect()
         };
         match method {
-            "fields_get" => Ok(fields_get()),
+            "fields_get" => {
+                let mut fields = fields_get();
+                if self.needs_names.load(Ordering::SeqCst) {
+                    fields["name"]["required"] = json!(true);
+                }
+                Ok(fields)
+            }
             "default_get" => Ok(json!({ "type": "contact" })),
             "load" => self.load(&named).await,
             "search_read" | "search" | "search_count" => self.search(method, &named),

@@ -50,6 +50,18 @@ fn named(request: &str, args: Value) -> Value {
 }
 
 #[tokio::test]
+async fn a_request_that_sends_the_payload_needs_one() {
+    let server = serve(|_| status(200)).await;
+    for operation in ["request", "notify"] {
+        let params = named("upload", json!({ "name": "a.csv" }));
+        let failure = resource(&server).run(operation, params, None).await.failure();
+        assert_eq!((failure.code, failure.effect), (Code::InvalidParams, Effect::NotApplied), "{failure}");
+        assert!(failure.message.starts_with("payload: missing"), "{failure}");
+    }
+    assert!(server.received().is_empty());
+}
+
+#[tokio::test]
 async fn a_job_fills_the_places_of_a_request_and_nothing_else() {
     let server = serve(|_| answer(200, &[], "ready")).await;
     let resource = resource(&server);

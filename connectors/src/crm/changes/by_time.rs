@@ -24,7 +24,7 @@ use crate::{
         dialect::{Changed, Span},
         error::{CrmError, Problem},
         exchange::Talk,
-        recent::{At, OVERLAP, Recent},
+        recent::{At, OVERLAP, Recent, floor_to},
         vocabulary::{Entity, Field, Record},
     },
 };
@@ -115,17 +115,21 @@ impl Reader<'_> {
             if !self.ties_ordered && at.off < self.page_size() {
                 at.off = 0;
             }
+            let grain = |record: &Record| floor_to(micros(record), self.granularity);
             let overlap = after.is_none() && at.off > 0 && !plain;
             let offset = if after.is_some() { 0 } else { at.off - usize::from(overlap) };
             let since = at.high.map(|high| floor_to(high, self.granularity)).or(at.floor);
-            let page = self.ask(since, after, offset).await?;
+            let told = Some(&*at).filter(|_| after.is_none() && offset == 0);
+            let page = self.ask(since, after, offset, told).await?;
             let mut records = page.records;
             let due = self.due();
             let dated = records.iter().position(|record| micros(record) > due);
             let ahead = dated.map(|first| records.split_off(first)).is_some();
             let mut records = records.into_iter().peekable();
             if overlap {
-                match records.next_if(|first| first.id == last) {
+                // Edited later on, it is one of those that follow.
+                let is_last = |first: &Record| first.id == last && Some(grain(first)) == since;
+                match records.next_if(is_last) {
                     // It may have changed within the same grain of time.
                     Some(again) => {
                         let mark = mark(&again);
@@ -178,7 +182,7 @@ impl Reader<'_> {
     ) -> Result<bool, Failure> {
         let (mut offset, mut seen) = (0, Vec::new());
         for _ in 0..MAX_REQUESTS {
-            let page = self.ask(Some(floor_to(due, self.granularity)), None, offset).await?;
+            let page = self.ask(Some(floor_to(due, self.granularity)), None, offset, None).await?;
             let read = page.records.len();
             for record in page.records.into_iter().filter(|record| micros(record) > due) {
                 let mark = mark(&record);
@@ -209,6 +213,27 @@ impl Reader<'_> {
         Ok(true)
     }
 
+    /// The record that was told last is itself of the time that is asked for. Where it does not come, and still is as it was
+    /// told, the filter does not match what it should: what changed since would not come either.
+    async fn hold_to_last(&self, at: &At, page: &Changed, begun: i64) -> Result<(), Failure> {
+        let Some(high) = at.high.filter(|_| !at.last.is_empty()) else { return Ok(()) };
+        let grain = |time: i64| floor_to(time, self.granularity);
+        // Young ones may stand where they were before they were edited.
+        let beyond = |record: &Record| grain(micros(record)) > grain(high) && micros(record) < begun;
+        let passed = page.end || page.records.iter().any(beyond);
+        if !passed || page.records.iter().any(|record| record.id == at.last) {
+            return Ok(());
+        }
+        // Edited, deleted or out of reach: nothing is proven.
+        let Ok(record) = self.crm.dialect.get(self.talk, self.entity, &at.last, &[]).await else {
+            return Ok(());
+        };
+        if record.modified.is_none_or(|modified| grain(modified.as_microsecond()) != grain(high)) {
+            return Ok(());
+        }
+        Err(refused("does not find by the time of the last change what has just that time"))
+    }
+
     fn advance(&self, at: &mut At, record: &Record) {
         let modified = micros(record);
         let grain = |time: i64| floor_to(time, self.granularity);
@@ -227,7 +252,7 @@ impl Reader<'_> {
         let from = from.max(at.floor.unwrap_or(i64::MIN));
         let mut offset = 0;
         for _ in 0..MAX_REQUESTS {
-            let page = self.ask(Some(floor_to(from, self.granularity)), None, offset).await?;
+            let page = self.ask(Some(floor_to(from, self.granularity)), None, offset, None).await?;
             let read = page.records.len();
             for record in page.records {
                 let modified = micros(&record);
@@ -257,12 +282,13 @@ impl Reader<'_> {
         self.crm.dialect.abilities().max_page.clamp(1, 1000).min(self.limit + 1).max(2)
     }
 
-    /// Asks for records and holds the answer to what was asked for.
+    /// Asks for records and holds the answer to what was asked for, and to what was `told` of that time.
     async fn ask(
         &self,
         since: Option<i64>,
         after: Option<(i64, &str)>,
         offset: usize,
+        told: Option<&At>,
     ) -> Result<Changed, Failure> {
         let time = |micros: i64| {
             Timestamp::from_microsecond(micros)
@@ -273,13 +299,13 @@ impl Reader<'_> {
         let limit = self.page_size();
         let span = Span { since, after, offset, limit };
         let begun = self.crm.exchange.target_now().as_microsecond() - MEANWHILE;
-        let mut page = self.crm.dialect.changed(self.talk, self.entity, self.wanted, span).await?;
+        let page = self.crm.dialect.changed(self.talk, self.entity, self.wanted, span).await;
+        let mut page = page.map_err(|error| error.of_collection(&self.entity.name))?;
+        if let Some(told) = told {
+            self.hold_to_last(told, &page, begun).await?;
+        }
         leave_out_edited(&mut page, begun, self.granularity);
-        let refuses = |what: &str| {
-            let reason =
-                format!("it {what}, so that changes would be lost: this agent refuses to sync from it");
-            Err(Failure::permanent(Code::TargetProtocol, reason))
-        };
+        let refuses = |what: &str| Err(refused(what));
         let mut before = i64::MIN;
         for record in &page.records {
             let Some(modified) = record.modified.map(|at| at.as_microsecond()) else {
@@ -295,6 +321,11 @@ impl Reader<'_> {
         }
         Ok(page)
     }
+}
+
+fn refused(what: &str) -> Failure {
+    let reason = format!("it {what}, so that changes would be lost: this agent refuses to sync from it");
+    Failure::permanent(Code::TargetProtocol, reason)
 }
 
 /// A target that looks records up first and reads them after shows what was edited in between at its old place with its
@@ -328,11 +359,6 @@ fn micros(record: &Record) -> i64 {
 
 fn second(record: &Record) -> i64 {
     micros(record).div_euclid(1_000_000)
-}
-
-pub(super) fn floor_to(micros: i64, granularity: Duration) -> i64 {
-    let grain = i64::try_from(granularity.as_micros()).unwrap_or(1).max(1);
-    micros.div_euclid(grain).saturating_mul(grain)
 }
 
 /// What tells a change from others: the record, its time, its version, and its content where versions are missing or too

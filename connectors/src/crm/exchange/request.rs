@@ -2,7 +2,10 @@
 //!
 //! A path is code or configuration; what comes from a job or a target goes into it through [`segment`].
 
-use crate::crm::error::{CrmError, Problem};
+use crate::{
+    Code,
+    crm::error::{CrmError, Problem},
+};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -15,7 +18,7 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 /// One segment of a path, encoded.
 ///
 /// # Errors
-/// [`Problem::Invalid`] for dots alone, which lead through the path however they are encoded.
+/// `invalid_params` for dots alone, which lead through the path however they are encoded.
 pub(crate) fn segment(text: &str) -> Result<String, CrmError> {
     if leads_astray(text) { Err(astray()) } else { Ok(utf8_percent_encode(text, SEGMENT).to_string()) }
 }
@@ -26,8 +29,9 @@ pub(super) fn leads_astray(part: &str) -> bool {
 }
 
 pub(super) fn astray() -> CrmError {
-    CrmError::new(Problem::Invalid { fields: Vec::new() })
-        .reason("\".\" and \"..\" are no ids, and no part of a path")
+    // The target was not asked.
+    CrmError::new(Problem::Ours(Code::InvalidParams))
+        .reason("\".\" and \"..\" are no ids, and no part of a path; give another value")
 }
 
 /// A request below the resource's url.

@@ -26,6 +26,7 @@ use super::{
 };
 use jiff::tz::TimeZone;
 pub(super) use product::PRODUCT;
+use read::by_our_names;
 use rpc::{Invoked, Rpc};
 use serde_json::{Map, Value, json};
 use std::{
@@ -118,7 +119,8 @@ impl Dialect for Odoo {
             let Some(domain) = self.domain(talk, entity, filter).await? else { return Ok(Listed::default()) };
             let window = (offset, page.limit);
             let names = Self::names(wanted);
-            let rows = self.search_read(talk, &entity.target, json!(domain), &names, window, "id").await?;
+            let rows = self.search_read(talk, &entity.target, json!(domain), &names, window, "id").await;
+            let rows = rows.map_err(|error| by_our_names(error, entity))?;
             let next = (rows.len() >= page.limit).then(|| (offset + rows.len()).to_string());
             Ok(Listed { records: self.records(talk, entity, wanted, &rows).await?, next })
         })
@@ -209,9 +211,9 @@ impl Dialect for Odoo {
                 domain.push(json!(["write_date", ">=", since]));
             }
             let (names, window) = (Self::names(wanted), (span.offset, span.limit));
-            let rows = self
-                .search_read(talk, &entity.target, json!(domain), &names, window, "write_date, id")
-                .await?;
+            let rows =
+                self.search_read(talk, &entity.target, json!(domain), &names, window, "write_date, id").await;
+            let rows = rows.map_err(|error| by_our_names(error, entity))?;
             let records = self.records(talk, entity, wanted, &rows).await?;
             if records.iter().any(|record| record.modified.is_none()) {
                 return Err(CrmError::new(Problem::Unsupported).reason("its records do not tell write_date"));

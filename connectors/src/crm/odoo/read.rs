@@ -5,7 +5,7 @@ use super::{
     values::{Place, from_odoo, to_odoo},
 };
 use crate::crm::{
-    error::{CrmError, Problem},
+    error::{CrmError, FieldError, Problem},
     exchange::Talk,
     shape,
     vocabulary::{Entity, Field, Given, Record, timestamp},
@@ -95,7 +95,8 @@ impl Odoo {
     ) -> Result<Record, CrmError> {
         let number: i64 = id.parse().map_err(|_| CrmError::new(Problem::NotFound))?;
         let domain = json!([["id", "=", number]]);
-        let rows = self.search_read(talk, &entity.target, domain, &Self::names(wanted), (0, 1), "id").await?;
+        let rows = self.search_read(talk, &entity.target, domain, &Self::names(wanted), (0, 1), "id").await;
+        let rows = rows.map_err(|error| by_our_names(error, entity))?;
         let records = self.records(talk, entity, wanted, &rows).await?;
         records.into_iter().next().ok_or_else(|| CrmError::new(Problem::NotFound))
     }
@@ -128,4 +129,18 @@ impl Odoo {
         }
         Ok(Some(domain))
     }
+}
+
+/// A read names no field but those of the mapping.
+pub(super) fn by_our_names(mut error: CrmError, entity: &Entity) -> CrmError {
+    if let Problem::Invalid { fields } = &mut error.problem {
+        for refused in fields {
+            let ours = entity.fields.iter().find(|field| Place::of(field).name() == Some(&refused.field));
+            if let Some(field) = ours {
+                let reason = "the target has no such field: is it misspelt in the mapping";
+                *refused = FieldError::new(&field.name, reason);
+            }
+        }
+    }
+    error
 }

@@ -224,9 +224,12 @@ fn raised(data: &Value) -> CrmError {
     error.detail(format!("exception {}", kind.chars().take(64).collect::<String>()))
 }
 
-/// Values that Odoo does not take, with the field where its message names one (`Invalid field 'x' in …`).
+/// Values that Odoo does not take, with the field where its message names one (`Invalid field 'x' in …`, and of a search
+/// `Invalid field res.partner.x in leaf …`).
 fn refused_values(message: &str) -> CrmError {
-    let field = message.split_once("nvalid field '").and_then(|(_, rest)| rest.split('\'').next());
+    let word = message.split_once("nvalid field ").and_then(|(_, rest)| rest.split_whitespace().next());
+    let quoted = word.and_then(|word| word.strip_prefix('\'')?.split('\'').next());
+    let field = quoted.or_else(|| word?.rsplit_once('.').map(|(_, field)| field));
     match field {
         Some(field) if !field.is_empty() => {
             CrmError::invalid(vec![FieldError::new(field, "the target does not know it")])

@@ -3,6 +3,7 @@
 //! Other dialects use its pieces: [`shape::at`] and [`shape::object`] for dotted paths, [`Shape`] for answers and refusals.
 
 mod answer;
+mod paging;
 pub(crate) mod shape;
 
 use super::{
@@ -17,13 +18,16 @@ use super::{
     settings::CallSpec,
     vocabulary::{Entity, Field, Given, Record},
 };
+use crate::Code;
 use http::{HeaderName, Method};
+use paging::List;
 use serde_json::{Map, Value, json};
-use shape::{Paging, Shape, VersionAt, at, object, plain};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-
-/// Pages of a list that can only be walked from its beginning.
-const MAX_WALKED: usize = 200;
+use shape::{Shape, VersionAt, at, object, plain};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 /// `dialect = "rest"`.
 pub(crate) const PRODUCT: Product = Product {
@@ -40,7 +44,9 @@ pub(crate) const PRODUCT: Product = Product {
             }
         }
     },
-    build: |settings, _, exchange| Ok(Arc::new(Rest { exchange, shapes: settings.shapes.clone() })),
+    build: |settings, _, exchange| {
+        Ok(Arc::new(Rest { exchange, shapes: settings.shapes.clone(), disordered: Mutex::default() }))
+    },
 };
 
 /// A REST interface.
@@ -48,13 +54,8 @@ pub(crate) struct Rest {
     exchange: Arc<Exchange>,
     /// By our names of the entities.
     shapes: BTreeMap<String, Shape>,
-}
-
-/// One page of a list.
-struct Read {
-    records: Vec<Record>,
-    next: Option<String>,
-    end: bool,
+    /// The entities whose lists did not sort records of one time by their ids.
+    disordered: Mutex<BTreeSet<String>>,
 }
 
 impl Rest {
@@ -83,107 +84,14 @@ impl Rest {
         Ok(answer)
     }
 
-    /// A page of a list; `cursor` as a page before gave it.
-    async fn page(
-        &self,
-        talk: &Talk,
-        entity: &Entity,
-        wanted: &[&Field],
-        query: &[(String, String)],
-        limit: usize,
-        cursor: Option<&str>,
-    ) -> Result<Read, CrmError> {
-        let shape = self.shape(entity)?;
-        let stale = || CrmError::new(Problem::Protocol).reason("a page's cursor makes no sense");
-        let number = cursor.map(|text| text.parse::<usize>().map_err(|_| stale())).transpose();
-        let first = Self::request(shape, Method::GET, entity.target.clone());
-        let first = query.iter().fold(first, |request, (key, value)| request.query(key, value));
-        let request = match (&shape.paging, cursor) {
-            (Paging::None, _) => first,
-            (Paging::Page { page, size, first: first_page }, _) => {
-                let number = number?.unwrap_or(0) + first_page;
-                first.query(page, number.to_string()).query(size, limit.to_string())
-            }
-            (Paging::Offset { offset, size }, _) => {
-                first.query(offset, number?.unwrap_or(0).to_string()).query(size, limit.to_string())
-            }
-            (Paging::Link { .. }, Some(link)) => Request::link(self.exchange.link(link)?),
-            (Paging::Link { size, .. } | Paging::Cursor { size, .. }, None) => {
-                first.query(size, limit.to_string())
-            }
-            (Paging::Cursor { cursor: param, size, .. }, Some(cursor)) => {
-                first.query(size, limit.to_string()).query(param, cursor)
-            }
-        };
-        let answer = self.exchange.send(talk, request).await?;
-        if answer.status.as_u16() == 404 && shape.empty_page_is_404 {
-            return Ok(Read { records: Vec::new(), next: None, end: true });
-        }
-        shape.check(&answer, Some(entity))?;
-        let body = answer.json()?;
-        let records = shape.many(&body, &answer, wanted)?;
-        let full = records.len() >= limit;
-        let told = |path: &str| {
-            at(&body, path).filter(|next| !next.is_null()).map(plain).filter(|next| !next.is_empty())
-        };
-        let next = match &shape.paging {
-            Paging::None => None,
-            Paging::Page { .. } if full => Some((cursor_number(cursor) + 1).to_string()),
-            Paging::Offset { .. } if full => Some((cursor_number(cursor) + records.len()).to_string()),
-            Paging::Page { .. } | Paging::Offset { .. } => None,
-            Paging::Link { next, .. } => match told(next) {
-                Some(link) => self.exchange.relative(&self.exchange.link(&link)?),
-                None => None,
-            },
-            Paging::Cursor { next, .. } => told(next),
-        };
-        Ok(Read { records, end: next.is_none(), next })
-    }
-
-    /// Records from an offset on, however the list pages.
-    async fn starting_at(
-        &self,
-        talk: &Talk,
-        entity: &Entity,
-        wanted: &[&Field],
-        query: &[(String, String)],
-        offset: usize,
-        limit: usize,
-    ) -> Result<Changed, CrmError> {
-        let shape = self.shape(entity)?;
-        match &shape.paging {
-            Paging::Offset { .. } => {
-                let read = self.page(talk, entity, wanted, query, limit, Some(&offset.to_string())).await?;
-                Ok(Changed { records: read.records, end: read.end })
-            }
-            Paging::Page { .. } => {
-                // Page numbers only mean something with one size.
-                let size = shape.max_page;
-                let page = (offset / size).to_string();
-                let read = self.page(talk, entity, wanted, query, size, Some(&page)).await?;
-                let records: Vec<Record> = read.records.into_iter().skip(offset % size).collect();
-                let end = read.end && records.len() <= limit;
-                Ok(Changed { records: records.into_iter().take(limit).collect(), end })
-            }
-            Paging::None | Paging::Link { .. } | Paging::Cursor { .. } => {
-                let (mut skip, mut next) = (offset, None::<String>);
-                let mut records = Vec::new();
-                for _ in 0..MAX_WALKED {
-                    let read =
-                        self.page(talk, entity, wanted, query, shape.max_page, next.as_deref()).await?;
-                    let count = read.records.len();
-                    records.extend(read.records.into_iter().skip(skip));
-                    skip = skip.saturating_sub(count);
-                    if read.end || records.len() > limit {
-                        let end = read.end && records.len() <= limit;
-                        records.truncate(limit);
-                        return Ok(Changed { records, end });
-                    }
-                    next = read.next;
-                }
-                Err(CrmError::new(Problem::Protocol).reason("its list has no end"))
-            }
-        }
+    fn list<'a>(
+        &'a self,
+        talk: &'a Talk,
+        entity: &'a Entity,
+        wanted: &'a [&'a Field],
+        query: &'a [(String, String)],
+    ) -> Result<List<'a>, CrmError> {
+        Ok(List { rest: self, talk, entity, shape: self.shape(entity)?, wanted, query })
     }
 
     /// A written record: from the answer, or, where it is empty, by its id.
@@ -212,10 +120,6 @@ impl Rest {
             }
         }
     }
-}
-
-fn cursor_number(cursor: Option<&str>) -> usize {
-    cursor.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 fn condition(request: Request, shape: &Shape, version: Option<&str>) -> Request {
@@ -248,12 +152,12 @@ impl Dialect for Rest {
 
     fn probe<'a>(&'a self, talk: &'a Talk) -> Boxed<'a, ()> {
         Box::pin(async move {
-            let Some(shape) = self.shapes.values().next() else { return Ok(()) };
+            let Some((name, shape)) = self.shapes.iter().next() else { return Ok(()) };
             let collection = shape.item.split("{id}").next().unwrap_or_default();
             let answer = self.exchange.send(talk, Self::request(shape, Method::GET, collection)).await?;
             match answer.status.as_u16() {
                 404 if shape.empty_page_is_404 => Ok(()),
-                _ => shape.check(&answer, None),
+                _ => shape.check(&answer, None).map_err(|error| error.of_collection(name)),
             }
         })
     }
@@ -291,9 +195,9 @@ impl Dialect for Rest {
             let also: Vec<&Field> =
                 filter.iter().map(|given| given.field).filter(|field| !wanted.contains(field)).collect();
             let fields = [wanted, &also].concat();
-            let read = self.page(talk, entity, &fields, &query, page.limit, page.cursor).await?;
+            let read = self.list(talk, entity, &fields, &query)?.find(page).await?;
             let mut records = Vec::new();
-            for record in read.records.into_iter().take(page.limit) {
+            for record in read.records {
                 // What a list does not show of a record, the record itself may.
                 let silent = |given: &Given<'_>| !record.fields.contains_key(&given.field.name);
                 let record = if filter.iter().any(silent) {
@@ -333,6 +237,7 @@ impl Dialect for Rest {
             let shape = self.shape(entity)?;
             let request = Self::request(shape, Method::POST, entity.target.clone()).json(&object(fields));
             let answer = self.send(talk, shape, entity, request).await.map_err(|error| {
+                let error = error.of_collection(&entity.name);
                 // A target that keeps keys unique says so of the key's field.
                 match &error.problem {
                     Problem::Invalid { fields }
@@ -407,7 +312,7 @@ impl Dialect for Rest {
             if let Some(since) = span.since {
                 query.push((param.clone(), value.replace("{time}", &shape.time(since))));
             }
-            self.starting_at(talk, entity, wanted, &query, span.offset, span.limit).await
+            self.list(talk, entity, wanted, &query)?.starting_at(span.offset, span.limit).await
         })
     }
 
@@ -432,7 +337,7 @@ impl Dialect for Rest {
             }
             if path.contains('{') {
                 let reason = "an argument that stands in the path of this call is missing";
-                return Err(CrmError::invalid(Vec::new()).reason(reason));
+                return Err(CrmError::new(Problem::Ours(Code::InvalidParams)).reason(reason));
             }
             let bodiless = matches!(method, Method::GET | Method::DELETE);
             let mut request = Request::path(method, path);

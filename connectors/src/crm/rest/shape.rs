@@ -24,7 +24,7 @@ pub(crate) struct RawShape {
     /// Where the record stands in an answer about one; `""` is the whole answer.
     #[schemars(extend("default" = ""))]
     record: Option<String>,
-    /// Where an answer has the next page's link or cursor.
+    /// Where an answer has the next page's link or cursor; by page or offset: `null` there says that nothing follows.
     #[schemars(extend("default" = "next"))]
     next: Option<String>,
     /// `etag`, or where a record has its version. Default: none.
@@ -109,9 +109,9 @@ pub(crate) enum Paging {
     /// By how many records to leave out.
     Offset { offset: String, size: String },
     /// By a link in the answer.
-    Link { next: String, size: String },
+    Link { size: String },
     /// By a token in the answer.
-    Cursor { next: String, cursor: String, size: String },
+    Cursor { cursor: String, size: String },
     /// There is one page.
     None,
 }
@@ -162,6 +162,8 @@ pub(crate) struct Shape {
     pub(crate) version_header: Option<String>,
     pub(crate) modified: Option<String>,
     pub(crate) paging: Paging,
+    /// Where an answer has the next page's link or cursor.
+    pub(crate) next: String,
     pub(crate) max_page: usize,
     pub(crate) empty_page_is_404: bool,
     pub(crate) update: http::Method,
@@ -237,7 +239,6 @@ impl RawShape {
         if !item.contains("{id}") {
             wrong("item", "must contain {id}, such as \"contacts/{id}\"".to_owned());
         }
-        let next = self.next.clone();
         let size = text(self.size_param, "limit");
         let paging = match self.paging.as_deref().unwrap_or("none") {
             "none" => Paging::None,
@@ -247,10 +248,8 @@ impl RawShape {
                 first: self.first_page.unwrap_or(1) as usize,
             },
             "offset" => Paging::Offset { offset: text(self.offset_param, "offset"), size },
-            "link" => Paging::Link { next: text(next, "next"), size },
-            "cursor" => {
-                Paging::Cursor { next: text(next, "next"), cursor: text(self.cursor_param, "cursor"), size }
-            }
+            "link" => Paging::Link { size },
+            "cursor" => Paging::Cursor { cursor: text(self.cursor_param, "cursor"), size },
             other => {
                 wrong(
                     "paging",
@@ -332,6 +331,7 @@ impl RawShape {
             version_header,
             modified: self.modified,
             paging,
+            next: text(self.next, "next"),
             max_page,
             empty_page_is_404: self.empty_page_is_404.unwrap_or(false),
             update,

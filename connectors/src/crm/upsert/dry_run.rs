@@ -24,7 +24,7 @@ pub(in crate::crm) async fn run(crm: &Crm, talk: &Talk, upsert: &Upsert<'_>) -> 
         fields.iter().map(|given| given.field).filter(|field| !described.is_missing(field)).collect();
     let wanted = [&[upsert.key.0][..], &wanted].concat();
     let page = Page { limit: 2, cursor: None };
-    let found = crm.dialect.find(talk, upsert.entity, &wanted, &key, page).await?.records;
+    let found = crm.find(talk, upsert.entity, &wanted, &key, page).await?.records;
     hold_to_key(&found, Given { field: upsert.key.0, value: &upsert.key.1 })?;
     let mut result = json!({ "dry_run": true });
     let would = match found.as_slice() {
