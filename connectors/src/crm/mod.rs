@@ -226,8 +226,16 @@ impl Crm {
             }
             Params::Changes { entity, from, fields, limit } => {
                 let fields = wanted(call, entity, fields);
-                let page = changes::page(self, &Talk::from(call), entity, &fields, &from, limit).await?;
-                Ok(feed::outcome(page))
+                let mut limit = limit;
+                loop {
+                    let page = changes::page(self, &Talk::from(call), entity, &fields, &from, limit).await?;
+                    let outcome = feed::outcome(page);
+                    match reading::shorter(limit, &outcome.result) {
+                        Some(shorter) => limit = shorter,
+                        None => return Ok(outcome),
+                    }
+                    call.progress.beat();
+                }
             }
             Params::Delete { entity, which, if_version, dry_run } => {
                 deletion::run(self, call, entity, &which, if_version.as_deref(), dry_run).await

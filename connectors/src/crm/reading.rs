@@ -28,6 +28,22 @@ struct Head {
     f: String,
     /// Where the dialect goes on.
     n: String,
+    /// How many records a page has, where those asked for did not fit into a result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    l: Option<usize>,
+}
+
+/// How long a page of records may be as JSON: the agent takes results of up to 256 KiB.
+const MAX_PAGE: usize = 240 * 1024;
+
+/// With how many records to ask again for a page that was too long; `None`: it is short enough, or cannot be shorter.
+pub(super) fn shorter(limit: usize, page: &Value) -> Option<usize> {
+    let length = page.to_string().len();
+    if length <= MAX_PAGE || limit <= 1 {
+        return None;
+    }
+    // With some room: other records are longer.
+    Some((limit.saturating_mul(MAX_PAGE / 4 * 3) / length).clamp(1, limit / 2))
 }
 
 /// One record.
@@ -59,6 +75,7 @@ pub(super) async fn find(
 ) -> Result<Outcome, Failure> {
     let talk = Talk::from(call);
     let asked = print(find, wanted);
+    let mut smaller = None;
     let next = match &find.cursor {
         None => None,
         Some(text) => {
@@ -66,15 +83,25 @@ pub(super) async fn find(
             if head.f != asked {
                 return Err(cursor::refused());
             }
+            smaller = head.l;
             Some(head.n)
         }
     };
-    let limit = find.limit.min(crm.dialect.abilities().max_page.max(1));
-    let page = Page { limit, cursor: next.as_deref() };
-    let listed = crm.find(&talk, find.entity, wanted, &given(&find.filter), page).await?;
-    let next_cursor = listed.next.map(|n| crm.cursors.seal(&Head { f: asked, n }, &[])).transpose()?;
-    let items: Vec<Value> = listed.records.into_iter().map(|record| shown(record, wanted)).collect();
-    Ok(Outcome { result: json!({ "items": items, "next_cursor": next_cursor }), synced: None, leaves: false })
+    let most = find.limit.min(crm.dialect.abilities().max_page.max(1));
+    loop {
+        let page = Page { limit: smaller.unwrap_or(most), cursor: next.as_deref() };
+        let listed = crm.find(&talk, find.entity, wanted, &given(&find.filter), page).await?;
+        let head = listed.next.map(|n| Head { f: asked.clone(), n, l: smaller });
+        let next_cursor = head.map(|head| crm.cursors.seal(&head, &[])).transpose()?;
+        let items: Vec<Value> = listed.records.into_iter().map(|record| shown(record, wanted)).collect();
+        let result = json!({ "items": items, "next_cursor": next_cursor });
+        // Later pages are counted in the size of the first.
+        match shorter(page.limit, &result).filter(|_| next.is_none()) {
+            Some(limit) => smaller = Some(limit),
+            None => return Ok(Outcome { result, synced: None, leaves: false }),
+        }
+        call.progress.beat();
+    }
 }
 
 /// A cursor goes on with the search it came from, and no other.

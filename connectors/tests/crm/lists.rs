@@ -28,6 +28,8 @@ struct Ways {
     finds_nothing: bool,
     /// The answer says whether more follows.
     says_next: bool,
+    /// How long the address of a contact is.
+    email: usize,
 }
 
 const WAYS: Ways = Ways {
@@ -38,6 +40,7 @@ const WAYS: Ways = Ways {
     shuffles: false,
     finds_nothing: false,
     says_next: false,
+    email: 9,
 };
 
 struct Lists {
@@ -86,9 +89,10 @@ impl Lists {
     }
 }
 
-fn shown((id, second): (usize, i64)) -> Value {
+fn shown((id, second): (usize, i64), email: usize) -> Value {
     let modified = jiff::Timestamp::from_second(1_700_000_000 + second).unwrap();
-    json!({ "id": id, "guid": format!("K{id}"), "email": "a@example.com", "modified": modified.to_string() })
+    let email = format!("{}@example.com", "a".repeat(email));
+    json!({ "id": id, "guid": format!("K{id}"), "email": email, "modified": modified.to_string() })
 }
 
 fn answer(ways: &Ways, records: &[(usize, i64)], path: &str, turn: usize) -> (&'static str, String) {
@@ -97,7 +101,7 @@ fn answer(ways: &Ways, records: &[(usize, i64)], path: &str, turn: usize) -> (&'
     if let Some(id) = url.path().strip_prefix("/contacts/").filter(|id| !id.is_empty()) {
         let id: usize = id.trim_end_matches('/').parse().unwrap();
         return match records.iter().find(|record| record.0 == id) {
-            Some(record) => ("200 OK", shown(*record).to_string()),
+            Some(record) => ("200 OK", shown(*record, ways.email).to_string()),
             None => ("404 Not Found", "{}".to_owned()),
         };
     }
@@ -118,7 +122,8 @@ fn answer(ways: &Ways, records: &[(usize, i64)], path: &str, turn: usize) -> (&'
     if from > 0 && from >= found.len() && ways.ends_with_404 {
         return ("404 Not Found", "{\"detail\":\"Invalid page.\"}".to_owned());
     }
-    let results: Vec<Value> = found.iter().skip(from).take(size).copied().map(shown).collect();
+    let results: Vec<Value> =
+        found.iter().skip(from).take(size).map(|record| shown(*record, ways.email)).collect();
     let mut body = json!({ "results": results });
     if ways.says_next {
         let since = query.get("since").map_or(String::new(), |since| format!("&since={since}"));
@@ -137,7 +142,7 @@ async fn found(agent: &Agent, limit: usize) -> Vec<Value> {
             params["cursor"] = cursor;
         }
         let page = agent.run("find", params).await.unwrap();
-        assert!(page["items"].as_array().unwrap().len() <= limit);
+        assert!(page["items"].as_array().unwrap().len() <= limit && page.to_string().len() <= 256 * 1024);
         items.extend(page["items"].as_array().unwrap().iter().map(|item| item["id"].clone()));
         cursor = page["next_cursor"].clone();
         if cursor.is_null() {
@@ -156,6 +161,7 @@ async fn told(agent: &Agent, limit: usize, cursor: &mut Value) -> Vec<Value> {
             params["cursor"] = cursor.clone();
         }
         let page = agent.run("changes", params).await.unwrap();
+        assert!(page.to_string().len() <= 256 * 1024);
         items.extend(page["items"].as_array().unwrap().iter().map(|item| item["id"].clone()));
         *cursor = page["next_cursor"].clone();
         if page["more"] == json!(false) {
@@ -191,6 +197,22 @@ async fn a_page_that_the_server_keeps_short_is_not_the_last_one() {
                 assert_eq!(told(&agent, limit, &mut cursor).await, [json!("1000")], "{paging} {limit}");
                 lists.records.lock().unwrap().pop();
             }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_no_result_can_hold_is_asked_for_in_parts() {
+    let ways = Ways { cap: 1000, email: 5000, ..WAYS };
+    for paging in ["page", "offset"] {
+        let lists =
+            Lists::start(ways.clone(), (1..=120).map(|id| (id, i64::try_from(id).unwrap())).collect());
+        let agent = lists.agent(&format!("paging = \"{paging}\""));
+        for limit in [10, 100, 1000] {
+            let items = found(&agent, limit).await;
+            assert_eq!((items.len(), distinct(&items)), (120, 120), "find {paging} {limit}");
+            let items = told(&agent, limit, &mut Value::Null).await;
+            assert_eq!((items.len(), distinct(&items)), (120, 120), "changes {paging} {limit}");
         }
     }
 }
