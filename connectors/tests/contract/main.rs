@@ -103,6 +103,7 @@ cases: {
         fetch_stops_at_the_allowed_size,
         stat_shows_one_item,
         list_pages_through_a_large_folder,
+        long_names_make_shorter_pages,
         list_filters_and_descends,
         a_listing_tells_of_nothing_that_is_not_visible,
         list_goes_on_while_files_come_and_go;
