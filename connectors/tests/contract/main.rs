@@ -72,6 +72,7 @@ cases: {
         fail_leaves_what_is_there,
         suffix_takes_the_next_free_name,
         concurrent_suffixes_never_meet,
+        whoever_loses_a_name_has_nothing_left_there,
         missing_folders_are_made_only_if_asked,
         a_wrong_digest_or_size_leaves_nothing,
         cancelling_leaves_nothing,

@@ -46,6 +46,7 @@ stores! {
         fail_leaves_what_is_there,
         suffix_takes_the_next_free_name,
         concurrent_suffixes_never_meet,
+        whoever_loses_a_name_has_nothing_left_there,
         a_wrong_digest_or_size_leaves_nothing,
         cancelling_leaves_nothing;
     jail:
@@ -54,6 +55,7 @@ stores! {
         fetch_gives_content_and_time,
         fetch_stops_at_the_allowed_size,
         list_pages_through_a_large_folder,
+        long_names_make_shorter_pages,
         list_filters_and_descends,
         a_listing_tells_of_nothing_that_is_not_visible;
     changing:

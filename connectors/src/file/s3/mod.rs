@@ -185,7 +185,8 @@ impl Drop for Remote {
 
 impl Backend for Remote {
     fn features(&self) -> Features {
-        Features { read: SLICE, write: SLICE, rereads_parts: false }
+        let tried = *self.session.bucket.conditional.lock().unwrap_or_else(PoisonError::into_inner);
+        Features { read: SLICE, write: SLICE, rereads_parts: false, claims_names: tried == Some(true) }
     }
 
     fn binds_parts(&self) -> bool {
