@@ -223,6 +223,23 @@ async fn wrong_keys_and_buckets_are_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_is_told_from_a_file_by_every_store() {
+    for kind in [Kind::Nanio, Kind::S3s] {
+        let (place, _store) = Place::s3(kind);
+        place.drop(json!({"path": "folder/a.csv"}), b"1").await.unwrap();
+        let item = place.ask("stat", json!({"path": "folder"})).await.unwrap();
+        assert_eq!(item["kind"], "directory", "{kind:?}");
+        for operation in ["fetch", "delete"] {
+            let result = place.ask(operation, json!({"path": "folder"})).await;
+            failed(result, Verdict::Permanent, Code::TargetConflict, Effect::NotApplied);
+        }
+        let result = place.drop(json!({"path": "folder", "on_conflict": "fail"}), b"1").await;
+        failed(result, Verdict::Permanent, Code::TargetConflict, Effect::NotApplied);
+        assert_eq!((place.read("folder/a.csv"), place.parts()), (b"1".to_vec(), vec![]), "{kind:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_store_is_a_timeout() {
     let (place, store) = Place::s3(Kind::Nanio);
     found(probe(&place.connector).await);
