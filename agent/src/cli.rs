@@ -396,7 +396,7 @@ async fn status(listen: SocketAddr, json: bool) -> Result<(), Stop> {
         text.push_str(&format!(
             "resource {name} ({}): {}; {probe}\n",
             resource.connector,
-            resource.operations.join(", ")
+            resource.allowed()
         ));
     }
     for (name, paused) in &status.pauses {

@@ -73,6 +73,18 @@ pub struct ResourceStatus {
     pub probe: Option<Probe>,
 }
 
+impl ResourceStatus {
+    /// What jobs may do there, in words.
+    pub fn allowed(&self) -> String {
+        // One that only has triggers, say.
+        if self.operations.is_empty() {
+            "no operations allowed".to_owned()
+        } else {
+            self.operations.join(", ")
+        }
+    }
+}
+
 /// The configuration that counts, and what became of the last change to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reload {

@@ -360,7 +360,7 @@ async fn what_cannot_be_reached_has_had_no_effect() {
     for (url, says) in [
         (format!("http://{closed}/"), "refused the connection"),
         ("http://no-such-host.invalid/".to_owned(), "does not resolve"),
-        (format!("https://{}/", serve(|_| status(200)).await.address), "TLS handshake"),
+        (format!("https://{}/", serve(|_| status(200)).await.address), "does not speak TLS"),
     ] {
         let resource = Resource::with_files(
             &format!("url = \"{url}\"\nca_file = \"ca.pem\""),

@@ -71,7 +71,7 @@ fn write(page: &mut String, status: &Snapshot) -> std::fmt::Result {
             "<tr><td>{}<td>{}<td>{}<td>{}",
             escape(name.as_str()),
             escape(resource.connector.as_str()),
-            escape(&resource.operations.join(", ")),
+            escape(&resource.allowed()),
             escape(&probe)
         )?;
     }
@@ -122,16 +122,25 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{registry::Load, status::Status};
+    use crate::{
+        registry::Load,
+        status::{ResourceStatus, Status},
+    };
+    use passerelle_protocol::Name;
 
     #[test]
     fn what_others_wrote_is_escaped() {
-        let status = Status::new(std::collections::BTreeMap::new());
+        let name: Name = "triggers-only".parse().unwrap();
+        let resource =
+            ResourceStatus { connector: "file".parse().unwrap(), operations: Vec::new(), probe: None };
+        let status = Status::new(std::collections::BTreeMap::from([(name.clone(), resource)]));
         status.set_link(Link::Disconnected { why: "<script>alert('x')</script>".to_owned() });
         status
             .reloaded(|reload| reload.refused = vec!["/config/agent.toml:1:1: <b>: unknown key".to_owned()]);
         let snapshot = status.snapshot(&"paris-1".parse().unwrap(), "https://hub/", Load::default(), vec![]);
+        assert_eq!(snapshot.resources[&name].allowed(), "no operations allowed");
         let page = render(&snapshot);
+        assert!(page.contains("no operations allowed"), "{page}");
         assert!(!page.contains("<script>") && page.contains("&lt;script&gt;alert(&#39;x&#39;)"), "{page}");
         assert!(page.contains("agent.toml:1:1: &lt;b&gt;: unknown key"), "{page}");
     }

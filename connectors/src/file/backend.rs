@@ -25,6 +25,8 @@ pub(super) struct Features {
     pub(super) write: usize,
     /// Whether a part found after a crash is read back and digested even if it was synced (cheap where it is local).
     pub(super) rereads_parts: bool,
+    /// Whether a name that must be free is taken in one step, whoever else wants it at the same moment.
+    pub(super) claims_names: bool,
 }
 
 /// Whether a symbolic link in the last name is followed (within the root) or looked at itself.
@@ -149,7 +151,7 @@ impl<'a, T> Smallest<'a, T> {
 /// How a rename went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Renamed {
-    /// Whether what was there was replaced in one step.
+    /// Whether what was there was replaced, or found to be nothing, in one step with taking the name.
     pub(super) atomic: bool,
 }
 

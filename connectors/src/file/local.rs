@@ -109,7 +109,7 @@ impl Local {
 
 impl Backend for Local {
     fn features(&self) -> Features {
-        Features { read: SLICE, write: SLICE, rereads_parts: true }
+        Features { read: SLICE, write: SLICE, rereads_parts: true, claims_names: true }
     }
 
     fn begin(&mut self, _: Duration) {}

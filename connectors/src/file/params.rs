@@ -74,7 +74,7 @@ struct ListParams {
     /// Whether folders below are listed too.
     #[serde(default)]
     recursive: bool,
-    /// At most so many items.
+    /// At most so many items. A page whose JSON would be too long for a result has fewer.
     #[serde(default = "limit")]
     #[schemars(range(min = 1, max = 10_000))]
     limit: u32,
@@ -265,8 +265,8 @@ impl Params {
 
 impl List {
     /// What a listing may reveal, written as paths: `folder/PATTERN`, and `folder/**/PATTERN` for the folders below.
-    /// As patterns are made of ordinary characters to a rule's glob, the rule `**/*.csv` allows `list` with the
-    /// pattern `*.csv` in any folder, and refuses one without a pattern, which would show other names.
+    /// As patterns are made of ordinary characters to a rule's glob, the rule `**/*.csv` allows all that `list` with the
+    /// pattern `*.csv` may show in any folder. Without a pattern it would show other names: the policy leaves those out.
     fn demanded_paths(&self) -> Vec<String> {
         let pattern = self.pattern.as_ref().map_or("*", Glob::glob);
         let mut paths = vec![join(&self.folder, pattern)];

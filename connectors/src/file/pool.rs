@@ -12,12 +12,14 @@ use std::{
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 /// How long a cancelled or parked connection may take to come to an end by itself before its socket is cut.
 const GRACE: Duration = Duration::from_secs(3);
+/// The same for one whose call has taken as long as the target may be silent.
+const LAST_WORD: Duration = Duration::from_millis(200);
 /// What a call may take beyond its own time limit before it counts as hung.
 const SLACK: Duration = Duration::from_secs(10);
 
@@ -107,6 +109,7 @@ impl Pool {
             cancel: cancel.clone(),
             committed: false,
             broken: false,
+            silent: false,
         }
     }
 }
@@ -135,6 +138,8 @@ pub(super) struct Lease {
     cancel: CancellationToken,
     committed: bool,
     broken: bool,
+    /// Whether the target did not answer in time.
+    silent: bool,
 }
 
 impl Lease {
@@ -151,7 +156,7 @@ impl Lease {
         if !self.committed && self.cancel.is_cancelled() {
             return Err(FsError::new(Problem::Cancelled, ""));
         }
-        let (done, mut answer) = oneshot::channel();
+        let (since, (done, mut answer)) = (Instant::now(), oneshot::channel());
         let permit = Arc::clone(&self.permit);
         let sent = self.worker.send(Box::new(move |hands| {
             // The receiver may have given up: then the outcome interests nobody.
@@ -172,10 +177,12 @@ impl Lease {
                 return Err(FsError::new(Problem::TimedOut, "the call hangs"));
             }
         }
-        match timeout(GRACE, &mut answer).await {
+        // What has had all its time without an answer is what the attempt was cancelled for.
+        let grace = if since.elapsed() < self.timeout { GRACE } else { LAST_WORD };
+        match timeout(grace, &mut answer).await {
             Ok(answered) => drop(self.note(answered)),
             Err(_) => {
-                self.broken = true;
+                (self.broken, self.silent) = (true, true);
                 self.worker.interrupt.fire();
             }
         }
@@ -188,11 +195,21 @@ impl Lease {
     ) -> Result<T, FsError> {
         let result = answered.unwrap_or_else(|_| Err(FsError::new(Problem::Lost, "the thread ended early")));
         self.broken |= result.as_ref().is_err_and(FsError::is_broken);
+        self.silent |= result.as_ref().is_err_and(|error| error.problem == Problem::TimedOut);
         result
     }
 
-    /// Gives the connection back: an unfinished part is removed first, then it waits for the next operation.
-    pub(super) async fn release(mut self) {
+    /// Gives the connection back: an unfinished part is removed first, then it waits for the next operation. Where the target
+    /// was silent for as long as it may be, nobody waits for that: it would most likely be silent again.
+    pub(super) async fn release(self) {
+        if self.silent {
+            tokio::spawn(self.settle());
+        } else {
+            self.settle().await;
+        }
+    }
+
+    async fn settle(mut self) {
         // Cleaning up is no longer subject to cancelling.
         self.committed = true;
         let settled = self.run(|hands| {

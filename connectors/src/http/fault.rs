@@ -83,6 +83,12 @@ pub(crate) fn unreachable(error: &(dyn Error + 'static), timed_out: bool) -> Str
                         resource's client_cert and client_key"
                     .to_owned();
             }
+            // No record of TLS at all.
+            Tls::InvalidMessage(_) => {
+                return "the TLS handshake failed: what answers does not speak TLS, so this is perhaps the port of plain HTTP; check \
+                        scheme and port in the resource's url (or endpoint)"
+                    .to_owned();
+            }
             _ => return "the TLS handshake with the target failed; see the agent's log".to_owned(),
         };
         return format!("the target's TLS certificate {what}");

@@ -16,6 +16,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
     net::TcpListener,
+    os::unix::fs::PermissionsExt,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -89,6 +90,18 @@ async fn a_wrong_password_and_a_missing_tls_are_named() {
     let tls = other(&place, |settings| settings.replace("ftp://", "ftps://"));
     let failure = failed(probe(&tls).await, Verdict::Permanent, Code::TargetUnsupported, Effect::NotApplied);
     assert!(failure.message.contains("offers no TLS"), "{failure}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_fails_at_the_log_in_is_not_taken_for_a_wrong_password() {
+    // Its chroot is writable, which vsftpd refuses to run with.
+    let folder = tempfile::tempdir_in("/tmp").unwrap();
+    fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    let jail = format!("chroot_local_user=YES\nlocal_root={}\n", folder.path().display());
+    let place = Place::ftp_with(Tls::None, &jail, "");
+    let failure =
+        failed(probe(&place.connector).await, Verdict::Retry, Code::TargetRefused, Effect::NotApplied);
+    assert!(failure.detail.as_deref().is_some_and(|detail| detail.contains("500 OOPS")), "{failure:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -72,6 +72,7 @@ cases: {
         fail_leaves_what_is_there,
         suffix_takes_the_next_free_name,
         concurrent_suffixes_never_meet,
+        whoever_loses_a_name_has_nothing_left_there,
         missing_folders_are_made_only_if_asked,
         a_wrong_digest_or_size_leaves_nothing,
         cancelling_leaves_nothing,
@@ -103,6 +104,7 @@ cases: {
         fetch_stops_at_the_allowed_size,
         stat_shows_one_item,
         list_pages_through_a_large_folder,
+        long_names_make_shorter_pages,
         list_filters_and_descends,
         a_listing_tells_of_nothing_that_is_not_visible,
         list_goes_on_while_files_come_and_go;

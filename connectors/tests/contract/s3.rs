@@ -46,6 +46,7 @@ stores! {
         fail_leaves_what_is_there,
         suffix_takes_the_next_free_name,
         concurrent_suffixes_never_meet,
+        whoever_loses_a_name_has_nothing_left_there,
         a_wrong_digest_or_size_leaves_nothing,
         cancelling_leaves_nothing;
     jail:
@@ -54,6 +55,7 @@ stores! {
         fetch_gives_content_and_time,
         fetch_stops_at_the_allowed_size,
         list_pages_through_a_large_folder,
+        long_names_make_shorter_pages,
         list_filters_and_descends,
         a_listing_tells_of_nothing_that_is_not_visible;
     changing:
@@ -217,6 +219,23 @@ async fn wrong_keys_and_buckets_are_told_apart() {
             Effect::NotApplied,
         );
         assert!(failure.message.contains("bucket"), "{failure}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_is_told_from_a_file_by_every_store() {
+    for kind in [Kind::Nanio, Kind::S3s] {
+        let (place, _store) = Place::s3(kind);
+        place.drop(json!({"path": "folder/a.csv"}), b"1").await.unwrap();
+        let item = place.ask("stat", json!({"path": "folder"})).await.unwrap();
+        assert_eq!(item["kind"], "directory", "{kind:?}");
+        for operation in ["fetch", "delete"] {
+            let result = place.ask(operation, json!({"path": "folder"})).await;
+            failed(result, Verdict::Permanent, Code::TargetConflict, Effect::NotApplied);
+        }
+        let result = place.drop(json!({"path": "folder", "on_conflict": "fail"}), b"1").await;
+        failed(result, Verdict::Permanent, Code::TargetConflict, Effect::NotApplied);
+        assert_eq!((place.read("folder/a.csv"), place.parts()), (b"1".to_vec(), vec![]), "{kind:?}");
     }
 }
 

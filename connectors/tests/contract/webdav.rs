@@ -86,6 +86,16 @@ async fn a_frozen_server_is_a_timeout() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_to_a_port_of_plain_http_says_what_to_check() {
+    let place = Place::webdav(Kind::Nginx);
+    let settings = dav_settings(place.dav.as_ref().unwrap(), "").replace("webdav://", "webdavs://");
+    let connector = check(&place.base, &settings).unwrap();
+    let result = connector.probe(Duration::from_secs(20)).await;
+    let failure = failed(result, Verdict::Retry, Code::TargetUnreachable, Effect::NotApplied);
+    assert!(failure.message.contains("scheme and port"), "{failure}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replaced_file_is_not_said_to_be_replaced_in_one_step() {
     for kind in [Kind::Nginx, Kind::Apache] {
         let place = Place::webdav(kind);

@@ -74,6 +74,8 @@ pub struct Abilities {
     pub shows_parts: bool,
     /// Replacing is one step.
     pub replaces_at_once: bool,
+    /// A name that must be free is known to be taken in one step.
+    pub claims_names: bool,
     /// Names that begin with a dot are listed.
     pub lists_dot_names: bool,
     /// A path that is too long is refused, rather than answered by hanging up.
@@ -97,6 +99,7 @@ impl Abilities {
         takes_odd_names: true,
         shows_parts: true,
         replaces_at_once: true,
+        claims_names: true,
         lists_dot_names: true,
         refuses_long_paths: true,
         says_why: true,

@@ -90,6 +90,7 @@ impl Place {
             tells_files_apart: false,
             syncs: false,
             takes_line_ends: false,
+            claims_names: false,
             ..Abilities::ALL
         };
         Self { vsftpd: Some(vsftpd), ..Self::new(dir, root, connector, abilities) }
@@ -126,6 +127,7 @@ impl Place {
             syncs: is_sftp,
             takes_line_ends: is_sftp,
             refuses_long_paths: !is_sftp,
+            claims_names: false,
             ..Abilities::ALL
         };
         Self { proftpd: Some(proftpd), ..Self::new(dir, root, connector, abilities) }
@@ -179,6 +181,7 @@ impl Place {
             takes_odd_names: true,
             shows_parts: false,
             replaces_at_once: kind == dav::Kind::Nginx,
+            claims_names: false,
             lists_dot_names: kind != dav::Kind::Nginx,
             says_why: false,
             ..Abilities::ALL
@@ -201,6 +204,7 @@ impl Place {
             sees_links: false,
             sees_pipes: false,
             takes_line_ends: false,
+            claims_names: kind == s3::Kind::S3s,
             ..Abilities::ALL
         };
         (Self { connector, abilities, ..place }, store)
@@ -233,6 +237,7 @@ impl Place {
             takes_line_ends: false,
             takes_odd_names: false,
             tells_cases_apart: false,
+            claims_names: false,
             tells_unreadable_names: false,
             ..Abilities::ALL
         };

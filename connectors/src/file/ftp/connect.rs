@@ -266,6 +266,11 @@ impl FtpServer {
                 Code::TargetAuth,
                 "the file server wants TLS before the log-in; write ftps instead of ftp in the resource's url",
             ),
+            // No word about user and password, but that something else is wrong: vsftpd's `500 OOPS` about its own settings.
+            Some(500..530 | 550..560) => Failure::retry(
+                Code::TargetRefused,
+                "the file server fails while it lets the agent in, which no other password mends; what it says is in the agent's log",
+            ),
             Some(_) => Failure::permanent(Code::TargetAuth, "the file server refused the agent's log-in"),
         };
         Err(failure.detail(self.with_address(format!("user {}: {error}", self.username))))

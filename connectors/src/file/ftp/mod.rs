@@ -217,7 +217,7 @@ impl Remote {
 
 impl Backend for Remote {
     fn features(&self) -> Features {
-        Features { read: SLICE, write: SLICE, rereads_parts: false }
+        Features { read: SLICE, write: SLICE, rereads_parts: false, claims_names: false }
     }
 
     fn begin(&mut self, timeout: Duration) {

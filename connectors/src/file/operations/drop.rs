@@ -2,7 +2,8 @@
 //!
 //! The content goes to a part beside the target, is synced and measured, and gets its name by one rename after the
 //! gate has passed the intent. Until then any failure removes the part. From the gate on, the part belongs to the
-//! intent and is left alone: `finish` decides by it, now or in a later attempt, whether the rename happened.
+//! intent and is left alone: `finish` decides by it, now or in a later attempt, whether the rename happened. Only where
+//! somebody else has the name, which is no doubt, the intent is withdrawn and the part removed.
 
 use super::{
     super::{
@@ -153,12 +154,10 @@ async fn write_and_name(
             Ok(named) => return Ok(named.outcome(&intent, written.synced)),
             Err(error)
                 if error.problem == Problem::Exists
-                    && on_conflict == OnConflict::Suffix
-                    && bound.is_some() =>
+                    && (on_conflict == OnConflict::Fail
+                        || on_conflict == OnConflict::Suffix && bound.is_some()) =>
             {
-                call.gate.withdraw().await?;
-                lease.run(move |hands| hands.fs.delete(&part)).await?;
-                return Err(name_taken(error).into());
+                return Err(lost(lease, call, part, on_conflict, error).await.into());
             }
             Err(error) if error.problem == Problem::Exists && on_conflict == OnConflict::Suffix => {
                 candidate = number + 1;
@@ -245,10 +244,32 @@ fn set_aside(hands: &mut Hands, place: &Place) -> Result<Option<Place>, FsError>
     Ok(None)
 }
 
-/// Somebody took the name that a part is bound to. The next attempt writes for the next name.
-pub(super) fn name_taken(error: FsError) -> Failure {
-    let message = "the free name was taken by somebody else meanwhile; the next attempt takes the next one";
-    Failure::retry(Code::TargetConflict, message).detail(error)
+/// Somebody took the only name that a part could get: the intent had no effect, and the part goes before that is told.
+pub(super) async fn lost(
+    lease: &mut Lease,
+    call: &Call,
+    part: Place,
+    on_conflict: OnConflict,
+    error: FsError,
+) -> Failure {
+    if let Err(failure) = call.gate.withdraw().await {
+        return failure;
+    }
+    let doomed = lease.run(move |hands| {
+        hands.doomed = Some(part);
+        Ok(())
+    });
+    if let Err(error) = doomed.await {
+        tracing::debug!(%error, "an unfinished part stays until it is swept");
+    }
+    match on_conflict {
+        OnConflict::Suffix => {
+            let message =
+                "the free name was taken by somebody else meanwhile; the next attempt takes the next one";
+            Failure::retry(Code::TargetConflict, message).detail(error)
+        }
+        OnConflict::Replace | OnConflict::Fail => error.into(),
+    }
 }
 
 fn remove_if_there(hands: &mut Hands, place: &Place) -> Result<(), FsError> {
@@ -364,7 +385,7 @@ pub(super) async fn free_name(lease: &mut Lease, place: &Place, from: u32) -> Re
 pub(super) struct Named {
     /// Whether the folder was synced afterwards.
     pub(super) synced: bool,
-    /// Whether what was there was replaced in one step.
+    /// As [`Renamed`](super::super::backend::Renamed) says it.
     pub(super) atomic: bool,
     /// Whether something of the part may still be there.
     pub(super) leaves: bool,

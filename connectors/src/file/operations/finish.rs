@@ -18,7 +18,7 @@ use super::{
         pool::{Lease, Pool},
         worker::Hands,
     },
-    drop::{DropState, free_name, identity, name, name_taken, outcome},
+    drop::{DropState, free_name, identity, lost, name, outcome},
     effect_failure, intended, look, of_another_job, state,
 };
 use crate::{Call, Code, Failure, Intent, Outcome};
@@ -44,6 +44,15 @@ struct Found {
     rereads: bool,
     /// Whether a part is bound to its target, and one that is gone proves nothing.
     binds: bool,
+    /// Whether a name that must be free is taken in one step.
+    claims: bool,
+}
+
+impl Found {
+    /// Whether an earlier attempt's rename, of which no answer is left, was one step.
+    fn atomic(&self, params: &Drop) -> bool {
+        params.on_conflict == OnConflict::Replace || self.claims
+    }
 }
 
 /// Decides and, where it was not done, does it.
@@ -85,21 +94,22 @@ async fn decide(
     let target = intended(&params.place, params.on_conflict, target)?;
     let found = lease.run(find(&part)).await.map_err(unknown)?;
     call.progress.beat();
+    let atomic = found.atomic(params);
     if found.binds && lease.run(says_so(&target, &part)).await.map_err(unknown)? {
         // Whoever died in between may not have taken away what the part was bound by.
-        return Ok(Finished::Done(Outcome { leaves: true, ..outcome(intent, kept.synced, true) }));
+        return Ok(Finished::Done(Outcome { leaves: true, ..outcome(intent, kept.synced, atomic) }));
     }
     let Some(found_size) = found.part else {
         if kept.synced && !found.binds && found.folder.as_ref() == Some(&kept.folder) {
             let folder = target.folder().to_owned();
             let synced = lease.run(move |hands| hands.fs.sync_folder(&folder)).await.unwrap_or(false);
-            return Ok(Finished::Done(outcome(intent, synced, true)));
+            return Ok(Finished::Done(outcome(intent, synced, atomic)));
         }
         // Not synced, the part may have been lost with the target's power. Content that is there was not.
         if found.folder.as_ref() == Some(&kept.folder)
             && arrived(lease, call, &target, size, sha256).await.map_err(unknown)?
         {
-            return Ok(Finished::Done(outcome(intent, false, true)));
+            return Ok(Finished::Done(outcome(intent, false, atomic)));
         }
         let message = "the unfinished file of an earlier attempt is gone and the folder does not show why: whether the file arrived is not known";
         let detail = format!("synced: {}, folder was {}, is {:?}", kept.synced, kept.folder, found.folder);
@@ -118,7 +128,7 @@ async fn decide(
         lease.run(remove(&part)).await?;
         return Ok(Finished::Afresh);
     }
-    rename(lease, call, params, intent.clone(), &kept, (&part, target), found.binds).await
+    rename(lease, call, params, intent.clone(), &kept, (&part, target), &found).await
 }
 
 /// The part is whole: gives it its name.
@@ -129,7 +139,7 @@ async fn rename(
     mut intent: Intent,
     kept: &DropState,
     (part, mut target): (&Place, Place),
-    binds: bool,
+    found: &Found,
 ) -> Result<Finished, Failure> {
     let mut candidate = 1;
     loop {
@@ -146,15 +156,14 @@ async fn rename(
                 let sha256 = intent.sha256.unwrap_or_default();
                 if has_content(lease, call, &target, sha256).await.unwrap_or(false) {
                     lease.run(remove(part)).await.map_err(effect_failure)?;
-                    return Ok(Finished::Done(outcome(&intent, kept.synced, true)));
+                    return Ok(Finished::Done(outcome(&intent, kept.synced, found.atomic(params))));
                 }
-                if params.on_conflict != OnConflict::Suffix {
+                let on_conflict = params.on_conflict;
+                if on_conflict == OnConflict::Fail || on_conflict == OnConflict::Suffix && found.binds {
+                    return Err(lost(lease, call, part.clone(), on_conflict, error).await);
+                }
+                if on_conflict == OnConflict::Replace {
                     return Err(error.into());
-                }
-                if binds {
-                    call.gate.withdraw().await?;
-                    lease.run(remove(part)).await?;
-                    return Err(name_taken(error));
                 }
                 let (next, number) = free_name(lease, &params.place, candidate).await?;
                 candidate = number + 1;
@@ -169,7 +178,9 @@ async fn rename(
 fn find(part: &Place) -> impl FnOnce(&mut Hands) -> Result<Found, FsError> + Send + 'static {
     let part = part.clone();
     move |hands| {
-        let (rereads, binds) = (hands.fs.features().rereads_parts, hands.fs.binds_parts());
+        let features = hands.fs.features();
+        let (rereads, claims, binds) =
+            (features.rereads_parts, features.claims_names, hands.fs.binds_parts());
         let folder = match identity(hands, part.folder()) {
             Ok(identity) => Some(identity),
             Err(error) if error.problem == Problem::NotFound => None,
@@ -179,7 +190,7 @@ fn find(part: &Place) -> impl FnOnce(&mut Hands) -> Result<Found, FsError> + Sen
             Some(_) => look(hands.fs.as_mut(), &part, Links::Keep)?.map(|stat| stat.size),
             None => None,
         };
-        Ok(Found { part, folder, rereads, binds })
+        Ok(Found { part, folder, rereads, binds, claims })
     }
 }
 

@@ -21,6 +21,9 @@ use std::{collections::VecDeque, mem};
 const BATCH: usize = 2000;
 /// How deep a recursive listing goes; deeper folders are shown but not entered.
 const MAX_DEPTH: usize = 64;
+/// How long the items of a page may be as JSON. The agent takes results of up to 256 KiB; what is left holds the longest
+/// cursor. One item always fits: 64 names below the longest path, each byte escaped, have some 120 KiB.
+const MAX_ITEMS_JSON: usize = 224 * 1024;
 
 /// One item.
 pub(super) async fn stat(pool: &Pool, call: &Call, place: Place) -> Result<Outcome, Failure> {
@@ -43,6 +46,7 @@ pub(super) async fn list(pool: &Pool, call: &Call, params: List) -> Result<Outco
         // Before anything else counts: neither the page's size nor its cursor may tell of other names.
         shows: &|path, name, _| shown(matcher.as_ref(), name) && call.visible.shows(&join(&folder, path)),
         enters: &|_| recursive,
+        weighs: &|path, stat| item(&join(&folder, path), *stat).to_string().len() + 1,
         beat: &|| call.progress.beat(),
     };
     let mut lease = pool.lease_for(call).await?;
@@ -63,6 +67,8 @@ pub(in crate::file) struct Way<'a> {
     pub(in crate::file) shows: &'a (dyn Fn(&str, &str, &Stat) -> bool + Send + Sync),
     /// Whether a folder is entered.
     pub(in crate::file) enters: &'a (dyn Fn(&str) -> bool + Send + Sync),
+    /// What an item takes of the [`MAX_ITEMS_JSON`] that a page may have.
+    pub(in crate::file) weighs: &'a (dyn Fn(&str, &Stat) -> usize + Send + Sync),
     /// Told of each piece that was read.
     pub(in crate::file) beat: &'a (dyn Fn() + Send + Sync),
 }
@@ -97,11 +103,12 @@ impl Level {
 
 /// Walks until the page is full.
 pub(in crate::file) async fn walk(lease: &mut Lease, way: Way<'_>) -> Result<Walked, Failure> {
-    let Way { folder, limit, cursor, shows, enters, beat } = way;
+    let Way { folder, limit, cursor, shows, enters, weighs, beat } = way;
     let mut levels = start(cursor);
     let mut items = Vec::new();
     let mut last: Option<Cursor> = None;
     let mut unreadable = 0;
+    let mut weight = 0;
     while let Some(level) = levels.last_mut() {
         let Some((name, stat)) = level.entries.pop_front() else {
             if mem::replace(&mut level.exhausted, true) {
@@ -127,7 +134,8 @@ pub(in crate::file) async fn walk(lease: &mut Lease, way: Way<'_>) -> Result<Wal
         let path = join(&level.folder, &name);
         let enters = stat.kind == EntryKind::Directory && enters(&path);
         if shows(&path, &name, &stat) {
-            if items.len() == limit {
+            weight += weighs(&path, &stat);
+            if items.len() == limit || (weight > MAX_ITEMS_JSON && !items.is_empty()) {
                 return Ok(Walked { items, next: last, unreadable });
             }
             items.push((path.clone(), stat));

@@ -110,6 +110,17 @@ impl Remote {
         }
     }
 
+    /// The same where a folder may lie there instead: some stores answer `500` to the `HEAD` of one, and so would be asked in
+    /// vain again and again.
+    fn object(&self, place: &Place) -> Result<Option<Head>, FsError> {
+        match self.head(place) {
+            Err(error) if error.problem == Problem::Other && self.session.has_below(place.as_str())? => {
+                Ok(None)
+            }
+            other => other,
+        }
+    }
+
     fn marker(&self, place: &Place) -> Result<Option<Marker>, FsError> {
         match self.session.marker(place) {
             Err(error) if error.problem == Problem::NotFound => Ok(None),
@@ -185,7 +196,8 @@ impl Drop for Remote {
 
 impl Backend for Remote {
     fn features(&self) -> Features {
-        Features { read: SLICE, write: SLICE, rereads_parts: false }
+        let tried = *self.session.bucket.conditional.lock().unwrap_or_else(PoisonError::into_inner);
+        Features { read: SLICE, write: SLICE, rereads_parts: false, claims_names: tried == Some(true) }
     }
 
     fn binds_parts(&self) -> bool {
@@ -284,7 +296,7 @@ impl Backend for Remote {
 
     fn open(&mut self, place: &Place) -> Result<Box<dyn SourceFile>, FsError> {
         let key = self.key(place)?;
-        let Some(head) = self.head(place)? else {
+        let Some(head) = self.object(place)? else {
             let problem =
                 if self.session.has_below(place.as_str())? { Problem::IsAFolder } else { Problem::NotFound };
             return Err(FsError::new(problem, place));
@@ -316,7 +328,7 @@ impl Backend for Remote {
             let size = pieces.iter().map(|piece| piece.size).sum();
             return Ok(Stat { kind: EntryKind::File, size, modified: None, inode: None });
         }
-        if let Some(head) = self.head(&place)? {
+        if let Some(head) = self.object(&place)? {
             return Ok(head.stat());
         }
         if self.session.has_below(path)? {

@@ -222,7 +222,7 @@ impl Remote {
 
 impl Backend for Remote {
     fn features(&self) -> Features {
-        Features { read: READ, write: WRITE, rereads_parts: false }
+        Features { read: READ, write: WRITE, rereads_parts: false, claims_names: self.is_openssh }
     }
 
     fn begin(&mut self, timeout: Duration) {

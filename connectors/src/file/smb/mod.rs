@@ -107,7 +107,7 @@ impl Remote {
 
 impl Backend for Remote {
     fn features(&self) -> Features {
-        Features { read: SLICE, write: SLICE, rereads_parts: false }
+        Features { read: SLICE, write: SLICE, rereads_parts: false, claims_names: false }
     }
 
     fn begin(&mut self, timeout: Duration) {
@@ -164,7 +164,9 @@ impl Backend for Remote {
         self.enter(to.folder())?;
         let replace = existing == Existing::Replace;
         let _turn = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
-        self.session().rename(from.as_str(), to.as_str(), replace).map(|()| Renamed { atomic: true })
+        self.session().rename(from.as_str(), to.as_str(), replace)?;
+        // Windows takes a free name in one step and Samba does not: which of the two this is nothing tells for sure.
+        Ok(Renamed { atomic: replace })
     }
 
     fn delete(&mut self, place: &Place) -> Result<(), FsError> {

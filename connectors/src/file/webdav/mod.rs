@@ -164,7 +164,7 @@ impl Remote {
 
 impl Backend for Remote {
     fn features(&self) -> Features {
-        Features { read: SLICE, write: SLICE, rereads_parts: false }
+        Features { read: SLICE, write: SLICE, rereads_parts: false, claims_names: false }
     }
 
     fn begin(&mut self, timeout: Duration) {
@@ -285,12 +285,11 @@ impl Backend for Remote {
         }
         drop(held);
         match moved {
-            // Only a place that was free is known to have been taken in one step: the protocol lets a server delete
-            // what is there first.
+            // Only a place that was free is known to have been replaced in one step: the protocol lets a server delete
+            // what is there first. And no server is known not to look first where nothing may be replaced.
             Ok(status) => Ok(Renamed {
-                atomic: status == StatusCode::CREATED
-                    || existing == Existing::Refuse
-                    || self.free.contains(to.as_str()),
+                atomic: existing == Existing::Replace
+                    && (status == StatusCode::CREATED || self.free.contains(to.as_str())),
             }),
             Err(error) => match error.problem {
                 // The server failed half-way, perhaps after the deed.

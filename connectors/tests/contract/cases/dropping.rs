@@ -1,11 +1,13 @@
 //! `drop`, as long as nothing crashes.
 
 use super::failed;
-use crate::support::{Place, call, hex, large_payload, payload, sha256, stalling_payload};
-use passerelle_connectors::{Code, Effect, Input, Verdict};
-use serde_json::json;
+use crate::support::{Place, Recorder, call, hex, large_payload, payload, sha256, stalling_payload};
+use passerelle_connectors::{Call, Code, Effect, Failure, Gate, Input, Intent, Verdict};
+use serde_json::{Value, json};
 use std::{
     io::Cursor,
+    path::PathBuf,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -114,9 +116,44 @@ pub async fn fail_leaves_what_is_there(place: &Place) {
     failed(result, Verdict::Permanent, Code::TargetConflict, Effect::NotApplied);
     assert_eq!(place.read("report.csv"), b"old");
     std::fs::remove_file(place.root.join("report.csv")).unwrap();
-    place.drop(params, b"new").await.unwrap();
+    let outcome = place.drop(params, b"new").await.unwrap();
+    assert_eq!(outcome.result.get("atomic"), not_claimed(place).as_ref());
     assert_eq!(place.read("report.csv"), b"new");
     assert_eq!(place.parts(), [""; 0]);
+}
+
+/// What a result says where somebody else can slip in between the look at a free name and its taking.
+fn not_claimed(place: &Place) -> Option<Value> {
+    (!place.abilities.claims_names).then_some(json!(false))
+}
+
+/// Somebody else, who puts a file there in the last moment.
+struct Rival(PathBuf);
+
+impl Gate for Rival {
+    fn pass<'a>(&'a self, _: &'a Intent) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>> {
+        std::fs::write(&self.0, b"rival's").unwrap();
+        Box::pin(async { Ok(()) })
+    }
+}
+
+pub async fn whoever_loses_a_name_has_nothing_left_there(place: &Place) {
+    let call = Call { gate: Arc::new(Rival(place.root.join("report.csv"))), ..call() };
+    let params = json!({"path": "report.csv", "on_conflict": "fail"});
+    let result = place.run(&call, "drop", &params, Some(payload(b"mine"))).await;
+    failed(result, Verdict::Permanent, Code::TargetConflict, Effect::NotApplied);
+    // Gone by the time that the failure is told.
+    assert_eq!(place.parts(), [""; 0]);
+    assert_eq!(place.read("report.csv"), b"rival's");
+    // The same where it is an earlier attempt's intent that is looked into.
+    std::fs::remove_file(place.root.join("report.csv")).unwrap();
+    let gate = Recorder::shut();
+    let first = Call { gate: Arc::clone(&gate) as Arc<dyn Gate>, ..crate::support::call() };
+    place.run(&first, "drop", &params, Some(payload(b"mine"))).await.unwrap_err();
+    let next = Call { job: first.job, attempt: 2, prior_intent: Some(gate.last()), ..call };
+    let result = place.run(&next, "drop", &params, Some(payload(b"mine"))).await;
+    failed(result, Verdict::Permanent, Code::TargetConflict, Effect::NotApplied);
+    assert_eq!((place.parts(), place.read("report.csv")), (vec![], b"rival's".to_vec()));
 }
 
 pub async fn suffix_takes_the_next_free_name(place: &Place) {
@@ -124,6 +161,7 @@ pub async fn suffix_takes_the_next_free_name(place: &Place) {
     for name in ["report.csv", "report (2).csv", "report (3).csv"] {
         let outcome = place.drop(params.clone(), name.as_bytes()).await.unwrap();
         assert_eq!(outcome.result["path"], name);
+        assert_eq!(outcome.result.get("atomic"), not_claimed(place).as_ref());
         assert_eq!(place.read(name), name.as_bytes());
     }
     assert_eq!(place.parts(), [""; 0]);

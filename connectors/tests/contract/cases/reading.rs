@@ -84,6 +84,8 @@ async fn pages(place: &Place, mut params: Value) -> Vec<Vec<String>> {
     let mut pages = Vec::new();
     loop {
         let page = place.ask("list", params.clone()).await.unwrap();
+        // What the agent takes of a result.
+        assert!(page.to_string().len() <= 256 * 1024, "{} bytes", page.to_string().len());
         pages.push(paths(&page));
         match &page["next_cursor"] {
             Value::Null => return pages,
@@ -100,10 +102,31 @@ pub async fn list_pages_through_a_large_folder(place: &Place) {
     }
     place.write(".passerelle-0193-1.part", b"unfinished");
     expected.sort();
-    let pages = pages(place, json!({"limit": 4999})).await;
-    assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [4999, 4999, 2]);
-    assert_eq!(pages.concat(), expected);
+    let seen = pages(place, json!({"limit": 1999})).await;
+    assert_eq!(seen.iter().map(Vec::len).collect::<Vec<_>>(), [1999, 1999, 1999, 1999, 1999, 5]);
+    assert_eq!(seen.concat(), expected);
+    // More than a result holds: the pages are shorter than asked for.
+    let seen = pages(place, json!({"limit": 10_000})).await;
+    let lengths: Vec<_> = seen.iter().map(Vec::len).collect();
+    assert!(lengths.len() > 1 && lengths.iter().rev().skip(1).all(|length| *length > 1000), "{lengths:?}");
+    assert_eq!(seen.concat(), expected);
     assert_eq!(paths(&place.ask("list", json!({})).await.unwrap()), expected[..1000]);
+}
+
+pub async fn long_names_make_shorter_pages(place: &Place) {
+    std::fs::create_dir(place.root.join("sub")).unwrap();
+    let mut expected: Vec<String> = (0..1500).map(|n| format!("sub/{n:04}{}.csv", "x".repeat(191))).collect();
+    for name in &expected {
+        place.write(name, b"");
+    }
+    let seen = pages(place, json!({"path": "sub"})).await;
+    assert!(seen.len() > 1, "all of them at once");
+    assert_eq!(seen.concat(), expected);
+    // The page ends inside a folder as well as between two.
+    expected.insert(0, "sub".to_owned());
+    assert_eq!(pages(place, json!({"recursive": true, "limit": 10_000})).await.concat(), expected);
+    let filtered = pages(place, json!({"path": "sub", "pattern": "*[02468]xxx*"})).await;
+    assert_eq!(filtered.concat().len(), 750);
 }
 
 pub async fn list_filters_and_descends(place: &Place) {
