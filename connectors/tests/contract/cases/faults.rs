@@ -69,6 +69,8 @@ pub async fn a_server_frozen_while_writing_ends_in_time(place: &mut Place) {
     if place.server().is_none() {
         return left_out(NO_SERVER);
     }
+    // Apache makes its database of locks with its first write; killed over that, it hangs on what is left of it ever after.
+    place.drop(json!({"path": "warm.csv"}), b"x").await.unwrap();
     let first = Call { timeout: Duration::from_secs(2), ..call() };
     let mut running = under_way(place, &first).await;
     place.server().unwrap().freeze();
@@ -90,8 +92,7 @@ pub async fn a_server_frozen_while_writing_ends_in_time(place: &mut Place) {
     let failure = result.unwrap().unwrap_err();
     assert_eq!(failure.effect, Effect::NotApplied, "{failure}");
     assert!(matches!(failure.code, Code::TargetTimeout | Code::Cancelled), "{failure}");
-    // Its part stays with it: what tries to remove it may take three seconds more, for which nobody waits.
-    assert!(took < first.timeout + Duration::from_secs(3), "{took:?}");
+    assert!(took < BOUND, "{took:?}");
     assert!(!place.has("a.bin"));
     // What was on its way may still arrive: a server of its own mind must have dropped it before the next attempt.
     place.server().unwrap().restart();
