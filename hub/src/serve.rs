@@ -28,6 +28,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+/// What nests in a definition is bounded (`mediations/nesting.rs`) far below what this holds; unused it takes no memory.
+const STACK: usize = 16 << 20;
+
 /// Arguments of `serve`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -87,7 +90,8 @@ pub fn serve(args: Args) -> Result<(), Failure> {
         None => File::default(),
     };
     log(&file.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK).build()?;
     runtime.block_on(Box::pin(run(args, file)))
 }
 

@@ -15,6 +15,7 @@ pub mod engine;
 pub mod expression;
 pub(crate) mod formats;
 mod ids;
+mod nesting;
 pub(crate) mod rendering;
 pub mod runs;
 pub mod steps;

@@ -8,7 +8,7 @@
 pub(super) mod filters;
 
 use super::formats::{Error, Record, columns::Column, encoding::Charset, layout::LineEnd, write::unmappable};
-use super::template::said;
+use super::{nesting, template::said};
 use minijinja::{Environment, Expression, UndefinedBehavior, Value, syntax::SyntaxConfig, value::Serde};
 use serde_json::Value as Json;
 use std::io::{self, Write};
@@ -57,6 +57,8 @@ fn environment(fuel: u64) -> Environment<'static> {
         environment.set_syntax(syntax);
     }
     filters::add(&mut environment);
+    environment.set_formatter(filters::print_or_nothing);
+    nesting::limit(&mut environment);
     environment
 }
 
@@ -68,6 +70,7 @@ pub fn check(source: &str) -> Result<Vec<String>, String> {
     if source.len() > MAX_SOURCE {
         return Err(format!("longer than {MAX_SOURCE} bytes"));
     }
+    nesting::check(source, false)?;
     let environment = environment(SMALL_FUEL);
     let template =
         environment.template_from_str(source).map_err(|e| format!("not a template: {}", said(&e)))?;
@@ -86,6 +89,7 @@ pub(crate) fn check_expression(source: &str) -> Result<(), String> {
     if source.len() > 4096 {
         return Err("longer than 4096 bytes".to_owned());
     }
+    nesting::check(source, true)?;
     let environment = environment(SMALL_FUEL);
     let expression =
         environment.compile_expression(source).map_err(|e| format!("not an expression: {}", said(&e)))?;
@@ -114,6 +118,7 @@ impl Templates {
         output: Output,
         out: &mut dyn Write,
     ) -> Result<usize, Error> {
+        nesting::check(source, false).map_err(Error::data)?;
         let template = self.whole.template_from_str(source).map_err(|e| Error::data(said(&e)))?;
         let mut sink = Sink::new(out, output)?;
         let rendered = template.render_captured_to(Value::from(Serde(context)), &mut sink);

@@ -38,6 +38,8 @@ pub fn environment<'a>() -> Environment<'a> {
     environment.set_recursion_limit(DEPTH);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     super::rendering::filters::add(&mut environment);
+    environment.set_formatter(super::rendering::filters::print);
+    super::nesting::limit(&mut environment);
     environment
 }
 
@@ -49,6 +51,7 @@ pub fn check(source: &str) -> Result<(), String> {
     if source.len() > MAX_SOURCE {
         return Err(format!("longer than {MAX_SOURCE} bytes"));
     }
+    super::nesting::check(source, false)?;
     let environment = environment();
     let compiled = match expression(source) {
         Some(expression) => environment.compile_expression(expression).map(drop),
@@ -84,6 +87,7 @@ pub fn text(source: &str, scope: &Scope) -> Result<String, String> {
     if !source.contains("{{") && !source.contains("{%") && !source.contains("{#") {
         return Ok(source.to_owned());
     }
+    super::nesting::check(source, false)?;
     let environment = environment();
     let template = environment.template_from_str(source).map_err(|error| said(&error))?;
     let mut text = Bounded(Vec::new());
@@ -97,6 +101,7 @@ pub fn text(source: &str, scope: &Scope) -> Result<String, String> {
 /// As [`text`].
 pub fn value(source: &str, scope: &Scope) -> Result<Option<Json>, String> {
     let Some(expression) = expression(source) else { return text(source, scope).map(Json::String).map(Some) };
+    super::nesting::check(expression, true)?;
     let environment = environment();
     let compiled = environment.compile_expression(expression).map_err(|error| said(&error))?;
     let value = compiled.eval(scope.0.clone()).map_err(|error| said(&error))?;

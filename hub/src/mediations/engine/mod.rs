@@ -147,6 +147,20 @@ pub fn inputs_of(definition: &Definition, position: usize, flows: &[Flow]) -> Ve
     last.unwrap_or_else(|| of(TRIGGER))
 }
 
+/// What a unit names in `input` that is neither a step nor the label of a flow of this run.
+#[must_use]
+pub fn missing_input<'d>(definition: &'d Definition, position: usize, flows: &[Flow]) -> Option<&'d str> {
+    let named = match definition.steps.get(position) {
+        Some(entry) => entry.input.as_ref(),
+        None => definition.transfer.get(position.checked_sub(definition.steps.len())?)?.input.as_ref(),
+    };
+    named?.0.iter().map(String::as_str).find(|wanted| {
+        *wanted != TRIGGER
+            && !definition.steps.iter().any(|step| step.name.as_str() == *wanted)
+            && !flows.iter().any(|flow| flow.label == *wanted)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,5 +219,8 @@ mod tests {
         assert!(labels(4, &flows).is_empty());
         assert_eq!(labels(5, &flows), ["one.csv"]);
         assert!(labels(6, &flows).is_empty());
+        assert_eq!(missing_input(&definition, 1, &flows), None);
+        assert_eq!(missing_input(&definition, 1, &flows[..1]), Some("two.csv"));
+        assert!((2..8).all(|position| missing_input(&definition, position, &[]).is_none()));
     }
 }

@@ -1,6 +1,6 @@
 //! One run, from where it stands to its end.
 
-use super::{Engine, inputs_of};
+use super::{Engine, inputs_of, missing_input};
 use crate::{
     mediations::{
         definition::Definition,
@@ -144,6 +144,11 @@ impl Engine {
         let Some(unit) = run.definition.unit_name(position).cloned() else {
             return Err(StepFailure::permanent("the definition has no such step"));
         };
+        if let Some(label) = missing_input(&run.definition, position, &run.flows) {
+            let message =
+                format!("input: no step is named {label:?}, and no flow of this run is labelled so");
+            return Err(StepFailure::permanent(message));
+        }
         let context = StepContext {
             app: self.app.clone(),
             run: Arc::clone(run),

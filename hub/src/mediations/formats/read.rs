@@ -17,18 +17,28 @@ pub(crate) type Place = String;
 /// Takes the records.
 pub(crate) type Each<'a> = dyn FnMut(&Place, Record) -> Result<(), Error> + 'a;
 
-/// Reads a flow to its end; gives how many records there were.
+/// What a flow had.
+#[derive(Debug, Default)]
+pub(crate) struct Had {
+    /// How many records.
+    pub(crate) records: u64,
+    /// The fields that a header named.
+    pub(crate) header: Vec<String>,
+}
+
+/// Reads a flow to its end.
 ///
 /// # Errors
 /// What does not fit the layout, with line and field; what `each` or the disk says.
-pub(crate) fn records(input: &mut dyn Read, layout: &Layout, each: &mut Each<'_>) -> Result<u64, Error> {
-    let mut count = 0;
+pub(crate) fn records(input: &mut dyn Read, layout: &Layout, each: &mut Each<'_>) -> Result<Had, Error> {
+    let mut had = Had::default();
     let mut counted = |place: &Place, record: Record| {
-        count += 1;
+        had.records += 1;
         each(place, record)
     };
+    let mut header = Vec::new();
     match layout.format {
-        Format::Csv | Format::Raw => delimited(input, layout, &mut counted)?,
+        Format::Csv | Format::Raw => header = delimited(input, layout, &mut counted)?,
         Format::Ndjson => lines(input, layout, &mut counted)?,
         Format::Json => {
             let path: Vec<&str> = layout.at.as_deref().map(|at| at.split('.').collect()).unwrap_or_default();
@@ -39,10 +49,11 @@ pub(crate) fn records(input: &mut dyn Read, layout: &Layout, each: &mut Each<'_>
         }
         Format::Xml => return Err(Error::data("XML is only written")),
     }
-    Ok(count)
+    Ok(Had { header, ..had })
 }
 
-fn delimited(input: &mut dyn Read, layout: &Layout, each: &mut Each<'_>) -> Result<(), Error> {
+/// Gives the fields that the header named.
+fn delimited(input: &mut dyn Read, layout: &Layout, each: &mut Each<'_>) -> Result<Vec<String>, Error> {
     let dialect = layout.dialect();
     let mut splitter = Splitter::new(dialect);
     let fixed = dialect.header_is_informative || !dialect.header;
@@ -82,13 +93,18 @@ fn delimited(input: &mut dyn Read, layout: &Layout, each: &mut Each<'_>) -> Resu
     if columns.is_none() || skip_header {
         return Err(Error::data("the flow is empty: not even a header is there"));
     }
-    Ok(())
+    let named = columns.unwrap_or_default().into_iter().map(|column| column.name);
+    Ok(if dialect.header { named.collect() } else { Vec::new() })
 }
 
 /// The columns that a header names, with the types that the definition gives them.
 fn named(fields: &[Field], known: &[Column]) -> Result<Vec<Column>, Error> {
     let mut columns: Vec<Column> = Vec::with_capacity(fields.len());
-    for (index, Field { text, .. }) in fields.iter().enumerate() {
+    for (index, Field { text, quoted }) in fields.iter().enumerate() {
+        if !quoted && text.contains('\r') {
+            let what = "the header has a carriage return inside: lines that end with it alone are not read, only LF and CRLF";
+            return Err(Error::data(what));
+        }
         if text.is_empty() {
             return Err(Error::data(format!("column {}: the header has no name for it", index + 1)));
         }

@@ -103,17 +103,13 @@ impl<'w> Writer<'w> {
         }
     }
 
-    /// Says which fields a record that is left out would have had: a CSV without records keeps its header.
+    /// Says which fields records would have had: a CSV without records keeps its header.
     ///
     /// # Errors
     /// The disk.
-    pub(crate) fn header_of(&mut self, record: &Record) -> Result<(), Error> {
+    pub(crate) fn without_records(&mut self, names: Vec<String>) -> Result<(), Error> {
         let is_csv = matches!(self.layout.format, Format::Csv | Format::Raw);
-        if is_csv && self.fields.is_none() {
-            let names = record.0.iter().map(|(name, _)| name.clone()).collect();
-            self.header(names)?;
-        }
-        Ok(())
+        if is_csv && self.fields.is_none() && !names.is_empty() { self.header(names) } else { Ok(()) }
     }
 
     /// Ends the flow; gives how many records it has.

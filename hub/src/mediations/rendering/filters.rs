@@ -8,7 +8,7 @@ use crate::mediations::formats::{
 };
 use jiff::{Timestamp, civil, fmt::strtime, tz::TimeZone};
 use minijinja::{
-    Environment, Error, ErrorKind, Value,
+    Environment, Error, ErrorKind, Output, State, Value,
     value::{Kwargs, ValueKind},
 };
 
@@ -23,6 +23,32 @@ pub(in crate::mediations) fn add(environment: &mut Environment<'static>) {
     environment.add_filter("xml", escaped);
     environment.add_filter("tojson", json);
     environment.add_filter("total", total);
+}
+
+/// Prints a value into a text: truth as JSON has it, lists and objects as JSON.
+///
+/// # Errors
+/// For null: what stands for it is for the template to say.
+pub(in crate::mediations) fn print(
+    out: &mut Output<'_>,
+    state: &mut State<'_, '_>,
+    value: &Value,
+) -> Result<(), Error> {
+    match value.kind() {
+        ValueKind::None => Err(unfit("null inside of a text: say what stands for it, as {{ x or \"\" }}")),
+        ValueKind::Bool => Ok(out.write_str(if value.is_true() { "true" } else { "false" })?),
+        ValueKind::Seq | ValueKind::Map => Ok(out.write_str(&json(value)?)?),
+        _ => minijinja::escape_formatter(out, state, value),
+    }
+}
+
+/// The same in files, where null is an empty field.
+pub(super) fn print_or_nothing(
+    out: &mut Output<'_>,
+    state: &mut State<'_, '_>,
+    value: &Value,
+) -> Result<(), Error> {
+    if value.is_none() { Ok(()) } else { print(out, state, value) }
 }
 
 fn unfit(what: impl Into<String>) -> Error {

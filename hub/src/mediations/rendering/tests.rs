@@ -83,7 +83,7 @@ fn no_template_takes_long_or_makes_much() {
     let context = json!({ "s": "x".repeat(1000) });
     for source in [
         "{% for i in range(10000) %}{% for j in range(10000) %}{% endfor %}{% endfor %}",
-        "{% set ns = namespace(x=s) %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+        "{% for i in range(40) %}{% for j in range(1000) %}{{ s * 100 }}{% endfor %}{% endfor %}",
         "{% for i in range(9000) %}{% for j in range(9000) %}{{ s }}{% endfor %}{% endfor %}",
     ] {
         let error = text(source, &context).unwrap_err();
@@ -105,4 +105,36 @@ fn output_is_encoded_and_its_line_ends_are_those_asked_for() {
     assert!(error.starts_with("line 2 of the output: windows-1252 has no character"), "{error}");
     let with_bom = Output { bom: true, line_end: Some(LineEnd::Lf), ..output() };
     assert_eq!(rendered("a\r\n", &context, with_bom).unwrap(), b"\xef\xbb\xbfa\n");
+}
+
+/// As deep as may be: none of it ends the program, on the small stack that a test has.
+#[test]
+fn the_deepest_templates_are_taken_or_refused() {
+    let context = json!({ "a": 1, "l": [1] });
+    let nested = |count: usize| format!("{}x{}", "{% if a %}".repeat(count), "{% endif %}".repeat(count));
+    let literals = |count: usize| {
+        format!("{{% set x = [] %}}{}{{{{ x|tojson|length }}}}{{{{ x }}}}", "{% set x = [x] %}".repeat(count))
+    };
+    for good in [
+        format!("{{{{ 1{} }}}}", "+1".repeat(990)),
+        nested(100),
+        literals(490),
+        format!("{{% if a %}}{}{{% endif %}}", "{% elif 0 %}".repeat(190)),
+        format!("{{% set x = l %}}{}{{{{ x|tojson|length }}}}", "{% set x = x|batch(1)|list %}".repeat(400)),
+    ] {
+        check(&good).unwrap();
+        text(&good, &context).unwrap_or_else(|error| panic!("{}: {error}", &good[..60]));
+    }
+    for bad in [
+        format!("{{{{ 1{} }}}}", "+1".repeat(30_000)),
+        format!("{{{{ a{} }}}}", ".b".repeat(30_000)),
+        nested(8000),
+        literals(8000),
+        format!("{{% if a %}}{}{{% endif %}}", "{% elif 0 %}".repeat(8000)),
+        "{% set ns = namespace(x=[]) %}{% for i in range(5000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x|tojson }}"
+            .to_owned(),
+        "{{ debug() }}".to_owned(),
+    ] {
+        assert!(text(&bad, &context).is_err(), "{}", &bad[..13]);
+    }
 }

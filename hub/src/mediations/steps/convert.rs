@@ -51,7 +51,8 @@ impl ConvertStep {
                     watch.go_on()?;
                     writer.write(place, record)
                 };
-                read::records(&mut *input, &from, each).map_err(|error| error.at(&name))?;
+                let read = read::records(&mut *input, &from, each).map_err(|error| error.at(&name))?;
+                writer.without_records(read.header)?;
                 writer.finish()
             };
             let (made, count) = produce(context, label, self.to.media_type(), work).await?;

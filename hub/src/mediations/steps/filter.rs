@@ -85,10 +85,11 @@ impl FilterStep {
                     let met = when.holds(&names).map_err(|error| {
                         formats::Error::data(format!("{place}: the condition (when): {error}"))
                     })?;
-                    if met { writer.write(place, record) } else { writer.header_of(&record) }
+                    if met { writer.write(place, record) } else { Ok(()) }
                 };
                 let read = read::records(&mut *input, &from, each).map_err(|error| error.at(&name))?;
-                Ok((writer.finish()?, read))
+                writer.without_records(read.header)?;
+                Ok((writer.finish()?, read.records))
             };
             let (made, (count, of)) = produce(context, label, self.from.media_type(), work).await?;
             let said = format!("{count} of {of} records of {} kept", flow.label);
