@@ -82,6 +82,11 @@ async fn run_logged(settings: Settings, logs: LogLevel) -> Result<(), Stop> {
     let mut signals = Signals::listen()?;
     let state = Arc::new(StateDir::open_patiently(&settings.state_dir()).await?);
     let listener = local::bind(&settings).await?;
+    // For `health` and `status` while the configuration cannot be read.
+    let listen = settings.config.agent.listen.to_string();
+    if let Err(error) = state.write(passerelle_config::LISTEN_FILE, listen.as_bytes()) {
+        return Err(Stop::Configuration(crate::state::unwritable(state.path(), &error)));
+    }
     let hub = Hub::new(&settings)?;
     info!(
         version = crate::VERSION, name = %settings.name, hub = %settings.config.hub.url, listen = %settings.config.agent.listen,
@@ -173,6 +178,7 @@ pub fn assemble(
     let spool = Spool::open(state.path(), settings.config.agent.spool_quota.0)
         .map_err(|e| Stop::Configuration(crate::state::unwritable(&state.path().join("spool"), &e)))?;
     let volume = Arc::new(Volume::open(Arc::clone(&state))?);
+    pressure.note_journal(state.path());
     Ok(Arc::new(Agent {
         current: RwLock::new(settings),
         announced: watch::Sender::new(0),

@@ -1,10 +1,20 @@
 //! Whether there is room for another job: disk and journal. Offers are declined before either is full, so that what was
 //! accepted can always be brought to its end and reported.
 
-use crate::{agent::Agent, clock, journal::Journal, state::free_bytes};
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use crate::{
+    agent::Agent,
+    clock,
+    journal::{self, Journal},
+    state::free_bytes,
+};
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 use tokio::task::spawn_blocking;
 
@@ -16,6 +26,10 @@ const FLOOR: u64 = 2 * 1024 * 1024;
 pub struct Pressure {
     disk_free: AtomicU64,
     journal_quota: AtomicU64,
+    /// The journal's file, as it was at the first look.
+    file: OnceLock<FileId>,
+    /// It is not where it was: what is written there is lost with this process.
+    journal_gone: AtomicBool,
     /// The audit has reached its quota, and the operator wants it kept whole.
     pub audit_full: AtomicBool,
 }
@@ -26,6 +40,8 @@ impl Pressure {
         Self {
             disk_free: AtomicU64::new(u64::MAX),
             journal_quota: journal_quota.into(),
+            file: OnceLock::new(),
+            journal_gone: false.into(),
             audit_full: false.into(),
         }
     }
@@ -42,7 +58,9 @@ impl Pressure {
 
     /// Why no job is taken just now, in a public sentence; `None` if there is room.
     pub fn full(&self, journal: &Journal) -> Option<&'static str> {
-        if !journal.writable() {
+        if self.journal_gone.load(Ordering::Relaxed) {
+            Some("the agent's state folder was removed or replaced while it ran: restart the agent")
+        } else if !journal.writable() {
             Some("the agent's journal cannot be written (disk full?)")
         } else if self.disk_free.load(Ordering::Relaxed) < FLOOR {
             Some("the disk of the agent's state folder is almost full")
@@ -75,12 +93,52 @@ impl Pressure {
     }
 }
 
+/// Device and inode.
+type FileId = (u64, u64);
+
+/// The file behind a name; `None` if it is not there, an error if that cannot be told.
+fn file_id(path: &Path) -> io::Result<Option<FileId>> {
+    match fs::metadata(path) {
+        Ok(found) => Ok(Some((found.dev(), found.ino()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl Pressure {
+    /// Notes which file in the state folder the journal is, as it is open now.
+    pub fn note_journal(&self, state: &Path) {
+        if let Ok(found) = file_id(&state.join(journal::FILE)) {
+            self.note_file(found);
+        }
+    }
+
+    fn note_file(&self, found: Option<FileId>) {
+        let gone = match found {
+            Some(found) => *self.file.get_or_init(|| found) != found,
+            None => self.file.get().is_some(),
+        };
+        if self.journal_gone.swap(gone, Ordering::Relaxed) != gone && gone {
+            tracing::error!(
+                "The state folder was removed or replaced: no more jobs are taken. Restart the agent; without its old state \
+                 folder it has to be enrolled again"
+            );
+        }
+    }
+}
+
 /// Looks at disk and journal, and makes room in the journal if it comes near its quota.
 pub async fn look(agent: &Arc<Agent>) {
     let path = agent.state.path().to_owned();
     // On a thread of its own: a network folder may hang. What cannot be told is left as it was.
-    if let Ok(Ok(free)) = spawn_blocking(move || free_bytes(&path)).await {
-        agent.pressure.disk_free.store(free, Ordering::Relaxed);
+    let looked = spawn_blocking(move || (free_bytes(&path), file_id(&path.join(journal::FILE))));
+    if let Ok((free, file)) = looked.await {
+        if let Ok(free) = free {
+            agent.pressure.disk_free.store(free, Ordering::Relaxed);
+        }
+        if let Ok(file) = file {
+            agent.pressure.note_file(file);
+        }
     }
     if let Err(error) = agent.journal.measure().await {
         tracing::debug!(%error, "The journal cannot be measured");
@@ -121,6 +179,27 @@ mod tests {
         pressure.disk_free.store(FLOOR - 1, Ordering::Relaxed);
         assert!(pressure.full(&journal).unwrap().contains("almost full"));
         pressure.disk_free.store(FLOOR, Ordering::Relaxed);
+        assert_eq!(pressure.full(&journal), None);
+    }
+
+    #[tokio::test]
+    async fn a_journal_that_is_not_where_it_was_takes_no_jobs() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path()).unwrap().journal;
+        let pressure = Pressure::new(u64::MAX);
+        let path = dir.path().join(journal::FILE);
+        let look = || pressure.note_file(file_id(&path).unwrap());
+        look();
+        assert_eq!(pressure.full(&journal), None);
+        let aside = dir.path().join("aside");
+        fs::rename(&path, &aside).unwrap();
+        look();
+        assert!(pressure.full(&journal).unwrap().contains("restart the agent"));
+        fs::write(&path, "another").unwrap();
+        look();
+        assert!(pressure.full(&journal).is_some());
+        fs::rename(&aside, &path).unwrap();
+        look();
         assert_eq!(pressure.full(&journal), None);
     }
 }

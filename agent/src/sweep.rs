@@ -3,6 +3,7 @@
 //! site may share the folder. No folder is searched.
 
 use crate::{agent::Agent, clock, journal::Leftover};
+use passerelle_connectors::Code;
 use passerelle_protocol::Name;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::sleep;
@@ -49,6 +50,14 @@ async fn sweep(agent: &Agent, found: Vec<Leftover>) {
             }
             Ok(false) if age >= STRAGGLERS => agent.journal.swept(attempt),
             Ok(false) => agent.journal.sweep_again(attempt, again),
+            // Nothing is written there, and nobody knows how long that lasts: whoever makes such jobs must not hold up the rest.
+            Err(failure) if failure.code == Code::PathInvalid => {
+                info!(
+                    job_id = %attempt.job, attempt = attempt.number, %resource, error = %failure,
+                    "An ended attempt left nothing where its path leads"
+                );
+                agent.journal.swept(attempt);
+            }
             Err(failure) => {
                 warn!(
                     job_id = %attempt.job, attempt = attempt.number, %resource, error = %failure,

@@ -41,7 +41,9 @@ pub use document::without_place;
 pub use examples::{EXAMPLE_RESOURCES, EXAMPLES};
 pub use glob::path_glob;
 pub use listener::{ListenerAuth, ListenerConfig};
-pub use load::{DEFAULT_DIR, listen_address, load, readable_listeners, readable_resources, state_dir};
+pub use load::{
+    DEFAULT_DIR, LISTEN_FILE, listen_address, load, readable_listeners, readable_resources, state_dir,
+};
 pub use redact::redacted;
 pub use schema::{schema, without_null};
 pub use secret::{Secret, SecretError, SecretRef};

@@ -43,8 +43,12 @@ pub fn readable_listeners(dir: &Path) -> Vec<ListenerConfig> {
     check_listeners(loader.listeners, &resources, own, &loader.dir, &mut loader.diagnostics)
 }
 
+/// What the running agent leaves in its state folder: where it listens.
+pub const LISTEN_FILE: &str = "listen";
+
 /// Where the agent of this folder listens, whatever else is wrong there: its health can be asked for while somebody
-/// edits the configuration that the running agent has long read.
+/// edits the configuration that the running agent has long read. Where `agent.toml` cannot be read at all, the usual state folder
+/// says it.
 #[must_use]
 pub fn listen_address(dir: &Path) -> SocketAddr {
     listen_with(dir, &|name| std::env::var(name).ok())
@@ -66,6 +70,9 @@ pub(crate) fn listen_with(dir: &Path, env: &dyn Fn(&str) -> Option<String>) -> S
     let main = Loader::new(dir).run(dir, env).0;
     main.map(|main| main.agent.listen)
         .or_else(|| env(defaults::LISTEN_ENV)?.parse().ok())
+        .or_else(|| {
+            std::fs::read_to_string(dir.join(defaults::STATE_DIR).join(LISTEN_FILE)).ok()?.parse().ok()
+        })
         .or_else(|| defaults::LISTEN.parse().ok())
         .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9464)))
 }

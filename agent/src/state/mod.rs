@@ -8,6 +8,7 @@
 //! refused.json     the hub's last refusal for good
 //! pauses.json      what its owner has paused
 //! volume.json      what rules with a limit per day were used for today
+//! listen           where the running agent listens
 //! control.sock     where commands of this machine change the running agent
 //! journal.db       see `journal`
 //! spool/           payloads on their way, named by job and attempt alone

@@ -115,3 +115,19 @@ async fn pages_of_the_program_that_only_the_start_needed_are_given_back_and_it_g
     println!("an idle agent: {now} KiB resident, {peak} KiB at its start");
     site.hub.api.succeed(&drop_job("a.csv", "x")).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_state_folder_is_gone_takes_no_more_jobs() {
+    let mut site = Site::start().await;
+    std::fs::remove_dir_all(site.agent.folder().join("state")).unwrap();
+    until("the agent to be unready", PATIENCE, async || {
+        (site.agent.readiness().await == Some(503)).then_some(())
+    })
+    .await;
+    let id = site.hub.api.submit(&drop_job("a.csv", "x")).await;
+    // Declined, over and over.
+    let declined = |job: &Value| ["queued", "waiting"].contains(&job["state"].as_str().unwrap_or_default());
+    site.hub.api.job_where(&id, "waits", PATIENCE, declined).await;
+    assert!(site.agent.process().log().contains("The state folder was removed or replaced"));
+    assert!(!site.files.path().join("a.csv").exists());
+}

@@ -96,6 +96,14 @@ async fn a_bad_configuration_changes_nothing_and_is_reported() {
     site.agent.ready().await;
     let denied = site.hub.api.run(&drop_job("a.txt", "x")).await;
     assert_eq!(denied["state"], "denied", "{denied:#}");
+
+    // Not even where it listens can be read now.
+    let main = site.agent.folder().join("agent.toml");
+    fs::write(&main, "x = ").unwrap();
+    for command in ["status", "health"] {
+        let output = site.agent.output(&[command]);
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
