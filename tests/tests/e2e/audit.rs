@@ -77,6 +77,14 @@ async fn a_jobs_life_and_the_agents_own_are_in_the_chain_whether_the_agent_runs_
     assert_eq!(site.agent.process().exit_code(PATIENCE).await, Some(0));
     let (stopped, code) = verify(&site.agent, &["--expect", killed["head"].as_str().unwrap()]);
     assert!(code == 0 && stopped["notes"] == json!([]), "{stopped:#}");
+    let head = site.agent.folder().join("state/audit/head");
+    let kept = fs::read(&head).unwrap();
+    for broken in [None, Some("xx")] {
+        broken.map_or_else(|| fs::remove_file(&head), |text| fs::write(&head, text)).unwrap();
+        let (told, _) = verify(&site.agent, &[]);
+        assert!(told["notes"].to_string().contains("audit/head"), "{told:#}");
+    }
+    fs::write(&head, kept).unwrap();
     let kinds: Vec<Value> = rows(&site.agent).into_iter().map(|row| row["kind"].clone()).collect();
     assert!(kinds.contains(&json!("draining")) && kinds.last() == Some(&json!("agent_stopped")), "{kinds:?}");
     // A row that somebody changed.
