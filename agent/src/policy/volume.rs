@@ -206,6 +206,15 @@ impl Daily {
     }
 }
 
+/// Why a meter took no more.
+#[derive(Debug, Default)]
+pub struct Stopped {
+    /// What is left of the day is not enough.
+    pub used_up: AtomicBool,
+    /// No whole day is.
+    pub too_large: AtomicBool,
+}
+
 /// Counts an output as it is written, and takes no more than the day allows.
 pub struct Metered<W> {
     writer: W,
@@ -213,20 +222,21 @@ pub struct Metered<W> {
     resource: Name,
     rule: usize,
     most: u64,
-    used_up: Arc<AtomicBool>,
+    own: u64,
+    stopped: Arc<Stopped>,
 }
 
 impl<W> Metered<W> {
-    /// Puts the meter before a writer; the flag tells later whether it took no more.
+    /// Puts the meter before a writer; the flags tell later whether it took no more.
     pub fn new(
         writer: W,
         volume: Arc<Volume>,
         resource: Name,
         rule: usize,
         most: u64,
-    ) -> (Self, Arc<AtomicBool>) {
-        let used_up = Arc::new(AtomicBool::new(false));
-        (Self { writer, volume, resource, rule, most, used_up: Arc::clone(&used_up) }, used_up)
+    ) -> (Self, Arc<Stopped>) {
+        let stopped = Arc::new(Stopped::default());
+        (Self { writer, volume, resource, rule, most, own: 0, stopped: Arc::clone(&stopped) }, stopped)
     }
 }
 
@@ -235,7 +245,11 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Metered<W> {
         let this = self.get_mut();
         let size = bytes.len() as u64;
         if !this.volume.grow(&this.resource, this.rule, size, this.most) {
-            this.used_up.store(true, Ordering::SeqCst);
+            let flag = match this.own.saturating_add(size) > this.most {
+                true => &this.stopped.too_large,
+                false => &this.stopped.used_up,
+            };
+            flag.store(true, Ordering::SeqCst);
             return Poll::Ready(Err(io::Error::other("the daily volume of the rule is used up")));
         }
         let written = Pin::new(&mut this.writer).poll_write(cx, bytes);
@@ -243,6 +257,7 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Metered<W> {
             Poll::Ready(Ok(taken)) => *taken as u64,
             Poll::Ready(Err(_)) | Poll::Pending => 0,
         };
+        this.own += taken;
         // Asked again, the rest is counted again.
         this.volume.shrink(&this.resource, this.rule, size - taken);
         written
@@ -312,7 +327,12 @@ mod tests {
         one.write_all(&[0; 50]).await.unwrap();
         two.write_all(&[0; 50]).await.unwrap();
         one.write_all(&[0; 1]).await.unwrap_err();
-        assert!(one_stopped.load(Ordering::SeqCst) && !two_stopped.load(Ordering::SeqCst));
+        let flags = |stopped: &Stopped| {
+            (stopped.used_up.load(Ordering::SeqCst), stopped.too_large.load(Ordering::SeqCst))
+        };
+        assert_eq!((flags(&one_stopped), flags(&two_stopped)), ((true, false), (false, false)));
+        two.write_all(&[0; 51]).await.unwrap_err();
+        assert_eq!(flags(&two_stopped), (false, true), "101 bytes fit into no day");
         assert_eq!(volume.spent(&name())[&1].bytes, 100);
         volume.flush().await.unwrap();
         let text = std::fs::read_to_string(dir.path().join(FILE)).unwrap();

@@ -14,7 +14,7 @@ use crate::{
     dispatch::{Judged, STOPPING, late},
     job::{CallTimes, Job},
     pause::Paused,
-    policy::volume::{self, Metered},
+    policy::volume::{self, Metered, Stopped},
     registry::{Cause, StopHandle},
     translate,
 };
@@ -22,10 +22,7 @@ use jiff::Timestamp;
 use passerelle_connectors::{self as connectors, Call, Input, Intent, Output};
 use passerelle_protocol::{Code, Effect, Failure, Outcome, Progress, Repeat, Verdict};
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 use tokio::{
@@ -221,7 +218,7 @@ async fn execute(
     };
     let largest = judged.max_size.unwrap_or(u64::MAX).min(agent.spool.quota());
     let daily = judged.daily.bytes;
-    let (writer, used_up) = metered(agent, job, judged, spool.clone());
+    let (writer, stopped) = metered(agent, job, judged, spool.clone());
     let keeper = Arc::new(HubKeeper::new(Arc::clone(agent), job.attempt, spool.clone(), cancel.clone()));
     let mut output = Output::new(writer, largest);
     // Nothing keeps the output of a call for good: so nothing that it was made from is taken away.
@@ -283,7 +280,16 @@ async fn execute(
                 told.code = Code::Busy;
                 "the agent's spool has no room for the output at the moment".clone_into(&mut told.message);
             }
-            if told.verdict == Verdict::Retry && used_up.load(Ordering::SeqCst) {
+            if told.verdict == Verdict::Retry && stopped.too_large.load(Ordering::SeqCst) {
+                told.code = Code::TooLarge;
+                told.verdict = match told.effect {
+                    Effect::NotApplied => Verdict::Denied,
+                    Effect::Applied | Effect::Unknown => Verdict::Permanent,
+                };
+                "the output is larger than what is allowed here in a whole day (daily_volume)"
+                    .clone_into(&mut told.message);
+            }
+            if told.verdict == Verdict::Retry && stopped.used_up.load(Ordering::SeqCst) {
                 told = Failure { code: Code::Busy, message: volume::used_up(operation), ..told }
                     .retry_after(Some(volume::until_tomorrow()));
             }
@@ -317,18 +323,18 @@ async fn execute(
     still_granted(job, failure).into()
 }
 
-/// Where the output goes: past the meter, if the rule has a daily volume. The flag tells whether the meter stopped it.
+/// Where the output goes: past the meter, if the rule has a daily volume. The flags tell whether the meter stopped it.
 fn metered(
     agent: &Agent,
     job: &Job,
     judged: &Judged,
     spool: OutputSpool,
-) -> (Box<dyn AsyncWrite + Send + Unpin>, Arc<AtomicBool>) {
+) -> (Box<dyn AsyncWrite + Send + Unpin>, Arc<Stopped>) {
     match judged.daily.bytes {
         Some(most) => {
             let (volume, resource) = (Arc::clone(&agent.volume), job.envelope.resource.clone());
-            let (metered, used_up) = Metered::new(spool, volume, resource, judged.rule, most);
-            (Box::new(metered), used_up)
+            let (metered, stopped) = Metered::new(spool, volume, resource, judged.rule, most);
+            (Box::new(metered), stopped)
         }
         None => (Box::new(spool), Arc::default()),
     }

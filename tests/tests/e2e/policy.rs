@@ -201,7 +201,13 @@ async fn the_limits_of_a_day_hold_over_restarts_and_the_rest_waits() {
     fs::create_dir_all(site.files.path().join("day")).unwrap();
     fs::create_dir_all(site.files.path().join("free")).unwrap();
     site.agent.resource("compta", &resources::folder_with("compta", site.files.path(), "", rule));
+    let only = "operations = [\"fetch\"]\npaths = [\"*\"]\ndaily_volume = \"10B\"\n";
+    site.agent.resource("archive", &resources::folder_with("archive", site.files.path(), "", only));
+    fs::write(site.files.path().join("large"), "12345678901").unwrap();
     site.agent.start().await;
+    // An output that is more than a day's worth is for no day either.
+    let never = site.hub.api.run(&job("archive", "fetch", json!({"path": "large"}))).await;
+    assert_eq!((&never["state"], code(&never)), (&json!("denied"), "too_large"), "{never:#}");
     site.hub.api.succeed(&drop_job("day/a", "12345")).await;
     site.agent.restart().await;
     // 5 and 6 are more than 10; the job waits for another day, and others do not wait for it.
