@@ -120,6 +120,26 @@ fn named(fields: &[Field], known: &[Column]) -> Result<Vec<Column>, Error> {
     }
 }
 
+/// A record that was read as text, with the types that the layout gives its columns.
+///
+/// # Errors
+/// What is not of its type, with the field.
+pub(crate) fn typed_record(record: &Record, layout: &Layout) -> Result<Record, Error> {
+    let typed = record.0.iter().map(|(name, value)| {
+        let column = layout.columns.iter().find(|column| column.name == *name);
+        match (column, value) {
+            (Some(column), Value::String(text)) => {
+                let field = Field { text: text.clone(), quoted: false };
+                let value = typed(column, field, layout.dialect().decimal_mark)
+                    .map_err(|error| error.at(&format!("field {name:?}")))?;
+                Ok((name.clone(), value))
+            }
+            _ => Ok((name.clone(), value.clone())),
+        }
+    });
+    typed.collect::<Result<_, _>>().map(Record)
+}
+
 fn typed(column: &Column, field: Field, decimal_mark: char) -> Result<Value, Error> {
     let Field { text, quoted } = field;
     match column.kind {

@@ -8,7 +8,8 @@ use crate::mediations::{
     expression::Expression,
     formats::{
         self,
-        layout::{Format, Layout},
+        columns::Kind,
+        layout::{Format, Layout, Quotes},
         read,
         write::Writer,
     },
@@ -18,6 +19,7 @@ use crate::mediations::{
 use passerelle_config::{Diagnostics, Section};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::io::{Read, Write};
 
 /// What a condition may use.
 const NAMES: &[&str] = &["record", "run", "trigger", "steps", "watermarks"];
@@ -47,9 +49,19 @@ impl FilterStep {
         (diagnostics.findings().len() == before).then_some(step)
     }
 
+    /// What it reads: a delimited text as it stands, so that what is kept is not written in another way. Where quotes tell
+    /// texts from numbers, their types are needed to write them.
+    fn reads(&self) -> Layout {
+        let mut reads = self.from.clone();
+        if reads.format == Format::Csv && reads.dialect().quotes != Quotes::Text {
+            reads.columns.iter_mut().for_each(|column| column.kind = Kind::Text);
+        }
+        reads
+    }
+
     /// What it writes: the same, as an array of its own where the records stood in a field.
     fn to(&self) -> Layout {
-        let mut to = self.from.clone();
+        let mut to = self.reads();
         to.at = None;
         // The header decides, as it did in what was read.
         if to.format == Format::Csv && self.from.dialect().header {
@@ -70,26 +82,10 @@ impl FilterStep {
         for flow in &context.inputs {
             let label = content::label(context, self.flow.as_deref(), Some(flow), &flow.label)?;
             let (content, watch) = (context.open(flow).await?, Watch::new(context));
-            let (from, to, when) = (self.from.clone(), self.to(), self.when.clone());
-            let (name, given) = (flow.label.clone(), given.clone());
-            let work = move |out: &mut dyn std::io::Write| {
-                let templates = Templates::new();
-                let mut writer = Writer::new(out, &to, &templates)?;
+            let (step, name, given) = (self.clone(), flow.label.clone(), given.clone());
+            let work = move |out: &mut dyn Write| {
                 let mut input = reader(content)?;
-                let each = &mut |place: &String, record: formats::Record| {
-                    watch.go_on()?;
-                    let json = record.clone().into_json();
-                    let mut names: Vec<(&str, &Value)> =
-                        given.iter().map(|(name, value)| (name.as_str(), value)).collect();
-                    names.push(("record", &json));
-                    let met = when.holds(&names).map_err(|error| {
-                        formats::Error::data(format!("{place}: the condition (when): {error}"))
-                    })?;
-                    if met { writer.write(place, record) } else { Ok(()) }
-                };
-                let read = read::records(&mut *input, &from, each).map_err(|error| error.at(&name))?;
-                writer.without_records(read.header)?;
-                Ok((writer.finish()?, read.records))
+                step.keep(&mut *input, out, &given, &|| watch.go_on()).map_err(|error| error.at(&name))
             };
             let (made, (count, of)) = produce(context, label, self.from.media_type(), work).await?;
             let said = format!("{count} of {of} records of {} kept", flow.label);
@@ -100,5 +96,67 @@ impl FilterStep {
         }
         done.result = Some(json!({ "records": kept, "of": read }));
         Ok(done)
+    }
+
+    /// Writes the records that meet the condition; gives how many of how many.
+    fn keep(
+        &self,
+        input: &mut dyn Read,
+        out: &mut dyn Write,
+        given: &[(String, Value)],
+        go_on: &dyn Fn() -> Result<(), formats::Error>,
+    ) -> Result<(u64, u64), formats::Error> {
+        let (to, templates) = (self.to(), Templates::new());
+        let mut writer = Writer::new(out, &to, &templates)?;
+        let each = &mut |place: &String, record: formats::Record| {
+            go_on()?;
+            let typed = match self.from.format {
+                Format::Csv => read::typed_record(&record, &self.from).map_err(|error| error.at(place))?,
+                _ => record.clone(),
+            };
+            let json = typed.into_json();
+            let mut names: Vec<(&str, &Value)> =
+                given.iter().map(|(name, value)| (name.as_str(), value)).collect();
+            names.push(("record", &json));
+            let met = self
+                .when
+                .holds(&names)
+                .map_err(|error| formats::Error::data(format!("{place}: the condition (when): {error}")))?;
+            if met { writer.write(place, record) } else { Ok(()) }
+        };
+        let had = read::records(input, &self.reads(), each)?;
+        writer.without_records(had.header)?;
+        Ok((writer.finish()?, had.records))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(from: Value, when: &str, text: &str) -> Result<String, String> {
+        let step: FilterStep = serde_json::from_value(json!({ "from": from, "when": when })).unwrap();
+        let mut out = Vec::new();
+        let kept = step.keep(&mut text.as_bytes(), &mut out, &[], &|| Ok(()));
+        kept.map_err(|error| error.to_string())?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn what_is_kept_stays_as_it_was_written() {
+        let columns = json!([{ "name": "debit", "type": "number" }]);
+        let csv = json!({ "format": "csv", "delimiter": ";", "columns": columns });
+        let text = "debit;label\r\n1663.10;a\r\n00100.00;b\r\n5;c\r\n100000000000000000000.25;\"d;e\"\r\n";
+        let left = text.replace("5;c\r\n", "");
+        assert_eq!(kept(csv.clone(), "record.debit > 50.0", text).unwrap(), left);
+        let bare = json!({ "format": "csv", "delimiter": ";", "header": false,
+                           "columns": [{ "name": "debit", "type": "number" }, "label"] });
+        assert_eq!(kept(bare, "record.debit > 50.0", "1663.10;a\n5;c\n").unwrap(), "1663.10;a\r\n");
+        assert_eq!(kept(csv.clone(), "false", "debit;label\r\n").unwrap(), "debit;label\r\n");
+        let error = kept(csv, "record.debit > 50.0", "debit;label\r\nx;a\r\n").unwrap_err();
+        assert!(
+            error.contains("line 2") && error.contains("\"debit\"") && error.contains("not a number"),
+            "{error}"
+        );
     }
 }
