@@ -36,7 +36,15 @@ pub(super) fn check(source: &str, bare: bool) -> Result<(), String> {
         let (tag, after, block) = if bare {
             (rest, "", false)
         } else {
-            let Some(start) = rest.find("{{").into_iter().chain(rest.find("{%")).min() else { return Ok(()) };
+            let starts = ["{{", "{%", "{#"].into_iter().filter_map(|start| rest.find(start));
+            let Some(start) = starts.min() else { return Ok(()) };
+            if rest.get(start + 1..start + 2) == Some("#") {
+                let Some(end) = rest.get(start..).and_then(|comment| comment.find("#}")) else {
+                    return Ok(());
+                };
+                rest = rest.get(start + end + 2..).unwrap_or_default();
+                continue;
+            }
             let block = rest.get(start + 1..start + 2) == Some("%");
             let inner = rest.get(start + 2..).unwrap_or_default();
             let end = tag_end(inner, if block { "%}" } else { "}}" });
@@ -144,6 +152,7 @@ mod tests {
             ("plain text + - * / | [ ( { not and or".repeat(500), false),
             (format!("{{{{ 'a{}' }}}}", many("+1|[", 5000)), false),
             (many("{{ a.b | xml }}\n", 4000), false),
+            (format!("{{# {{{{ #}} {}", many("a | b + [ ", 2000)), false),
             (many("{% if a %}x{% else %}y{% endif %}", 3000), false),
             (format!("{{% set names = {{{}}} %}}", many("\"a\": \"b\", ", 3000)), false),
             (format!("1{}", many(" + 1", 900)), true),
