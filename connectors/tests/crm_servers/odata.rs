@@ -59,24 +59,6 @@ async fn alternate_keys_and_times_pass_every_case() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_already_so_is_not_written_by_key_either() {
-    let (server, _dir) = start(Kind::Dynamics);
-    let site = site(&server, BY_KEY);
-    let fields = json!({ "last_name": "Martin", "credit": "10" });
-    assert_eq!(site.upsert("SAME-1", fields.clone()).await.unwrap()["outcome"], json!("created"));
-    let (_, cursor) = site.all_changes(None, 50).await;
-    let writes = || server.asked().iter().filter(|line| line.contains(" PATCH ")).count();
-    let before = writes();
-    assert_eq!(site.upsert("SAME-1", fields).await.unwrap()["outcome"], json!("unchanged"));
-    assert_eq!(writes(), before);
-    let (again, _) = site.all_changes(Some(cursor), 50).await;
-    assert!(again.is_empty(), "a sync to and fro would never come to rest: {again:?}");
-    let done = site.upsert("SAME-1", json!({ "last_name": "Martin", "credit": "11" })).await.unwrap();
-    assert_eq!((&done["outcome"], writes()), (&json!("updated"), before + 1));
-    assert_eq!(site.get("SAME-1").await.unwrap()["fields"]["credit"], json!("11"));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn searching_first_passes_every_case() {
     let (server, _dir) = start(Kind::Dynamics);
     cases::all(&site(&server, FOUND), &site(&server, FOUND), &BY_TIME).await;

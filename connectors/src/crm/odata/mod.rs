@@ -1,14 +1,13 @@
 //! The dialect `odata`: services of OData v4, such as the Web API of Microsoft Dynamics 365. The tests run it against a real
 //! OData service, not against Dynamics itself.
 //!
-//! - With `upsert = "alternate_key"` one PATCH by alternate key creates or updates, atomically, after a look whether there is
-//!   anything to write; else a record is looked up by a search, then created, or changed with `If-Match`.
+//! - With `upsert = "alternate_key"` one PATCH by alternate key creates or updates, atomically; else a record is looked
+//!   up, then created, or changed with `If-Match`.
 //! - A change always says `If-Match` (`*` without a version), so that it never creates what was deleted meanwhile.
 //! - With `changes = "track"` the service's own deltas tell every deletion; else changes are read by time, and each page
 //!   by the service's own link.
 //! - Links of the service are followed below the resource's url only.
 
-mod by_key;
 mod feed;
 mod literal;
 mod metadata;
@@ -359,7 +358,24 @@ impl Dialect for OData {
         key: Given<'a>,
         fields: &'a [Given<'a>],
     ) -> Boxed<'a, (Written, Done)> {
-        Box::pin(self.upsert_by_key(talk, entity, key, fields))
+        Box::pin(async move {
+            let place = place(entity)?;
+            let model = self.model(talk).await?;
+            let literal = literal::literal(edm(&model, &place, key.field), key.field.kind, key.value)
+                .map_err(|reason| unfit(key.field, reason))?;
+            let body = self.body(talk, &place, fields).await?;
+            let path = place.by(&key.field.target, &literal);
+            let mut given = of(fields);
+            given.push(key.field);
+            let answer = self.send(talk, self.write(Method::PATCH, &path, &body), &given).await;
+            let answer = answer.map_err(|error| match error.problem {
+                Problem::NotFound => CrmError::new(Problem::Unsupported)
+                    .reason("it does not create by alternate key; set options.upsert to \"find\""),
+                _ => error,
+            })?;
+            let done = if answer.status == 201 { Done::Created } else { Done::Updated };
+            Ok((self.written(&place, &answer)?, done))
+        })
     }
 
     fn delete<'a>(
