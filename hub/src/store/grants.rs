@@ -5,11 +5,11 @@
 
 use super::{
     Error,
-    attempts::own,
+    attempts::{JobRow, own},
     row::{from_uuid, opt_json, to_json},
     writer::Tx,
 };
-use crate::model::JobState;
+use crate::{model::JobState, tunnel::registry::QueueKey};
 use passerelle_protocol::{AgentId, Commit, Intent, session::Attempt};
 use rusqlite::{OptionalExtension as _, params};
 
@@ -48,7 +48,7 @@ pub(crate) fn commit_requested(tx: &mut Tx<'_>, agent: AgentId, commit: &Commit)
         return Ok(Asked::Granted);
     }
     if let Some(target) = &commit.intent.target
-        && is_held(tx, job.seq, target)?
+        && is_held(tx, &job, target)?
     {
         return Ok(Asked::Later);
     }
@@ -62,12 +62,10 @@ pub(crate) fn commit_requested(tx: &mut Tx<'_>, agent: AgentId, commit: &Commit)
     Ok(Asked::Granted)
 }
 
-fn is_held(tx: &Tx<'_>, job: i64, target: &str) -> Result<bool, Error> {
-    let (tenant, site, resource): (String, String, String) = tx
-        .conn
-        .prepare_cached("SELECT tenant, site, resource FROM jobs WHERE seq = ?1")?
-        .query_row([job], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    Ok(tx.conn.prepare_cached(HELD)?.exists(params![tenant, site, resource, job, target])?)
+fn is_held(tx: &Tx<'_>, job: &JobRow, target: &str) -> Result<bool, Error> {
+    let QueueKey { tenant, site, resource } = &job.queue;
+    let key = params![tenant.as_str(), site.as_str(), resource.as_str(), job.seq, target];
+    Ok(tx.conn.prepare_cached(HELD)?.exists(key)?)
 }
 
 /// Whether a grant of the attempt's effect is stored.
