@@ -21,6 +21,7 @@ async fn a_full_disk_of_the_hub_refuses_work_and_loses_none() {
     let drop = |path: &str| drop_into("compta", path, json!({"text": "x"}));
     let before = hub.api.succeed(&drop("before.csv")).await;
     agent.kill();
+    hub.api.agents_online(SITE, 0).await;
     let queued = hub.api.submit(&drop("queued.csv")).await;
     disk.fill();
     let content = Content::write(files.path(), 1_000_000);

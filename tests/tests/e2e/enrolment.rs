@@ -102,6 +102,8 @@ async fn a_tenant_that_loses_its_tier_is_refused_and_keeps_its_jobs() {
     agent.resource("compta", &resources::folder("compta", files.path()));
     agent.start().await;
     agent.kill();
+    // What the hub still believes to be connected would be offered the job.
+    hub.api.agents_online(SITE, 0).await;
     let id = hub.api.submit(&drop_into("compta", "a.csv", json!({"text": "x"}))).await;
     hub.admin(&["tenant", "set-tier", "acme", "standard"]);
     agent.spawn();

@@ -1,6 +1,6 @@
 //! A hub or an agent put back from an older backup: nothing is done twice, and what is not known is said.
 
-use crate::common::{Site, drop_job, files_below, notify_job};
+use crate::common::{SITE, Site, drop_job, files_below, notify_job};
 use passerelle_tests::{PATIENCE, Reply, code, until};
 use rustix::process::Signal;
 use std::{fs, path::Path, process::Command, time::Duration};
@@ -21,6 +21,7 @@ async fn a_hub_restored_from_an_older_backup_has_nothing_done_twice() {
     let finished = site.hub.api.succeed(&drop_job("finished.csv", "x")).await;
     take(&site, "finished.csv");
     site.agent.kill();
+    site.hub.api.agents_online(SITE, 0).await;
     let queued = site.hub.api.submit(&drop_job("queued.csv", "x")).await;
     let backups = tempfile::tempdir().unwrap();
     let backup = backups.path().join("hub.backup");

@@ -160,6 +160,8 @@ async fn a_wrong_clock_is_told_with_the_difference() {
     let mut site = Site::start().await;
     site.agent.kill();
     site.agent.shift_clock("+15m");
+    // What the hub still believes to be connected would be offered the job.
+    site.hub.api.agents_online(SITE, 0).await;
     let id = site.hub.api.submit(&drop_job("a.csv", "x")).await;
     site.agent.spawn();
     let line = site.agent.process().logged("clock", SOON).await;
