@@ -108,6 +108,8 @@ pub(crate) struct Span<'a> {
     pub(crate) after: Option<(Timestamp, &'a str)>,
     /// So many of the records that fit are left out first.
     pub(crate) offset: usize,
+    /// A [`Changed::next`] of this very reading: its page follows, and `offset` does not count.
+    pub(crate) next: Option<&'a str>,
     /// At most so many records.
     pub(crate) limit: usize,
 }
@@ -119,6 +121,9 @@ pub(crate) struct Changed {
     pub(crate) records: Vec<Record>,
     /// Nothing follows.
     pub(crate) end: bool,
+    /// Where the target itself goes on right after the last record, without a host; `None` where it does not tell. What is
+    /// left out first by an offset is read again by targets that cannot skip.
+    pub(crate) next: Option<String>,
 }
 
 /// A change that a target's own feed told.

@@ -40,6 +40,19 @@ const MAX_REQUESTS: usize = 60;
 /// How long before now a time may be, in microseconds, and still be of an edit while a page was read.
 const MEANWHILE: i64 = 120_000_000;
 
+/// What is asked for at once.
+#[derive(Clone, Copy, Default)]
+struct Asked<'a> {
+    /// As in [`Span`], in microseconds.
+    since: Option<i64>,
+    after: Option<(i64, &'a str)>,
+    offset: usize,
+    next: Option<&'a str>,
+    limit: usize,
+    /// What was told of this time, where the answer begins with it.
+    told: Option<&'a At>,
+}
+
 /// One reading of a page.
 pub(super) struct Reader<'a> {
     pub(super) crm: &'a Crm,
@@ -120,7 +133,8 @@ impl Reader<'_> {
             let offset = if after.is_some() { 0 } else { at.off - usize::from(overlap) };
             let since = at.high.map(|high| floor_to(high, self.granularity)).or(at.floor);
             let told = Some(&*at).filter(|_| after.is_none() && offset == 0);
-            let page = self.ask(since, after, offset, told).await?;
+            let limit = self.page_size();
+            let page = self.ask(Asked { since, after, offset, limit, told, ..Asked::default() }).await?;
             let mut records = page.records;
             let due = self.due();
             let dated = records.iter().position(|record| micros(record) > due);
@@ -182,7 +196,9 @@ impl Reader<'_> {
     ) -> Result<bool, Failure> {
         let (mut offset, mut seen) = (0, Vec::new());
         for _ in 0..MAX_REQUESTS {
-            let page = self.ask(Some(floor_to(due, self.granularity)), None, offset, None).await?;
+            let since = Some(floor_to(due, self.granularity));
+            let limit = self.page_size();
+            let page = self.ask(Asked { since, offset, limit, ..Asked::default() }).await?;
             let read = page.records.len();
             for record in page.records.into_iter().filter(|record| micros(record) > due) {
                 let mark = mark(&record);
@@ -250,9 +266,13 @@ impl Reader<'_> {
         let window = high.div_euclid(1_000_000) - OVERLAP;
         let from = window.max(at.whole.unwrap_or(i64::MIN)).saturating_mul(1_000_000);
         let from = from.max(at.floor.unwrap_or(i64::MIN));
-        let mut offset = 0;
+        let since = Some(floor_to(from, self.granularity));
+        // Most of it was told already and is left out: no page of ours bounds it.
+        let limit = self.crm.dialect.abilities().max_page.max(2);
+        let (mut offset, mut next) = (0, None::<String>);
         for _ in 0..MAX_REQUESTS {
-            let page = self.ask(Some(floor_to(from, self.granularity)), None, offset, None).await?;
+            let page =
+                self.ask(Asked { since, offset, next: next.as_deref(), limit, ..Asked::default() }).await?;
             let read = page.records.len();
             for record in page.records {
                 let modified = micros(&record);
@@ -270,10 +290,11 @@ impl Reader<'_> {
                 recent.add(second(&record), mark, at);
                 found.push(record);
             }
-            if page.end || read == 0 {
+            if page.end || (read == 0 && page.next.is_none()) {
                 return Ok(false);
             }
             offset += read;
+            next = page.next;
         }
         Ok(false)
     }
@@ -283,28 +304,27 @@ impl Reader<'_> {
     }
 
     /// Asks for records and holds the answer to what was asked for, and to what was `told` of that time.
-    async fn ask(
-        &self,
-        since: Option<i64>,
-        after: Option<(i64, &str)>,
-        offset: usize,
-        told: Option<&At>,
-    ) -> Result<Changed, Failure> {
+    async fn ask(&self, asked: Asked<'_>) -> Result<Changed, Failure> {
+        let Asked { since, after, offset, next, limit, told } = asked;
         let time = |micros: i64| {
             Timestamp::from_microsecond(micros)
                 .map_err(|e| Failure::from(CrmError::new(Problem::Protocol).detail(e)))
         };
         let since = since.map(time).transpose()?;
         let after = after.map(|(high, last)| Ok::<_, Failure>((time(high)?, last))).transpose()?;
-        let limit = self.page_size();
-        let span = Span { since, after, offset, limit };
+        let span = Span { since, after, offset, next, limit };
         let begun = self.crm.exchange.target_now().as_microsecond() - MEANWHILE;
         let page = self.crm.dialect.changed(self.talk, self.entity, self.wanted, span).await;
         let mut page = page.map_err(|error| error.of_collection(&self.entity.name))?;
         if let Some(told) = told {
             self.hold_to_last(told, &page, begun).await?;
         }
+        let given = page.records.len();
         leave_out_edited(&mut page, begun, self.granularity);
+        if page.records.len() < given {
+            // What was left out would not come again behind it.
+            page.next = None;
+        }
         let refuses = |what: &str| Err(refused(what));
         let mut before = i64::MIN;
         for record in &page.records {
@@ -393,7 +413,7 @@ mod tests {
             modified: Timestamp::from_microsecond(*time).ok(),
             fields: Map::new(),
         };
-        let mut page = Changed { records: times.iter().map(record).collect(), end };
+        let mut page = Changed { records: times.iter().map(record).collect(), end, ..Changed::default() };
         leave_out_edited(&mut page, NOW, Duration::from_micros(1));
         page.records.iter().map(micros).collect()
     }

@@ -461,7 +461,7 @@ impl Dialect for Dolibarr {
                     CrmError::new(Problem::Unsupported).reason("its records do not tell date_modification")
                 );
             }
-            Ok(Changed { records, end })
+            Ok(Changed { records, end, ..Changed::default() })
         })
     }
 

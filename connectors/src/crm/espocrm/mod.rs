@@ -365,7 +365,7 @@ impl Dialect for EspoCrm {
             if records.iter().any(|record| record.modified.is_none()) {
                 return Err(CrmError::new(Problem::Unsupported).reason("its records do not tell modifiedAt"));
             }
-            Ok(Changed { end: records.len() < size, records })
+            Ok(Changed { end: records.len() < size, records, ..Changed::default() })
         })
     }
 

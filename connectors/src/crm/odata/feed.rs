@@ -31,9 +31,10 @@ pub(super) async fn changed(
         options.push(("$filter", format!("{} ge {}", odata.modified, second(since))));
     }
     options.push(("$orderby", format!("{} asc,{} asc", odata.modified, place.id)));
-    let upto = span.offset.saturating_add(span.limit);
+    let offset = if span.next.is_some() { 0 } else { span.offset };
+    let upto = offset.saturating_add(span.limit);
     let prefer = format!("odata.maxpagesize={upto}");
-    let mut next = Some(query(&place.set, &options));
+    let mut next = Some(span.next.map_or_else(|| query(&place.set, &options), str::to_owned));
     let mut records: Vec<Record> = Vec::new();
     for _ in 0..MAX_PAGES {
         let Some(link) = next.take() else { break };
@@ -51,9 +52,9 @@ pub(super) async fn changed(
             break;
         }
     }
-    let end = next.is_none() && records.len() <= upto;
-    let records = records.into_iter().skip(span.offset).take(span.limit).collect();
-    Ok(Changed { records, end })
+    let whole = records.len() <= upto;
+    let records = records.into_iter().skip(offset).take(span.limit).collect();
+    Ok(Changed { records, end: whole && next.is_none(), next: next.filter(|_| whole) })
 }
 
 /// A moment, not later, as literals have it.

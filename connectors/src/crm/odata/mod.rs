@@ -45,7 +45,8 @@ const PREFER: HeaderName = HeaderName::from_static("prefer");
 const ODATA_VERSION: HeaderName = HeaderName::from_static("odata-version");
 const ODATA_MAX_VERSION: HeaderName = HeaderName::from_static("odata-maxversion");
 const DUPLICATE_DETECTION: HeaderName = HeaderName::from_static("mscrm.suppressduplicatedetection");
-const MAX_PAGE: usize = 1000;
+/// What looks for changes once more takes so many at a time: each request has the service sort anew.
+const MAX_PAGE: usize = 2000;
 /// How long what a service said of its model is taken for true.
 const KEPT: Duration = Duration::from_secs(15 * 60);
 

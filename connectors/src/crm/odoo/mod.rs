@@ -218,7 +218,7 @@ impl Dialect for Odoo {
             if records.iter().any(|record| record.modified.is_none()) {
                 return Err(CrmError::new(Problem::Unsupported).reason("its records do not tell write_date"));
             }
-            Ok(Changed { end: rows.len() < span.limit, records })
+            Ok(Changed { end: rows.len() < span.limit, records, ..Changed::default() })
         })
     }
 

@@ -204,7 +204,7 @@ impl<'a> List<'a> {
                 let mut walk = self.walk(max_page, None);
                 let size = walk.more().await?.map_or(0, |first| first.len());
                 if walk.ended || size == 0 {
-                    return Ok(Changed { records: Vec::new(), end: true });
+                    return Ok(Changed { records: Vec::new(), end: true, ..Changed::default() });
                 }
                 (self.walk(max_page, Some((offset / size).to_string())), offset % size)
             }
@@ -231,7 +231,7 @@ impl<'a> List<'a> {
             return Err(CrmError::new(Problem::Protocol).reason("its list has no end"));
         }
         records.truncate(limit);
-        Ok(Changed { records, end })
+        Ok(Changed { records, end, ..Changed::default() })
     }
 
     /// Records from an offset on, in the order of (time, id), whatever order the server gives those of one time in. `None`
@@ -278,6 +278,7 @@ impl<'a> List<'a> {
                 return Ok(Some(Changed {
                     records: records.into_iter().skip(offset).take(limit).collect(),
                     end,
+                    ..Changed::default()
                 }));
             }
             if too_many {

@@ -390,7 +390,11 @@ impl Dialect for SuiteCrm {
                     CrmError::new(Problem::Unsupported).reason("its records do not tell date_modified")
                 );
             }
-            Ok(Changed { end: rows.len() < size && rows.len().saturating_sub(skip) <= span.limit, records })
+            Ok(Changed {
+                end: rows.len() < size && rows.len().saturating_sub(skip) <= span.limit,
+                records,
+                ..Changed::default()
+            })
         })
     }
 

@@ -63,6 +63,10 @@ pub struct Memory {
     pub trims: bool,
     /// Gives records of one second in another order for each size of a page.
     pub shuffles: bool,
+    /// Tells with each page of changes where it goes on.
+    pub links: bool,
+    /// How many changed records were left out by offsets.
+    pub skipped: Mutex<usize>,
 }
 
 pub fn abilities(versions: bool, unique_keys: bool, keyset: bool) -> Abilities {
@@ -88,6 +92,8 @@ impl Memory {
             writes: Mutex::new(0),
             trims: false,
             shuffles: false,
+            links: false,
+            skipped: Mutex::new(0),
         }
     }
 
@@ -325,13 +331,21 @@ impl Dialect for Memory {
                 .into_iter()
                 .filter(|(_, stored)| since.is_none_or(|since| stored.modified >= since.as_microsecond()))
                 .filter(|(id, stored)| after.is_none_or(|after| (time(stored), **id) > after))
-                .skip(span.offset)
                 .collect();
+            let fits: Vec<_> = if let Some(link) = span.next {
+                let from: (i64, u64) = serde_json::from_str(link).unwrap();
+                fits.into_iter().filter(|(id, stored)| (time(stored), **id) > from).collect()
+            } else {
+                *self.skipped.lock().unwrap() += span.offset;
+                fits.into_iter().skip(span.offset).collect()
+            };
             let limit = span.limit.min(self.abilities.max_page);
             let end = fits.len() <= limit;
+            let last = fits.get(limit - 1).filter(|_| self.links && !end);
+            let next = last.map(|(id, stored)| format!("[{},{id}]", time(stored)));
             let records =
                 fits.into_iter().take(limit).map(|(id, stored)| self.record(*id, stored, wanted)).collect();
-            Ok(Changed { records, end })
+            Ok(Changed { records, end, next })
         })
     }
 }

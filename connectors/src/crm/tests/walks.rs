@@ -117,8 +117,8 @@ async fn edits_while_it_reads_are_never_missed() {
 
 #[tokio::test]
 async fn a_late_commit_with_an_old_time_is_told() {
-    for keyset in [false, true] {
-        let memory = Arc::new(Memory::new(abilities(false, false, keyset)));
+    for (keyset, links) in [(false, false), (true, false), (false, true)] {
+        let memory = Arc::new(Memory { links, ..Memory::new(abilities(false, false, keyset)) });
         memory.clock.lock().unwrap().1 = 1_000_000;
         for i in 0..20 {
             memory.insert(&[("guid", &format!("k{i}")), ("email", "a@x")]);
@@ -131,6 +131,11 @@ async fn a_late_commit_with_an_old_time_is_told() {
         reader.catch_up(&crm, 6).await;
         reader.agrees_with(&memory);
         assert_eq!((reader.seen.len(), reader.most()), (21, 1));
+        assert_eq!(
+            *memory.skipped.lock().unwrap() == 0,
+            links,
+            "where links lead on, nothing is read to be skipped"
+        );
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) async fn page(
     };
     let end = found.len() <= span.limit;
     found.truncate(span.limit);
-    Ok(Changed { records: found.into_iter().map(|found| found.record).collect(), end })
+    Ok(Changed { records: found.into_iter().map(|found| found.record).collect(), end, ..Changed::default() })
 }
 
 fn query(column: &str, span: &Span<'_>, also: Option<Value>, offset: usize, limit: usize) -> Query {
