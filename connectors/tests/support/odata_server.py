@@ -91,18 +91,20 @@ class Kept(InMemoryDataStore):
     def __init__(self, path):
         super().__init__()
         self.file = None
+        self.replayed = {}
         if os.path.exists(path):
             with open(path, encoding="utf-8") as lines:
                 for line in lines:
                     # A kill may have left half a line at the end: that change was never answered.
                     if line.endswith("\n"):
                         self.replay(json.loads(line))
+        self.replayed.clear()
         self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def replay(self, change):
         name, key = change["set"], SETS[change["set"]][1]
-        kept = [e for e in self.data.get(name, []) if str(e.get_value(key)) == change["key"]]
-        entity = kept[0] if kept else Entity()
+        kept = self.replayed.get((name, change["key"]))
+        entity = Entity() if kept is None else kept
         entity.id, entity.etag = change["id"], change["etag"]
         for field, text in change["fields"].items():
             kind = "Edm.Guid" if field == key else SETS[name][2][field]
@@ -110,8 +112,10 @@ class Kept(InMemoryDataStore):
             entity.set_property(field, value, ValueType.PRIMITIVE, kind)
         if change["kind"] == "deleted":
             self.remove_entity(name, entity)
-        elif not kept:
+            del self.replayed[name, change["key"]]
+        elif kept is None:
             self.insert_entity(name, entity)
+            self.replayed[name, change["key"]] = entity
         self.record_change(name, entity, change["kind"])
 
     def record_change(self, entity_set, entity, kind):

@@ -299,8 +299,9 @@ impl Reader<'_> {
         Ok(false)
     }
 
+    /// One more than is wanted, if the target gives so many: what was told last comes again in front.
     fn page_size(&self) -> usize {
-        self.crm.dialect.abilities().max_page.clamp(1, 1000).min(self.limit + 1).max(2)
+        self.crm.dialect.abilities().max_page.min(self.limit + 1).max(2)
     }
 
     /// Asks for records and holds the answer to what was asked for, and to what was `told` of that time.

@@ -121,7 +121,7 @@ print(upserts, read / (time.monotonic() - begun))
 pub async fn measure(effort: Effort) -> Vec<Line> {
     let (keys, parties) = if effort.quick { (50, 2000) } else { (300, 10_000) };
     let mut lines = on_tryton(keys, parties).await;
-    lines.extend(on_odata(4 * keys).await);
+    lines.extend(on_odata(4 * keys, parties).await);
     lines
 }
 
@@ -138,16 +138,56 @@ async fn on_tryton(keys: usize, parties: usize) -> Vec<Line> {
     let ours = ours(&resource, tryton::PASSWORD, keys, "name").await;
     let calls = format!("{}rpc/", server.url());
     let theirs = theirs(python(), PROTEUS, &calls, tryton::USER, tryton::PASSWORD, keys).await;
-    lines("tryton", "proteus", &ours, &theirs, json!({}))
+    vec![
+        line("tryton_upsert", "proteus", ours.upserts, theirs.upserts, json!({})),
+        line("tryton_changes", "proteus", ours.changes, theirs.changes, json!({})),
+    ]
+}
+
+/// Upserts on an empty service, where what is read afterwards was all written a moment ago, and is looked through once more
+/// for that; then the changes of one whose records are old.
+async fn on_odata(keys: usize, contacts: usize) -> Vec<Line> {
+    let written = on_an_odata_service(keys, "").await;
+    let records: String = (0..contacts).map(old_contact).collect();
+    let old = on_an_odata_service(0, &records).await;
+    let line = |what: &str, run: &OnOData, rate: fn(&Rates) -> f64| {
+        let more = json!({"bare_requests_records_per_s": rate(&run.bare)});
+        line(&format!("odata_{what}"), run.library, rate(&run.ours), rate(&run.theirs), more)
+    };
+    vec![
+        line("upsert", &written, |rates| rates.upserts),
+        line("changes", &old, |rates| rates.changes),
+        line("changes_just_written", &written, |rates| rates.changes),
+    ]
+}
+
+/// A contact of last January, as the service keeps it.
+fn old_contact(n: usize) -> String {
+    let id = format!("00000000-0000-4000-8000-{n:012}");
+    let since = jiff::Span::new().seconds(i64::try_from(n).expect("a small number"));
+    let time = "2026-01-01T00:00:00Z".parse::<jiff::Timestamp>().expect("a time") + since;
+    let fields = json!({"contactid": id, "lastname": "Old", "new_externalid": format!("BULK-{n}"),
+                        "createdon": time, "modifiedon": time});
+    let record = json!({"set": "contacts", "kind": "changed", "key": id, "id": format!("contacts({id})"),
+                        "etag": "W/\"1\"", "fields": fields});
+    format!("{record}\n")
+}
+
+/// What was measured on services with the same records.
+struct OnOData {
+    ours: Rates,
+    bare: Rates,
+    library: &'static str,
+    theirs: Rates,
 }
 
 /// Each on a service of its own: it looks through all its records to find one.
-async fn on_odata(keys: usize) -> Vec<Line> {
+async fn on_an_odata_service(keys: usize, records: &str) -> OnOData {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let start = |name: &str| {
         let folder = folder.path().join(name);
         std::fs::create_dir(&folder).expect("a folder for the service");
-        OData::start(Kind::Dynamics, &folder)
+        OData::start_with(Kind::Dynamics, &folder, records)
     };
     let server = start("ours");
     let options = "options = { upsert = \"alternate_key\" }";
@@ -158,17 +198,15 @@ async fn on_odata(keys: usize) -> Vec<Line> {
     let server = start("bare");
     let bare = theirs(python(), BARE, &server.url(), odata::USER, odata::PASSWORD, keys).await;
     drop(server);
-    let Some(library) = std::env::var_os("PASSERELLE_BENCH_DATAVERSE") else {
+    let Some(python) = std::env::var_os("PASSERELLE_BENCH_DATAVERSE") else {
         eprintln!(
             "crm: PASSERELLE_BENCH_DATAVERSE names no Python with PowerPlatform-Dataverse-Client; tests/bench installs it"
         );
-        return lines("odata", "bare_requests", &ours, &bare, json!({}));
+        return OnOData { ours, theirs: bare.clone(), bare, library: "bare_requests" };
     };
     let server = start("library");
-    let theirs = theirs(library.into(), DATAVERSE, &server.url(), odata::USER, odata::PASSWORD, keys).await;
-    let more =
-        json!({"bare_requests_upserts_per_s": bare.upserts, "bare_requests_changes_per_s": bare.changes});
-    lines("odata", "dataverse_client", &ours, &theirs, more)
+    let theirs = theirs(python.into(), DATAVERSE, &server.url(), odata::USER, odata::PASSWORD, keys).await;
+    OnOData { ours, bare, library: "dataverse_client", theirs }
 }
 
 fn settings(dialect: &str, url: &str, username: &str, more: &str, entity: &str) -> String {
@@ -181,6 +219,7 @@ fn settings(dialect: &str, url: &str, username: &str, more: &str, entity: &str) 
 }
 
 /// Records a second of upserts and of changes.
+#[derive(Clone)]
 struct Rates {
     upserts: f64,
     changes: f64,
@@ -252,14 +291,13 @@ async fn theirs(
     Rates { upserts: figures.next().expect("upserts"), changes: figures.next().expect("changes") }
 }
 
-fn lines(product: &str, library: &str, ours: &Rates, theirs: &Rates, mut more: Value) -> Vec<Line> {
+fn line(what: &str, library: &str, ours: f64, theirs: f64, mut more: Value) -> Line {
     more["clients"] = json!(CLIENTS);
-    let line = |what: &str, ours: f64, theirs: f64| Line {
-        name: format!("crm_{product}_{what}_records_per_s"),
+    Line {
+        name: format!("crm_{what}_records_per_s"),
         value: ours,
         baseline: (format!("{library}_{what}_records_per_s"), theirs),
         target: Some((Target::AtLeast(theirs), format!("as fast as a plain script with {library}"))),
-        more: more.clone(),
-    };
-    vec![line("upsert", ours.upserts, theirs.upserts), line("changes", ours.changes, theirs.changes)]
+        more,
+    }
 }
