@@ -3,9 +3,9 @@
 //! A text that is one expression alone, `{{ … }}`, keeps the type of its value, so that numbers and lists can be handed on;
 //! an object's entry whose expression gives nothing is left out. Everything else gives a text.
 
+use super::rendering::filters::{self, Bounded};
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
 use serde_json::{Map, Value as Json};
-use std::io;
 
 /// Steps that one rendering may take.
 const FUEL: u64 = 200_000;
@@ -37,8 +37,8 @@ pub fn environment<'a>() -> Environment<'a> {
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(DEPTH);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    super::rendering::filters::add(&mut environment);
-    environment.set_formatter(super::rendering::filters::print);
+    filters::add(&mut environment);
+    environment.set_formatter(filters::print);
     super::nesting::limit(&mut environment);
     environment
 }
@@ -90,9 +90,9 @@ pub fn text(source: &str, scope: &Scope) -> Result<String, String> {
     super::nesting::check(source, false)?;
     let environment = environment();
     let template = environment.template_from_str(source).map_err(|error| said(&error))?;
-    let mut text = Bounded(Vec::new());
+    let mut text = Bounded::new(MAX_RENDERED);
     template.render_captured_to(scope.0.clone(), &mut text).map_err(|error| said(&error))?;
-    String::from_utf8(text.0).map_err(|error| error.to_string())
+    String::from_utf8(text.written).map_err(|error| error.to_string())
 }
 
 /// The value that a template gives; nothing if it is one expression that gives nothing.
@@ -108,6 +108,8 @@ pub fn value(source: &str, scope: &Scope) -> Result<Option<Json>, String> {
     if value.is_undefined() || value.is_none() {
         return Ok(None);
     }
+    // Made only where it is known to end.
+    filters::json(&value).map_err(|error| said(&error))?;
     let json = serde_json::to_value(&value).map_err(|_| "a value cannot be written as JSON".to_owned())?;
     Ok(Some(json))
 }
@@ -165,23 +167,6 @@ pub fn said(error: &Error) -> String {
     }
 }
 
-/// A text that may not become longer than [`MAX_RENDERED`].
-struct Bounded(Vec<u8>);
-
-impl io::Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_RENDERED {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,6 +208,12 @@ mod tests {
         assert!(text(endless, &scope()).unwrap_err().contains("too many steps"));
         let large = "{% for a in range(2000) %}{{ 'x' * 100000 }}{% endfor %}";
         assert!(text(large, &scope()).is_err());
+        // Lists that hold each other, and of which nothing is in memory.
+        let doubled = format!("{{% set a = [1] %}}{}", "{% set a = [a, a] %}".repeat(50));
+        let error = text(&format!("{doubled}{{{{ a | tojson }}}}"), &scope()).unwrap_err();
+        assert!(error.contains("too long to be written out"), "{error}");
+        let error = value("{{ [[1] * 100000000] * 100000000 }}", &scope()).unwrap_err();
+        assert!(error.contains("too long to be written out"), "{error}");
         assert!(check("{{ 1 +").is_err() && check("a {% for %}").is_err() && check("{{ a.b }}").is_ok());
     }
 }

@@ -11,9 +11,13 @@ use minijinja::{
     Environment, Error, ErrorKind, Output, State, Value,
     value::{Kwargs, ValueKind},
 };
+use std::io::{self, Write};
 
 /// The widest field of `fixed`.
 const MAX_WIDTH: usize = 4096;
+/// The longest JSON of a value. Lists of a template may repeat each other without holding anything: what they would be
+/// written out knows no bound.
+const MAX_JSON: usize = super::MAX_RENDERED;
 
 pub(in crate::mediations) fn add(environment: &mut Environment<'static>) {
     environment.add_filter("decimal", decimal);
@@ -174,8 +178,42 @@ fn escaped(value: &Value) -> Result<String, Error> {
 }
 
 /// `value | tojson` as JSON.
-fn json(value: &Value) -> Result<String, Error> {
-    serde_json::to_string(value).map_err(|_| unfit("tojson: a value that JSON does not have"))
+///
+/// # Errors
+/// For what JSON does not have, or what is longer than a template may give.
+pub(in crate::mediations) fn json(value: &Value) -> Result<String, Error> {
+    let mut text = Bounded::new(MAX_JSON);
+    serde_json::to_writer(&mut text, value).map_err(|error| {
+        let long = error.is_io();
+        unfit(if long { "a value is too long to be written out" } else { "a value that JSON does not have" })
+    })?;
+    String::from_utf8(text.written).map_err(|_| unfit("a value that JSON does not have"))
+}
+
+/// A text that may not become longer than it is allowed.
+pub(in crate::mediations) struct Bounded {
+    pub(in crate::mediations) written: Vec<u8>,
+    most: usize,
+}
+
+impl Bounded {
+    pub(in crate::mediations) fn new(most: usize) -> Self {
+        Self { written: Vec::new(), most }
+    }
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.written.len() + bytes.len() > self.most {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.written.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// `records | total("Debit")` adds a field of all records, exactly.
