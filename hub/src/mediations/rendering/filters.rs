@@ -59,6 +59,15 @@ fn unfit(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, what.into())
 }
 
+/// A value as a text: null is an empty one, lists and objects are JSON.
+fn plain(value: &Value) -> Result<String, Error> {
+    match value.kind() {
+        ValueKind::None => Ok(String::new()),
+        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => json(value),
+        _ => Ok(value.to_string()),
+    }
+}
+
 /// A number or a text with one in it; what is null or empty counts as zero, as an empty amount does.
 fn number(value: &Value) -> Option<Decimal> {
     match value.kind() {
@@ -132,7 +141,7 @@ fn fixed(value: &Value, width: usize, options: Kwargs) -> Result<String, Error> 
     if fill.chars().count() != 1 {
         return Err(unfit("fixed: fill must be one character"));
     }
-    let text = if value.is_none() { String::new() } else { value.to_string() };
+    let text = plain(value)?;
     let has = text.chars().count();
     if has > width {
         return match cut {
@@ -166,14 +175,14 @@ fn field(value: &Value, options: Kwargs) -> Result<String, Error> {
         decimal_mark: '.',
     };
     let mut out = String::new();
-    let text = if value.is_none() { String::new() } else { value.to_string() };
+    let text = plain(value)?;
     csv::write(&mut out, &text, true, &dialect).map_err(|e| unfit(e.to_string()))?;
     Ok(out)
 }
 
 /// `value | xml` inside an element or a quoted attribute.
 fn escaped(value: &Value) -> Result<String, Error> {
-    let text = if value.is_none() { String::new() } else { value.to_string() };
+    let text = plain(value)?;
     xml::escape(&text).ok_or_else(|| unfit("xml: a control character, which XML does not know"))
 }
 
