@@ -32,13 +32,7 @@ pub struct OData {
 impl OData {
     /// Starts a service that keeps everything in `dir`.
     pub fn start(kind: Kind, dir: &Path) -> Self {
-        Self::start_with(kind, dir, "")
-    }
-
-    /// Starts it with the records of these lines, as it writes them itself.
-    pub fn start_with(kind: Kind, dir: &Path, records: &str) -> Self {
         let core = Core::new(dir);
-        core.write("records", records);
         core.write("account", format!("{USER}\n{PASSWORD}"));
         core.write("odata_server.py", include_str!("odata_server.py"));
         let mut server = Self { kind, core };

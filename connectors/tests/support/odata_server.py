@@ -112,7 +112,7 @@ class Kept(InMemoryDataStore):
             entity.set_property(field, value, ValueType.PRIMITIVE, kind)
         if change["kind"] == "deleted":
             self.remove_entity(name, entity)
-            del self.replayed[name, change["key"]]
+            self.replayed.pop((name, change["key"]), None)
         elif kept is None:
             self.insert_entity(name, entity)
             self.replayed[name, change["key"]] = entity

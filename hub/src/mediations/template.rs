@@ -108,7 +108,7 @@ pub fn value(source: &str, scope: &Scope) -> Result<Option<Json>, String> {
     if value.is_undefined() || value.is_none() {
         return Ok(None);
     }
-    // Made only where it is known to end.
+    // Looked at first: what follows makes all of it, however long that is.
     filters::json(&value).map_err(|error| said(&error))?;
     let json = serde_json::to_value(&value).map_err(|_| "a value cannot be written as JSON".to_owned())?;
     Ok(Some(json))

@@ -152,7 +152,7 @@ async fn on_odata(keys: usize, contacts: usize) -> Vec<Line> {
     let old = on_an_odata_service(0, &records).await;
     let line = |what: &str, run: &OnOData, rate: fn(&Rates) -> f64| {
         let more = json!({"bare_requests_records_per_s": rate(&run.bare)});
-        line(&format!("odata_{what}"), run.library, rate(&run.ours), rate(&run.theirs), more)
+        line(&format!("odata_{what}"), run.peer, rate(&run.ours), rate(&run.theirs), more)
     };
     vec![
         line("upsert", &written, |rates| rates.upserts),
@@ -161,7 +161,7 @@ async fn on_odata(keys: usize, contacts: usize) -> Vec<Line> {
     ]
 }
 
-/// A contact of last January, as the service keeps it.
+/// A contact of last January, as the service keeps it: a line of its file `records`.
 fn old_contact(n: usize) -> String {
     let id = format!("00000000-0000-4000-8000-{n:012}");
     let since = jiff::Span::new().seconds(i64::try_from(n).expect("a small number"));
@@ -177,7 +177,7 @@ fn old_contact(n: usize) -> String {
 struct OnOData {
     ours: Rates,
     bare: Rates,
-    library: &'static str,
+    peer: &'static str,
     theirs: Rates,
 }
 
@@ -187,7 +187,8 @@ async fn on_an_odata_service(keys: usize, records: &str) -> OnOData {
     let start = |name: &str| {
         let folder = folder.path().join(name);
         std::fs::create_dir(&folder).expect("a folder for the service");
-        OData::start_with(Kind::Dynamics, &folder, records)
+        std::fs::write(folder.join("records"), records).expect("the records of the service");
+        OData::start(Kind::Dynamics, &folder)
     };
     let server = start("ours");
     let options = "options = { upsert = \"alternate_key\" }";
@@ -202,11 +203,11 @@ async fn on_an_odata_service(keys: usize, records: &str) -> OnOData {
         eprintln!(
             "crm: PASSERELLE_BENCH_DATAVERSE names no Python with PowerPlatform-Dataverse-Client; tests/bench installs it"
         );
-        return OnOData { ours, theirs: bare.clone(), bare, library: "bare_requests" };
+        return OnOData { ours, theirs: bare.clone(), bare, peer: "bare_requests" };
     };
     let server = start("library");
     let theirs = theirs(python.into(), DATAVERSE, &server.url(), odata::USER, odata::PASSWORD, keys).await;
-    OnOData { ours, bare, library: "dataverse_client", theirs }
+    OnOData { ours, bare, peer: "dataverse_client", theirs }
 }
 
 fn settings(dialect: &str, url: &str, username: &str, more: &str, entity: &str) -> String {
