@@ -40,8 +40,9 @@ pub(in crate::mediations) fn print(
 ) -> Result<(), Error> {
     match value.kind() {
         ValueKind::None => Err(unfit("null inside of a text: say what stands for it, as {{ x or \"\" }}")),
-        ValueKind::Bool => Ok(out.write_str(if value.is_true() { "true" } else { "false" })?),
-        ValueKind::Seq | ValueKind::Map => Ok(out.write_str(&json(value)?)?),
+        ValueKind::Bool | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => {
+            Ok(out.write_str(&plain(value)?)?)
+        }
         _ => minijinja::escape_formatter(out, state, value),
     }
 }
@@ -59,10 +60,11 @@ fn unfit(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, what.into())
 }
 
-/// A value as a text: null is an empty one, lists and objects are JSON.
+/// A value as a text: null is an empty one; truth, lists and objects are as in JSON.
 fn plain(value: &Value) -> Result<String, Error> {
     match value.kind() {
         ValueKind::None => Ok(String::new()),
+        ValueKind::Bool => Ok(value.is_true().to_string()),
         ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => json(value),
         _ => Ok(value.to_string()),
     }

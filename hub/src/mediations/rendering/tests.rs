@@ -24,6 +24,8 @@ fn helpers_write_what_french_exports_want() {
         "lines": [{ "Debit": "0.10" }, { "Debit": "0,20" }, { "Debit": "" }], "name": "L'Écume <1>; \"x\"" });
     for (source, expected) in [
         ("{{ v | decimal(2) }}", "1663,15"),
+        ("{{ true }}|{{ true | xml }}|{{ false | csv }}|{{ true | fixed(5) }}|", "true|true|false|true |"),
+        ("{{ [1] + ['a'] }}|{{ ['a'] * 2 }}|{{ [none, true] | xml }}", r#"[1,"a"]|["a","a"]|[null,true]"#),
         ("{{ v | decimal }}|{{ n | decimal }}|{{ '' | decimal(0) }}", "1663,15|0,00|0"),
         ("{{ 1234567.5 | decimal(2, mark='.', group=' ') }}", "1 234 567.50"),
         ("{{ at | date }} {{ at | date('%d/%m/%Y', zone='Europe/Paris') }}", "20261031 01/11/2026"),
