@@ -54,6 +54,10 @@ impl Failure {
 
 /// Runs the program; `args[0]` is its name.
 pub fn run(args: Vec<OsString>) -> ExitCode {
+    // The hub of `dev` starts this program again to fill templates.
+    if let Some(ended) = passerelle_hub::mediations::sandbox::part(&args) {
+        return ended;
+    }
     // The two parts of `dev` that are processes of their own. They are not for people, so they are not in the help.
     match args.get(1).and_then(|first| first.to_str()) {
         Some(dev::HUB_PART) => return dev::part("passerelle-hub", &args, passerelle_hub::run),

@@ -2,7 +2,7 @@
 //!
 //! Exit codes: 0 done or drained, 1 not well (`health`), 64 configuration or refused by a rule, 70 a fault of the hub.
 
-use crate::{admin, health, serve};
+use crate::{admin, health, mediations::sandbox, serve};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use std::{
     ffi::OsString,
@@ -113,6 +113,10 @@ impl From<io::Error> for Failure {
 
 /// Runs the program; `args` begins with its name.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(ended) = sandbox::part(&args) {
+        return ended;
+    }
     // Another part of the process may have installed it already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let cli = match Cli::try_parse_from(args) {

@@ -35,7 +35,9 @@ pub use metrics::Metrics;
 pub use problem::{Problem, ProblemDocument};
 pub use submission::{MAX_ATTEMPTS, MAX_DEADLINE_S, MAX_TIMEOUT_S};
 
-use crate::{blobs::Blobs, outbound::Outbound, store, store::Store, tunnel::Tunnel};
+use crate::{
+    blobs::Blobs, mediations::sandbox::Sandbox, outbound::Outbound, store, store::Store, tunnel::Tunnel,
+};
 use axum::{
     Router,
     extract::{Request, State},
@@ -78,6 +80,8 @@ pub struct App {
     pub guard: Arc<Guard>,
     /// The hub's own requests on behalf of tenants.
     pub outbound: Outbound,
+    /// Where templates of mediations are filled.
+    pub templates: Sandbox,
     /// Set when the hub ends: event streams and waits end early.
     pub stop: CancellationToken,
     /// Uploads go on here when their request is cut, until what arrived is stored.
@@ -102,6 +106,7 @@ impl App {
             behind_proxy: false,
             guard: Arc::default(),
             outbound: Outbound::default(),
+            templates: Sandbox::new(stop.clone()),
             stop,
             tasks: TaskTracker::new(),
             document: Arc::default(),

@@ -18,6 +18,7 @@ mod ids;
 mod nesting;
 pub(crate) mod rendering;
 pub mod runs;
+pub mod sandbox;
 pub mod steps;
 pub mod store;
 pub mod template;

@@ -2,9 +2,13 @@
 //!
 //! A text that is one expression alone, `{{ … }}`, keeps the type of its value, so that numbers and lists can be handed on;
 //! an object's entry whose expression gives nothing is left out. Everything else gives a text.
+//!
+//! Steps and size do not bound what an expression takes on its way: templates are checked here, and filled in a process of
+//! their own (`sandbox`).
 
 use super::rendering::filters::{self, Bounded};
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
 /// Steps that one rendering may take.
@@ -17,21 +21,52 @@ const DEPTH: usize = 32;
 /// How deep values may nest in which templates are looked for.
 const MAX_NESTING: usize = 64;
 
-/// What templates see.
-#[derive(Debug, Clone)]
-pub struct Scope(Value);
+/// Templates to be filled.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Wanted {
+    /// One that gives a text.
+    Text(String),
+    /// A text that keeps the type of its value, or a value all of whose texts are filled.
+    Value(Json),
+}
 
-impl Scope {
-    /// The names of a JSON object.
-    #[must_use]
-    pub fn new(names: &Json) -> Self {
-        Self(Value::from(minijinja::value::Serde(names)))
+impl Wanted {
+    /// What it gives if there is nothing to fill.
+    pub(super) fn fixed(&self) -> Option<Json> {
+        match self {
+            Self::Text(source) => (!is_template(source)).then(|| Json::String(source.clone())),
+            Self::Value(value) => is_fixed(value, MAX_NESTING).then(|| value.clone()),
+        }
+    }
+}
+
+fn is_template(source: &str) -> bool {
+    ["{{", "{%", "{#"].into_iter().any(|start| source.contains(start))
+}
+
+fn is_fixed(value: &Json, depth: usize) -> bool {
+    let Some(depth) = depth.checked_sub(1) else { return false };
+    match value {
+        Json::String(text) => !is_template(text),
+        Json::Array(items) => items.iter().all(|item| is_fixed(item, depth)),
+        Json::Object(entries) => entries.values().all(|entry| is_fixed(entry, depth)),
+        Json::Null | Json::Bool(_) | Json::Number(_) => true,
+    }
+}
+
+/// Fills what is wanted from `names`: nothing if it is one expression that gives nothing.
+///
+/// # Errors
+/// What does not fit, in words that may be public, with the path of the text inside of a value.
+pub(super) fn fill(wanted: &Wanted, names: &Value) -> Result<Option<Json>, String> {
+    match wanted {
+        Wanted::Text(source) => text(source, names).map(Json::String).map(Some),
+        Wanted::Value(value) => any(value, names, MAX_NESTING),
     }
 }
 
 /// The environment that all templates share: strict about what is not defined, bounded.
-#[must_use]
-pub fn environment<'a>() -> Environment<'a> {
+fn environment<'a>() -> Environment<'a> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(FUEL));
@@ -79,32 +114,24 @@ pub fn check_all(value: &Json, path: &str, found: &mut Vec<(String, String)>) {
     }
 }
 
-/// The text that a template gives.
-///
-/// # Errors
-/// What does not fit, in words that may be public.
-pub fn text(source: &str, scope: &Scope) -> Result<String, String> {
-    if !source.contains("{{") && !source.contains("{%") && !source.contains("{#") {
+fn text(source: &str, names: &Value) -> Result<String, String> {
+    if !is_template(source) {
         return Ok(source.to_owned());
     }
     super::nesting::check(source, false)?;
     let environment = environment();
     let template = environment.template_from_str(source).map_err(|error| said(&error))?;
     let mut text = Bounded::new(MAX_RENDERED);
-    template.render_captured_to(scope.0.clone(), &mut text).map_err(|error| said(&error))?;
+    template.render_captured_to(names.clone(), &mut text).map_err(|error| said(&error))?;
     String::from_utf8(text.written).map_err(|error| error.to_string())
 }
 
-/// The value that a template gives; nothing if it is one expression that gives nothing.
-///
-/// # Errors
-/// As [`text`].
-pub fn value(source: &str, scope: &Scope) -> Result<Option<Json>, String> {
-    let Some(expression) = expression(source) else { return text(source, scope).map(Json::String).map(Some) };
+fn value(source: &str, names: &Value) -> Result<Option<Json>, String> {
+    let Some(expression) = expression(source) else { return text(source, names).map(Json::String).map(Some) };
     super::nesting::check(expression, true)?;
     let environment = environment();
     let compiled = environment.compile_expression(expression).map_err(|error| said(&error))?;
-    let value = compiled.eval(scope.0.clone()).map_err(|error| said(&error))?;
+    let value = compiled.eval(names.clone()).map_err(|error| said(&error))?;
     if value.is_undefined() || value.is_none() {
         return Ok(None);
     }
@@ -114,32 +141,18 @@ pub fn value(source: &str, scope: &Scope) -> Result<Option<Json>, String> {
     Ok(Some(json))
 }
 
-/// Fills all texts of an object.
-///
-/// # Errors
-/// As [`text`], with the path of the text.
-pub fn object(values: &Map<String, Json>, scope: &Scope) -> Result<Map<String, Json>, String> {
-    let mut filled = Map::new();
-    for (key, value) in values {
-        if let Some(value) = any(value, scope, MAX_NESTING).map_err(|why| format!("{key}: {why}"))? {
-            filled.insert(key.clone(), value);
-        }
-    }
-    Ok(filled)
-}
-
-fn any(template: &Json, scope: &Scope, depth: usize) -> Result<Option<Json>, String> {
+fn any(template: &Json, names: &Value, depth: usize) -> Result<Option<Json>, String> {
     let Some(depth) = depth.checked_sub(1) else { return Err("nested too deeply".to_owned()) };
     Ok(Some(match template {
-        Json::String(source) => return value(source, scope),
+        Json::String(source) => return value(source, names),
         Json::Array(items) => {
-            let filled: Result<Vec<_>, _> = items.iter().map(|item| any(item, scope, depth)).collect();
+            let filled: Result<Vec<_>, _> = items.iter().map(|item| any(item, names, depth)).collect();
             Json::Array(filled?.into_iter().map(|item| item.unwrap_or(Json::Null)).collect())
         }
         Json::Object(entries) => {
             let mut filled = Map::new();
             for (key, entry) in entries {
-                if let Some(entry) = any(entry, scope, depth).map_err(|why| format!("{key}: {why}"))? {
+                if let Some(entry) = any(entry, names, depth).map_err(|why| format!("{key}: {why}"))? {
                     filled.insert(key.clone(), entry);
                 }
             }
@@ -156,8 +169,7 @@ fn expression(source: &str) -> Option<&str> {
 }
 
 /// The error without the template's text around it.
-#[must_use]
-pub fn said(error: &Error) -> String {
+pub(super) fn said(error: &Error) -> String {
     let line = error.line().map_or(String::new(), |line| format!(" (line {line} of the template)"));
     match (error.detail(), error.kind()) {
         (_, ErrorKind::OutOfFuel) => "the template takes too many steps".to_owned(),
@@ -172,10 +184,9 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn scope() -> Scope {
-        Scope::new(
-            &json!({"trigger": {"data": {"Numero": 42, "lines": [1, 2]}}, "watermarks": {}, "flow": {"label": "a"}}),
-        )
+    fn names() -> Value {
+        let names = json!({"trigger": {"data": {"Numero": 42, "lines": [1, 2]}}, "watermarks": {}, "flow": {"label": "a"}});
+        Value::from(minijinja::value::Serde(names))
     }
 
     #[test]
@@ -185,9 +196,9 @@ mod tests {
             "lines": "{{ trigger.data.lines }}", "cursor": "{{ watermarks.customers }}", "plain": "x", "flag": true,
             "deep": {"list": ["{{ flow.label }}", "{{ watermarks.none }}"], "none": "{{ watermarks.none }}"},
         });
-        let filled = object(params.as_object().unwrap(), &scope()).unwrap();
+        let filled = fill(&Wanted::Value(params), &names()).unwrap().unwrap();
         assert_eq!(
-            Json::Object(filled),
+            filled,
             json!({
                 "path": "orders/42/validated", "number": 42, "lines": [1, 2], "plain": "x", "flag": true,
                 "deep": {"list": ["a", null]},
@@ -198,21 +209,21 @@ mod tests {
     #[test]
     fn what_is_not_defined_inside_a_text_is_a_mistake_that_names_its_place() {
         let params = json!({"deep": {"path": "x/{{ trigger.data.Nom }}.csv"}});
-        let why = object(params.as_object().unwrap(), &scope()).unwrap_err();
+        let why = fill(&Wanted::Value(params), &names()).unwrap_err();
         assert!(why.starts_with("deep: path: ") && why.contains("undefined"), "{why}");
     }
 
     #[test]
     fn a_template_cannot_run_for_ever_or_fill_the_memory() {
         let endless = "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}";
-        assert!(text(endless, &scope()).unwrap_err().contains("too many steps"));
+        assert!(text(endless, &names()).unwrap_err().contains("too many steps"));
         let large = "{% for a in range(2000) %}{{ 'x' * 100000 }}{% endfor %}";
-        assert!(text(large, &scope()).is_err());
+        assert!(text(large, &names()).is_err());
         // Lists that hold each other, and of which nothing is in memory.
         let doubled = format!("{{% set a = [1] %}}{}", "{% set a = [a, a] %}".repeat(50));
-        let error = text(&format!("{doubled}{{{{ a | tojson }}}}"), &scope()).unwrap_err();
+        let error = text(&format!("{doubled}{{{{ a | tojson }}}}"), &names()).unwrap_err();
         assert!(error.contains("too long to be written out"), "{error}");
-        let error = value("{{ [[1] * 100000000] * 100000000 }}", &scope()).unwrap_err();
+        let error = value("{{ [[1] * 100000000] * 100000000 }}", &names()).unwrap_err();
         assert!(error.contains("too long to be written out"), "{error}");
         assert!(check("{{ 1 +").is_err() && check("a {% for %}").is_err() && check("{{ a.b }}").is_ok());
     }

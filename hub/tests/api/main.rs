@@ -19,6 +19,7 @@ mod output;
 mod received;
 mod receiver;
 mod refusals;
+mod sandbox;
 mod signed;
 mod sites;
 mod subscriptions;

@@ -2,6 +2,7 @@
 
 use passerelle_hub::{
     api::{App, auth::tenant_scopes},
+    mediations::sandbox::Sandbox,
     model::Tier,
     outbound::Outbound,
     server::{MAX_CONNECTIONS, MAX_PER_ADDRESS, Server},
@@ -111,6 +112,8 @@ impl Hub {
         let stop = CancellationToken::new();
         let mut app = App::new(store.clone(), max_blob, open_metrics, stop.clone());
         app.outbound = outbound;
+        // This program is the test's.
+        app.templates = Sandbox::running(env!("CARGO_BIN_EXE_passerelle-hub"), stop.clone());
         let server =
             Server { listener, tls: None, max_connections: MAX_CONNECTIONS, per_address: MAX_PER_ADDRESS };
         let server = tokio::spawn(server.run(app.router(), stop.clone()));

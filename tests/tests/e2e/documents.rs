@@ -208,6 +208,13 @@ fn the_units_hold(machine: &Machine, client: &str) {
     assert_eq!(machine.succeed("ls -A /srv/other"), "", "the unit let it write there");
     machine.succeed("rm /etc/passerelle/resources.d/other.toml");
 
+    // The hub's unit lets it start the processes that fill templates, and those bound themselves.
+    let run = machine.succeed(&format!(
+        "{client}cat > labels.toml <<'END'\n{LABELS}END\n\
+         passerelle mediations apply -f labels.toml && passerelle mediations run labels --key paris --follow"
+    ));
+    assert!(run.contains("paris.txt rendered: 5 bytes"), "{run}");
+
     for unit in ["passerelle-agent", "passerelle-hub"] {
         let verified = machine.run(&format!("systemd-analyze verify /etc/systemd/system/{unit}.service"));
         let told = String::from_utf8_lossy(&verified.stderr).into_owned();
@@ -234,6 +241,18 @@ fn the_units_hold(machine: &Machine, client: &str) {
     let ended = machine.succeed("systemctl show -p Result,ExecMainStatus passerelle-agent");
     assert_eq!(ended, "Result=success\nExecMainStatus=0\n", "it was drained");
 }
+
+/// A mediation that needs nothing but templates.
+const LABELS: &str = "
+[[mediation]]
+name = \"labels\"
+trigger = { kind = \"manual\" }
+[[mediation.steps]]
+name = \"make\"
+kind = \"render\"
+template = \"{{ 'x' * 5 }}\"
+flow = \"{{ trigger.key }}.txt\"
+";
 
 /// The file server of the README's example, and its agent's folder.
 const SFTP: &str = "

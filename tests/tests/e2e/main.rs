@@ -52,6 +52,7 @@ mod signed;
 mod smb;
 mod startup;
 mod steps;
+mod templates;
 mod then;
 mod triggers;
 mod tunnel;

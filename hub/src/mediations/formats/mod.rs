@@ -15,7 +15,7 @@ pub(crate) mod write;
 pub(crate) mod xml;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use serde_json::{Map, Value};
 use std::io;
@@ -56,6 +56,9 @@ pub(crate) enum Error {
     /// The disk.
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// What the hub needs for it is not there now; the sentence may be public.
+    #[error("{0}")]
+    Passing(String),
 }
 
 impl Error {
@@ -67,7 +70,7 @@ impl Error {
     pub(crate) fn at(self, place: &str) -> Self {
         match self {
             Self::Data(message) => Self::Data(format!("{place}: {message}")),
-            Self::Io(error) => Self::Io(error),
+            error @ (Self::Io(_) | Self::Passing(_)) => error,
         }
     }
 }

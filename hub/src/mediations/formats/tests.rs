@@ -1,9 +1,31 @@
 //! Flows read and written in every format, and what is refused.
 
-use super::{layout::Layout, read, write::Writer};
-use crate::mediations::rendering::Templates;
+use super::{
+    Error, Record,
+    layout::Layout,
+    read,
+    write::{Evaluate, Values, Writer},
+};
+use crate::mediations::rendering::Expressions;
 use serde_json::{Value, json};
 use std::io::Read;
+
+/// Evaluates in this process what a hub evaluates in another.
+pub(in crate::mediations) struct Here;
+
+impl Evaluate for Here {
+    fn values(&mut self, expressions: &[String], records: &[Record]) -> Result<Values, Error> {
+        let expressions = Expressions::new(expressions).map_err(Error::Data)?;
+        let mut made = Vec::new();
+        for record in records {
+            match expressions.of(minijinja::Value::from(minijinja::value::Serde(record))) {
+                Ok(values) => made.push(values),
+                Err(unfit) => return Ok((made, Some(unfit))),
+            }
+        }
+        Ok((made, None))
+    }
+}
 
 fn layout(spec: Value) -> Layout {
     serde_json::from_value(spec).unwrap()
@@ -22,11 +44,12 @@ fn records(spec: Value, mut bytes: &[u8]) -> Result<Vec<Value>, String> {
 }
 
 fn convert(from: Value, to: Value, mut bytes: &[u8]) -> Result<Vec<u8>, String> {
-    let (from, to, templates) = (layout(from), layout(to), Templates::new());
+    let (from, to) = (layout(from), layout(to));
     from.check_read()?;
     to.check_write()?;
     let mut out = Vec::new();
-    let mut writer = Writer::new(&mut out, &to, &templates).map_err(|e| e.to_string())?;
+    let mut here = Here;
+    let mut writer = Writer::new(&mut out, &to, &mut here).map_err(|e| e.to_string())?;
     let read = read::records(&mut bytes, &from, &mut |place, record| writer.write(place, record))
         .map_err(|e| e.to_string())?;
     writer.without_records(read.header).map_err(|e| e.to_string())?;

@@ -1,14 +1,31 @@
 //! Records into a flow, one at a time.
 
 use super::{
-    Error, Record, csv,
+    Error, Record,
+    columns::Column,
+    csv,
     encoding::Charset,
     layout::{Dialect, Format, Layout, LineEnd, Quotes},
     xml,
 };
-use crate::mediations::rendering::{Columns, Templates};
 use serde_json::Value;
-use std::io::Write;
+use std::{io::Write, mem};
+
+/// How many records are evaluated at once, and how many bytes of them about.
+const BATCH: usize = 256;
+const BATCH_BYTES: usize = 512 * 1024;
+
+/// The values of each record, until the first that does not fit: the number of its expression, and why.
+pub(crate) type Values = (Vec<Vec<Value>>, Option<(usize, String)>);
+
+/// What gives the values of columns that are expressions over `record`.
+pub(crate) trait Evaluate {
+    /// The values for records, in their order.
+    ///
+    /// # Errors
+    /// What ends all of it.
+    fn values(&mut self, expressions: &[String], records: &[Record]) -> Result<Values, Error>;
+}
 
 /// Writes records as a layout says; [`Self::finish`] ends it.
 pub(crate) struct Writer<'w> {
@@ -17,7 +34,13 @@ pub(crate) struct Writer<'w> {
     dialect: Dialect,
     charset: Charset,
     line_end: LineEnd,
-    values: Columns<'w>,
+    evaluate: &'w mut dyn Evaluate,
+    /// The expressions of the columns that have one.
+    expressions: Vec<String>,
+    /// Records that wait for the values of those, where each came from, and about how long they are.
+    waiting: Vec<Record>,
+    places: Vec<String>,
+    waiting_bytes: usize,
     /// The columns of CSV when the definition names none: the fields of the first record.
     fields: Option<Vec<String>>,
     count: u64,
@@ -33,14 +56,18 @@ impl<'w> Writer<'w> {
     pub(crate) fn new(
         out: &'w mut dyn Write,
         layout: &Layout,
-        templates: &'w Templates,
+        evaluate: &'w mut dyn Evaluate,
     ) -> Result<Self, Error> {
         let mut writer = Self {
             out,
             dialect: layout.dialect(),
             charset: layout.charset()?,
             line_end: layout.line_end(),
-            values: templates.columns(&layout.columns).map_err(Error::Data)?,
+            evaluate,
+            expressions: layout.columns.iter().filter_map(|column| column.value.clone()).collect(),
+            waiting: Vec::new(),
+            places: Vec::new(),
+            waiting_bytes: 0,
             layout: layout.clone(),
             fields: None,
             count: 0,
@@ -78,8 +105,46 @@ impl<'w> Writer<'w> {
     /// # Errors
     /// A field that is not there, or that the format or the encoding cannot hold.
     pub(crate) fn write(&mut self, place: &str, record: Record) -> Result<(), Error> {
+        if self.expressions.is_empty() {
+            let record = self.mapped(record, Vec::new()).map_err(|error| error.at(place))?;
+            return self.put(place, record);
+        }
+        self.waiting_bytes += about(&record);
+        self.waiting.push(record);
+        self.places.push(place.to_owned());
+        if self.waiting.len() == BATCH || self.waiting_bytes >= BATCH_BYTES {
+            self.evaluated()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Writes the records that wait.
+    fn evaluated(&mut self) -> Result<(), Error> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let (records, places) = (mem::take(&mut self.waiting), mem::take(&mut self.places));
+        self.waiting_bytes = 0;
+        let (made, unfit) = self.evaluate.values(&self.expressions, &records)?;
+        let count = made.len();
+        for ((record, place), values) in records.into_iter().zip(&places).zip(made) {
+            let record = self.mapped(record, values).map_err(|error| error.at(place))?;
+            self.put(place, record)?;
+        }
+        match (places.get(count), unfit) {
+            (Some(place), Some((at, why))) => {
+                let name = self.layout.columns.iter().filter(|column| column.value.is_some()).nth(at);
+                let name = name.map_or("", |column| &column.name);
+                Err(Error::data(format!("{place}: column {name:?}: {why}")))
+            }
+            (Some(_), None) => Err(Error::Passing("the values of columns did not come".to_owned())),
+            (None, _) => Ok(()),
+        }
+    }
+
+    fn put(&mut self, place: &str, record: Record) -> Result<(), Error> {
         self.count += 1;
-        let record = self.mapped(record).map_err(|error| error.at(place))?;
         match self.layout.format {
             Format::Csv | Format::Raw => self.row(place, record),
             Format::Json => {
@@ -117,6 +182,7 @@ impl<'w> Writer<'w> {
     /// # Errors
     /// The disk.
     pub(crate) fn finish(mut self) -> Result<u64, Error> {
+        self.evaluated()?;
         match self.layout.format {
             Format::Json => self.text("\n]\n")?,
             Format::Xml => {
@@ -130,12 +196,22 @@ impl<'w> Writer<'w> {
         Ok(self.count)
     }
 
-    /// The record with the definition's columns, if it has any.
-    fn mapped(&mut self, record: Record) -> Result<Record, Error> {
+    /// The record with the definition's columns, if it has any; `values` are those of expressions.
+    fn mapped(&self, record: Record, values: Vec<Value>) -> Result<Record, Error> {
         if self.layout.columns.is_empty() {
             return Ok(record);
         }
-        self.values.of(record).map(Record)
+        let mut values = values.into_iter();
+        let value = |column: &Column| {
+            let name = &column.name;
+            let value = match &column.value {
+                Some(_) => values.next(),
+                None => record.get(name).cloned(),
+            };
+            let missing = || Error::data(format!("column {name:?}: the record has no such field"));
+            Ok((name.clone(), value.ok_or_else(missing)?))
+        };
+        self.layout.columns.iter().map(value).collect::<Result<_, Error>>().map(Record)
     }
 
     fn header(&mut self, names: Vec<String>) -> Result<(), Error> {
@@ -196,6 +272,19 @@ impl<'w> Writer<'w> {
         encoded.map_err(|c| unmappable(c, self.charset))?;
         Ok(self.out.write_all(&bytes)?)
     }
+}
+
+/// About how long a record is as text.
+fn about(record: &Record) -> usize {
+    fn of(value: &Value) -> usize {
+        match value {
+            Value::String(text) => text.len(),
+            Value::Array(items) => items.iter().map(of).sum(),
+            Value::Object(entries) => entries.iter().map(|(name, entry)| name.len() + of(entry)).sum(),
+            Value::Null | Value::Bool(_) | Value::Number(_) => 8,
+        }
+    }
+    record.0.iter().map(|(name, value)| name.len() + of(value)).sum()
 }
 
 /// Says which character an encoding lacks, by its code: the message shall not carry text of the flow.

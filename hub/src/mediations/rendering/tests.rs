@@ -1,17 +1,32 @@
 //! What templates give, refuse and cost.
 
-use super::{Output, Templates, check};
+use super::{
+    check,
+    output::{Output, Sink},
+    render,
+};
 use crate::mediations::formats::{encoding, layout::LineEnd};
+use minijinja::Value;
 use serde_json::{Value as Json, json};
+use std::io;
 
 fn output() -> Output {
     Output { charset: encoding::named(None).unwrap(), bom: false, unmappable: None, line_end: None }
 }
 
-fn rendered(source: &str, context: &Json, output: Output) -> Result<Vec<u8>, String> {
+/// In this process, with nothing between template and file.
+fn rendered(source: &str, names: &Json, output: Output) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
-    Templates::new().render(source, context, output, &mut out).map_err(|e| e.to_string())?;
-    Ok(out)
+    let mut sink = Sink::new(&mut out, output).unwrap();
+    let mut told = None;
+    let done = render(source, Value::from(minijinja::value::Serde(names)), &mut |text| {
+        sink.put(text).map_err(|error| {
+            told = Some(error.to_string());
+            io::Error::other("refused")
+        })
+    });
+    sink.finish().unwrap();
+    told.map_or(done, Err).map(|()| out)
 }
 
 fn text(source: &str, context: &Json) -> Result<String, String> {

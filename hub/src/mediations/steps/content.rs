@@ -140,6 +140,7 @@ fn ended<T>(
         _ if context.app.stop.is_cancelled() => Err(StepFailure::stopped()),
         Ok(Ok(done)) => Ok(done),
         Ok(Err(formats::Error::Data(why))) => Err(StepFailure::permanent(why)),
+        Ok(Err(formats::Error::Passing(why))) => Err(StepFailure::retryable(why)),
         Ok(Err(formats::Error::Io(error))) => {
             tracing::warn!(%error, run = %context.run.guid, "A step could not read or write a flow");
             Err(StepFailure::retryable("the hub could not read or write a flow: its log says more"))
@@ -184,7 +185,7 @@ impl Write for Sender {
 }
 
 /// The label of a flow that a step makes: what the definition says, else `otherwise`.
-pub(super) fn label(
+pub(super) async fn label(
     context: &StepContext,
     source: Option<&str>,
     flow: Option<&Flow>,
@@ -193,8 +194,7 @@ pub(super) fn label(
     let made = match source {
         Some(source) => {
             let more = flow.map(|flow| ("flow", flow_names(flow)));
-            template::text(source, &context.scope(more))
-                .map_err(|why| StepFailure::permanent(format!("flow: {why}")))?
+            context.text("flow", source, more).await?
         }
         None => otherwise.to_owned(),
     };

@@ -5,7 +5,8 @@ use crate::{
     api::App,
     mediations::{
         runs::{Flow, Run},
-        template::Scope,
+        sandbox::{Fault, Filled},
+        template::Wanted,
     },
     model::Job,
     store::Content,
@@ -64,12 +65,46 @@ impl StepContext {
         }
     }
 
-    /// The same with `more` over it, for templates.
-    #[must_use]
-    pub fn scope(&self, more: impl IntoIterator<Item = (&'static str, Value)>) -> Scope {
-        let mut names = self.names();
-        names.extend(more.into_iter().map(|(name, value)| (name.to_owned(), value)));
-        Scope::new(&Value::Object(names))
+    /// Fills templates for each of `items`, whose names are put over `names`; for each what they give, or the number of the
+    /// template that does not fit and why.
+    ///
+    /// # Errors
+    /// What ended all of it.
+    pub(crate) async fn fill(
+        &self,
+        names: &Map<String, Value>,
+        items: &[Map<String, Value>],
+        wanted: &[Wanted],
+    ) -> Result<Vec<Filled>, StepFailure> {
+        let filled = self.app.templates.fill(&self.run.tenant, names, items, wanted).await;
+        filled.map_err(|fault| match fault {
+            _ if self.app.stop.is_cancelled() => StepFailure::stopped(),
+            Fault::Unfit(why) => StepFailure::permanent(why),
+            Fault::Passing(why) => StepFailure::retryable(why),
+        })
+    }
+
+    /// The text that the template under `key` gives, which sees `more` besides.
+    ///
+    /// # Errors
+    /// What does not fit, with the key.
+    pub(crate) async fn text(
+        &self,
+        key: &str,
+        source: &str,
+        more: impl IntoIterator<Item = (&'static str, Value)>,
+    ) -> Result<String, StepFailure> {
+        let wanted = [Wanted::Text(source.to_owned())];
+        let filled = self.fill(&self.names(), &[named(more)], &wanted).await?;
+        let wrong = |why: &str| StepFailure::permanent(format!("{key}: {why}"));
+        match filled.into_iter().next() {
+            Some(Ok(values)) => match values.into_iter().next().flatten() {
+                Some(Value::String(text)) => Ok(text),
+                _ => Err(wrong("gives no text")),
+            },
+            Some(Err((_, why))) => Err(wrong(&why)),
+            None => Err(wrong("gives no text")),
+        }
     }
 
     /// The content of a flow, for a step that streams it.
@@ -136,6 +171,11 @@ impl StepContext {
     pub async fn note(&self, key: &str, value: Value) -> Result<(), StepFailure> {
         Ok(self.app.store.note_unit(self.run.seq, self.unit.clone(), key.to_owned(), value).await?)
     }
+}
+
+/// Names of one item.
+pub(crate) fn named(more: impl IntoIterator<Item = (&'static str, Value)>) -> Map<String, Value> {
+    more.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// A flow as templates see it.

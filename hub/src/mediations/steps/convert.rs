@@ -6,7 +6,6 @@ use super::{
 };
 use crate::mediations::{
     formats::{self, layout::Layout, read, write::Writer},
-    rendering::Templates,
     runs::MessageKind,
 };
 use passerelle_config::{Diagnostics, Section};
@@ -40,12 +39,13 @@ impl ConvertStep {
         let mut done = StepDone::default();
         let mut all = 0;
         for flow in &context.inputs {
-            let label = content::label(context, self.flow.as_deref(), Some(flow), &flow.label)?;
+            let label = content::label(context, self.flow.as_deref(), Some(flow), &flow.label).await?;
             let (content, watch) = (context.open(flow).await?, Watch::new(context));
             let (from, to, name) = (self.from.clone(), self.to.clone(), flow.label.clone());
+            let templates = context.app.templates.clone();
             let work = move |out: &mut dyn std::io::Write| {
-                let templates = Templates::new();
-                let mut writer = Writer::new(out, &to, &templates)?;
+                let mut columns = templates.columns();
+                let mut writer = Writer::new(out, &to, &mut columns)?;
                 let mut input = reader(content)?;
                 let each = &mut |place: &String, record: formats::Record| {
                     watch.go_on()?;

@@ -11,9 +11,8 @@ use crate::mediations::{
         columns::Kind,
         layout::{Format, Layout, Quotes},
         read,
-        write::Writer,
+        write::{Evaluate, Writer},
     },
-    rendering::Templates,
     runs::MessageKind,
 };
 use passerelle_config::{Diagnostics, Section};
@@ -80,12 +79,14 @@ impl FilterStep {
             .collect();
         let (mut kept, mut read) = (0, 0);
         for flow in &context.inputs {
-            let label = content::label(context, self.flow.as_deref(), Some(flow), &flow.label)?;
+            let label = content::label(context, self.flow.as_deref(), Some(flow), &flow.label).await?;
             let (content, watch) = (context.open(flow).await?, Watch::new(context));
             let (step, name, given) = (self.clone(), flow.label.clone(), given.clone());
+            let templates = context.app.templates.clone();
             let work = move |out: &mut dyn Write| {
                 let mut input = reader(content)?;
-                step.keep(&mut *input, out, &given, &|| watch.go_on()).map_err(|error| error.at(&name))
+                step.keep(&mut *input, out, &given, &mut templates.columns(), &|| watch.go_on())
+                    .map_err(|error| error.at(&name))
             };
             let (made, (count, of)) = produce(context, label, self.from.media_type(), work).await?;
             let said = format!("{count} of {of} records of {} kept", flow.label);
@@ -104,10 +105,11 @@ impl FilterStep {
         input: &mut dyn Read,
         out: &mut dyn Write,
         given: &[(String, Value)],
+        evaluate: &mut dyn Evaluate,
         go_on: &dyn Fn() -> Result<(), formats::Error>,
     ) -> Result<(u64, u64), formats::Error> {
-        let (to, templates) = (self.to(), Templates::new());
-        let mut writer = Writer::new(out, &to, &templates)?;
+        let to = self.to();
+        let mut writer = Writer::new(out, &to, evaluate)?;
         let each = &mut |place: &String, record: formats::Record| {
             go_on()?;
             let typed = match self.from.format {
@@ -133,11 +135,12 @@ impl FilterStep {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mediations::formats::tests::Here;
 
     fn kept(from: Value, when: &str, text: &str) -> Result<String, String> {
         let step: FilterStep = serde_json::from_value(json!({ "from": from, "when": when })).unwrap();
         let mut out = Vec::new();
-        let kept = step.keep(&mut text.as_bytes(), &mut out, &[], &|| Ok(()));
+        let kept = step.keep(&mut text.as_bytes(), &mut out, &[], &mut Here, &|| Ok(()));
         kept.map_err(|error| error.to_string())?;
         Ok(String::from_utf8(out).unwrap())
     }

@@ -13,8 +13,10 @@ use crate::{
         expression::Expression,
         formats::layout::Layout,
         runs::{Flow, MessageKind},
-        steps::{NewFlow, context::flow_names},
-        template::Scope,
+        steps::{
+            NewFlow,
+            context::{flow_names, named},
+        },
     },
     model::Job,
 };
@@ -134,13 +136,13 @@ impl ForEachStep {
         let items = self.items(context, &names).await?;
         let count = items.len();
         let mut prepared = Vec::with_capacity(count);
-        for item in items {
+        for (item, work) in items.iter().zip(self.prepare(context, &names, &items).await?) {
             let number = item.number;
-            let work = self.prepare(&names, &item).map_err(|failure| StepFailure {
+            let work = work.map_err(|failure| StepFailure {
                 message: format!("item {number}: {}", failure.message),
                 ..failure
             })?;
-            prepared.push((number, item.key, work));
+            prepared.push((number, item.key.clone(), work));
         }
         let stopped = AtomicBool::new(false);
         let mut working = stream::iter(prepared)
@@ -180,7 +182,7 @@ impl ForEachStep {
             ..StepDone::default()
         };
         if let Some(source) = &self.flow {
-            let label = content::label(context, Some(source), None, "")?;
+            let label = content::label(context, Some(source), None, "").await?;
             done.flows.push(results(label, &jobs)?);
         }
         Ok(done)
@@ -226,35 +228,46 @@ impl ForEachStep {
         Ok(kept)
     }
 
-    fn prepare(&self, names: &Map<String, Value>, item: &Item) -> Result<Work, StepFailure> {
-        let mut names = names.clone();
-        names.insert("item".to_owned(), item.value.clone());
-        names.insert("index".to_owned(), Value::from(item.number));
-        let scope = Scope::new(&Value::Object(names));
+    async fn prepare(
+        &self,
+        context: &StepContext,
+        names: &Map<String, Value>,
+        items: &[Item],
+    ) -> Result<Vec<Result<Work, StepFailure>>, StepFailure> {
+        let named = items
+            .iter()
+            .map(|item| named([("item", item.value.clone()), ("index", Value::from(item.number))]))
+            .collect::<Vec<_>>();
         let Some(job) = &self.job else {
             let missing = || StepFailure::permanent("the step has neither job nor webhook");
-            let step = self.webhook.clone().ok_or_else(missing)?;
-            return Ok(Work::Webhook(Box::new(step), scope));
+            let step = self.webhook.as_ref().ok_or_else(missing)?;
+            let filled = step.fill(context, names, &named).await?;
+            let work = |data: Result<Value, StepFailure>| Ok(Work::Webhook(Box::new(step.clone()), data?));
+            return Ok(filled.into_iter().map(work).collect());
         };
-        let mut request = job.fill(&scope)?;
-        if let (None, Some(flow)) = (&request.payload, &item.flow) {
-            request.payload = Some(JobPayload::Flow(flow.clone(), job.media_type.clone()));
-        }
-        Ok(Work::Job(Box::new(request)))
+        let filled = job.fill(context, names, &named).await?;
+        let work = |(request, item): (Result<JobRequest, StepFailure>, &Item)| {
+            let mut request = request?;
+            if let (None, Some(flow)) = (&request.payload, &item.flow) {
+                request.payload = Some(JobPayload::Flow(flow.clone(), job.media_type.clone()));
+            }
+            Ok(Work::Job(Box::new(request)))
+        };
+        Ok(filled.into_iter().zip(items).map(work).collect())
     }
 }
 
 /// What is done for one item.
 enum Work {
     Job(Box<JobRequest>),
-    Webhook(Box<WebhookStep>, Scope),
+    Webhook(Box<WebhookStep>, Value),
 }
 
 impl Work {
     async fn carry_out(self, context: &StepContext, key: &str) -> Result<Option<Job>, StepFailure> {
         match self {
             Self::Job(request) => context.job(key, *request).await.map(Some),
-            Self::Webhook(step, scope) => step.tell(context, key, &scope).await.map(|()| None),
+            Self::Webhook(step, data) => step.tell(context, key, data).await.map(|()| None),
         }
     }
 }

@@ -1,18 +1,18 @@
 //! `job`: an operation of a site's resource. Its output becomes a flow; without one its result does, as JSON.
 
-use super::{FlowContent, JobPayload, NewFlow, StepContext, StepDone, StepFailure};
+use super::{FlowContent, JobPayload, JobRequest, NewFlow, StepContext, StepDone, StepFailure};
 use crate::{
     mediations::{
         definition::JobSpec,
         runs::{Direction, Flow, MAX_RESULT, MessageKind},
-        steps::context::flow_names,
-        template,
+        steps::context::{flow_names, named},
+        template::{self, Wanted},
     },
     model::Job,
 };
 use passerelle_config::{Diagnostics, Section};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// The longest label of a flow.
@@ -66,39 +66,46 @@ impl JobStep {
         let mut results = Vec::new();
         for job in jobs {
             let result = job.result.clone().unwrap_or(Value::Null);
-            if let Some(flow) = self.flow_of(context, &job, &result)? {
+            if let Some(flow) = self.flow_of(context, &job, &result).await? {
                 done.flows.push(flow);
             }
             done.messages.push((MessageKind::Information, told(&job)));
             results.push(result);
         }
         let result = if several { Value::Array(results) } else { results.pop().unwrap_or(Value::Null) };
-        let scope = context.scope([("result", result.clone())]);
-        for (name, source) in &self.watermarks {
-            let value = template::value(source, &scope)
-                .map_err(|why| StepFailure::permanent(format!("watermarks.{name}: {why}")))?;
-            if let Some(value) = value {
-                done.watermarks.insert(name.clone(), value);
-            }
-        }
+        done.watermarks = self.watermarks(context, &result).await?;
         done.result =
             serde_json::to_string(&result).is_ok_and(|text| text.len() <= MAX_RESULT).then_some(result);
         Ok(done)
     }
 
+    /// What the definition is to remember, for each name whose template gives something.
+    async fn watermarks(
+        &self,
+        context: &StepContext,
+        result: &Value,
+    ) -> Result<BTreeMap<String, Value>, StepFailure> {
+        let sources = self.watermarks.values();
+        let wanted: Vec<_> = sources.map(|source| Wanted::Value(Value::String(source.clone()))).collect();
+        let item = named([("result", result.clone())]);
+        let filled = context.fill(&context.names(), &[item], &wanted).await?;
+        let names: Vec<_> = self.watermarks.keys().collect();
+        let values = filled.into_iter().next().unwrap_or_else(|| Ok(Vec::new())).map_err(|(at, why)| {
+            let name = names.get(at).map_or("", |name| name.as_str());
+            StepFailure::permanent(format!("watermarks.{name}: {why}"))
+        })?;
+        Ok(names.into_iter().zip(values).filter_map(|(name, value)| Some((name.clone(), value?))).collect())
+    }
+
     /// The flow that a job's output becomes, else its result.
-    fn flow_of(
+    async fn flow_of(
         &self,
         context: &StepContext,
         job: &Job,
         result: &Value,
     ) -> Result<Option<NewFlow>, StepFailure> {
         let label = match &self.flow {
-            Some(source) => {
-                let scope = context.scope([("result", result.clone())]);
-                template::text(source, &scope)
-                    .map_err(|why| StepFailure::permanent(format!("flow: {why}")))?
-            }
+            Some(source) => context.text("flow", source, [("result", result.clone())]).await?,
             None => {
                 let path = result.get("path").and_then(Value::as_str);
                 let file = path.and_then(|path| path.rsplit('/').next()).filter(|name| !name.is_empty());
@@ -125,19 +132,26 @@ impl JobStep {
 /// The jobs of a spec: one with the payload that it gives or with none, else one for each flow that the unit reads, all at
 /// once.
 pub(crate) async fn run_jobs(spec: &JobSpec, context: &StepContext) -> Result<Vec<Job>, StepFailure> {
+    let names = context.names();
     if spec.payload.is_some() || context.inputs.is_empty() {
-        let request = spec.fill(&context.scope([]))?;
-        return Ok(vec![context.job("only", request).await?]);
+        let mut jobs = Vec::new();
+        for request in spec.fill(context, &names, &[Map::new()]).await? {
+            jobs.push(context.job("only", request?).await?);
+        }
+        return Ok(jobs);
     }
-    let one = |index: usize, flow: &Flow| {
-        let more = [("flow", flow_names(flow)), ("index", Value::from(index + 1))];
-        let mut request = spec.fill(&context.scope(more))?;
+    let items: Vec<_> = (1..)
+        .zip(&context.inputs)
+        .map(|(index, flow)| named([("flow", flow_names(flow)), ("index", Value::from(index))]))
+        .collect();
+    let filled = spec.fill(context, &names, &items).await?;
+    let with_flow = |(request, flow): (Result<JobRequest, StepFailure>, &Flow)| {
+        let mut request = request?;
         request.payload = Some(JobPayload::Flow(flow.clone(), spec.media_type.clone()));
         // A flow whose content was replaced is sent as another job.
         Ok::<_, StepFailure>((flow.blob.to_string(), request))
     };
-    let requests: Result<Vec<_>, _> =
-        context.inputs.iter().enumerate().map(|(index, flow)| one(index, flow)).collect();
+    let requests: Result<Vec<_>, _> = filled.into_iter().zip(&context.inputs).map(with_flow).collect();
     let mut waiting = futures_util::stream::FuturesOrdered::new();
     for (key, request) in requests? {
         waiting.push_back(async move { context.job(&key, request).await });

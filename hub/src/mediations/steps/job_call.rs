@@ -6,8 +6,9 @@ use crate::{
     mediations::{
         definition::JobSpec,
         runs::Flow,
+        sandbox::Filled,
         store::jobs::{Noted, UnitKey},
-        template::{self, Scope},
+        template::Wanted,
     },
     model::{Job, JobState, NewJob, PayloadRef},
     store::Submitted,
@@ -60,27 +61,54 @@ pub enum JobPayload {
 }
 
 impl JobSpec {
-    /// Fills the templates; a `payload` of the definition is filled too.
+    /// The jobs for each of `items`, whose names are put over `names`: the templates filled, a `payload` of the definition
+    /// too. Gives for each the job, or what does not fit, with the key.
     ///
     /// # Errors
-    /// What does not fit, with the key.
-    pub fn fill(&self, scope: &Scope) -> Result<JobRequest, StepFailure> {
+    /// What ended all of it.
+    pub(crate) async fn fill(
+        &self,
+        context: &StepContext,
+        names: &Map<String, Value>,
+        items: &[Map<String, Value>],
+    ) -> Result<Vec<Result<JobRequest, StepFailure>>, StepFailure> {
+        let mut wanted = vec![("params", Wanted::Value(Value::Object(self.params.clone())))];
+        let texts = [("order_key", &self.order_key), ("payload", &self.payload)];
+        wanted.extend(texts.into_iter().filter_map(|(key, text)| Some((key, Wanted::Text(text.clone()?)))));
+        let (keys, wanted): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
+        let filled = context.fill(names, items, &wanted).await?;
+        Ok(filled.into_iter().map(|filled| self.made(&keys, filled)).collect())
+    }
+
+    fn made(&self, keys: &[&str], filled: Filled) -> Result<JobRequest, StepFailure> {
         let wrong = |why: String| StepFailure::permanent(format!("the job could not be made: {why}"));
-        let text = |key: &str, source: &Option<String>| {
-            let filled = source.as_deref().map(|source| template::text(source, scope)).transpose();
-            filled.map_err(|why| wrong(format!("{key}: {why}")))
+        let values = filled.map_err(|(at, why)| match keys.get(at) {
+            // The path of the parameter follows.
+            Some(&"params") => wrong(format!("params.{why}")),
+            key => wrong(format!("{}: {why}", key.unwrap_or(&""))),
+        })?;
+        let mut by_key: BTreeMap<_, _> =
+            keys.iter().copied().zip(values.into_iter().map(Option::unwrap_or_default)).collect();
+        let mut take = |key: &str| by_key.remove(key);
+        let text = |value: Option<Value>| match value {
+            Some(Value::String(text)) => Some(text),
+            _ => None,
         };
-        let order_key = text("order_key", &self.order_key)?;
+        let params = match take("params") {
+            Some(Value::Object(params)) => params,
+            _ => Map::new(),
+        };
+        let order_key = text(take("order_key"));
         if order_key.as_ref().is_some_and(|key| key.is_empty() || key.chars().count() > 200) {
             return Err(wrong("order_key: must be 1 to 200 characters".to_owned()));
         }
         let media_type = self.media_type.clone().unwrap_or_else(|| "application/octet-stream".to_owned());
-        let payload = text("payload", &self.payload)?.map(|text| JobPayload::Bytes(text.into(), media_type));
+        let payload = text(take("payload")).map(|text| JobPayload::Bytes(text.into(), media_type));
         Ok(JobRequest {
             site: self.site.clone(),
             resource: self.resource.clone(),
             operation: self.operation.clone(),
-            params: template::object(&self.params, scope).map_err(|why| wrong(format!("params.{why}")))?,
+            params,
             payload,
             order_key,
             on_failure: self.on_failure.map(|word| word.as_str()),

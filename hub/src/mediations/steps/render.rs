@@ -6,12 +6,15 @@ use super::{
 };
 use crate::mediations::{
     formats::{encoding, layout::Layout, layout::LineEnd},
-    rendering::{self, Output, Templates},
+    rendering::{
+        self,
+        output::{Output, Sink},
+    },
     runs::MessageKind,
 };
 use passerelle_config::{Diagnostics, Section};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// The most that it reads.
 const MAX_INPUT: u64 = 16 * 1024 * 1024;
@@ -90,8 +93,8 @@ impl RenderStep {
     }
 
     pub(super) async fn run(&self, context: &StepContext) -> Result<StepDone, StepFailure> {
-        let label = content::label(context, self.flow.as_deref(), None, context.unit.as_str())?;
-        let mut names = Value::Object(context.names());
+        let label = content::label(context, self.flow.as_deref(), None, context.unit.as_str()).await?;
+        let mut names = context.names();
         match &self.from {
             Some(layout) => {
                 let by_flow = content::records(context, layout, MAX_RECORDS, MAX_INPUT).await?;
@@ -100,7 +103,7 @@ impl RenderStep {
                         input["records"] = json!(records);
                     }
                 }
-                names["records"] = by_flow.into_iter().flatten().collect();
+                names.insert("records".to_owned(), by_flow.into_iter().flatten().collect());
             }
             None => {
                 for (index, flow) in context.inputs.iter().enumerate() {
@@ -122,9 +125,14 @@ impl RenderStep {
             line_end: self.line_end,
         };
         let (template, watch) = (self.template.clone(), Watch::new(context));
+        let templates = context.app.templates.clone();
         let work = move |out: &mut dyn std::io::Write| {
-            watch.go_on()?;
-            Templates::new().render(&template, &names, output, out)
+            let mut sink = Sink::new(out, output)?;
+            templates.render(&template, names, &mut |text| {
+                watch.go_on()?;
+                sink.put(text)
+            })?;
+            sink.finish()
         };
         let (made, bytes) = produce(context, label, self.media_type.clone(), work).await?;
         let said = format!("{} rendered: {bytes} bytes", made.label);

@@ -9,7 +9,8 @@ use crate::{
     clock,
     mediations::{
         runs::{Flow, MessageKind},
-        template::{self, Scope},
+        sandbox::Filled,
+        template::{self, Wanted},
     },
     model::{DeliveryAuth, DeliveryTarget},
     notices::sign,
@@ -88,8 +89,11 @@ impl WebhookStep {
     pub(super) async fn run(&self, context: &StepContext) -> Result<StepDone, StepFailure> {
         let mut sent = 0;
         if self.event.is_some() {
-            self.tell(context, "event", &context.scope([])).await?;
-            sent += 1;
+            let filled = self.fill(context, &context.names(), &[Map::new()]).await?;
+            for data in filled {
+                self.tell(context, "event", data?).await?;
+                sent += 1;
+            }
         } else {
             for flow in &context.inputs {
                 self.send_flow(context, flow).await?;
@@ -103,15 +107,31 @@ impl WebhookStep {
         })
     }
 
-    /// Sends the event, its data filled from `scope`.
+    /// The event's data for each of `items`, whose names are put over `names`, or what does not fit.
+    ///
+    /// # Errors
+    /// What ended all of it.
+    pub(super) async fn fill(
+        &self,
+        context: &StepContext,
+        names: &Map<String, Value>,
+        items: &[Map<String, Value>],
+    ) -> Result<Vec<Result<Value, StepFailure>>, StepFailure> {
+        let wanted = [Wanted::Value(Value::Object(self.data.clone()))];
+        let data = |filled: Filled| match filled {
+            Ok(values) => Ok(values.into_iter().next().flatten().unwrap_or_default()),
+            Err((_, why)) => Err(StepFailure::permanent(format!("the event could not be made: data.{why}"))),
+        };
+        Ok(context.fill(names, items, &wanted).await?.into_iter().map(data).collect())
+    }
+
+    /// Sends the event.
     pub(super) async fn tell(
         &self,
         context: &StepContext,
         key: &str,
-        scope: &Scope,
+        data: Value,
     ) -> Result<(), StepFailure> {
-        let data = template::object(&self.data, scope)
-            .map_err(|why| StepFailure::permanent(format!("the event could not be made: data.{why}")))?;
         let envelope = json!({ "EventKind": self.event, "EventCategory": self.category, "Data": data });
         let body =
             serde_json::to_vec(&envelope).map_err(|error| StepFailure::permanent(error.to_string()))?;

@@ -1,0 +1,147 @@
+//! Templates that take memory or time without end: their runs fail, and nobody else's.
+
+use crate::support::{Answer, Hub, eventually};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+const DEFINITIONS: &str = "/v1/mediations/definitions";
+
+fn mediation(name: &str, steps: Value) -> Value {
+    json!({"name": name, "label": name, "trigger": {"kind": "manual"}, "steps": steps})
+}
+
+/// A run of the definition, at its end.
+async fn run(hub: &Hub, definition: Value, body: Value) -> Value {
+    run_as(hub, &hub.key, definition, body).await
+}
+
+async fn run_as(hub: &Hub, key: &str, definition: Value, body: Value) -> Value {
+    let name = definition["name"].as_str().unwrap().to_owned();
+    let post = async |path: &str, body: &Value| {
+        Answer::of(hub.anonymous(Method::POST, path).bearer_auth(key).json(body)).await
+    };
+    post(DEFINITIONS, &json!({"definitions": [definition]})).await.expect(200);
+    let run = post(&format!("{DEFINITIONS}/{name}/run"), &body).await.expect(201).json();
+    let path = format!("/v1/mediations/runs/{}", run["guid"].as_str().unwrap());
+    eventually(|| async {
+        let shown = Answer::of(hub.anonymous(Method::GET, &path).bearer_auth(key)).await.expect(200).json();
+        ["succeeded", "failed", "unknown"].map(Value::from).contains(&shown["state"]).then_some(shown)
+    })
+    .await
+}
+
+fn why(run: &Value) -> String {
+    assert_eq!(run["state"], "failed", "{run:#}");
+    run["messages"].as_array().unwrap().last().unwrap()["text"].as_str().unwrap_or_default().to_owned()
+}
+
+/// A value of `times` lists that hold each other: nothing as long as nobody writes it out.
+fn doubled(times: usize) -> String {
+    format!("{{% set a = ['x'] %}}{}", "{% set a = [a, a] %}".repeat(times))
+}
+
+#[tokio::test]
+async fn a_template_that_takes_the_memory_fails_its_own_run() {
+    let hub = Hub::start().await;
+    let many = "[[['x'] * 1000000] * 1000000] * 1000000";
+    let file = doubled(60) + "{{ a ~ '' }}";
+    let step = json!([{"name": "make", "kind": "render", "template": file}]);
+    let shown = why(&run(&hub, mediation("file", step), json!({})).await);
+    assert!(shown.contains("takes more than 1024 MiB of memory"), "{shown}");
+    let mut labels: Vec<String> =
+        ["{{ a ~ '' }}", "{{ a | upper }}", "{{ '%s' | format(a) }}", "{{ [a] | join }}"]
+            .map(|end| doubled(60) + end)
+            .into();
+    labels.push(format!("{{{{ ({many}) | pprint }}}}"));
+    for (index, label) in labels.iter().enumerate() {
+        let step = json!([{"name": "make", "kind": "render", "template": "x", "flow": label}]);
+        let shown = why(&run(&hub, mediation(&format!("label-{index}"), step), json!({})).await);
+        assert!(shown.contains("takes more than 256 MiB of memory"), "{label}: {shown}");
+    }
+    let csv = json!({"format": "csv", "columns": [{"name": "a", "value": format!("({many}) ~ record.a")}]});
+    let step = json!([{"name": "make", "kind": "convert", "input": "trigger", "from": {"format": "csv"}, "to": csv}]);
+    let flow = json!({"flows": [{"label": "in.csv", "payload": {"text": "a\r\n1\r\n"}}]});
+    let shown = why(&run(&hub, mediation("columns", step), flow).await);
+    assert!(shown.contains("takes more than 1024 MiB of memory"), "{shown}");
+    // The hub is there, and so are its templates.
+    let step =
+        json!([{"name": "make", "kind": "render", "template": "{{ 1 + 1 }}", "flow": "{{ trigger.key }}"}]);
+    let shown = run(&hub, mediation("good", step), json!({"key": "a"})).await;
+    assert_eq!(
+        (&shown["state"], &shown["flows"][0]["label"]),
+        (&json!("succeeded"), &json!("a")),
+        "{shown:#}"
+    );
+    hub.end().await;
+}
+
+#[tokio::test]
+async fn a_template_that_compares_for_ever_is_ended_while_others_are_filled() {
+    let hub = Hub::start().await;
+    let both = doubled(60) + &doubled(60).replace("set a", "set b").replace("[a, a]", "[b, b]");
+    let step = |label: String| json!([{"name": "make", "kind": "render", "template": "x", "flow": label}]);
+    let endless = run(&hub, mediation("endless", step(both + "{{ a == b }}")), json!({}));
+    let others = async {
+        let other = hub.other_tenant().await;
+        let shown = run_as(&hub, &other, mediation("good", step("{{ 6 * 7 }}".to_owned())), json!({})).await;
+        assert_eq!(shown["flows"][0]["label"], "42", "{shown:#}");
+    };
+    let (endless, ()) = tokio::join!(endless, others);
+    let shown = why(&endless);
+    assert!(shown.contains("computes for more than"), "{shown}");
+    hub.end().await;
+}
+
+/// Numbers, texts and their order go to another process and back.
+#[tokio::test]
+async fn what_columns_give_is_what_their_records_hold() {
+    let hub = Hub::start().await;
+    let values = [
+        "0.1",
+        "5e-324",
+        "1.7976931348623157e308",
+        "123456789.12345679",
+        "8.41e21",
+        "18446744073709551615",
+        "-9223372036854775808",
+        "\"é€\\u0000\\\"\"",
+        "null",
+        "true",
+        "[1,{\"b\":null}]",
+    ];
+    // More than go over at once.
+    let lines: Vec<String> =
+        (0..700).map(|at| format!("{{\"a\":{},\"n\":{at}}}", values[at % values.len()])).collect();
+    let columns = json!([{"name": "a", "value": "record.a"}, "n", {"name": "next", "value": "record.n + 1"}]);
+    let convert = |to: Value| json!([{"name": "make", "kind": "convert", "input": "trigger", "from": {"format": "ndjson"}, "to": to}]);
+    let flow = |text: &str| json!({"flows": [{"label": "in", "payload": {"text": text}}]});
+    let to = json!({"format": "ndjson", "columns": columns});
+    let shown = run(&hub, mediation("columns", convert(to.clone())), flow(&lines.join("\n"))).await;
+    assert_eq!(shown["state"], "succeeded", "{shown:#}");
+    let made = shown["flows"].as_array().unwrap().iter().find(|flow| flow["source"] == "make").unwrap();
+    let path = format!(
+        "/v1/mediations/runs/{}/flows/{}",
+        shown["guid"].as_str().unwrap(),
+        made["guid"].as_str().unwrap()
+    );
+    let text = hub.get(&path).await.expect(200).text();
+    let expected: Vec<String> = lines
+        .iter()
+        .enumerate()
+        .map(|(at, line)| format!("{},\"next\":{}}}", line.strip_suffix('}').unwrap(), at + 1))
+        .collect();
+    let found: Vec<&str> = text.lines().collect();
+    let parsed = |lines: &[&str]| {
+        lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(found.len(), expected.len());
+    let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+    assert_eq!(parsed(&found), parsed(&expected));
+
+    let mut wrong = lines;
+    wrong[600] = r#"{"a":1,"n":"x"}"#.to_owned();
+    let shown = run(&hub, mediation("columns", convert(to)), flow(&wrong.join("\n"))).await;
+    let why = why(&shown);
+    assert!(why.contains("line 601") && why.contains("column \"next\""), "{why}");
+    hub.end().await;
+}
