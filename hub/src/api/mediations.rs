@@ -28,7 +28,7 @@ use axum::{
 };
 use http::StatusCode;
 use jiff::Timestamp;
-use passerelle_config::{Diagnostics, without_place};
+use passerelle_config::{Diagnostics, Finding, without_place};
 use passerelle_protocol::Name;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -116,6 +116,35 @@ fn read(value: &Value, within: &str) -> Result<WrittenDefinition, Problem> {
         let problem = refused(&findings, false);
         if within.is_empty() { problem } else { problem.within(within) }
     })
+}
+
+/// Whether the templates and patterns of a definition compile, and name nothing that nobody gives. That is found out in
+/// another process: to compile a template is to compute parts of it.
+async fn compiles(
+    app: &App,
+    tenant: &Name,
+    written: &WrittenDefinition,
+    places: bool,
+) -> Result<(), Problem> {
+    if written.texts.is_empty() {
+        return Ok(());
+    }
+    let sources = written.texts.iter().map(|text| &text.source);
+    let found = app.templates.check(tenant, sources).await.map_err(|fault| {
+        let name = &written.definition.name;
+        match fault.said("") {
+            (why, false) => Problem::bad_request(format!("the templates of {name} cannot be checked: {why}")),
+            (why, true) => Problem::internal(&why),
+        }
+    })?;
+    let mut findings = Diagnostics::default();
+    for (text, messages) in written.texts.iter().zip(found) {
+        for message in messages {
+            findings.push(Finding { message, ..text.place.clone() });
+        }
+    }
+    findings.sort();
+    if findings.is_empty() { Ok(()) } else { Err(refused(&findings, places)) }
 }
 
 /// Which definitions to list.
@@ -208,6 +237,7 @@ pub async fn put(
         },
     };
     let mut written = read(&parse(&body)?, "")?;
+    compiles(&app, &caller.tenant, &written, false).await?;
     if written.guid.is_some_and(|other| other != guid) {
         return Err(Problem::bad_request("guid: another one stands in the path; leave it out of the body"));
     }
@@ -263,17 +293,28 @@ pub async fn apply(
     let written = match (apply.toml, apply.definitions) {
         (Some(text), None) => {
             let name = apply.file.unwrap_or_else(|| "mediations.toml".to_owned());
-            file::read(FilePath::new(&name), &text).map_err(|findings| refused(&findings, true))?
+            let written =
+                file::read(FilePath::new(&name), &text).map_err(|findings| refused(&findings, true))?;
+            for one in &written {
+                compiles(&app, &caller.tenant, one, true).await?;
+            }
+            written
         }
         (None, Some(definitions)) => {
-            let one = |(index, value)| read(value, &format!("definitions[{}]", index + 1));
-            definitions.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?
+            if definitions.len() > file::MAX_DEFINITIONS {
+                return Err(Problem::bad_request(format!("definitions: at most {}", file::MAX_DEFINITIONS)));
+            }
+            let within = |index: usize| format!("definitions[{}]", index + 1);
+            let one = |(index, value)| read(value, &within(index));
+            let written = definitions.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?;
+            for (index, one) in written.iter().enumerate() {
+                let checked = compiles(&app, &caller.tenant, one, false).await;
+                checked.map_err(|problem| problem.within(&within(index)))?;
+            }
+            written
         }
         _ => return Err(Problem::bad_request("body: send either toml or definitions")),
     };
-    if written.len() > file::MAX_DEFINITIONS {
-        return Err(Problem::bad_request(format!("definitions: at most {}", file::MAX_DEFINITIONS)));
-    }
     let items = app.store.apply_definitions(caller.tenant, written, query.dry_run).await?;
     Ok(Json(AppliedAll { items, dry_run: query.dry_run }))
 }

@@ -11,6 +11,7 @@
 
 mod eval;
 mod parse;
+mod pattern;
 mod tokens;
 mod tree;
 
@@ -27,6 +28,15 @@ pub struct Expression {
     source: String,
     root: tree::Node,
     names: BTreeSet<String>,
+    patterns: Vec<String>,
+}
+
+/// Whether a text is a pattern that `matches()` takes. Compiling one takes time and memory.
+///
+/// # Errors
+/// That it is none, or too large a one.
+pub(super) fn pattern(text: &str) -> Result<(), String> {
+    pattern::compile(text).map(drop)
 }
 
 /// Why an expression cannot be read or evaluated.
@@ -51,8 +61,8 @@ impl Expression {
     /// # Errors
     /// What is wrong with it, and where.
     pub fn parse(source: &str) -> Result<Self, Error> {
-        let (root, names) = parse::parse(source)?;
-        Ok(Self { source: source.to_owned(), root, names })
+        let parse::Parsed { root, names, patterns } = parse::parse(source)?;
+        Ok(Self { source: source.to_owned(), root, names, patterns })
     }
 
     /// As it was written.
@@ -76,6 +86,11 @@ impl Expression {
             Some(name) => Err(format!("{name:?} is not known here; there is {}", known.join(", "))),
             None => Ok(()),
         }
+    }
+
+    /// The patterns of its `matches()`: [`pattern`] says of each whether it is one.
+    pub fn patterns(&self) -> impl Iterator<Item = &str> {
+        self.patterns.iter().map(String::as_str)
     }
 
     /// Its value; `given` are the names it may use.

@@ -6,6 +6,7 @@
 //! loop could fill, and recursive loops.
 
 use minijinja::Environment;
+use std::collections::BTreeSet;
 
 /// Operators in one tag: each may stand below the one before it.
 const MAX_OPERATORS: usize = 1000;
@@ -31,25 +32,7 @@ pub(super) fn limit(environment: &mut Environment<'static>) {
 /// What there is too much of.
 pub(super) fn check(source: &str, bare: bool) -> Result<(), String> {
     let (mut branches, mut literals, mut filters) = (0usize, 0usize, 0usize);
-    let mut rest = source;
-    loop {
-        let (tag, after, block) = if bare {
-            (rest, "", false)
-        } else {
-            let starts = ["{{", "{%", "{#"].into_iter().filter_map(|start| rest.find(start));
-            let Some(start) = starts.min() else { return Ok(()) };
-            if rest.get(start + 1..start + 2) == Some("#") {
-                let Some(end) = rest.get(start..).and_then(|comment| comment.find("#}")) else {
-                    return Ok(());
-                };
-                rest = rest.get(start + end + 2..).unwrap_or_default();
-                continue;
-            }
-            let block = rest.get(start + 1..start + 2) == Some("%");
-            let inner = rest.get(start + 2..).unwrap_or_default();
-            let end = tag_end(inner, if block { "%}" } else { "}}" });
-            (inner.get(..end).unwrap_or_default(), inner.get(end..).unwrap_or_default(), block)
-        };
+    for (tag, block) in tags(source, bare) {
         let found = count(tag);
         if found.operators > MAX_OPERATORS {
             return Err(format!("more than {MAX_OPERATORS} operators in one expression: split it"));
@@ -72,11 +55,92 @@ pub(super) fn check(source: &str, bare: bool) -> Result<(), String> {
                 return Err(format!("more than {MAX_BRANCHES} branches"));
             }
         }
-        if bare {
-            return Ok(());
-        }
-        rest = after;
     }
+    Ok(())
+}
+
+/// The insides of a template's tags, and whether each is a block's (`{% … %}`); of a bare expression, all of it.
+fn tags(source: &str, bare: bool) -> impl Iterator<Item = (&str, bool)> {
+    let (whole, mut rest) = if bare { (Some((source, false)), "") } else { (None, source) };
+    let each = std::iter::from_fn(move || {
+        loop {
+            let start = ["{{", "{%", "{#"].into_iter().filter_map(|start| rest.find(start)).min()?;
+            let kind = rest.get(start + 1..start + 2);
+            if kind == Some("#") {
+                let end = rest.get(start..)?.find("#}")?;
+                rest = rest.get(start + end + 2..)?;
+                continue;
+            }
+            let block = kind == Some("%");
+            let inner = rest.get(start + 2..)?;
+            let end = tag_end(inner, if block { "%}" } else { "}}" });
+            rest = inner.get(end..)?;
+            return Some((inner.get(..end)?, block));
+        }
+    });
+    whole.into_iter().chain(each)
+}
+
+/// The filters and tests that a template names.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Used {
+    /// What follows a `|`.
+    pub(super) filters: BTreeSet<String>,
+    /// What follows `is`.
+    pub(super) tests: BTreeSet<String>,
+}
+
+/// Finds the filters and tests that a template names, or with `bare` an expression without its braces.
+pub(super) fn used(source: &str, bare: bool) -> Used {
+    let mut used = Used::default();
+    for (tag, block) in tags(source, bare) {
+        let words = words(tag);
+        // Between `raw` and `endraw` nothing is a tag, though it may look like one.
+        if block && words.iter().any(|word| word == "raw") {
+            return Used::default();
+        }
+        let is_name = |word: &&String| word.starts_with(|c: char| c.is_alphabetic() || c == '_');
+        for (at, word) in words.iter().enumerate() {
+            let next = words.get(at + 1).filter(is_name);
+            match word.as_str() {
+                "|" => used.filters.extend(next.cloned()),
+                "is" if at > 0 && words.get(at - 1).is_some_and(|before| before != ".") => {
+                    let next = if next.is_some_and(|next| next == "not") { words.get(at + 2) } else { next };
+                    used.tests.extend(next.filter(is_name).cloned());
+                }
+                _ => {}
+            }
+        }
+    }
+    used
+}
+
+/// The names, numbers and signs of a tag, without its texts.
+fn words(tag: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    let (mut quote, mut escaped, mut inside) = (None, false, false);
+    for c in tag.chars() {
+        let joins = quote.is_none() && (c.is_alphanumeric() || c == '_');
+        match quote {
+            Some(_) if escaped => escaped = false,
+            Some(_) if c == '\\' => escaped = true,
+            Some(mark) if c == mark => quote = None,
+            Some(_) => {}
+            None if c == '"' || c == '\'' => {
+                quote = Some(c);
+                words.push(c.to_string());
+            }
+            None if joins && inside => {
+                if let Some(word) = words.last_mut() {
+                    word.push(c);
+                }
+            }
+            None if c.is_whitespace() => {}
+            None => words.push(c.to_string()),
+        }
+        inside = joins;
+    }
+    words
 }
 
 /// Where a tag ends, which texts in it do not do.
@@ -143,7 +207,18 @@ fn count(tag: &str) -> Found {
 
 #[cfg(test)]
 mod tests {
-    use super::check;
+    use super::{check, used};
+
+    #[test]
+    fn filters_and_tests_are_found_where_they_are_named() {
+        let source = "a | b {{ x.is | upper|fixed( 3 ) ~ '| no is no' }}{# | no #}\
+                      {% if x is not defined and y is none %}{{ z is  odd }}{% endif %}{{ a|\"x\" }}";
+        let found = used(source, false);
+        assert_eq!(found.filters.iter().map(String::as_str).collect::<Vec<_>>(), ["fixed", "upper"]);
+        assert_eq!(found.tests.iter().map(String::as_str).collect::<Vec<_>>(), ["defined", "none", "odd"]);
+        assert_eq!(used("record.a|decimal(2)", true).filters.len(), 1);
+        assert_eq!(used("{% raw %}{{ a | b }}{% endraw %}", false), used("", false));
+    }
 
     #[test]
     fn what_nests_is_counted_where_it_counts() {

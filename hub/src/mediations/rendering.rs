@@ -8,8 +8,12 @@
 pub(super) mod filters;
 pub(super) mod output;
 
-use super::{nesting, template::said};
-use minijinja::{Environment, Expression, UndefinedBehavior, Value, syntax::SyntaxConfig};
+use super::{
+    formats::MAX_RECORD,
+    nesting,
+    template::{said, said_of},
+};
+use minijinja::{Environment, Expression, UndefinedBehavior, Value, machinery, syntax::SyntaxConfig};
 use serde_json::Value as Json;
 use std::{
     io::{self, Write},
@@ -31,16 +35,18 @@ const DEPTH: usize = 32;
 /// Where the expressions of columns live.
 static SMALL: LazyLock<Environment<'static>> = LazyLock::new(|| environment(SMALL_FUEL));
 
+/// Lines of blocks leave no empty lines in a file, and its last line keeps its end.
+fn syntax() -> Option<SyntaxConfig> {
+    SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true).build().ok()
+}
+
 fn environment(fuel: u64) -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(fuel));
     environment.set_recursion_limit(DEPTH);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    // Lines of blocks leave no empty lines in a file, and its last line keeps its end.
-    let syntax =
-        SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true).build();
-    if let Ok(syntax) = syntax {
+    if let Some(syntax) = syntax() {
         environment.set_syntax(syntax);
     }
     filters::add(&mut environment);
@@ -49,26 +55,25 @@ fn environment(fuel: u64) -> Environment<'static> {
     environment
 }
 
-/// Whether a text is a template, and which names have to be given to it.
+/// The language with few steps, to look at templates.
+pub(super) fn small() -> Environment<'static> {
+    environment(SMALL_FUEL)
+}
+
+/// Whether a text is the template of a file as far as its parser tells (`template.rs` says why no further).
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check(source: &str) -> Result<Vec<String>, String> {
+pub fn check(source: &str) -> Result<(), String> {
     if source.len() > MAX_SOURCE {
         return Err(format!("longer than {MAX_SOURCE} bytes"));
     }
     nesting::check(source, false)?;
-    let environment = environment(SMALL_FUEL);
-    let template =
-        environment.template_from_str(source).map_err(|e| format!("not a template: {}", said(&e)))?;
-    let is_global = |name: &String| environment.globals().any(|(global, _)| global == name.as_str());
-    let mut names: Vec<String> =
-        template.undeclared_variables(false).into_iter().filter(|name| !is_global(name)).collect();
-    names.sort();
-    Ok(names)
+    let parsed = machinery::parse(source, "", syntax().unwrap_or_default());
+    parsed.map(drop).map_err(|e| format!("not a template: {}", said(&e)))
 }
 
-/// Whether a text is an expression over `record`.
+/// Whether a text is an expression as far as its parser tells.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -77,16 +82,7 @@ pub(crate) fn check_expression(source: &str) -> Result<(), String> {
         return Err("longer than 4096 bytes".to_owned());
     }
     nesting::check(source, true)?;
-    let environment = environment(SMALL_FUEL);
-    let expression =
-        environment.compile_expression(source).map_err(|e| format!("not an expression: {}", said(&e)))?;
-    let is_global = |name: &String| environment.globals().any(|(global, _)| global == name.as_str());
-    let other =
-        expression.undeclared_variables(false).into_iter().find(|name| name != "record" && !is_global(name));
-    match other {
-        Some(name) => Err(format!("{name:?} is not known here; write record.{name}, or 'text' for a text")),
-        None => Ok(()),
-    }
+    machinery::parse_expr(source).map(drop).map_err(|e| format!("not an expression: {}", said(&e)))
 }
 
 /// Renders a template; `out` gets pieces of the text, whole characters and line ends.
@@ -102,7 +98,9 @@ pub(super) fn render(
     let environment = environment(FUEL);
     let template = environment.template_from_str(source).map_err(|e| said(&e))?;
     let mut pieces = Pieces { out, held: String::new() };
-    template.render_captured_to(names, &mut pieces).map_err(|e| said(&e))?;
+    template
+        .render_captured_to(names.clone(), &mut pieces)
+        .map_err(|e| said_of(&e, &environment, template.undeclared_variables(true), &names))?;
     pieces.end().map_err(|e| e.to_string())
 }
 
@@ -157,20 +155,30 @@ impl Expressions {
         compiled.collect::<Result<_, String>>().map(Self)
     }
 
-    /// Their values for a record.
+    /// Their values for a record, and how long they are as JSON.
     ///
     /// # Errors
     /// The number of the expression whose field is not there, or whose value does not fit, and why.
-    pub(crate) fn of(&self, record: Value) -> Result<Vec<Json>, (usize, String)> {
+    pub(crate) fn of(&self, record: Value) -> Result<(Vec<Json>, usize), (usize, String)> {
         let names = minijinja::context! { record };
+        let mut length = 0;
         let value = |(at, expression): (usize, &Expression<'_, '_>)| {
-            let value = expression.eval(names.clone()).map_err(|e| (at, said(&e)))?;
+            let value = expression
+                .eval(names.clone())
+                .map_err(|e| (at, said_of(&e, &SMALL, expression.undeclared_variables(true), &names)))?;
             if value.is_undefined() {
                 return Err((at, "the value is not defined".to_owned()));
             }
-            serde_json::to_value(&value).map_err(|_| (at, "a value that JSON does not have".to_owned()))
+            let text = filters::json(&value, MAX_RECORD).map_err(|e| (at, said(&e)))?;
+            length += text.len();
+            if length > MAX_RECORD {
+                let most = MAX_RECORD / 1024 / 1024;
+                return Err((at, format!("the values of the record have more than {most} MiB")));
+            }
+            serde_json::from_str(&text).map_err(|_| (at, "a value that is nested too deeply".to_owned()))
         };
-        self.0.iter().enumerate().map(value).collect()
+        let values = self.0.iter().enumerate().map(value).collect::<Result<_, _>>()?;
+        Ok((values, length))
     }
 }
 

@@ -7,9 +7,10 @@
 //! their own (`sandbox`).
 
 use super::rendering::filters::{self, Bounded};
-use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
+use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, machinery, syntax::SyntaxConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
+use std::collections::HashSet;
 
 /// Steps that one rendering may take.
 const FUEL: u64 = 200_000;
@@ -18,6 +19,8 @@ pub const MAX_SOURCE: usize = 64 * 1024;
 /// The most that one rendering may give.
 const MAX_RENDERED: usize = 1024 * 1024;
 const DEPTH: usize = 32;
+/// How many of the names that are not there are told.
+const MAX_MISSING: usize = 5;
 /// How deep values may nest in which templates are looked for.
 const MAX_NESTING: usize = 64;
 
@@ -40,7 +43,7 @@ impl Wanted {
     }
 }
 
-fn is_template(source: &str) -> bool {
+pub(super) fn is_template(source: &str) -> bool {
     ["{{", "{%", "{#"].into_iter().any(|start| source.contains(start))
 }
 
@@ -78,7 +81,8 @@ fn environment<'a>() -> Environment<'a> {
     environment
 }
 
-/// Whether a template compiles.
+/// Whether a text is a template as far as its parser tells. To compile it, which computes its constants, is for
+/// [`findings`], in a process of its own.
 ///
 /// # Errors
 /// What is wrong with it, for the finding at its key.
@@ -87,15 +91,80 @@ pub fn check(source: &str) -> Result<(), String> {
         return Err(format!("longer than {MAX_SOURCE} bytes"));
     }
     super::nesting::check(source, false)?;
-    let environment = environment();
-    let compiled = match expression(source) {
-        Some(expression) => environment.compile_expression(expression).map(drop),
-        None => environment.template_from_str(source).map(drop),
+    let parsed = match expression(source) {
+        Some(expression) => machinery::parse_expr(expression).map(drop),
+        None => machinery::parse(source, "", SyntaxConfig::default()).map(drop),
     };
-    compiled.map_err(|error| format!("not a template: {}", said(&error)))
+    parsed.map_err(|error| format!("not a template: {}", said(&error)))
 }
 
-/// The same for all texts in a value; what is found is told with its path.
+/// A text of a definition that has to be compiled to be checked: what it is, and which names it sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Source {
+    pub(crate) text: String,
+    pub(crate) dialect: Dialect,
+    pub(crate) known: Vec<String>,
+}
+
+/// Which kind of text it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Dialect {
+    /// A parameter, label, payload: this file's.
+    Short,
+    /// A file (`rendering.rs`).
+    File,
+    /// An expression of a column.
+    Column,
+    /// A pattern of a condition.
+    Pattern,
+}
+
+/// What is wrong with a text: it does not compile, or uses names, filters and tests that are neither known nor the language's.
+pub(super) fn findings(source: &Source) -> Vec<String> {
+    let bare = match source.dialect {
+        Dialect::Short => expression(&source.text),
+        Dialect::File => None,
+        Dialect::Column => Some(source.text.as_str()),
+        Dialect::Pattern => return super::expression::pattern(&source.text).err().into_iter().collect(),
+    };
+    let environment =
+        if source.dialect == Dialect::Short { environment() } else { super::rendering::small() };
+    let text = bare.unwrap_or(&source.text);
+    let names = match bare {
+        Some(_) => environment.compile_expression(text).map(|made| made.undeclared_variables(false)),
+        None => environment.template_from_str(text).map(|made| made.undeclared_variables(false)),
+    };
+    let names = match names {
+        Ok(names) => names,
+        Err(error) => {
+            let what = if source.dialect == Dialect::Column { "an expression" } else { "a template" };
+            return vec![format!("not {what}: {}", said(&error))];
+        }
+    };
+    let is_known = |name: &String| {
+        source.known.contains(name) || environment.globals().any(|(global, _)| global == name)
+    };
+    let mut names: Vec<String> = names.into_iter().filter(|name| !is_known(name)).collect();
+    names.sort();
+    let unknown = |name: String| match source.dialect {
+        Dialect::Column => format!("{name:?} is not known here; write record.{name}, or 'text' for a text"),
+        _ => format!("{name:?} is not known here; a template sees {}", source.known.join(", ")),
+    };
+    let mut found: Vec<String> = names.into_iter().map(unknown).collect();
+    let used = super::nesting::used(text, bare.is_some());
+    let is = |kind: ErrorKind, probe: String| {
+        let probed = environment.compile_expression(&probe).and_then(|probe| probe.eval(()).map(drop));
+        probed.is_err_and(|error| error.kind() == kind)
+    };
+    let filters =
+        used.filters.into_iter().filter(|name| is(ErrorKind::UnknownFilter, format!("none|{name}")));
+    found.extend(filters.map(|name| format!("there is no filter {name:?}")));
+    let tests = used.tests.into_iter().filter(|name| is(ErrorKind::UnknownTest, format!("none is {name}")));
+    found.extend(tests.map(|name| format!("there is no test {name:?}")));
+    found
+}
+
+/// [`check`] of all texts in a value; what is found is told with its path.
 pub fn check_all(value: &Json, path: &str, found: &mut Vec<(String, String)>) {
     match value {
         Json::String(text) => {
@@ -122,7 +191,9 @@ fn text(source: &str, names: &Value) -> Result<String, String> {
     let environment = environment();
     let template = environment.template_from_str(source).map_err(|error| said(&error))?;
     let mut text = Bounded::new(MAX_RENDERED);
-    template.render_captured_to(names.clone(), &mut text).map_err(|error| said(&error))?;
+    template
+        .render_captured_to(names.clone(), &mut text)
+        .map_err(|error| said_of(&error, &environment, template.undeclared_variables(true), names))?;
     String::from_utf8(text.written).map_err(|error| error.to_string())
 }
 
@@ -131,12 +202,14 @@ fn value(source: &str, names: &Value) -> Result<Option<Json>, String> {
     super::nesting::check(expression, true)?;
     let environment = environment();
     let compiled = environment.compile_expression(expression).map_err(|error| said(&error))?;
-    let value = compiled.eval(names.clone()).map_err(|error| said(&error))?;
+    let value = compiled
+        .eval(names.clone())
+        .map_err(|error| said_of(&error, &environment, compiled.undeclared_variables(true), names))?;
     if value.is_undefined() || value.is_none() {
         return Ok(None);
     }
     // Looked at first: what follows makes all of it, however long that is.
-    filters::json(&value).map_err(|error| said(&error))?;
+    filters::json(&value, MAX_RENDERED).map_err(|error| said(&error))?;
     let json = serde_json::to_value(&value).map_err(|_| "a value cannot be written as JSON".to_owned())?;
     Ok(Some(json))
 }
@@ -179,6 +252,36 @@ pub(super) fn said(error: &Error) -> String {
     }
 }
 
+/// The same, and where something is not defined, which of the names that the template uses (`a.b.c`) are not there.
+pub(super) fn said_of(
+    error: &Error,
+    environment: &Environment<'_>,
+    used: HashSet<String>,
+    names: &Value,
+) -> String {
+    let said = said(error);
+    if error.kind() != ErrorKind::UndefinedError {
+        return said;
+    }
+    let is_missing = |path: &String| {
+        let mut found = names.clone();
+        !path.split('.').all(|part| {
+            found = found.get_attr(part).unwrap_or_default();
+            !found.is_undefined()
+        })
+    };
+    let is_function = |path: &String| environment.globals().any(|(name, _)| name == path.as_str());
+    let mut missing: Vec<_> =
+        used.into_iter().filter(|path| !is_function(path) && is_missing(path)).collect();
+    if missing.is_empty() {
+        return said;
+    }
+    missing.sort();
+    let more = if missing.len() > MAX_MISSING { ", …" } else { "" };
+    missing.truncate(MAX_MISSING);
+    format!("{said}; not there: {}{more}", missing.join(", "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,6 +314,11 @@ mod tests {
         let params = json!({"deep": {"path": "x/{{ trigger.data.Nom }}.csv"}});
         let why = fill(&Wanted::Value(params), &names()).unwrap_err();
         assert!(why.starts_with("deep: path: ") && why.contains("undefined"), "{why}");
+        assert!(why.ends_with("; not there: trigger.data.Nom"), "{why}");
+        let several =
+            "{{ range(2)|join }}{{ trigger.data.Numero }}{{ flow.x.y ~ watermarks.a or '' }}{{ nope }}";
+        let why = fill(&Wanted::Text(several.to_owned()), &names()).unwrap_err();
+        assert!(why.ends_with("; not there: flow.x.y, nope, watermarks.a"), "{why}");
     }
 
     #[test]
@@ -225,6 +333,13 @@ mod tests {
         assert!(error.contains("too long to be written out"), "{error}");
         let error = value("{{ [[1] * 100000000] * 100000000 }}", &names()).unwrap_err();
         assert!(error.contains("too long to be written out"), "{error}");
-        assert!(check("{{ 1 +").is_err() && check("a {% for %}").is_err() && check("{{ a.b }}").is_ok());
+        let compiles = |text: &str| {
+            let source =
+                Source { text: text.to_owned(), dialect: Dialect::Short, known: vec!["a".to_owned()] };
+            findings(&source).is_empty()
+        };
+        assert!(
+            !compiles("{{ 1 +") && !compiles("a {% for %}") && compiles("{{ a.b }}") && !compiles("{{ b }}")
+        );
     }
 }

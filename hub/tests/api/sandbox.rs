@@ -92,6 +92,70 @@ async fn a_template_that_compares_for_ever_is_ended_while_others_are_filled() {
     hub.end().await;
 }
 
+/// To compile a template is to compute its constants: that is not the hub's to do either, nor when it reads what is stored.
+#[tokio::test]
+async fn a_definition_whose_templates_cannot_even_be_compiled_is_refused() {
+    let hub = Hub::start().await;
+    let apply = async |definition: Value| hub.post(DEFINITIONS, &json!({"definitions": [definition]})).await;
+    let render = |template: &str| json!([{"name": "make", "kind": "render", "template": template}]);
+    for (template, says) in [
+        ("{{ ['xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'] * 100000000 ~ '' }}", "takes more than 256 MiB of memory"),
+        (
+            "{{ [1] * 99999999 == [1] * 99999999 }}{{ [1] * 99999999 == [1] * 99999999 }}",
+            "computes for more than 5 s",
+        ),
+    ] {
+        let refused =
+            apply(mediation("worse", render(template))).await.expect_problem(400, "bad_request").json();
+        let why = refused["detail"].as_str().unwrap();
+        assert!(why.contains("definitions[1]") && why.contains("worse") && why.contains(says), "{why}");
+    }
+    let refused = apply(mediation("typo", render("{{ triger.key | uper }}"))).await;
+    let refused = refused.expect_problem(400, "bad_request").json();
+    let why = refused["detail"].as_str().unwrap();
+    assert!(why.contains("steps[1].template: \"triger\"") && why.contains("no filter \"uper\""), "{why}");
+    let toml = "[[mediation]]\nname = \"typo\"\ntrigger = { kind = \"manual\" }\n[[mediation.steps]]\nname = \"a\"\n\
+                kind = \"render\"\ntemplate = \"{{ triger }}\"\n";
+    let refused = hub.post(DEFINITIONS, &json!({"toml": toml, "file": "m.toml"})).await;
+    let refused = refused.expect_problem(400, "bad_request").json();
+    let why = refused["detail"].as_str().unwrap();
+    assert!(why.contains("m.toml:7:12: mediation[1].steps[1].template: \"triger\""), "{why}");
+    hub.end().await;
+}
+
+#[tokio::test]
+async fn an_item_that_cannot_be_made_leaves_the_others_alone_where_it_may() {
+    let hub = Hub::start().await;
+    let lines: String =
+        (0..120).map(|at| format!("{{\"a\":{}}}\n", if at == 70 { "null" } else { "1" })).collect();
+    let flow = json!({"flows": [{"label": "in", "payload": {"text": lines}}]});
+    let job = json!({"site": "paris", "resource": "compta", "operation": "drop", "params": {"path": "x{{ item.a }}"}});
+    let steps = |job: Value| json!([{"name": "each", "kind": "for_each", "input": "trigger", "from": {"format": "ndjson"}, "job": job}]);
+    let shown = why(&run(&hub, mediation("jobs", steps(job.clone())), flow.clone()).await);
+    assert!(
+        shown.contains("item 71: the job could not be made: params.path: null inside of a text"),
+        "{shown}"
+    );
+    let jobs = hub.get("/v1/jobs").await.expect(200).json();
+    assert_eq!(jobs["items"], json!([]), "no job is submitted where one cannot be made");
+    // What is large is made a few at a time, and what is too large is told.
+    let mut large = job.clone();
+    large["params"] = json!({"path": "x", "a": "{{ [[0] * 400000] * 2 }}"});
+    let shown = why(&run(&hub, mediation("larger", steps(large)), flow.clone()).await);
+    assert!(shown.contains("item 1: the job could not be made: params.a: a value is too long"), "{shown}");
+    let mut large = job;
+    large["params"]["path"] = json!("x{{ index }}");
+    large["payload"] = json!("{{ 'y' * 300000 }}");
+    hub.post(DEFINITIONS, &json!({"definitions": [mediation("large", steps(large))]})).await.expect(200);
+    hub.post(&format!("{DEFINITIONS}/large/run"), &flow).await.expect(201);
+    eventually(|| async {
+        let jobs = hub.get("/v1/jobs").await.expect(200).json();
+        (jobs["items"].as_array().unwrap().len() == 4).then_some(())
+    })
+    .await;
+    hub.end().await;
+}
+
 /// Numbers, texts and their order go to another process and back.
 #[tokio::test]
 async fn what_columns_give_is_what_their_records_hold() {

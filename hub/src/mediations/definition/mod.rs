@@ -8,6 +8,7 @@ pub mod diff;
 pub mod file;
 mod job;
 mod read;
+pub(crate) mod templates;
 
 pub use job::{Inputs, JobSpec, OnFailure, Transfer};
 

@@ -2,7 +2,9 @@
 
 use super::{
     Definition, Inputs, JobSpec, MAX_INTERVAL_S, MAX_LABEL, MAX_STEPS, MAX_TRANSFERS, Missed, Overlap,
-    RETENTION_DAYS, StepEntry, Transfer, check, job::seconds,
+    RETENTION_DAYS, StepEntry, Transfer, check,
+    job::seconds,
+    templates::{self, Text},
 };
 use crate::mediations::{ids::DefinitionId, steps::Step, trigger::Trigger};
 use passerelle_config::{Diagnostics, HumanDuration, Section};
@@ -12,6 +14,8 @@ use uuid::Uuid;
 
 /// The keys whose parts are read by others.
 const PARTS: &[&str] = &["trigger", "steps", "transfer"];
+/// How many patterns the conditions of a definition may have.
+const MAX_PATTERNS: usize = 64;
 const STEP: &[&str] = &["name", "input"];
 
 #[derive(Debug, Deserialize)]
@@ -102,17 +106,25 @@ struct Named {
 }
 
 /// A definition as it was written: its guid may be missing, it is then that of the definition of the same name.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Written {
     /// The guid, if one was written.
     pub guid: Option<DefinitionId>,
     /// The rest; its guid is [`Self::guid`] or a new one.
     pub definition: Definition,
+    /// What of it has still to be compiled, to be checked; nothing if it was stored.
+    pub(crate) texts: Vec<Text>,
 }
 
 impl Definition {
-    /// Reads one; nothing if there is any finding.
+    /// Reads one that somebody applies; nothing if there is any finding.
     pub fn read(section: Section, diagnostics: &mut Diagnostics) -> Option<Written> {
+        let mut written = Self::read_part(section.clone(), diagnostics)?;
+        written.texts = templates::of(&written.definition, &section);
+        Some(written)
+    }
+
+    fn read_part(section: Section, diagnostics: &mut Diagnostics) -> Option<Written> {
         let before = diagnostics.findings().len();
         let mut steps = Vec::new();
         for part in section.parts("steps", diagnostics) {
@@ -160,16 +172,35 @@ impl Definition {
         };
         bounds(&definition, &rest, diagnostics);
         check::references(&definition, &whole, diagnostics);
-        (diagnostics.findings().len() == before).then_some(Written { guid: raw.guid, definition })
+        (diagnostics.findings().len() == before).then_some(Written {
+            guid: raw.guid,
+            definition,
+            texts: Vec::new(),
+        })
     }
 
-    /// Reads what a client sent, or what is stored.
+    /// Reads what a client sent.
     ///
     /// # Errors
     /// All findings, each with its path.
     pub fn of_json(value: &serde_json::Value) -> Result<Written, Diagnostics> {
+        Self::json_by(value, Self::read)
+    }
+
+    /// Reads what is stored, and was applied before.
+    ///
+    /// # Errors
+    /// As [`Self::of_json`].
+    pub fn of_stored(value: &serde_json::Value) -> Result<Written, Diagnostics> {
+        Self::json_by(value, Self::read_part)
+    }
+
+    fn json_by(
+        value: &serde_json::Value,
+        read: impl FnOnce(Section, &mut Diagnostics) -> Option<Written>,
+    ) -> Result<Written, Diagnostics> {
         let mut diagnostics = Diagnostics::default();
-        match Self::read(Section::of_json(value), &mut diagnostics) {
+        match read(Section::of_json(value), &mut diagnostics) {
             Some(written) if diagnostics.is_empty() => Ok(written),
             _ => Err(diagnostics),
         }
@@ -204,6 +235,10 @@ fn bounds(definition: &Definition, section: &Section, diagnostics: &mut Diagnost
     }
     if definition.steps.len() > MAX_STEPS {
         say("steps", format!("at most {MAX_STEPS}, found {}", definition.steps.len()));
+    }
+    let patterns = templates::patterns(definition);
+    if patterns > MAX_PATTERNS {
+        say("steps", format!("at most {MAX_PATTERNS} patterns in all conditions, found {patterns}"));
     }
     if definition.transfer.len() > MAX_TRANSFERS {
         say("transfer", format!("at most {MAX_TRANSFERS}, found {}", definition.transfer.len()));

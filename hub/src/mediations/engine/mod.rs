@@ -10,11 +10,12 @@ mod work;
 use super::{
     definition::{Definition, check::TRIGGER},
     runs::Flow,
+    steps::Places,
 };
 use crate::api::App;
 use lines::Lines;
 use std::{sync::Arc, time::Duration};
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::task::JoinSet;
 
 /// How many runs are under way at once.
 const UNDER_WAY: usize = 10_000;
@@ -30,7 +31,7 @@ pub async fn run(app: App) {
     let engine = Engine {
         versions: Arc::default(),
         // One computes, the other reads or writes.
-        places: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from).max(2))),
+        places: Places::new(std::thread::available_parallelism().map_or(2, usize::from).max(2)),
         app,
     };
     engine.run().await;
@@ -40,7 +41,7 @@ pub async fn run(app: App) {
 struct Engine {
     app: App,
     versions: Arc<work::VersionCache>,
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
 }
 
 impl Engine {

@@ -3,7 +3,7 @@
 use super::{Engine, inputs_of, missing_input};
 use crate::{
     mediations::{
-        definition::Definition,
+        definition::{Definition, templates},
         ids::DefinitionId,
         runs::{MessageKind, Run},
         steps::{FlowContent, StepContext, StepDone, StepFailure, transfer},
@@ -27,24 +27,38 @@ const BACKOFF: Duration = Duration::from_secs(1);
 const HUBS: u32 = 20;
 /// When a store that failed is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How many versions of definitions are kept.
+/// How many versions of definitions are kept, and how many patterns of their conditions, which are the larger part.
 const MAX_CACHED: usize = 4000;
+const MAX_PATTERNS: usize = 500;
 
 /// Definitions by version: they never change.
 #[derive(Default)]
-pub(super) struct VersionCache(Mutex<HashMap<(DefinitionId, u32), Arc<Definition>>>);
+pub(super) struct VersionCache(Mutex<Cached>);
+
+#[derive(Default)]
+struct Cached {
+    versions: HashMap<(DefinitionId, u32), Arc<Definition>>,
+    patterns: usize,
+}
 
 impl VersionCache {
     fn get(&self, guid: DefinitionId, version: u32) -> Option<Arc<Definition>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&(guid, version)).cloned()
+        let cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cached.versions.get(&(guid, version)).cloned()
     }
 
     fn keep(&self, version: u32, definition: &Arc<Definition>) {
         let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if cached.len() >= MAX_CACHED {
-            cached.clear();
+        let key = (definition.guid, version);
+        if cached.versions.contains_key(&key) {
+            return;
         }
-        cached.entry((definition.guid, version)).or_insert_with(|| Arc::clone(definition));
+        let patterns = templates::patterns(definition);
+        if cached.versions.len() >= MAX_CACHED || cached.patterns + patterns > MAX_PATTERNS {
+            *cached = Cached::default();
+        }
+        cached.patterns += patterns;
+        cached.versions.insert(key, Arc::clone(definition));
     }
 }
 

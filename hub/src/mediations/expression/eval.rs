@@ -62,16 +62,30 @@ struct Work<'g> {
 
 impl<'g> Work<'g> {
     fn spend(&mut self, node: &Node, steps: usize) -> Result<(), Error> {
-        self.left = self
-            .left
-            .checked_sub(steps)
-            .ok_or_else(|| Error::new(node.column, "the expression takes too many steps"))?;
-        Ok(())
+        let left = self.left.checked_sub(steps);
+        // What has taken too many is not tried in another branch.
+        self.left = left.unwrap_or(0);
+        left.map(drop).ok_or_else(|| Error::new(node.column, "the expression takes too many steps"))
+    }
+
+    /// Pays for all parts of a value, and looks at no more of them than are paid for. JSON from outside is never deeper than
+    /// its reader allows.
+    fn pay(&mut self, node: &Node, value: &Value) -> Result<(), Error> {
+        self.spend(node, 1)?;
+        match value {
+            Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
+            Value::String(text) => self.spend(node, text.len() / 32),
+            Value::Array(items) => items.iter().try_for_each(|item| self.pay(node, item)),
+            Value::Object(fields) => fields.iter().try_for_each(|(name, value)| {
+                self.spend(node, name.len() / 32)?;
+                self.pay(node, value)
+            }),
+        }
     }
 
     /// Pays for making a value.
     fn made<'v>(&mut self, node: &Node, value: Value) -> Result<Val<'v>, Error> {
-        self.spend(node, weight(&value))?;
+        self.pay(node, &value)?;
         Ok(Val::Json(Cow::Owned(value)))
     }
 
@@ -79,7 +93,7 @@ impl<'g> Work<'g> {
     fn owned(&mut self, node: &Node, value: Val<'_>) -> Result<Value, Error> {
         match value {
             Val::Json(json) => {
-                self.spend(node, weight(&json))?;
+                self.pay(node, &json)?;
                 Ok(json.into_owned())
             }
             Val::Time(time) => Ok(Value::String(time.to_string())),
@@ -100,7 +114,8 @@ impl<'g> Work<'g> {
                 while let Some(Scope { name: of, value, outer }) = inner {
                     if of == name {
                         let value: &Value = value;
-                        return self.made(node, value.clone());
+                        self.pay(node, value)?;
+                        return Ok(Val::Json(Cow::Owned(value.clone())));
                     }
                     inner = *outer;
                 }
@@ -179,10 +194,12 @@ impl<'g> Work<'g> {
                 }
                 self.call(node, *function, values)
             }
-            Kind::Matches(of, regex) => match self.json(of, scope)?.as_ref() {
+            Kind::Matches(of, pattern) => match self.json(of, scope)?.as_ref() {
                 Value::String(text) => {
                     self.spend(node, text.len() / 32)?;
-                    Ok(bool(regex.is_match(text)))
+                    let met = pattern.is_match(text);
+                    met.map(bool)
+                        .ok_or_else(|| fault("matches(): not a pattern, or too large a one".to_owned()))
                 }
                 other => Err(fault(format!("matches() takes a text, not {}", kind(other)))),
             },
@@ -247,11 +264,16 @@ impl<'g> Work<'g> {
     {
         let of = self.json(of, scope)?;
         let items: Vec<Value> = match of.as_ref() {
-            Value::Array(items) => items.clone(),
-            Value::Object(fields) => fields.keys().cloned().map(Value::String).collect(),
+            Value::Array(items) => {
+                items.iter().try_for_each(|item| self.pay(node, item))?;
+                items.clone()
+            }
+            Value::Object(fields) => {
+                fields.keys().try_for_each(|name| self.spend(node, 1 + name.len() / 32))?;
+                fields.keys().cloned().map(Value::String).collect()
+            }
             other => return Err(Error::new(node.column, format!("{} has no items", kind(other)))),
         };
-        self.spend(node, items.iter().map(weight).sum())?;
         let (first, second) = parts;
         let (mut kept, mut met, mut error) = (Vec::new(), 0_u32, None);
         for item in &items {
@@ -323,18 +345,6 @@ fn bool<'v>(truth: bool) -> Val<'v> {
 
 fn number<'v>(number: Number) -> Val<'v> {
     Val::Json(Cow::Owned(Value::Number(number)))
-}
-
-/// How many steps a value costs; JSON from outside is never deeper than its reader allows.
-fn weight(value: &Value) -> usize {
-    match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => 1,
-        Value::String(text) => 1 + text.len() / 32,
-        Value::Array(items) => 1 + items.iter().map(weight).sum::<usize>(),
-        Value::Object(fields) => {
-            1 + fields.iter().map(|(name, value)| name.len() / 32 + weight(value)).sum::<usize>()
-        }
-    }
 }
 
 fn field<'v>(of: Cow<'v, Value>, name: &str) -> Option<Cow<'v, Value>> {

@@ -2,28 +2,41 @@
 
 use super::{
     Error, MAX_SOURCE,
+    pattern::Pattern,
     tokens::{Token, tokens},
     tree::{Binary, Function, Kind, MAX_DEPTH, Macro, Node},
 };
-use regex::RegexBuilder;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-/// How large a compiled pattern may become.
-const MAX_PATTERN: usize = 256 * 1024;
+/// How many patterns an expression may have.
+const MAX_PATTERNS: usize = 8;
 
 const RESERVED: [&str; 10] =
     ["in", "as", "break", "const", "continue", "else", "for", "function", "if", "while"];
 
-pub(super) fn parse(source: &str) -> Result<(Node, BTreeSet<String>), Error> {
+/// What was read.
+pub(super) struct Parsed {
+    pub(super) root: Node,
+    pub(super) names: BTreeSet<String>,
+    pub(super) patterns: Vec<String>,
+}
+
+pub(super) fn parse(source: &str) -> Result<Parsed, Error> {
     if source.len() > MAX_SOURCE {
         return Err(Error::new(MAX_SOURCE, format!("the expression is longer than {MAX_SOURCE} bytes")));
     }
-    let mut parser =
-        Parser { tokens: tokens(source)?, at: 0, nesting: 0, bound: Vec::new(), names: BTreeSet::new() };
+    let mut parser = Parser {
+        tokens: tokens(source)?,
+        at: 0,
+        nesting: 0,
+        bound: Vec::new(),
+        names: BTreeSet::new(),
+        patterns: Vec::new(),
+    };
     let root = parser.choice()?;
     match parser.peek() {
-        Token::End => Ok((root, parser.names)),
+        Token::End => Ok(Parsed { root, names: parser.names, patterns: parser.patterns }),
         _ => Err(parser.fault("the expression goes on where it should end")),
     }
 }
@@ -35,6 +48,7 @@ struct Parser {
     /// The variables of the macros around.
     bound: Vec<String>,
     names: BTreeSet<String>,
+    patterns: Vec<String>,
 }
 
 impl Parser {
@@ -303,11 +317,11 @@ impl Parser {
                     "matches() takes a pattern that is written there, as r'^FA[0-9]+$'",
                 ));
             };
-            let built =
-                RegexBuilder::new(pattern).size_limit(MAX_PATTERN).dfa_size_limit(MAX_PATTERN).build();
-            let regex =
-                built.map_err(|_| Error::new(column, "matches(): not a pattern, or too large a one"))?;
-            return Node::new(column, Kind::Matches(Box::new(of), regex));
+            if self.patterns.len() == MAX_PATTERNS {
+                return Err(Error::new(column, format!("at most {MAX_PATTERNS} patterns in one expression")));
+            }
+            self.patterns.push(pattern.clone());
+            return Node::new(column, Kind::Matches(Box::new(of), Pattern::new(pattern.clone())));
         }
         let (function, takes) = match name {
             "contains" => (Function::Contains, 1),

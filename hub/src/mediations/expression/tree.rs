@@ -1,7 +1,6 @@
 //! The tree of an expression: of what parts it is made, and how deep they stand in each other.
 
-use super::Error;
-use regex::Regex;
+use super::{Error, pattern::Pattern};
 use serde_json::Value;
 
 /// How deep expressions may stand in each other; evaluation goes no deeper.
@@ -33,7 +32,7 @@ pub(super) enum Kind {
     Binary(Binary, Box<Node>, Box<Node>),
     Choice(Box<(Node, Node, Node)>),
     Call(Function, Vec<Node>),
-    Matches(Box<Node>, Regex),
+    Matches(Box<Node>, Pattern),
     Macro(Macro, Box<Node>, String, Box<(Node, Option<Node>)>),
 }
 

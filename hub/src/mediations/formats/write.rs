@@ -15,7 +15,8 @@ use std::{io::Write, mem};
 const BATCH: usize = 256;
 const BATCH_BYTES: usize = 512 * 1024;
 
-/// The values of each record, until the first that does not fit: the number of its expression, and why.
+/// The values of the first records, of one at least; where they end at one that does not fit, the number of its expression,
+/// and why.
 pub(crate) type Values = (Vec<Vec<Value>>, Option<(usize, String)>);
 
 /// What gives the values of columns that are expressions over `record`.
@@ -119,28 +120,34 @@ impl<'w> Writer<'w> {
         }
     }
 
-    /// Writes the records that wait.
-    fn evaluated(&mut self) -> Result<(), Error> {
-        if self.waiting.is_empty() {
-            return Ok(());
-        }
-        let (records, places) = (mem::take(&mut self.waiting), mem::take(&mut self.places));
+    /// Writes the records that wait for the values of their columns. [`Self::finish`] does it too: this is for who stops.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub(crate) fn evaluated(&mut self) -> Result<(), Error> {
+        let (mut records, mut places) = (mem::take(&mut self.waiting), mem::take(&mut self.places));
         self.waiting_bytes = 0;
-        let (made, unfit) = self.evaluate.values(&self.expressions, &records)?;
-        let count = made.len();
-        for ((record, place), values) in records.into_iter().zip(&places).zip(made) {
-            let record = self.mapped(record, values).map_err(|error| error.at(place))?;
-            self.put(place, record)?;
-        }
-        match (places.get(count), unfit) {
-            (Some(place), Some((at, why))) => {
-                let name = self.layout.columns.iter().filter(|column| column.value.is_some()).nth(at);
-                let name = name.map_or("", |column| &column.name);
-                Err(Error::data(format!("{place}: column {name:?}: {why}")))
+        while !records.is_empty() {
+            let (made, unfit) = self.evaluate.values(&self.expressions, &records)?;
+            let count = made.len().min(records.len());
+            for ((record, place), values) in records.drain(..count).zip(&places).zip(made) {
+                let record = self.mapped(record, values).map_err(|error| error.at(place))?;
+                self.put(place, record)?;
             }
-            (Some(_), None) => Err(Error::Passing("the values of columns did not come".to_owned())),
-            (None, _) => Ok(()),
+            places.drain(..count);
+            match (places.first(), unfit) {
+                (Some(place), Some((at, why))) => {
+                    let name = self.layout.columns.iter().filter(|column| column.value.is_some()).nth(at);
+                    let name = name.map_or("", |column| &column.name);
+                    return Err(Error::data(format!("{place}: column {name:?}: {why}")));
+                }
+                (Some(_), None) if count == 0 => {
+                    return Err(Error::Passing("the values of columns did not come".to_owned()));
+                }
+                _ => {}
+            }
         }
+        Ok(())
     }
 
     fn put(&mut self, place: &str, record: Record) -> Result<(), Error> {
@@ -274,15 +281,21 @@ impl<'w> Writer<'w> {
     }
 }
 
-/// About how long a record is as text.
+/// About how much memory a record takes.
 fn about(record: &Record) -> usize {
+    /// Of a value beside its text.
+    const VALUE: usize = 32;
+
     fn of(value: &Value) -> usize {
-        match value {
-            Value::String(text) => text.len(),
-            Value::Array(items) => items.iter().map(of).sum(),
-            Value::Object(entries) => entries.iter().map(|(name, entry)| name.len() + of(entry)).sum(),
-            Value::Null | Value::Bool(_) | Value::Number(_) => 8,
-        }
+        VALUE
+            + match value {
+                Value::String(text) => text.len(),
+                Value::Array(items) => items.iter().map(of).sum(),
+                Value::Object(entries) => {
+                    entries.iter().map(|(name, entry)| VALUE + name.len() + of(entry)).sum()
+                }
+                Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+            }
     }
     record.0.iter().map(|(name, value)| name.len() + of(value)).sum()
 }

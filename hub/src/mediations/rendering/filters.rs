@@ -25,7 +25,7 @@ pub(in crate::mediations) fn add(environment: &mut Environment<'static>) {
     environment.add_filter("fixed", fixed);
     environment.add_filter("csv", field);
     environment.add_filter("xml", escaped);
-    environment.add_filter("tojson", json);
+    environment.add_filter("tojson", to_json);
     environment.add_filter("total", total);
 }
 
@@ -65,7 +65,7 @@ fn plain(value: &Value) -> Result<String, Error> {
     match value.kind() {
         ValueKind::None => Ok(String::new()),
         ValueKind::Bool => Ok(value.is_true().to_string()),
-        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => json(value),
+        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => to_json(value),
         _ => Ok(value.to_string()),
     }
 }
@@ -192,8 +192,16 @@ fn escaped(value: &Value) -> Result<String, Error> {
 ///
 /// # Errors
 /// For what JSON does not have, or what is longer than a template may give.
-pub(in crate::mediations) fn json(value: &Value) -> Result<String, Error> {
-    let mut text = Bounded::new(MAX_JSON);
+fn to_json(value: &Value) -> Result<String, Error> {
+    json(value, MAX_JSON)
+}
+
+/// A value as JSON of at most so many bytes.
+///
+/// # Errors
+/// As [`to_json`].
+pub(in crate::mediations) fn json(value: &Value, most: usize) -> Result<String, Error> {
+    let mut text = Bounded::new(most);
     serde_json::to_writer(&mut text, value).map_err(|error| {
         let long = error.is_io();
         unfit(if long { "a value is too long to be written out" } else { "a value that JSON does not have" })

@@ -90,8 +90,6 @@ fn what_does_not_fit_is_said_with_its_line_and_without_its_value() {
         let error = text(source, &context).unwrap_err();
         assert!(error.contains(says) && !error.contains("Secret"), "{source}: {error}");
     }
-    assert!(check("{{ a.b }}{% for x in xs %}{{ x }}{% endfor %}{{ range(3) }}").unwrap() == ["a", "xs"]);
-    assert!(check("{% if %}").unwrap_err().contains("not a template"));
     assert!(check(&"x".repeat(300_000)).unwrap_err().contains("longer than"));
 }
 

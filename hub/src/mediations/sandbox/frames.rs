@@ -1,6 +1,6 @@
 //! What hub and worker say to each other over the worker's standard input and output: frames of a kind, a length and a body.
 
-use crate::mediations::template::Wanted;
+use crate::mediations::template::{Source, Wanted};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use std::{
@@ -9,8 +9,10 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-/// The longest answer.
-pub(super) const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// The longest answer: what the hub holds of it takes up to sixteen times as much.
+pub(super) const MAX_ANSWER: usize = 8 * 1024 * 1024;
+/// How much of an answer about records may have been made when another one is begun.
+pub(super) const PIECE: usize = 4 * 1024 * 1024;
 /// Kind and length.
 pub(super) const HEAD: usize = 5;
 
@@ -35,6 +37,8 @@ pub(super) enum Request<'r, Names> {
     },
     /// Takes expressions over `record`; the records come after it.
     Expressions(Cow<'r, [String]>),
+    /// Compiles texts of a definition: what is wrong with each of them.
+    Check(Vec<Cow<'r, Source>>),
 }
 
 /// What the templates gave, or the number of the one that did not fit and why.
@@ -54,6 +58,8 @@ pub(super) enum Kind {
     Done = 3,
     /// The template does not fit: a sentence.
     Unfit = 4,
+    /// As [`Self::Done`], and the worker ends: it has grown.
+    Last = 5,
 }
 
 impl Kind {
@@ -63,6 +69,7 @@ impl Kind {
             2 => Ok(Self::Text),
             3 => Ok(Self::Done),
             4 => Ok(Self::Unfit),
+            5 => Ok(Self::Last),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }

@@ -18,11 +18,12 @@ pub(crate) use process::Fault;
 
 use super::{
     formats::{self, Record, write::Evaluate},
-    template::Wanted,
+    template::{Source, Wanted},
 };
 use frames::{Kind, Names, Request};
 use passerelle_protocol::Name;
 use process::Worker;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value as Json};
 use size::{Size, Sizes};
 use std::{
@@ -42,7 +43,7 @@ pub const TEMPLATES_PART: &str = "__templates";
 /// How many workers fill short templates at once.
 const WORKERS: usize = 4;
 /// How many items are filled with one message.
-const BATCH: usize = 50;
+pub(crate) const BATCH: usize = 50;
 /// How many tenants are remembered who fill nothing now.
 const MAX_TENANTS: usize = 1000;
 
@@ -91,7 +92,8 @@ impl Sandbox {
         }))
     }
 
-    /// Fills short templates for each of `items`, whose names are put over `names`.
+    /// Fills short templates for each of `items`, whose names are put over `names`. To be called for few items at once
+    /// ([`BATCH`]): what it gives is held in memory.
     ///
     /// # Errors
     /// What ended all of it; what does not fit one item is among what is given.
@@ -105,30 +107,57 @@ impl Sandbox {
         if let Some(fixed) = wanted.iter().map(Wanted::fixed).collect::<Option<Vec<_>>>() {
             return Ok(items.iter().map(|_| Ok(fixed.iter().cloned().map(Some).collect())).collect());
         }
-        let own = self.of_tenant(tenant);
         let mut filled = Vec::with_capacity(items.len());
-        for batch in items.chunks(BATCH) {
-            // Neither is ever closed.
-            let _own = own.acquire().await;
-            let _place = self.0.workers.acquire().await;
-            let mut worker = self.take()?;
+        let (mut left, mut batch) = (items, BATCH);
+        while !left.is_empty() {
+            let (now, later) = left.split_at(batch.min(left.len()));
             let request = Request::Fill {
                 names: Names::Borrowed(names),
-                items: batch.iter().map(Names::Borrowed).collect(),
+                items: now.iter().map(Names::Borrowed).collect(),
                 wanted: Cow::Borrowed(wanted),
             };
-            let done: Vec<Filled> = self
-                .unless_stopped(async {
-                    worker.ask(&request).await?;
-                    worker.done().await
-                })
-                .await?;
-            filled.extend(done);
-            if worker.is_fit() {
-                self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
+            match self.ask::<Vec<Filled>>(tenant, &request).await {
+                Ok(done) => {
+                    filled.extend(done);
+                    left = later;
+                }
+                Err(Fault::TooMuch(_)) if now.len() > 1 => batch = now.len() / 2,
+                Err(fault) => return Err(fault),
             }
         }
         Ok(filled)
+    }
+
+    /// Compiles texts of a definition; gives what is wrong with each of them.
+    ///
+    /// # Errors
+    /// What ended all of it.
+    pub(crate) async fn check(
+        &self,
+        tenant: &Name,
+        sources: impl Iterator<Item = &Source>,
+    ) -> Result<Vec<Vec<String>>, Fault> {
+        let request = Request::<Names<'_>>::Check(sources.map(Cow::Borrowed).collect());
+        self.ask(tenant, &request).await
+    }
+
+    /// The answer of a small worker, which is kept.
+    async fn ask<T: DeserializeOwned>(&self, tenant: &Name, request: &impl Serialize) -> Result<T, Fault> {
+        let own = self.of_tenant(tenant);
+        // Neither is ever closed.
+        let _own = own.acquire().await;
+        let _place = self.0.workers.acquire().await;
+        let mut worker = self.take()?;
+        let answer = self
+            .unless_stopped(async {
+                worker.ask(request).await?;
+                worker.done().await
+            })
+            .await?;
+        if worker.is_fit() {
+            self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
+        }
+        Ok(answer)
     }
 
     /// Renders a template; `out` gets pieces of the text. To be called where waiting is allowed.
@@ -225,8 +254,8 @@ impl Evaluate for Columns {
 impl From<Fault> for formats::Error {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Unfit(why) => Self::Data(why),
             Fault::Passing(why) => Self::Passing(why),
+            fault => Self::Data(fault.said("").0),
         }
     }
 }

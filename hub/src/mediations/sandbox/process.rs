@@ -30,8 +30,20 @@ const KEPT: usize = 1024 * 1024;
 pub(crate) enum Fault {
     /// The templates' own fault, in words that may be public.
     Unfit(String),
+    /// The same, of an answer that took too much or is too long: for fewer items it may fit.
+    TooMuch(String),
     /// It may go well the next time.
     Passing(String),
+}
+
+impl Fault {
+    /// What it says, after the place; and whether it may go well the next time.
+    pub(crate) fn said(self, place: &str) -> (String, bool) {
+        match self {
+            Self::Unfit(why) | Self::TooMuch(why) => (format!("{place}{why}"), false),
+            Self::Passing(why) => (why, true),
+        }
+    }
 }
 
 /// A running worker. Dropped, it is killed.
@@ -42,6 +54,7 @@ pub(super) struct Worker {
     output: BufReader<ChildStdout>,
     size: Size,
     longest: usize,
+    last: bool,
 }
 
 impl Worker {
@@ -69,7 +82,7 @@ impl Worker {
         let started = command.spawn().and_then(|mut child| {
             let pipes = child.stdin.take().zip(child.stdout.take());
             let (input, output) = pipes.ok_or(io::ErrorKind::BrokenPipe)?;
-            Ok(Self { child, input, output: BufReader::new(output), size, longest: 0 })
+            Ok(Self { child, input, output: BufReader::new(output), size, longest: 0, last: false })
         });
         started.map_err(|error| {
             tracing::error!(%error, "Could not start a process for templates");
@@ -79,7 +92,7 @@ impl Worker {
 
     /// Whether it can be asked again.
     pub(super) fn is_fit(&mut self) -> bool {
-        self.longest <= KEPT && matches!(self.child.try_wait(), Ok(None))
+        !self.last && self.longest <= KEPT && matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Hands a message over.
@@ -125,14 +138,16 @@ impl Worker {
     /// # Errors
     /// As [`Self::answer`].
     pub(super) async fn done<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, Fault> {
-        let (_, body) = self.answer().await?;
-        serde_json::from_slice(&body).map_err(|error| confused(&error.into()))
+        let (kind, body) = self.answer().await?;
+        self.last = kind == Kind::Last;
+        serde_json::from_slice(&body)
+            .map_err(|_| Fault::Unfit("the templates give values that are nested too deeply".to_owned()))
     }
 
     async fn ended(&mut self, error: &io::Error) -> Fault {
         if error.kind() == io::ErrorKind::FileTooLarge {
             let most = frames::MAX_ANSWER / 1024 / 1024;
-            return Fault::Unfit(format!("the templates give more than {most} MiB"));
+            return Fault::TooMuch(format!("the templates give more than {most} MiB"));
         }
         match timeout(ENDING, self.child.wait()).await {
             Ok(Ok(status)) => judge(status, self.size),
@@ -146,12 +161,12 @@ impl Worker {
 fn judge(status: ExitStatus, size: Size) -> Fault {
     let signal = |wanted: rustix::process::Signal| status.signal() == Some(wanted.as_raw());
     if signal(rustix::process::Signal::XCPU) {
-        return Fault::Unfit(format!("the template computes for more than {} s", size.computing.as_secs()));
+        return Fault::TooMuch(format!("the template computes for more than {} s", size.computing.as_secs()));
     }
     // Memory that is not given ends the program; so does a stack that is too deep.
     if [rustix::process::Signal::ABORT, rustix::process::Signal::SEGV].into_iter().any(signal) {
         let most = size.memory / 1024 / 1024;
-        return Fault::Unfit(format!("the template takes more than {most} MiB of memory"));
+        return Fault::TooMuch(format!("the template takes more than {most} MiB of memory"));
     }
     tracing::error!(%status, "A process for templates ended");
     Fault::Passing("the process for the hub's templates ended: the hub's log says more".to_owned())

@@ -24,6 +24,8 @@ use std::{
 
 /// The worker could not bound itself, or lost the hub in the middle of a message.
 const EXIT_FAULT: u8 = 70;
+/// How much a worker gives way to its hub (nice(2)).
+const NICE: i32 = 5;
 
 /// Works until the hub closes the pipe.
 pub(super) fn run(size: Option<Size>) -> ExitCode {
@@ -40,8 +42,10 @@ fn serve(size: Size) -> io::Result<()> {
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     bound(Resource::Core, 0)?;
     bound(Resource::As, size.memory)?;
+    // The hub comes first. Not every system lets a process say so.
+    let _ = rustix::process::nice(NICE);
     let mut input = io::stdin().lock();
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut out = Out { pipe: BufWriter::new(io::stdout().lock()), size, ends: false };
     let mut expressions = None;
     while let Some((_, body)) = frames::read(&mut input)? {
         // In whole seconds: the one that has begun does not count.
@@ -51,7 +55,11 @@ fn serve(size: Size) -> io::Result<()> {
             Some(expressions) => values(expressions, body, &mut out)?,
             None => expressions = answer(body, &mut out)?,
         }
-        out.flush()?;
+        out.pipe.flush()?;
+        // One with expressions belongs to one step, and ends with it.
+        if out.ends && expressions.is_none() {
+            break;
+        }
     }
     Ok(())
 }
@@ -62,34 +70,39 @@ fn bound(resource: Resource, to: u64) -> io::Result<()> {
     Ok(setrlimit(resource, Rlimit { current: Some(current), maximum })?)
 }
 
-type Out<'o> = BufWriter<StdoutLock<'o>>;
-
 /// Answers a request; gives the expressions that it brought.
 fn answer(body: Vec<u8>, out: &mut Out<'_>) -> io::Result<Option<Expressions>> {
-    let request = serde_json::from_slice::<Request<'_, Value>>(&body)?;
+    let request = match serde_json::from_slice::<Request<'_, Value>>(&body) {
+        Ok(request) => request,
+        Err(_) => return out.unreadable().map(|()| None),
+    };
     drop(body);
     match request {
         Request::Fill { names, items, wanted } => {
             let filled: Vec<Filled> =
                 items.into_iter().map(|item| fill(&wanted, &merge_maps([item, names.clone()]))).collect();
-            done(out, &filled)?;
+            out.done(&filled)?;
         }
         Request::Render { template, names } => {
             let rendered = rendering::render(&template, names, &mut |text| {
-                frames::write(out, Kind::Text, text.as_bytes())
+                frames::write(&mut out.pipe, Kind::Text, text.as_bytes())
             });
             match rendered {
-                Ok(()) => done(out, &())?,
-                Err(why) => frames::write(out, Kind::Unfit, why.as_bytes())?,
+                Ok(()) => out.done(&())?,
+                Err(why) => out.unfit(&why)?,
             }
         }
         Request::Expressions(sources) => match Expressions::new(&sources) {
             Ok(expressions) => {
-                done(out, &())?;
+                out.done(&())?;
                 return Ok(Some(expressions));
             }
-            Err(why) => frames::write(out, Kind::Unfit, why.as_bytes())?,
+            Err(why) => out.unfit(&why)?,
         },
+        Request::Check(sources) => {
+            let found: Vec<_> = sources.iter().map(|source| template::findings(source)).collect();
+            out.done(&found)?;
+        }
     }
     Ok(None)
 }
@@ -98,23 +111,58 @@ fn fill(wanted: &[Wanted], names: &Value) -> Filled {
     wanted.iter().enumerate().map(|(at, one)| template::fill(one, names).map_err(|why| (at, why))).collect()
 }
 
-/// The expressions' values for records: as many as were made, and why it is not all of them.
+/// The expressions' values for records, as many as one answer takes, and why those of the next one are not there.
 fn values(expressions: &Expressions, body: Vec<u8>, out: &mut Out<'_>) -> io::Result<()> {
-    let records = serde_json::from_slice::<Vec<Value>>(&body)?;
+    let records = match serde_json::from_slice::<Vec<Value>>(&body) {
+        Ok(records) => records,
+        Err(_) => return out.unreadable(),
+    };
     drop(body);
-    let (mut made, mut unfit) = (Vec::with_capacity(records.len()), None);
+    let (mut made, mut length) = (Vec::new(), 0);
     for record in records {
         match expressions.of(record) {
-            Ok(values) => made.push(values),
-            Err(why) => {
-                unfit = Some(why);
-                break;
+            Ok((values, bytes)) => {
+                length += bytes;
+                made.push(values);
             }
+            Err(why) => return out.done(&(made, Some(why))),
+        }
+        if length >= frames::PIECE {
+            break;
         }
     }
-    done(out, &(made, unfit))
+    out.done(&(made, None::<(usize, String)>))
 }
 
-fn done(out: &mut Out<'_>, answer: &impl Serialize) -> io::Result<()> {
-    frames::write(out, Kind::Done, &serde_json::to_vec(answer)?)
+/// What goes back to the hub.
+struct Out<'o> {
+    pipe: BufWriter<StdoutLock<'o>>,
+    size: Size,
+    ends: bool,
+}
+
+impl Out<'_> {
+    /// The end of an answer. Memory is not given back whole: a worker that has grown is not kept.
+    fn done(&mut self, answer: &impl Serialize) -> io::Result<()> {
+        let body = serde_json::to_vec(answer)?;
+        self.ends = grown(self.size);
+        let kind = if self.ends { Kind::Last } else { Kind::Done };
+        frames::write(&mut self.pipe, kind, &body)
+    }
+
+    fn unfit(&mut self, why: &str) -> io::Result<()> {
+        frames::write(&mut self.pipe, Kind::Unfit, why.as_bytes())
+    }
+
+    /// What the hub has written itself is unreadable for one reason: it is nested deeper than a reader goes.
+    fn unreadable(&mut self) -> io::Result<()> {
+        self.unfit("the values that the templates see are nested too deeply")
+    }
+}
+
+/// Whether this process has more than half of what it may have; so does one that cannot tell.
+fn grown(size: Size) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let of = |line: &str| line.strip_prefix("VmSize:")?.split_whitespace().next()?.parse::<u64>().ok();
+    status.lines().find_map(of).is_none_or(|kib| kib.saturating_mul(1024) > size.memory / 2)
 }

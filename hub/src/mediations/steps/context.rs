@@ -1,11 +1,15 @@
 //! What a step sees of its run, and what it may do.
 
-use super::{StepFailure, job_call::JobRequest};
+use super::{
+    StepFailure,
+    job_call::JobRequest,
+    places::{Place, Places},
+};
 use crate::{
     api::App,
     mediations::{
         runs::{Flow, Run},
-        sandbox::{Fault, Filled},
+        sandbox::Filled,
         template::Wanted,
     },
     model::Job,
@@ -15,11 +19,6 @@ use bytes::Bytes;
 use passerelle_protocol::Name;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
-/// Held while a step has large content in memory or computes for long: there are few.
-#[must_use]
-pub struct Place(#[expect(dead_code, reason = "it is given back when dropped")] Option<OwnedSemaphorePermit>);
 
 /// What a step sees and may do.
 pub struct StepContext {
@@ -31,7 +30,7 @@ pub struct StepContext {
     pub unit: Name,
     /// The flows that it reads.
     pub inputs: Vec<Flow>,
-    pub(crate) places: Arc<Semaphore>,
+    pub(crate) places: Arc<Places>,
 }
 
 impl StepContext {
@@ -65,22 +64,23 @@ impl StepContext {
         }
     }
 
-    /// Fills templates for each of `items`, whose names are put over `names`; for each what they give, or the number of the
-    /// template that does not fit and why.
+    /// Fills templates for each of `items` (few), whose names are put over `names`; for each what they give, or the number of
+    /// the template that does not fit and why.
     ///
     /// # Errors
-    /// What ended all of it.
+    /// What ended all of it, after `place`.
     pub(crate) async fn fill(
         &self,
+        place: &str,
         names: &Map<String, Value>,
         items: &[Map<String, Value>],
         wanted: &[Wanted],
     ) -> Result<Vec<Filled>, StepFailure> {
         let filled = self.app.templates.fill(&self.run.tenant, names, items, wanted).await;
-        filled.map_err(|fault| match fault {
+        filled.map_err(|fault| match fault.said(place) {
             _ if self.app.stop.is_cancelled() => StepFailure::stopped(),
-            Fault::Unfit(why) => StepFailure::permanent(why),
-            Fault::Passing(why) => StepFailure::retryable(why),
+            (why, true) => StepFailure::retryable(why),
+            (why, false) => StepFailure::permanent(why),
         })
     }
 
@@ -95,7 +95,7 @@ impl StepContext {
         more: impl IntoIterator<Item = (&'static str, Value)>,
     ) -> Result<String, StepFailure> {
         let wanted = [Wanted::Text(source.to_owned())];
-        let filled = self.fill(&self.names(), &[named(more)], &wanted).await?;
+        let filled = self.fill(&format!("{key}: "), &self.names(), &[named(more)], &wanted).await?;
         let wrong = |why: &str| StepFailure::permanent(format!("{key}: {why}"));
         match filled.into_iter().next() {
             Some(Ok(values)) => match values.into_iter().next().flatten() {
@@ -142,7 +142,7 @@ impl StepContext {
     /// [`StepFailure::stopped`] when the hub ends.
     pub async fn place(&self) -> Result<Place, StepFailure> {
         tokio::select! {
-            place = Arc::clone(&self.places).acquire_owned() => Ok(Place(place.ok())),
+            place = self.places.take(&self.run.tenant) => Ok(place),
             () = self.app.stop.cancelled() => Err(StepFailure::stopped()),
         }
     }

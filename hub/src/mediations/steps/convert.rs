@@ -51,7 +51,9 @@ impl ConvertStep {
                     watch.go_on()?;
                     writer.write(place, record)
                 };
-                let read = read::records(&mut *input, &from, each).map_err(|error| error.at(&name))?;
+                let read = read::records(&mut *input, &from, each);
+                // What was read before a mistake may have one of its own, which comes first.
+                let read = writer.evaluated().and(read).map_err(|error| error.at(&name))?;
                 writer.without_records(read.header)?;
                 writer.finish()
             };

@@ -5,14 +5,15 @@
 
 use super::{
     JobPayload, JobRequest, StepContext, StepDone, StepFailure, WebhookStep,
-    content::{self, layout},
+    content::{self, Watch, layout},
 };
 use crate::{
     mediations::{
         definition::JobSpec,
         expression::Expression,
-        formats::layout::Layout,
+        formats::{self, layout::Layout},
         runs::{Flow, MessageKind},
+        sandbox::BATCH,
         steps::{
             NewFlow,
             context::{flow_names, named},
@@ -20,11 +21,11 @@ use crate::{
     },
     model::Job,
 };
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use passerelle_config::{Diagnostics, Section};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::VecDeque;
 
 /// The most items of one step: each is a job.
 const MAX_ITEMS: usize = 10_000;
@@ -34,6 +35,8 @@ const MAX_INPUT: u64 = 16 * 1024 * 1024;
 const MAX_RESULTS: usize = 16 * 1024 * 1024;
 /// The most jobs at a time.
 const MAX_PARALLEL: usize = 32;
+/// How often a few items are made whose making may go well the next time.
+const TRIES: u32 = 3;
 /// What a condition may use.
 const NAMES: &[&str] = &["item", "index", "run", "trigger", "steps", "watermarks"];
 
@@ -135,41 +138,43 @@ impl ForEachStep {
         let names = context.names();
         let items = self.items(context, &names).await?;
         let count = items.len();
-        let mut prepared = Vec::with_capacity(count);
-        for (item, work) in items.iter().zip(self.prepare(context, &names, &items).await?) {
-            let number = item.number;
-            let work = work.map_err(|failure| StepFailure {
-                message: format!("item {number}: {}", failure.message),
-                ..failure
-            })?;
-            prepared.push((number, item.key.clone(), work));
-        }
-        let stopped = AtomicBool::new(false);
-        let mut working = stream::iter(prepared)
-            .map(|(number, key, work)| {
-                let stopped = &stopped;
-                async move {
-                    if stopped.load(Ordering::Relaxed) {
-                        return (number, None);
-                    }
-                    (number, Some(work.carry_out(context, &key).await))
+        if self.job.is_some() {
+            // No job is submitted where one of them cannot be made.
+            for batch in items.chunks(BATCH) {
+                for (number, _, work) in self.prepare(context, &names, batch).await {
+                    work.map_err(|failure| of_item(number, failure))?;
                 }
-            })
-            .buffer_unordered(self.parallel);
+            }
+        }
+        // Made as they are carried out: all of them at once could be more than the hub has memory for.
+        let (mut batches, mut ready) = (items.chunks(BATCH), VecDeque::new());
+        let mut working = FuturesUnordered::new();
         let (mut done_items, mut jobs, mut failed) = (0, Vec::new(), Vec::new());
-        while let Some((number, ended)) = working.next().await {
-            match ended {
-                Some(Ok(job)) => {
+        loop {
+            let stopped = !failed.is_empty() && self.on_error == OnError::Stop;
+            while !stopped && working.len() < self.parallel {
+                if ready.is_empty()
+                    && let Some(batch) = batches.next()
+                {
+                    ready.extend(self.prepare(context, &names, batch).await);
+                }
+                let Some((number, key, work)) = ready.pop_front() else { break };
+                working.push(async move {
+                    match work {
+                        Ok(work) => (number, work.carry_out(context, &key).await),
+                        Err(failure) => (number, Err(failure)),
+                    }
+                });
+            }
+            // Those under way are waited for: their ends belong to this run.
+            match working.next().await {
+                Some((number, Ok(job))) => {
                     done_items += 1;
                     jobs.extend(job.map(|job| (number, job)));
                 }
-                Some(Err(failure)) if failure.stopped => return Err(failure),
-                Some(Err(failure)) => {
-                    // Those under way are waited for: their ends belong to this run.
-                    stopped.store(self.on_error == OnError::Stop, Ordering::Relaxed);
-                    failed.push((number, failure));
-                }
-                None => {}
+                Some((_, Err(failure))) if failure.stopped => return Err(failure),
+                Some((number, Err(failure))) => failed.push((number, failure)),
+                None => break,
             }
         }
         if !failed.is_empty() {
@@ -211,24 +216,67 @@ impl ForEachStep {
                 }
             }
         }
-        let Some(when) = &self.when else { return Ok(items) };
-        let mut kept = Vec::new();
-        for item in items {
-            let index = Value::from(item.number);
-            let mut given = vec![("item", &item.value), ("index", &index)];
-            let more = NAMES.iter().filter_map(|name| Some((*name, names.get(*name)?)));
-            given.extend(more);
-            let met = when.holds(&given).map_err(|error| {
-                StepFailure::permanent(format!("item {}: the condition (when): {error}", item.number))
-            })?;
-            if met {
-                kept.push(item);
+        let Some(when) = self.when.clone() else { return Ok(items) };
+        let names: Vec<(&'static str, Value)> = NAMES
+            .iter()
+            .filter(|name| when.names().contains(**name))
+            .filter_map(|name| Some((*name, names.get(*name)?.clone())))
+            .collect();
+        let watch = Watch::new(context);
+        let kept = content::compute(context, move || {
+            let mut kept = Vec::new();
+            for item in items {
+                watch.go_on()?;
+                let index = Value::from(item.number);
+                let mut given = vec![("item", &item.value), ("index", &index)];
+                given.extend(names.iter().map(|(name, value)| (*name, value)));
+                let met = when.holds(&given).map_err(|error| {
+                    formats::Error::data(format!("item {}: the condition (when): {error}", item.number))
+                })?;
+                if met {
+                    kept.push(item);
+                }
             }
-        }
-        Ok(kept)
+            Ok(kept)
+        });
+        kept.await
     }
 
+    /// What is done for each of a few items, or why it cannot be made.
     async fn prepare(
+        &self,
+        context: &StepContext,
+        names: &Map<String, Value>,
+        items: &[Item],
+    ) -> Vec<Prepared> {
+        let each = |work: Vec<Result<Work, StepFailure>>| {
+            let pairs = items.iter().zip(work);
+            pairs.map(|(item, work)| (item.number, item.key.clone(), work)).collect()
+        };
+        let mut tries = 1;
+        loop {
+            match self.work(context, names, items).await {
+                Ok(work) => return each(work),
+                Err(failure) if failure.retryable && tries < TRIES => tries += 1,
+                Err(failure) => {
+                    let failure = match items {
+                        // It is the failure of one of them, and nobody knows of which.
+                        [first, .., last] if !failure.stopped => StepFailure {
+                            message: format!(
+                                "one of the items {} to {}: {}",
+                                first.number, last.number, failure.message
+                            ),
+                            ..failure
+                        },
+                        _ => failure,
+                    };
+                    return each(items.iter().map(|_| Err(failure.clone())).collect());
+                }
+            }
+        }
+    }
+
+    async fn work(
         &self,
         context: &StepContext,
         names: &Map<String, Value>,
@@ -255,6 +303,13 @@ impl ForEachStep {
         };
         Ok(filled.into_iter().zip(items).map(work).collect())
     }
+}
+
+/// The number of an item, its key, and what is done for it.
+type Prepared = (usize, String, Result<Work, StepFailure>);
+
+fn of_item(number: usize, failure: StepFailure) -> StepFailure {
+    StepFailure { message: format!("item {number}: {}", failure.message), ..failure }
 }
 
 /// What is done for one item.

@@ -88,7 +88,7 @@ impl JobStep {
         let sources = self.watermarks.values();
         let wanted: Vec<_> = sources.map(|source| Wanted::Value(Value::String(source.clone()))).collect();
         let item = named([("result", result.clone())]);
-        let filled = context.fill(&context.names(), &[item], &wanted).await?;
+        let filled = context.fill("watermarks: ", &context.names(), &[item], &wanted).await?;
         let names: Vec<_> = self.watermarks.keys().collect();
         let values = filled.into_iter().next().unwrap_or_else(|| Ok(Vec::new())).map_err(|(at, why)| {
             let name = names.get(at).map_or("", |name| name.as_str());

@@ -76,7 +76,7 @@ impl JobSpec {
         let texts = [("order_key", &self.order_key), ("payload", &self.payload)];
         wanted.extend(texts.into_iter().filter_map(|(key, text)| Some((key, Wanted::Text(text.clone()?)))));
         let (keys, wanted): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
-        let filled = context.fill(names, items, &wanted).await?;
+        let filled = context.fill("the job could not be made: ", names, items, &wanted).await?;
         Ok(filled.into_iter().map(|filled| self.made(&keys, filled)).collect())
     }
 

@@ -12,16 +12,19 @@ mod filter;
 mod for_each;
 mod job;
 mod job_call;
+mod places;
 mod render;
 pub(crate) mod transfer;
 mod webhook;
 
-pub use context::{Place, StepContext};
+pub use context::StepContext;
 pub use convert::ConvertStep;
 pub use filter::FilterStep;
 pub use for_each::ForEachStep;
 pub use job::JobStep;
 pub use job_call::{JobPayload, JobRequest};
+pub use places::Place;
+pub(crate) use places::Places;
 pub use render::RenderStep;
 pub use webhook::WebhookStep;
 

@@ -1,6 +1,11 @@
 //! What definitions say of steps: read, stored and read again; and what is wrong with them, at its place.
 
-use crate::mediations::{Definition, definition::file};
+use crate::mediations::{
+    Definition,
+    definition::{file, templates::Text},
+    template,
+};
+use passerelle_config::Finding;
 use std::path::Path;
 
 /// Every definition that a page shows.
@@ -8,9 +13,18 @@ fn shown(page: &str) -> Vec<&str> {
     page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect()
 }
 
+/// Also of templates, which a hub compiles in another process.
 fn findings(text: &str) -> Vec<String> {
     match file::read(Path::new("m.toml"), text) {
-        Ok(_) => Vec::new(),
+        Ok(written) => {
+            let texts = written.iter().flat_map(|one| &one.texts);
+            let of = |text: &Text| {
+                let place = text.place.clone();
+                let each = template::findings(&text.source).into_iter();
+                each.map(move |message| Finding { message, ..place.clone() }.to_string())
+            };
+            texts.flat_map(of).collect()
+        }
         Err(diagnostics) => diagnostics.findings().iter().map(ToString::to_string).collect(),
     }
 }
@@ -68,6 +82,39 @@ fn what_is_wrong_with_a_step_is_told_at_its_place() {
         (
             "kind = \"render\"\ntemplate = \"a\"\nencoding = \"windows-1252\"\nbom = true",
             "steps[1].bom: windows-1252 has none",
+        ),
+        (
+            "kind = \"render\"\ntemplate = \"{{ records }}{{ run.guid | uper }}\"\nflow = \"{{ triger.key }}\"",
+            "m.toml:7:12: mediation[1].steps[1].template: \"records\" is not known here; a template sees run, trigger",
+        ),
+        ("kind = \"render\"\ntemplate = \"{{ run.guid | uper }}\"", "template: there is no filter \"uper\""),
+        (
+            "kind = \"render\"\ntemplate = \"a\"\nflow = \"{{ triger.key }}\"",
+            "m.toml:8:8: mediation[1].steps[1].flow: \"triger\"",
+        ),
+        (
+            "kind = \"job\"\nsite = \"a\"\nresource = \"b\"\noperation = \"c\"\nparams = { path = [\"{{ item }}\"] }\nwatermarks = { a = \"{{ result is od }}\" }",
+            "steps[1].params.path[1]: \"item\" is not known here",
+        ),
+        (
+            "kind = \"job\"\nsite = \"a\"\nresource = \"b\"\noperation = \"c\"\nwatermarks = { a = \"{{ result is od }}\" }",
+            "steps[1].watermarks.a: there is no test \"od\"",
+        ),
+        (
+            &format!(
+                "kind = \"convert\"\n{csv}\nto = {{ format = \"csv\", columns = [\"b\", {{ name = \"a\", value = \"record.a|decimals(2)\" }}] }}"
+            ),
+            "steps[1].to.columns[2].value: there is no filter \"decimals\"",
+        ),
+        (
+            &format!(
+                "kind = \"convert\"\n{csv}\nto = {{ format = \"csv\", columns = [{{ name = \"a\", value = \"nope\" }}] }}"
+            ),
+            "columns[1].value: \"nope\" is not known here; write record.nope",
+        ),
+        (
+            &format!("kind = \"filter\"\n{csv}\nwhen = \"record.a.matches('(')\""),
+            "m.toml:8:8: mediation[1].steps[1].when: matches(): not a pattern",
         ),
         ("kind = \"for_each\"\nparallel = 99", "steps[1].parallel: must be 1 to 32"),
         ("kind = \"for_each\"", "steps[1].job: missing"),

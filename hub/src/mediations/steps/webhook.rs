@@ -122,7 +122,8 @@ impl WebhookStep {
             Ok(values) => Ok(values.into_iter().next().flatten().unwrap_or_default()),
             Err((_, why)) => Err(StepFailure::permanent(format!("the event could not be made: data.{why}"))),
         };
-        Ok(context.fill(names, items, &wanted).await?.into_iter().map(data).collect())
+        let filled = context.fill("the event could not be made: ", names, items, &wanted).await?;
+        Ok(filled.into_iter().map(data).collect())
     }
 
     /// Sends the event.

@@ -93,7 +93,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<(StoredDefinition, DefinitionId)> {
 
 /// A stored body.
 pub(crate) fn parse(body: &Value) -> rusqlite::Result<Definition> {
-    Definition::of_json(body).map(|written| written.definition).map_err(|findings| {
+    Definition::of_stored(body).map(|written| written.definition).map_err(|findings| {
         let why = format!("a stored mediation definition cannot be read: {findings}");
         rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, why.into())
     })

@@ -123,6 +123,29 @@ impl Trigger {
         }
     }
 
+    /// Its conditions and keys, each with its path.
+    pub(crate) fn conditions(&self) -> Vec<(String, &Expression)> {
+        fn own(trigger: &Trigger) -> Option<&Expression> {
+            match trigger {
+                Trigger::Event(EventTrigger { when, .. })
+                | Trigger::Resource(ResourceTrigger { when, .. })
+                | Trigger::Url(UrlTrigger { when, .. }) => when.as_ref(),
+                Trigger::Manual(_) | Trigger::Schedule(_) | Trigger::All(_) | Trigger::Any(_) => None,
+            }
+        }
+        match self {
+            Self::All(All { of, .. }) | Self::Any(Any { of }) => {
+                let each = of.iter().enumerate().flat_map(|(index, clause)| {
+                    let at = format!("of[{}]", index + 1);
+                    let when = own(&clause.trigger).map(|when| (format!("{at}.when"), when));
+                    when.into_iter().chain(clause.key.as_ref().map(|key| (format!("{at}.key"), key)))
+                });
+                each.collect()
+            }
+            _ => own(self).map(|when| ("when".to_owned(), when)).into_iter().collect(),
+        }
+    }
+
     /// The one at a place.
     pub(crate) fn clause(&self, place: usize) -> Option<&Self> {
         match self {

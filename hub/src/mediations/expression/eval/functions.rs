@@ -22,8 +22,10 @@ impl Work<'_> {
             Some(Val::Json(json)) => json.as_str().map(str::to_owned),
             _ => None,
         };
-        if let Some(Val::Json(json)) = &first {
-            self.spend(node, json.as_str().map_or(0, |text| text.len() / 32))?;
+        for value in [&first, &second].into_iter().flatten() {
+            if let Val::Json(json) = value {
+                self.spend(node, json.as_str().map_or(0, |text| text.len() / 32))?;
+            }
         }
         let of_text = || text(&first).ok_or_else(|| fault("this function takes a text"));
         match function {

@@ -1,6 +1,6 @@
 //! What operators give: sums and differences, of times too, comparisons, `in`. Whole numbers and others may be mixed.
 
-use super::{Val, Work, bool, kind, number, weight};
+use super::{Val, Work, bool, kind, number};
 use crate::mediations::expression::{
     Error,
     tree::{Binary, Node},
@@ -20,10 +20,10 @@ impl Work<'_> {
         match sign {
             Binary::Equal => return Ok(bool(self.equal(node, &left, &right)?)),
             Binary::NotEqual => return Ok(bool(!self.equal(node, &left, &right)?)),
-            Binary::Less => return order(&left, &right).map(|o| bool(o.is_lt())).map_err(fault),
-            Binary::LessOrEqual => return order(&left, &right).map(|o| bool(o.is_le())).map_err(fault),
-            Binary::Greater => return order(&left, &right).map(|o| bool(o.is_gt())).map_err(fault),
-            Binary::GreaterOrEqual => return order(&left, &right).map(|o| bool(o.is_ge())).map_err(fault),
+            Binary::Less => return Ok(bool(self.order(node, &left, &right)?.is_lt())),
+            Binary::LessOrEqual => return Ok(bool(self.order(node, &left, &right)?.is_le())),
+            Binary::Greater => return Ok(bool(self.order(node, &left, &right)?.is_gt())),
+            Binary::GreaterOrEqual => return Ok(bool(self.order(node, &left, &right)?.is_ge())),
             Binary::In | Binary::Plus | Binary::Minus | Binary::Times | Binary::Divided | Binary::Rest => {}
         }
         let unfit = || fault("these values do not go together here".to_owned());
@@ -66,8 +66,7 @@ impl Work<'_> {
                     Ok(Val::Json(Cow::Owned(Value::String(format!("{left}{right}")))))
                 }
                 (Binary::Plus, Value::Array(left), Value::Array(right)) => {
-                    let cost = left.iter().chain(right).map(weight).sum();
-                    self.spend(node, cost)?;
+                    left.iter().chain(right).try_for_each(|item| self.pay(node, item))?;
                     Ok(Val::Json(Cow::Owned(Value::Array(left.iter().chain(right).cloned().collect()))))
                 }
                 _ => Err(unfit()),
@@ -78,28 +77,53 @@ impl Work<'_> {
 
     fn equal(&mut self, node: &Node, left: &Val<'_>, right: &Val<'_>) -> Result<bool, Error> {
         match (left, right) {
-            (Val::Json(left), Val::Json(right)) => {
-                self.spend(node, weight(left).min(weight(right)))?;
-                Ok(same(left, right))
-            }
+            (Val::Json(left), Val::Json(right)) => self.same(node, left, right),
             (Val::Time(left), Val::Time(right)) => Ok(left == right),
             (Val::Span(left), Val::Span(right)) => Ok(left == right),
             _ => Ok(false),
         }
     }
-}
 
-fn same(left: &Value, right: &Value) -> bool {
-    match (left, right) {
-        (Value::Number(left), Value::Number(right)) => compare(left, right) == Some(Ordering::Equal),
-        (Value::Array(left), Value::Array(right)) => {
-            left.len() == right.len() && left.iter().zip(right).all(|(left, right)| same(left, right))
+    /// Paid for as far as it is looked at: what differs in kind or length is not.
+    fn same(&mut self, node: &Node, left: &Value, right: &Value) -> Result<bool, Error> {
+        self.spend(node, 1)?;
+        match (left, right) {
+            (Value::Number(left), Value::Number(right)) => Ok(compare(left, right) == Some(Ordering::Equal)),
+            (Value::String(left), Value::String(right)) if left.len() == right.len() => {
+                self.spend(node, left.len() / 32)?;
+                Ok(left == right)
+            }
+            (Value::Array(left), Value::Array(right)) if left.len() == right.len() => {
+                for (left, right) in left.iter().zip(right) {
+                    if !self.same(node, left, right)? {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            (Value::Object(left), Value::Object(right)) if left.len() == right.len() => {
+                for (name, value) in left {
+                    self.spend(node, name.len() / 32)?;
+                    let Some(other) = right.get(name) else { return Ok(false) };
+                    if !self.same(node, value, other)? {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            (Value::Bool(left), Value::Bool(right)) => Ok(left == right),
+            (Value::Null, Value::Null) => Ok(true),
+            _ => Ok(false),
         }
-        (Value::Object(left), Value::Object(right)) => {
-            left.len() == right.len()
-                && left.iter().all(|(name, value)| right.get(name).is_some_and(|other| same(value, other)))
+    }
+
+    fn order(&mut self, node: &Node, left: &Val<'_>, right: &Val<'_>) -> Result<Ordering, Error> {
+        if let (Val::Json(left), Val::Json(right)) = (left, right)
+            && let (Some(left), Some(right)) = (left.as_str(), right.as_str())
+        {
+            self.spend(node, left.len().min(right.len()) / 32)?;
         }
-        _ => left == right,
+        order(left, right).map_err(|message| Error::new(node.column, message))
     }
 }
 
