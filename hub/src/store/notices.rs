@@ -93,8 +93,9 @@ pub(crate) fn tell(tx: &mut Tx<'_>, new: &NewNotice<'_>) -> Result<(), Error> {
         }
         tx.conn
             .prepare_cached(
-                "INSERT INTO deliveries (subscription, notice, line, head, queued_at, next_at) \
-                 VALUES (?1, ?2, ?3, NOT EXISTS (SELECT 1 FROM deliveries INDEXED BY deliveries_in_line \
+                // Its number is not that of one which is gone, and which somebody may still want sent again.
+                "INSERT INTO deliveries (seq, subscription, notice, line, head, queued_at, next_at) \
+                 VALUES (MAX(?4 * 1000, (SELECT COALESCE(MAX(seq), 0) + 1 FROM deliveries)), ?1, ?2, ?3, NOT EXISTS (SELECT 1 FROM deliveries INDEXED BY deliveries_in_line \
                  WHERE subscription = ?1 AND line = ?3 AND dead_at IS NULL), ?4, ?4)",
             )?
             .execute(params![subscription, notice, new.line.as_bytes(), ms(tx.now)])?;

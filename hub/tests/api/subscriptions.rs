@@ -109,6 +109,10 @@ async fn what_is_given_up_is_listed_and_can_be_sent_again() {
         assert_eq!(ids.len(), 1, "the same notice has one id, however often it is sent");
         assert_eq!(all.iter().filter(of).filter(|delivery| delivery.answered == 200).count(), 1);
     }
+    // A number that is gone does not come again for another delivery.
+    endpoint.always_answers(503);
+    ended_job(&hub).await;
+    eventually(|| async { (shown(&hub, &id).await["dead"] == 1).then_some(()) }).await;
     let gone =
         hub.post(&format!("/v1/subscriptions/{id}/deliveries/{}/resend", dead[0]["id"]), &json!({})).await;
     gone.expect_problem(404, "not_found");
