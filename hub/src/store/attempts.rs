@@ -343,8 +343,11 @@ pub(crate) fn give_up(
     };
     let message = "the agent lost the attempt; whether it took effect is not known";
     let mut failure = Failure::new(Verdict::Permanent, Effect::Unknown, Code::AgentLost, message);
-    if let Decision::Become(Next { error: Some(error), .. }) = &decision {
+    if let Decision::Become(Next { state, error: Some(error), .. }) = &decision {
         (failure.effect, failure.message) = (error.effect, error.message.clone());
+        if *state == JobState::Queued {
+            failure.verdict = Verdict::Retry;
+        }
     }
     finish(tx, job, row.number, &failure, tx.now, false)?;
     apply(tx, job, decision)?;

@@ -173,6 +173,7 @@ async fn an_attempt_of_a_silent_agent_moves_after_the_lease_and_its_late_commit_
         (seen.attempts[0].code, seen.attempts[0].effect),
         (Some(Code::AgentLost), Some(Effect::NotApplied))
     );
+    assert_eq!(seen.attempts[0].verdict, Some(Verdict::Retry), "the job goes on");
     // It wakes up and asks over a new connection: it is told to stop, and never granted.
     let mut awake = hello(&first);
     awake.held = vec![super::agent::held(attempt, "compta", passerelle_protocol::HeldState::Running)];
