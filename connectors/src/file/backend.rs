@@ -38,8 +38,11 @@ pub(super) enum Links {
 
 /// Whether a rename may take the place of what is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Existing {
-    Replace,
+pub(super) enum Existing<'a> {
+    Replace {
+        /// Where what is there waits meanwhile, at targets that cannot replace in one step.
+        aside: &'a Place,
+    },
     Refuse,
 }
 
@@ -226,7 +229,7 @@ pub(super) trait Backend: Send {
     fn open(&mut self, place: &Place) -> Result<Box<dyn SourceFile>, FsError>;
     fn stat(&mut self, path: &str, links: Links) -> Result<Stat, FsError>;
     fn list(&mut self, folder: &str, after: Option<&str>, max: usize) -> Result<Page, FsError>;
-    fn rename(&mut self, from: &Place, to: &Place, existing: Existing) -> Result<Renamed, FsError>;
+    fn rename(&mut self, from: &Place, to: &Place, existing: Existing<'_>) -> Result<Renamed, FsError>;
     /// Whether a renamed file keeps what recognises it. Where renaming makes a copy it does not.
     fn renames_keep_files(&self) -> bool {
         true

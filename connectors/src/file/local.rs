@@ -179,10 +179,10 @@ impl Backend for Local {
         Ok(page)
     }
 
-    fn rename(&mut self, from: &Place, to: &Place, existing: Existing) -> Result<Renamed, FsError> {
+    fn rename(&mut self, from: &Place, to: &Place, existing: Existing<'_>) -> Result<Renamed, FsError> {
         let (source, target) = (self.parent(from)?, self.parent(to)?);
         let result = match existing {
-            Existing::Replace => renameat(&source, from.name(), &target, to.name()),
+            Existing::Replace { aside: _ } => renameat(&source, from.name(), &target, to.name()),
             Existing::Refuse => {
                 match renameat_with(&source, from.name(), &target, to.name(), RenameFlags::NOREPLACE) {
                     // The file system cannot (NFS, old FUSE): a hard link fails just as atomically if there is one.

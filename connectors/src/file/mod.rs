@@ -3,6 +3,7 @@
 //! - `settings`: what the operator writes; `params`: what a job says and what that demands of the policy
 //! - `backend`: the one small trait that each kind of place implements (`local`, `sftp`, `smb`, `ftp`, `webdav`, `s3`), blocking; `dial`: the
 //!   way to servers; `over_http`: what those behind HTTP share
+//! - `aside`: replacing where the target knows no single step for it
 //! - `worker`, `pool`: the threads those places live on, kept warm between jobs
 //! - `examine`: each link on its own, for the operator
 //! - `operations`: drop, fetch, list, stat, move, delete, written once over any backend
@@ -11,6 +12,7 @@
 //! Blocking calls run on threads of their own. Dropping the future of an operation does not stop a call in progress:
 //! it ends with its own time limit, then the thread removes an unfinished part and goes away.
 
+mod aside;
 mod backend;
 mod dial;
 mod examine;

@@ -1,7 +1,9 @@
 //! What only an FTP server can do wrong: TLS, log-in, lost connections, hostile answers.
 
 use crate::{
-    cases::failed,
+    cases::{
+        changing::a_file_moved_onto_itself_stays, failed, faults::what_the_account_may_not_do_is_refused,
+    },
     support::{
         Place, call, check, payload,
         proftpd::Speaks,
@@ -102,6 +104,20 @@ async fn a_server_that_fails_at_the_log_in_is_not_taken_for_a_wrong_password() {
     let failure =
         failed(probe(&place.connector).await, Verdict::Retry, Code::TargetRefused, Effect::NotApplied);
     assert!(failure.detail.as_deref().is_some_and(|detail| detail.contains("500 OOPS")), "{failure:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_does_not_replace_loses_no_file() {
+    let place = Place::proftpd(Speaks::Ftp, "<Directory />\nAllowOverwrite off\n</Directory>\n");
+    place.write("a.csv", b"old");
+    let outcome = place.drop(json!({"path": "a.csv"}), b"new").await.unwrap();
+    assert_eq!(outcome.result["atomic"], false, "a server that replaces shows nothing here");
+    place.write("b.csv", b"moved");
+    let params = json!({"from": "b.csv", "to": "a.csv", "on_conflict": "replace"});
+    assert_eq!(place.ask("move", params).await.unwrap(), json!({"path": "a.csv", "atomic": false}));
+    assert_eq!((place.read("a.csv"), place.parts()), (b"moved".to_vec(), vec![]));
+    a_file_moved_onto_itself_stays(&place).await;
+    what_the_account_may_not_do_is_refused(&place).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -97,7 +97,9 @@ cases: {
         what_an_attempt_left_is_named_and_cleaned_up,
         a_damaged_part_stays_until_its_intent_is_withdrawn,
         an_interrupted_delete_spares_a_newer_file,
-        an_interrupted_move_is_decided_by_the_file;
+        an_interrupted_move_is_decided_by_the_file,
+        what_was_set_aside_to_be_replaced_is_found_again,
+        a_file_set_aside_to_be_moved_onto_itself_is_put_back;
     reading:
         fetch_gives_content_and_time,
         fetch_refuses_what_is_not_a_file,
@@ -127,6 +129,7 @@ cases: {
         delete_refuses_folders,
         move_obeys_on_conflict,
         move_needs_its_source_and_folder,
+        a_file_moved_onto_itself_stays,
         the_gate_is_asked_before_each_effect,
         the_probe_finds_the_folder;
     then:

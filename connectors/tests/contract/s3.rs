@@ -172,6 +172,9 @@ async fn moves_obey_on_conflict() {
         let params = json!({"from": "a.csv", "to": to, "on_conflict": "replace"});
         assert_eq!(place.ask("move", params).await.unwrap(), json!({"path": to}));
         assert_eq!(place.read(to), b"");
+        let params = json!({"from": to, "to": to, "on_conflict": "replace"});
+        assert_eq!(place.ask("move", params).await.unwrap(), json!({"path": to}));
+        assert!(place.has(to), "a file moved onto itself stays");
         let result = place.ask("move", json!({"from": "a.csv", "to": "b.csv"})).await;
         failed(result, Verdict::Permanent, Code::TargetNotFound, Effect::NotApplied);
         assert_eq!(place.parts(), [""; 0], "what conditions were tried on is gone");

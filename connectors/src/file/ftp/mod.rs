@@ -19,6 +19,7 @@ mod transfer;
 pub(super) use settings::{FtpSettings, Mode, check};
 
 use super::{
+    aside::{self, LinkNames},
     backend::{
         Backend, EntryKind, Existing, Features, FsError, Links, Page, PartFile, Problem, Renamed, Smallest,
         SourceFile, Stat, fits,
@@ -294,27 +295,28 @@ impl Backend for Remote {
         Ok(Page { entries: kept.into_iter().collect(), more, unreadable })
     }
 
-    fn rename(&mut self, from: &Place, to: &Place, existing: Existing) -> Result<Renamed, FsError> {
+    fn rename(&mut self, from: &Place, to: &Place, existing: Existing<'_>) -> Result<Renamed, FsError> {
         let ((_, source), (_, target)) = (self.path(from)?, self.path(to)?);
-        if existing == Existing::Refuse {
-            let naming = Arc::clone(&self.naming);
-            let _one_at_a_time = naming.lock().unwrap_or_else(PoisonError::into_inner);
-            if self.find(to)?.is_some() {
-                return Err(FsError::new(Problem::Exists, target));
+        let aside = match existing {
+            Existing::Replace { aside } => aside,
+            Existing::Refuse => {
+                let naming = Arc::clone(&self.naming);
+                let _one_at_a_time = naming.lock().unwrap_or_else(PoisonError::into_inner);
+                if self.find(to)?.is_some() {
+                    return Err(FsError::new(Problem::Exists, target));
+                }
+                return self.rename_now(from, &source, &target).map(|()| Renamed { atomic: false });
             }
-            return self.rename_now(from, &source, &target).map(|()| Renamed { atomic: false });
-        }
+        };
         let Err(error) = self.rename_now(from, &source, &target) else { return Ok(Renamed { atomic: true }) };
         if error.is_broken() {
             return Err(error);
         }
-        // Servers that do not replace: removed first. Between the two there is no file of that name, but never half a
-        // one.
+        // It may be a server that does not replace.
         match self.find(to)?.map(|entry| entry.stat.kind) {
             Some(EntryKind::Directory) => Err(FsError::new(Problem::IsAFolder, target)),
             Some(_) if self.find(from)?.is_some() => {
-                self.delete(to)?;
-                self.rename_now(from, &source, &target).map(|()| Renamed { atomic: false })
+                aside::replace(self, from, to, aside, LinkNames::Doubtful)
             }
             Some(_) | None => Err(error),
         }

@@ -150,7 +150,7 @@ async fn write_and_name(
         };
         call.gate.pass(&intent).await?;
         lease.commit();
-        match name(lease, &part, &target, on_conflict).await {
+        match name(lease, call, &part, &target, on_conflict).await {
             Ok(named) => return Ok(named.outcome(&intent, written.synced)),
             Err(error)
                 if error.problem == Problem::Exists
@@ -381,6 +381,14 @@ pub(super) async fn free_name(lease: &mut Lease, place: &Place, from: u32) -> Re
     found.await?.ok_or_else(no_free_name)
 }
 
+/// What a rename may do to what is at its target.
+pub(super) fn existing(on_conflict: OnConflict, aside: &Place) -> Existing<'_> {
+    match on_conflict {
+        OnConflict::Replace => Existing::Replace { aside },
+        OnConflict::Fail | OnConflict::Suffix => Existing::Refuse,
+    }
+}
+
 /// How the part got its name.
 pub(super) struct Named {
     /// Whether the folder was synced afterwards.
@@ -394,18 +402,15 @@ pub(super) struct Named {
 /// The final effect.
 pub(super) async fn name(
     lease: &mut Lease,
+    call: &Call,
     part: &Place,
     target: &Place,
     on_conflict: OnConflict,
 ) -> Result<Named, FsError> {
-    let (part, target) = (part.clone(), target.clone());
-    let existing = match on_conflict {
-        OnConflict::Replace => Existing::Replace,
-        OnConflict::Fail | OnConflict::Suffix => Existing::Refuse,
-    };
+    let (part, target, aside) = (part.clone(), target.clone(), target.taken(call.job));
     lease
         .run(move |hands| {
-            let renamed = hands.fs.rename(&part, &target, existing)?;
+            let renamed = hands.fs.rename(&part, &target, existing(on_conflict, &aside))?;
             // The effect has happened: from here on nothing may turn it into a failure.
             let synced = hands.fs.sync_folder(target.folder()).unwrap_or_else(|error| {
             tracing::warn!(detail = %error.detail, "a folder could not be synced after a file was put there");

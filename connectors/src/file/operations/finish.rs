@@ -8,10 +8,12 @@
 //! | gone | the intent's, part had not been synced | it was, if the target is there with the intent's content |
 //! | there or gone | bound to its target (an object store's upload), which says that it came from it | it was |
 //! | gone | bound to its target, which does not say so | it was, if the target has the intent's content; else nobody can tell |
+//! | there, and what was to be replaced is set aside | | cut off between the steps of replacing: put it back first |
 //! | gone | another one, or not synced and no such target | nobody can tell: `unknown` |
 
 use super::{
     super::{
+        aside::{self, forget, restore},
         backend::{EntryKind, FsError, Links, Problem},
         params::{Drop, OnConflict},
         place::Place,
@@ -46,12 +48,17 @@ struct Found {
     binds: bool,
     /// Whether a name that must be free is taken in one step.
     claims: bool,
+    /// Whether something is where the attempt set aside what it was to replace.
+    aside: bool,
 }
 
 impl Found {
     /// Whether an earlier attempt's rename, of which no answer is left, was one step.
     fn atomic(&self, params: &Drop) -> bool {
-        params.on_conflict == OnConflict::Replace || self.claims
+        match params.on_conflict {
+            OnConflict::Replace => !self.aside,
+            OnConflict::Fail | OnConflict::Suffix => self.claims,
+        }
     }
 }
 
@@ -72,8 +79,20 @@ pub(super) async fn finish(
     let looking = Call { cancel: CancellationToken::new(), ..call.clone() };
     let mut lease = pool.lease_for(&looking).await.map_err(Failure::effect_unknown)?;
     let finished = decide(&mut lease, &looking, &call.cancel, params, intent).await;
+    if let (Ok(Finished::Done(_)), Some(aside)) = (&finished, replaced(call, params)) {
+        lease.commit();
+        // It has happened: what cannot be removed turns it into no failure.
+        if let Err(error) = lease.run(move |hands| forget(hands.fs.as_mut(), &aside)).await {
+            tracing::debug!(detail = %error.detail, "a file that was replaced may stay under a hidden name");
+        }
+    }
     lease.release().await;
     finished
+}
+
+/// Where the job sets aside what it replaces, at targets that replace in several steps.
+fn replaced(call: &Call, params: &Drop) -> Option<Place> {
+    (params.on_conflict == OnConflict::Replace).then(|| params.place.taken(call.job))
 }
 
 async fn decide(
@@ -92,7 +111,13 @@ async fn decide(
     };
     let part = params.place.own_part(call.job, part).ok_or_else(of_another_job)?;
     let target = intended(&params.place, params.on_conflict, target)?;
-    let found = lease.run(find(&part)).await.map_err(unknown)?;
+    let aside = replaced(call, params);
+    let found = lease.run(find(&part, aside.clone())).await.map_err(unknown)?;
+    if let (Some(_), true, Some(aside)) = (found.part, found.aside, aside) {
+        // Cut off between the steps of replacing: whatever comes now, what was there is there again.
+        let place = target.clone();
+        lease.run(move |hands| restore(hands.fs.as_mut(), &place, &aside)).await.map_err(unknown)?;
+    }
     call.progress.beat();
     let atomic = found.atomic(params);
     if found.binds && lease.run(says_so(&target, &part)).await.map_err(unknown)? {
@@ -145,7 +170,7 @@ async fn rename(
     loop {
         call.gate.pass(&intent).await?;
         lease.commit();
-        let named = name(lease, part, &target, params.on_conflict).await;
+        let named = name(lease, call, part, &target, params.on_conflict).await;
         match named {
             Ok(named) => {
                 return Ok(Finished::Done(named.outcome(&intent, kept.synced)));
@@ -175,7 +200,10 @@ async fn rename(
     }
 }
 
-fn find(part: &Place) -> impl FnOnce(&mut Hands) -> Result<Found, FsError> + Send + 'static {
+fn find(
+    part: &Place,
+    aside: Option<Place>,
+) -> impl FnOnce(&mut Hands) -> Result<Found, FsError> + Send + 'static {
     let part = part.clone();
     move |hands| {
         let features = hands.fs.features();
@@ -186,11 +214,15 @@ fn find(part: &Place) -> impl FnOnce(&mut Hands) -> Result<Found, FsError> + Sen
             Err(error) if error.problem == Problem::NotFound => None,
             Err(error) => return Err(error),
         };
+        let aside = match (&folder, aside) {
+            (Some(_), Some(aside)) => aside::look(hands.fs.as_mut(), &aside)?.is_some(),
+            (Some(_) | None, _) => false,
+        };
         let part = match folder {
             Some(_) => look(hands.fs.as_mut(), &part, Links::Keep)?.map(|stat| stat.size),
             None => None,
         };
-        Ok(Found { part, folder, rereads, binds, claims })
+        Ok(Found { part, folder, rereads, binds, claims, aside })
     }
 }
 

@@ -1,21 +1,23 @@
 //! `move`: one file to another place below the root.
 //!
 //! After a crash or a lost reply the file's fingerprint decides: still at `from` → move it; at `to` → done; at neither
-//! → nobody can tell, as someone may have taken it from either place.
+//! → nobody can tell, as someone may have taken it from either place. What was set aside to be replaced is put back before
+//! that is decided, unless the file is at `to`. It may be the file itself, which was moved onto itself by another path.
 
 use super::{
     super::{
-        backend::{EntryKind, Existing, FsError, Links, Problem, Stat},
+        aside::{self, forget, restore},
+        backend::{EntryKind, FsError, Links, Problem, Renamed, Stat},
         params::{Move, OnConflict},
         pool::{Lease, Pool},
     },
     Fingerprint,
-    drop::free_name,
+    drop::{existing, free_name},
     effect_failure, intended, look, plain, state,
 };
 use crate::{Call, Code, Failure, Intent, Outcome};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// What the connector keeps in the intent of a move.
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,10 +38,37 @@ pub(super) async fn move_file(pool: &Pool, call: &Call, params: &Move) -> Result
         None => rename(&mut lease, call, params).await,
     };
     lease.release().await;
-    moved.map(|path| plain(json!({ "path": path })))
+    moved.map(|Moved { path, atomic }| {
+        let mut result = json!({ "path": path });
+        // What takes a free name says nothing of it.
+        if !atomic
+            && params.on_conflict == OnConflict::Replace
+            && let Some(result) = result.as_object_mut()
+        {
+            result.insert("atomic".to_owned(), Value::Bool(false));
+        }
+        plain(result)
+    })
 }
 
-async fn resume(lease: &mut Lease, call: &Call, params: &Move, intent: &Intent) -> Result<String, Failure> {
+/// Where the file is now.
+struct Moved {
+    path: String,
+    /// As [`Renamed`] says it.
+    atomic: bool,
+}
+
+/// What is where after an attempt that was cut off.
+struct Found {
+    source: Option<Stat>,
+    moved: Option<Stat>,
+    /// What is at the target says that it was made from the source.
+    copied: bool,
+    /// What was replaced had been set aside.
+    replaced: bool,
+}
+
+async fn resume(lease: &mut Lease, call: &Call, params: &Move, intent: &Intent) -> Result<Moved, Failure> {
     let kept: MoveState = state(intent)?;
     let Some(target) = intent.target.clone() else {
         let message = "what an earlier attempt intended is incomplete, so nothing is done";
@@ -47,12 +76,32 @@ async fn resume(lease: &mut Lease, call: &Call, params: &Move, intent: &Intent) 
     };
     let (from, to) = (params.from.clone(), intended(&params.to, params.on_conflict, &target)?);
     let (size, modified) = (kept.file.size, kept.file.modified.clone());
+    let replaces = params.on_conflict == OnConflict::Replace;
+    let (file, job) = (kept.file.clone(), call.job);
     let found = lease.run(move |hands| {
         let fs = hands.fs.as_mut();
-        let copied = fs.came_from(&to, &from, Some((size, modified.as_deref())))?;
-        Ok((look(fs, &from, Links::Keep)?, look(fs, &to, Links::Keep)?, copied))
+        let aside = to.taken(job);
+        let mut found = Found {
+            copied: from != to && fs.came_from(&to, &from, Some((size, modified.as_deref())))?,
+            source: look(fs, &from, Links::Keep)?,
+            moved: look(fs, &to, Links::Keep)?,
+            replaced: false,
+        };
+        if replaces && let Some(waiting) = aside::look(fs, &aside)? {
+            let is_it = |stat: Option<Stat>| stat.is_some_and(|stat| file.matches(stat));
+            if is_it(found.moved) && !is_it(found.source) || found.copied {
+                found.replaced = forget(fs, &aside)?;
+            } else if is_it(found.source) || found.source.is_none() && is_it(Some(waiting)) {
+                restore(fs, &to, &aside)?;
+                found.source = look(fs, &from, Links::Keep)?;
+                found.moved = look(fs, &to, Links::Keep)?;
+            }
+        }
+        Ok(found)
     });
-    let (source, moved, copied) = found.await.map_err(|error| Failure::from(error).effect_unknown())?;
+    let Found { source, moved, copied, replaced } =
+        found.await.map_err(|error| Failure::from(error).effect_unknown())?;
+    let done = Moved { path: target.clone(), atomic: !replaced };
     let is_it = |stat: Option<Stat>| stat.is_some_and(|stat| kept.file.matches(stat));
     if copied {
         // Where a move is a copy and a delete, the second half may be missing.
@@ -61,20 +110,21 @@ async fn resume(lease: &mut Lease, call: &Call, params: &Move, intent: &Intent) 
             lease.commit();
             lease.run(move |hands| hands.fs.delete(&from)).await.map_err(effect_failure)?;
         }
-        return Ok(target);
+        return Ok(done);
     }
     let one_file = source
         .and_then(|stat| stat.inode)
         .is_some_and(|inode| Some(inode) == moved.and_then(|stat| stat.inode));
     match (is_it(source), is_it(moved)) {
         (true, false) => rename(lease, call, params).await,
-        (false, true) => Ok(target),
-        // Cut off between link and unlink, where a rename is made of these two.
-        (true, true) if one_file => {
+        (false, true) => Ok(done),
+        // Cut off between link and unlink, where a rename that replaces nothing is made of these two. With one that replaces
+        // both paths may be of the same name.
+        (true, true) if one_file && !replaces => {
             let from = params.from.clone();
             lease.commit();
             lease.run(move |hands| hands.fs.delete(&from)).await.map_err(effect_failure)?;
-            Ok(target)
+            Ok(done)
         }
         (true, true) => rename(lease, call, params).await,
         (false, false) => {
@@ -87,7 +137,7 @@ async fn resume(lease: &mut Lease, call: &Call, params: &Move, intent: &Intent) 
     }
 }
 
-async fn rename(lease: &mut Lease, call: &Call, params: &Move) -> Result<String, Failure> {
+async fn rename(lease: &mut Lease, call: &Call, params: &Move) -> Result<Moved, Failure> {
     let Move { from, to, on_conflict } = params;
     let (source, target) = (from.clone(), to.clone());
     let looked = lease.run(move |hands| {
@@ -107,6 +157,10 @@ async fn rename(lease: &mut Lease, call: &Call, params: &Move) -> Result<String,
         (Some(_), OnConflict::Fail) => return Err(FsError::new(Problem::Exists, to).into()),
         (Some(_) | None, OnConflict::Replace | OnConflict::Fail | OnConflict::Suffix) => {}
     }
+    if from == to && *on_conflict == OnConflict::Replace {
+        // It is where it shall be. Some servers would take it away first, as what is to be replaced.
+        return Ok(Moved { path: to.to_string(), atomic: true });
+    }
     let mut candidate = 1;
     loop {
         let (target, number) = match on_conflict {
@@ -122,18 +176,18 @@ async fn rename(lease: &mut Lease, call: &Call, params: &Move) -> Result<String,
         };
         call.gate.pass(&intent).await?;
         lease.commit();
-        let existing = if *on_conflict == OnConflict::Replace { Existing::Replace } else { Existing::Refuse };
-        let (source, place) = (from.clone(), target.clone());
+        let (source, place, aside, on_conflict) =
+            (from.clone(), target.clone(), target.taken(call.job), *on_conflict);
         let renamed = lease.run(move |hands| {
-            hands.fs.rename(&source, &place, existing)?;
+            let Renamed { atomic } = hands.fs.rename(&source, &place, existing(on_conflict, &aside))?;
             // The effect has happened: a folder that cannot be synced does not undo it.
             drop(hands.fs.sync_folder(place.folder()));
             drop(hands.fs.sync_folder(source.folder()));
-            Ok(())
+            Ok(atomic)
         });
         match renamed.await {
-            Ok(()) => return Ok(target.to_string()),
-            Err(error) if error.problem == Problem::Exists && *on_conflict == OnConflict::Suffix => {
+            Ok(atomic) => return Ok(Moved { path: target.to_string(), atomic }),
+            Err(error) if error.problem == Problem::Exists && on_conflict == OnConflict::Suffix => {
                 candidate = number + 1;
             }
             Err(error) => return Err(effect_failure(error)),

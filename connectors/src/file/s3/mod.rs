@@ -136,7 +136,7 @@ impl Remote {
     }
 
     /// Completes the upload that a part is.
-    fn complete(&mut self, part: &Place, to: &Place, existing: Existing) -> Result<Renamed, FsError> {
+    fn complete(&mut self, part: &Place, to: &Place, existing: Existing<'_>) -> Result<Renamed, FsError> {
         let marker = self.session.marker(part)?;
         let Some(marker) = marker.filter(|marker| marker.target == to.as_str()) else {
             let detail = format!("what was written for {part} cannot become {to}");
@@ -347,7 +347,7 @@ impl Backend for Remote {
         Ok(page)
     }
 
-    fn rename(&mut self, from: &Place, to: &Place, existing: Existing) -> Result<Renamed, FsError> {
+    fn rename(&mut self, from: &Place, to: &Place, existing: Existing<'_>) -> Result<Renamed, FsError> {
         if is_part(from.name().as_bytes()) {
             return self.complete(from, to, existing);
         }

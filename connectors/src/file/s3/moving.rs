@@ -43,7 +43,7 @@ impl Remote {
         &mut self,
         from: &Place,
         to: &Place,
-        existing: Existing,
+        existing: Existing<'_>,
     ) -> Result<Renamed, FsError> {
         let (source, target) = (self.key(from)?, self.key(to)?);
         let head = Head::of(&self.session, &source)?;
@@ -55,7 +55,8 @@ impl Remote {
             return Err(FsError::new(Problem::Exists, to));
         }
         let modified = head.modified.map(|time| time.to_string());
-        let said = said_of(&head, &mark(from, head.size, modified.as_deref()));
+        let mark = mark(from, head.size, modified.as_deref());
+        let said = said_of(&head, &mark);
         // Conditions are obeyed where uploads are completed; of a plain copy nobody knows.
         if conditional || head.size > COPY {
             self.session.copy_in_pieces(&source, &target, &head, said, conditional)?;
@@ -70,6 +71,8 @@ impl Remote {
         }
         // Whatever came to the old place meanwhile is somebody's and stays.
         match Head::of(&self.session, &source) {
+            // The copy itself, in a store to which two keys are one.
+            Ok(now) if now.says(MADE_FROM_FILE, &mark) => {}
             Ok(now) if now.etag == head.etag => {
                 self.session.tell(&Request::new(Method::DELETE, &source)).map_err(|error| {
                     // The file is at both places: the next attempt finds the copy's mark.
@@ -80,7 +83,7 @@ impl Remote {
             Err(error) if error.problem == Problem::NotFound => {}
             Err(error) => return Err(FsError { problem: Problem::Lost, ..error }),
         }
-        Ok(Renamed { atomic: existing == Existing::Replace || conditional })
+        Ok(Renamed { atomic: existing != Existing::Refuse || conditional })
     }
 }
 

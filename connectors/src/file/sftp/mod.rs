@@ -20,6 +20,7 @@ mod transfer;
 pub(super) use connect::{Login, SftpServer};
 
 use super::{
+    aside::{self, LinkNames},
     backend::{
         Backend, EntryKind, Existing, Features, FsError, Interrupt, Links, Page, PartFile, Problem, Renamed,
         Smallest, SourceFile, Stat, fits,
@@ -48,8 +49,6 @@ const READ: usize = 4 * 1024 * 1024;
 const WRITE: usize = 1024 * 1024;
 /// How many links are followed in a row, where the server does not do it.
 const MAX_LINKS: usize = 8;
-/// How often replacing in two steps begins anew when others take the name between them.
-const MAX_REPEATED: usize = 20;
 /// How long a parked session is trusted without asking the server.
 const TRUSTED: Duration = Duration::from_secs(5);
 /// How long a server may take to say that it is still there.
@@ -185,26 +184,6 @@ impl Remote {
         }
     }
 
-    /// Removes what is there, then takes the name. Between the two there is no file of that name, but never half a one.
-    fn rename_in_two(&self, from: &str, to: &str) -> Result<Renamed, FsError> {
-        for _ in 0..MAX_REPEATED {
-            match self.sftp.unlink(Path::new(to)) {
-                Err(error) if !is_status(&error, libssh2_sys::LIBSSH2_FX_NO_SUCH_FILE) => {
-                    return Err(self.failed(to, &error));
-                }
-                Ok(()) | Err(_) => {}
-            }
-            match self.plain_rename(from, to) {
-                // Somebody else took the name between the two, and may have removed that again.
-                Err(error)
-                    if matches!(error.problem, Problem::Exists | Problem::Other)
-                        && self.lstat(from).is_ok() => {}
-                other => return other.map(|()| Renamed { atomic: false }),
-            }
-        }
-        Err(FsError::new(Problem::Busy, format!("{to}: others put a file there again and again")))
-    }
-
     /// Plain `SSH_FXP_RENAME`: by the protocol it never replaces.
     fn plain_rename(&self, from: &str, to: &str) -> Result<(), FsError> {
         let (source, target) = (Path::new(from), Path::new(to));
@@ -298,35 +277,40 @@ impl Backend for Remote {
         Ok(Page { entries: kept.into_iter().collect(), more, unreadable })
     }
 
-    fn rename(&mut self, from: &Place, to: &Place, existing: Existing) -> Result<Renamed, FsError> {
-        let (from, to) = (self.path(from)?, self.path(to)?);
-        if existing == Existing::Refuse {
-            return self.rename_to_free(&from, &to);
-        }
+    fn rename(&mut self, from: &Place, to: &Place, existing: Existing<'_>) -> Result<Renamed, FsError> {
+        let (source, target) = (self.path(from)?, self.path(to)?);
+        let aside = match existing {
+            Existing::Refuse => return self.rename_to_free(&source, &target),
+            Existing::Replace { aside } => aside,
+        };
+        let links = if self.is_openssh { LinkNames::Movable } else { LinkNames::Doubtful };
         // A server may rename to where a link leads, outside the root even.
-        if self.link_target(&to)?.is_some() {
-            return self.rename_in_two(&from, &to);
+        if self.link_target(&target)?.is_some() {
+            return aside::replace(self, from, to, aside, links);
         }
         if self.posix_rename.is_none() {
-            self.posix_rename = PosixRename::open(&self.session).map_err(|error| self.failed(&to, &error))?;
+            let opened = PosixRename::open(&self.session);
+            self.posix_rename = opened.map_err(|error| self.failed(&target, &error))?;
         }
         let atomic = match &self.posix_rename {
-            Some(renamer) => renamer.rename(&from, &to),
+            Some(renamer) => renamer.rename(&source, &target),
             None => Err(posix_rename::not_offered()),
         };
         match atomic {
             Ok(()) => return Ok(Renamed { atomic: true }),
             Err(error) if is_status(&error, libssh2_sys::LIBSSH2_FX_OP_UNSUPPORTED) => {}
-            Err(error) => return Err(self.failed(&to, &error)),
+            Err(error) => return Err(self.failed(&target, &error)),
         }
-        // Without the extension: a free name is taken in one step, an occupied one in two.
-        match self.plain_rename(&from, &to) {
+        // Without the extension: a free name is taken in one step, an occupied one in several.
+        match self.plain_rename(&source, &target) {
             Ok(()) => Ok(Renamed { atomic: true }),
-            Err(error) if error.problem == Problem::Exists => self.rename_in_two(&from, &to),
+            Err(error) if error.problem == Problem::Exists => aside::replace(self, from, to, aside, links),
             // Somebody else had the name, and has removed it meanwhile.
-            Err(error) if error.problem == Problem::Other && self.lstat(&from).is_ok() => {
-                match self.plain_rename(&from, &to) {
-                    Err(error) if error.problem == Problem::Exists => self.rename_in_two(&from, &to),
+            Err(error) if error.problem == Problem::Other && self.lstat(&source).is_ok() => {
+                match self.plain_rename(&source, &target) {
+                    Err(error) if error.problem == Problem::Exists => {
+                        aside::replace(self, from, to, aside, links)
+                    }
                     other => other.map(|()| Renamed { atomic: true }),
                 }
             }

@@ -159,10 +159,10 @@ impl Backend for Remote {
         Ok(Page { entries: kept.into_iter().collect(), more, unreadable })
     }
 
-    fn rename(&mut self, from: &Place, to: &Place, existing: Existing) -> Result<Renamed, FsError> {
+    fn rename(&mut self, from: &Place, to: &Place, existing: Existing<'_>) -> Result<Renamed, FsError> {
         self.enter(from.folder())?;
         self.enter(to.folder())?;
-        let replace = existing == Existing::Replace;
+        let replace = existing != Existing::Refuse;
         let _turn = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
         self.session().rename(from.as_str(), to.as_str(), replace)?;
         // Windows takes a free name in one step and Samba does not: which of the two this is nothing tells for sure.

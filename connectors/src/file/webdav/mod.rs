@@ -19,11 +19,12 @@ mod transfer;
 pub(super) use settings::{WebDavKeys, WebDavSettings, check};
 
 use super::{
+    aside::{self, LinkNames},
     backend::{
         Backend, EntryKind, Existing, Features, FsError, Links, Page, PartFile, Problem, Renamed, Smallest,
         SourceFile, Stat,
     },
-    place::Place,
+    place::{Place, is_part},
 };
 use bytes::Bytes;
 use exchange::{Session, method};
@@ -259,14 +260,22 @@ impl Backend for Remote {
         Ok(Page { entries: kept.into_iter().collect(), more, unreadable })
     }
 
-    fn rename(&mut self, from: &Place, to: &Place, existing: Existing) -> Result<Renamed, FsError> {
+    fn rename(&mut self, from: &Place, to: &Place, existing: Existing<'_>) -> Result<Renamed, FsError> {
+        // Some servers (Apache) delete what is there before they see that they may not move the other file. A part lies in the
+        // same folder, and is never the target itself.
+        if let Existing::Replace { aside } = existing
+            && !is_part(from.name().as_bytes())
+            && !self.free.contains(to.as_str())
+        {
+            return aside::replace(self, from, to, aside, LinkNames::Movable);
+        }
         let (source, target) = (self.session.root.file(from.as_str())?, self.session.root.file(to.as_str())?);
         let mut headers = HeaderMap::new();
         let destination = HeaderValue::from_str(target.as_str())
             .map_err(|error| FsError::new(Problem::BadName, format!("{to}: {error}")))?;
         headers.insert("destination", destination);
         let overwrite = match existing {
-            Existing::Replace => "T",
+            Existing::Replace { aside: _ } => "T",
             Existing::Refuse => "F",
         };
         headers.insert("overwrite", HeaderValue::from_static(overwrite));
@@ -284,12 +293,12 @@ impl Backend for Remote {
             moved = self.change(&method("MOVE"), &source, &headers);
         }
         drop(held);
+        let was_free = self.free.remove(to.as_str());
         match moved {
             // Only a place that was free is known to have been replaced in one step: the protocol lets a server delete
             // what is there first. And no server is known not to look first where nothing may be replaced.
             Ok(status) => Ok(Renamed {
-                atomic: existing == Existing::Replace
-                    && (status == StatusCode::CREATED || self.free.contains(to.as_str())),
+                atomic: existing != Existing::Refuse && (status == StatusCode::CREATED || was_free),
             }),
             Err(error) => match error.problem {
                 // The server failed half-way, perhaps after the deed.

@@ -51,9 +51,43 @@ pub async fn move_obeys_on_conflict(place: &Place) {
     assert_eq!(place.read("done/a (2).csv"), b"2");
     place.write("a.csv", b"3");
     let params = json!({"from": "a.csv", "to": to, "on_conflict": "replace"});
-    assert_eq!(place.ask("move", params).await.unwrap(), json!({"path": to}));
+    let at_once = place.abilities.replaces_at_once && place.dav.is_none();
+    let expected = if at_once { json!({"path": to}) } else { json!({"path": to, "atomic": false}) };
+    assert_eq!(place.ask("move", params).await.unwrap(), expected);
     assert_eq!(place.read(to), b"3");
     assert!(!place.has("a.csv"));
+    assert_eq!(place.parts(), [""; 0]);
+}
+
+pub async fn a_file_moved_onto_itself_stays(place: &Place) {
+    std::fs::create_dir(place.root.join("real")).unwrap();
+    std::os::unix::fs::symlink("real", place.root.join("link")).unwrap();
+    place.write("real/a.csv", b"content");
+    for to in ["real/a.csv", "link/a.csv"] {
+        for (from, to) in [("real/a.csv", to), (to, "real/a.csv")] {
+            let params = json!({"from": from, "to": to, "on_conflict": "replace"});
+            match place.ask("move", params).await {
+                Ok(result) => assert_eq!(result["path"], to, "{from} to {to}"),
+                // ProFTPD's SFTP refuses it.
+                Err(failure) => {
+                    assert!(place.proftpd.is_some() && from != to, "{from} to {to}: {failure}");
+                    assert_eq!(failure.effect, Effect::NotApplied);
+                }
+            }
+            assert_eq!(place.read("real/a.csv"), b"content", "{from} to {to}");
+            let params = json!({"from": from, "to": to, "on_conflict": "fail"});
+            failed(
+                place.ask("move", params).await,
+                Verdict::Permanent,
+                Code::TargetConflict,
+                Effect::NotApplied,
+            );
+            assert_eq!(place.read("real/a.csv"), b"content", "{from} to {to}");
+        }
+    }
+    assert_eq!(place.parts(), [""; 0]);
+    let params = json!({"from": "real/b.csv", "to": "real/b.csv", "on_conflict": "replace"});
+    failed(place.ask("move", params).await, Verdict::Permanent, Code::TargetNotFound, Effect::NotApplied);
 }
 
 pub async fn move_needs_its_source_and_folder(place: &Place) {

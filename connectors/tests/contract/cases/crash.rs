@@ -2,7 +2,7 @@
 
 use super::failed;
 use crate::support::{Place, Recorder, call, payload};
-use passerelle_connectors::{Call, Code, Effect, Failure, Gate, Intent, Verdict};
+use passerelle_connectors::{Call, Code, Effect, Failure, Gate, Intent, Outcome, Verdict};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -375,4 +375,75 @@ pub async fn an_interrupted_move_is_decided_by_the_file(place: &Place) {
         assert_eq!(place.run(&next, "move", &params, None).await.unwrap().result, json!({"path": "b.csv"}));
         assert!(!place.has("a.csv") && place.has("b.csv"));
     }
+}
+
+/// Where the job sets aside what it is to replace.
+fn aside(place: &Place, call: &Call) -> std::path::PathBuf {
+    place.root.join(format!(".passerelle-{}.taken", call.job))
+}
+
+pub async fn what_was_set_aside_to_be_replaced_is_found_again(place: &Place) {
+    let file = place.root.join("a.csv");
+    let params = json!({"path": "a.csv"});
+    // Not renamed yet: it goes on, or, cancelled, puts back what was there.
+    for cancelled in [false, true] {
+        place.write("a.csv", b"old");
+        let (next, intent) = cut_off(place, &params, b"content").await;
+        std::fs::rename(&file, aside(place, &next)).unwrap();
+        if cancelled {
+            next.cancel.cancel();
+        }
+        let result = place.run(&next, "drop", &params, Some(payload(b"content"))).await;
+        if cancelled {
+            failed(result, Verdict::Cancelled, Code::Cancelled, Effect::NotApplied);
+            assert_eq!(place.read("a.csv"), b"old");
+            std::fs::remove_file(place.root.join(intent.part.unwrap())).unwrap();
+        } else {
+            result.unwrap();
+            assert_eq!(place.read("a.csv"), b"content");
+        }
+        assert_eq!(place.parts(), [""; 0]);
+    }
+    // Renamed, and what was replaced not yet removed.
+    let (next, intent) = cut_off(place, &params, b"content").await;
+    std::fs::rename(&file, aside(place, &next)).unwrap();
+    std::fs::rename(place.root.join(intent.part.unwrap()), &file).unwrap();
+    place.run(&next, "drop", &params, Some(payload(b"content"))).await.unwrap();
+    assert_eq!((place.read("a.csv"), place.parts()), (b"content".to_vec(), vec![]));
+
+    let params = json!({"from": "new.csv", "to": "a.csv", "on_conflict": "replace"});
+    for renamed in [false, true] {
+        place.write("new.csv", b"moved");
+        place.write("a.csv", b"older");
+        let next = intent_of(place, "move", &params).await;
+        std::fs::rename(&file, aside(place, &next)).unwrap();
+        if renamed {
+            std::fs::rename(place.root.join("new.csv"), &file).unwrap();
+        }
+        let outcome = place.run(&next, "move", &params, None).await.unwrap();
+        assert_eq!(outcome.result["path"], "a.csv");
+        assert!(!renamed || outcome.result["atomic"] == false, "it was replaced in steps");
+        assert_eq!((place.read("a.csv"), place.parts()), (b"moved".to_vec(), vec![]));
+        assert!(!place.has("new.csv"));
+    }
+}
+
+pub async fn a_file_set_aside_to_be_moved_onto_itself_is_put_back(place: &Place) {
+    std::fs::create_dir(place.root.join("real")).unwrap();
+    std::os::unix::fs::symlink("real", place.root.join("link")).unwrap();
+    place.write("real/a.csv", b"content");
+    let params = json!({"from": "link/a.csv", "to": "real/a.csv", "on_conflict": "replace"});
+    let next = intent_of(place, "move", &params).await;
+    // Nothing was done yet. ProFTPD's SFTP refuses it.
+    let refuses = place.proftpd.is_some() && place.abilities.syncs;
+    let is_moved = |result: Result<Outcome, Failure>| match result {
+        Err(failure) if refuses => assert_eq!(failure.effect, Effect::NotApplied, "{failure}"),
+        result => assert_eq!(result.unwrap().result["path"], "real/a.csv"),
+    };
+    is_moved(place.run(&next, "move", &params, None).await);
+    assert_eq!(place.read("real/a.csv"), b"content");
+    let hidden = place.root.join(format!("real/.passerelle-{}.taken", next.job));
+    std::fs::rename(place.root.join("real/a.csv"), &hidden).unwrap();
+    is_moved(place.run(&next, "move", &params, None).await);
+    assert_eq!((place.read("real/a.csv"), place.parts()), (b"content".to_vec(), vec![]));
 }

@@ -211,6 +211,11 @@ pub async fn what_the_account_may_not_do_is_refused(place: &Place) {
     refused(place.ask("delete", json!({"path": "closed/a.csv"})).await);
     refused(place.ask("move", json!({"from": "closed/a.csv", "to": "c.csv"})).await);
     refused(place.ask("move", json!({"from": "b.csv", "to": "closed/b.csv"})).await);
+    // What a refused move was to replace stays.
+    place.write("c.csv", b"c");
+    let params = json!({"from": "closed/a.csv", "to": "c.csv", "on_conflict": "replace"});
+    refused(place.ask("move", params).await);
+    assert_eq!(place.read("c.csv"), b"c");
     let params = json!({"path": "closed/sub/a.csv", "create_dirs": true});
     refused(place.drop(params, b"x").await.map(|outcome| outcome.result));
     assert_eq!(place.fetch(json!({"path": "closed/a.csv"})).await.unwrap().1, b"a");
