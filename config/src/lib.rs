@@ -42,7 +42,7 @@ pub use examples::{EXAMPLE_RESOURCES, EXAMPLES};
 pub use glob::path_glob;
 pub use listener::{ListenerAuth, ListenerConfig};
 pub use load::{
-    DEFAULT_DIR, LISTEN_FILE, listen_address, load, readable_listeners, readable_resources, state_dir,
+    DEFAULT_DIR, LISTEN_FILE, Readable, listen_address, load, readable, readable_resources, state_dir,
 };
 pub use redact::redacted;
 pub use schema::{schema, without_null};

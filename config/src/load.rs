@@ -3,7 +3,7 @@
 mod agent_toml;
 
 use crate::{
-    AgentConfig, AgentSection, AuditSection, Diagnostics, HubSection, ListenerConfig, LogSection,
+    AgentConfig, AgentSection, AuditSection, Diagnostics, Finding, HubSection, ListenerConfig, LogSection,
     ResourceConfig, Section, TrustSection, defaults, files,
     hint::unknown_key,
     listener, resource,
@@ -34,13 +34,27 @@ pub fn readable_resources(dir: &Path) -> Vec<ResourceConfig> {
     Loader::new(dir).run(dir, &|name| std::env::var(name).ok()).1
 }
 
-/// The listeners that can be read in `dir`, whatever else is wrong there.
+/// What can be read in a folder, whatever else is wrong there.
+#[derive(Debug)]
+pub struct Readable {
+    /// The resources, by name.
+    pub resources: Vec<ResourceConfig>,
+    /// The listeners, by name.
+    pub listeners: Vec<ListenerConfig>,
+    /// Whether that is all of them: a file that cannot be read may hold more.
+    pub complete: bool,
+}
+
+/// The resources and listeners that can be read in `dir`, and whether there may be more.
 #[must_use]
-pub fn readable_listeners(dir: &Path) -> Vec<ListenerConfig> {
+pub fn readable(dir: &Path) -> Readable {
     let mut loader = Loader::new(dir);
     let (main, resources) = loader.run(dir, &|name| std::env::var(name).ok());
     let own = main.map(|main| main.agent.listen);
-    check_listeners(loader.listeners, &resources, own, &loader.dir, &mut loader.diagnostics)
+    let (named, left_out) = (loader.listeners.0.len(), loader.left_out);
+    let listeners = check_listeners(loader.listeners, &resources, own, &loader.dir, &mut loader.diagnostics);
+    let complete = !left_out && listeners.len() == named;
+    Readable { resources, listeners, complete }
 }
 
 /// What the running agent leaves in its state folder: where it listens.
@@ -85,7 +99,7 @@ pub(crate) fn load_with(
     let mut loader = Loader::new(dir);
     let (main, resources) = loader.run(dir, env);
     let own = main.as_ref().map(|main| main.agent.listen);
-    let Loader { dir, mut diagnostics, listeners } = loader;
+    let Loader { dir, mut diagnostics, listeners, left_out: _ } = loader;
     let listeners = check_listeners(listeners, &resources, own, &dir, &mut diagnostics);
     diagnostics.sort();
     match main {
@@ -118,12 +132,14 @@ struct Loader {
     dir: PathBuf,
     diagnostics: Diagnostics,
     listeners: Tables,
+    /// Whether there may be resources or listeners that could not be read.
+    left_out: bool,
 }
 
 impl Loader {
     fn new(dir: &Path) -> Self {
         let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
-        Self { dir, diagnostics: Diagnostics::default(), listeners: Tables::default() }
+        Self { dir, diagnostics: Diagnostics::default(), listeners: Tables::default(), left_out: false }
     }
 
     fn run(
@@ -132,7 +148,7 @@ impl Loader {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> (Option<Main>, Vec<ResourceConfig>) {
         if let Err(finding) = files::check_dir(dir) {
-            self.diagnostics.push(finding);
+            self.left_out(finding);
             return (None, Vec::new());
         }
         let mut resources = Tables::default();
@@ -171,9 +187,15 @@ impl Loader {
                     self.read_resource_file(file, &mut resources);
                 }
             }
-            Err(finding) => self.diagnostics.push(finding),
+            Err(finding) => self.left_out(finding),
         }
         (main, self.check_resources(resources))
+    }
+
+    /// Notes a finding for which something is not read at all.
+    fn left_out(&mut self, finding: Finding) {
+        self.left_out = true;
+        self.diagnostics.push(finding);
     }
 
     fn read(&mut self, file: PathBuf) -> Option<(Arc<Source>, Node)> {
@@ -182,11 +204,11 @@ impl Loader {
                 let source = Arc::new(Source { file, text });
                 let mut findings = Vec::new();
                 let node = tree::parse(&source, &mut findings);
-                findings.into_iter().for_each(|finding| self.diagnostics.push(finding));
+                findings.into_iter().for_each(|finding| self.left_out(finding));
                 Some((source, node?))
             }
             Err(finding) => {
-                self.diagnostics.push(finding);
+                self.left_out(finding);
                 None
             }
         }
@@ -211,7 +233,7 @@ impl Loader {
             } else {
                 unknown_key(&key, &["listeners", "resources"])
             };
-            self.diagnostics.push(source.finding(entry.key_at, &tree::join("", &key), message));
+            self.left_out(source.finding(entry.key_at, &tree::join("", &key), message));
         }
     }
 
@@ -220,7 +242,7 @@ impl Loader {
         let at = node.at;
         let Some(table) = node.into_table() else {
             let message = format!("expected a table: write [{kind}.NAME] and its keys below");
-            self.diagnostics.push(source.finding(at, kind, message));
+            self.left_out(source.finding(at, kind, message));
             return;
         };
         for (name, entry) in table {
@@ -233,7 +255,7 @@ impl Loader {
                     first.line
                 );
                 let path = tree::join(kind, &name);
-                self.diagnostics.push(source.finding(entry.node.at, &path, message));
+                self.left_out(source.finding(entry.node.at, &path, message));
             } else {
                 tables.0.insert(name, (Arc::clone(source), entry.node));
             }
@@ -247,13 +269,15 @@ impl Loader {
                 defaults::MAX_RESOURCES,
                 resources.0.len()
             );
-            self.diagnostics.push(source.finding(node.at, "resources", message));
+            self.left_out(source.finding(node.at, "resources", message));
             return Vec::new();
         }
+        let named = resources.0.len();
         let checked = resources.0.into_iter().filter_map(|(name, (source, node))| {
             resource::check(&name, node, &source, &self.dir, &mut self.diagnostics)
         });
         let checked: Vec<_> = checked.collect();
+        self.left_out |= checked.len() < named;
         for resource in checked.iter().filter(|resource| resource.allow.is_empty()) {
             let message = "nothing is allowed here: add an allow rule if the cloud should use it";
             self.diagnostics.warn(resource.section.finding("", message));

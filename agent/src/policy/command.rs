@@ -29,7 +29,8 @@ const MAX_JOB: u64 = 64 * 1024 * 1024;
 pub enum PolicyCommand {
     /// Print in plain words all that the cloud can do here.
     #[command(
-        after_help = "Needs neither network nor a running agent. Mistakes in the folder are printed too; then the exit code is 64.\n\n\
+        after_help = "Needs neither network nor a running agent. Mistakes in the folder are printed too; then the exit code is 64. \
+        Nothing else is printed where they hide what a file allows.\n\n\
         Examples:\n  passerelle-agent policy explain\n  \
         passerelle-agent --config ./new policy explain --diff ./old   what the cloud could do more, and less"
     )]
@@ -87,13 +88,19 @@ fn explain(config: &Path, args: &ExplainArgs) -> Result<Told, Stop> {
     let now = Overview::read(config);
     let mut findings = now.findings.clone();
     let text = match &args.diff {
+        // What is missing would look as if the cloud could not do it.
+        None if !now.complete => String::new(),
         None if args.json => pretty(&now)?,
         None => now.to_string(),
         Some(old) => {
             let old = Overview::read(old);
             findings.extend_from_slice(&old.findings);
             let changes: Difference = difference(&old, &now);
-            if args.json { pretty(&changes)? } else { changes.to_string() }
+            match (old.is_certain() && now.is_certain(), args.json) {
+                (false, _) => String::new(),
+                (true, true) => pretty(&changes)?,
+                (true, false) => changes.to_string(),
+            }
         }
     };
     let end = if findings.is_empty() {
@@ -266,4 +273,66 @@ fn job(text: &[u8], notes: &mut Vec<String>) -> Result<Job, String> {
 
 fn pretty<T: Serialize>(value: &T) -> Result<String, Stop> {
     serde_json::to_string_pretty(value).map(|text| text + "\n").map_err(|e| Stop::Bug(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const RULE: &str = "[resources.r]\nconnector = \"file\"\nurl = \"file:///srv\"\n\
+                        [[resources.r.allow]]\noperations = [\"stat\"]\npaths = [\"**\"]\n";
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("resources.d")).unwrap();
+        fs::write(folder.path().join("agent.toml"), "[hub]\nurl = \"https://hub.example.com\"\n").unwrap();
+        for (name, text) in files {
+            fs::write(folder.path().join("resources.d").join(name), text).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn nothing_is_said_of_a_folder_whose_files_cannot_all_be_read() {
+        let good = folder(&[("r.toml", RULE)]);
+        let unclosed = RULE.replace("[\"**\"]", "[\"**\"");
+        for (what, files) in [
+            ("the only file", vec![("r.toml", unclosed.as_str())]),
+            ("one of two files", vec![("r.toml", RULE), ("s.toml", "[resources.s\n")]),
+            (
+                "a mistyped section",
+                vec![("r.toml", RULE), ("s.toml", "[resource.s]\nconnector = \"file\"\n")],
+            ),
+            ("a name twice", vec![("r.toml", RULE), ("s.toml", RULE)]),
+        ] {
+            let bad = folder(&files);
+            for json in [false, true] {
+                for (config, diff) in [
+                    (bad.path(), None),
+                    (bad.path(), Some(good.path())),
+                    (good.path(), Some(bad.path())),
+                    (bad.path(), Some(bad.path())),
+                ] {
+                    let args = ExplainArgs { diff: diff.map(Path::to_owned), json };
+                    let (text, end) = explain(config, &args).unwrap();
+                    assert_eq!(text, "", "{what} {config:?} {diff:?}");
+                    assert!(matches!(end, Err(Stop::Configuration(_))), "{what}: {end:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_read_is_shown_but_not_compared() {
+        let good = folder(&[("r.toml", RULE)]);
+        let bad = folder(&[("r.toml", &RULE.replace("stat", "teleport"))]);
+        let args = ExplainArgs { diff: None, json: false };
+        let (text, _) = explain(bad.path(), &args).unwrap();
+        assert!(text.contains("Nothing until its mistakes are mended"), "{text}");
+        let args = ExplainArgs { diff: Some(good.path().to_owned()), json: false };
+        let (text, end) = explain(bad.path(), &args).unwrap();
+        assert_eq!(text, "");
+        end.unwrap_err();
+    }
 }

@@ -1,7 +1,8 @@
 //! What the cloud can do here, read from a configuration folder: the model behind `policy explain`.
 //!
 //! It is made of the compiled rules that decide about jobs, not of the text they came from. A folder with mistakes is
-//! explained as far as it can be read, beside every finding: an agent would not take it up.
+//! explained as far as that is all of its resources, beside every finding: an agent would not take it up. Where a file cannot be
+//! read nothing is said: what is missing would look as if it were denied.
 
 mod diff;
 mod listeners;
@@ -16,7 +17,7 @@ pub use triggers::TriggerView;
 
 use super::{ResourcePolicy, Rule, default_methods, default_rights, paths::covers};
 use crate::settings::Settings;
-use passerelle_config::{ByteSize, Diagnostics, Finding, ResourceConfig};
+use passerelle_config::{ByteSize, Diagnostics, Finding, Readable, ResourceConfig};
 use passerelle_connectors::REGISTRY;
 use serde::Serialize;
 use std::path::Path;
@@ -33,6 +34,9 @@ pub struct Overview {
     pub sends: Vec<&'static str>,
     /// What is wrong with the folder: an agent does not take it up.
     pub findings: Vec<String>,
+    /// Whether all resources and listeners of the folder are here: else nothing can be said of what the cloud cannot do.
+    #[serde(skip)]
+    pub complete: bool,
 }
 
 /// What the agent says without being asked by a job.
@@ -124,13 +128,17 @@ impl Overview {
         let base = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
         // The whole check of a start, which reads secrets and certificates too.
         let loaded = Settings::load(dir);
-        let listeners = passerelle_config::readable_listeners(dir);
+        let Readable { resources, listeners, complete } = passerelle_config::readable(dir);
         let listeners = listeners.iter().map(|listener| listeners::view(listener, &base)).collect();
         let findings = loaded.err().map_or(String::new(), |stop| stop.to_string());
         let findings = findings.lines().map(|line| line.trim_start_matches("error: ").to_owned()).collect();
-        let resources =
-            passerelle_config::readable_resources(dir).iter().map(|resource| view(resource, &base)).collect();
-        Self { resources, listeners, sends: SENDS.to_vec(), findings }
+        let resources = resources.iter().map(|resource| view(resource, &base)).collect();
+        Self { resources, listeners, sends: SENDS.to_vec(), findings, complete }
+    }
+
+    /// Whether what each of its rules allows is known, so that it can be compared.
+    pub fn is_certain(&self) -> bool {
+        self.complete && !self.resources.iter().any(|resource| resource.broken)
     }
 }
 
@@ -210,18 +218,23 @@ pub fn at(finding: &Finding, base: &Path) -> String {
 
 /// Where a resource leads, for its owner's eyes: address and account, never a secret.
 fn place(resource: &ResourceConfig) -> Option<String> {
-    let mut url: Url = resource.section.text("url")?.parse().ok()?;
-    // Refused elsewhere; never shown.
-    url.set_password(None).ok();
+    let url = shown(resource.section.text("url")?)?;
     let account =
         resource.section.text("username").map_or(String::new(), |username| format!(" as {username}"));
     // Where the client's secret goes is as much as where the jobs go.
-    let tokens = resource.section.text("auth.token_url").and_then(|text| text.parse::<Url>().ok());
-    let tokens = tokens.map_or(String::new(), |mut url| {
-        url.set_password(None).ok();
-        format!(" with tokens from {url}")
-    });
+    let tokens = resource.section.text("auth.token_url").and_then(shown);
+    let tokens = tokens.map_or(String::new(), |url| format!(" with tokens from {url}"));
     Some(format!("{url}{account}{tokens}"))
+}
+
+/// An address without what may be a secret in it. Most of that is refused elsewhere, and none of it ever shown.
+fn shown(text: &str) -> Option<Url> {
+    let mut url: Url = text.parse().ok()?;
+    // An address that has no host has no account either.
+    let _ = url.set_username("").and_then(|()| url.set_password(None));
+    url.set_query(None);
+    url.set_fragment(None);
+    Some(url)
 }
 
 fn size(bytes: u64) -> String {

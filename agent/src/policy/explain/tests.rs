@@ -116,6 +116,23 @@ fn a_password_in_an_address_is_never_shown() {
 }
 
 #[test]
+fn what_may_be_a_secret_in_an_address_is_never_shown() {
+    for url in
+        ["https://app.intra/x?token=geheim", "https://geheim@app.intra/x", "https://app.intra/x#geheim"]
+    {
+        let app = format!(
+            "[resources.x]\nconnector = \"http\"\nurl = \"{url}\"\nauth = {{ kind = \"oauth2\", token_url = \"{url}\", \
+             client_id = \"a\", client_secret = {{ env = \"T\" }} }}\n"
+        );
+        let dir = folder(&app);
+        let overview = read(dir.path());
+        let all = format!("{overview}{:?}{}", overview.findings, serde_json::to_string(&overview).unwrap());
+        assert!(all.contains("leads to https://app.intra/x with tokens from https://app.intra/x"), "{all}");
+        assert!(!all.contains("geheim"), "{all}");
+    }
+}
+
+#[test]
 fn where_tokens_come_from_is_told_and_a_change_of_it_is_a_difference() {
     let app = |server: &str| {
         format!(
@@ -127,10 +144,10 @@ fn where_tokens_come_from_is_told_and_a_change_of_it_is_a_difference() {
     let (old, new) = (folder(&app("login.intra")), folder(&app("elsewhere.intra")));
     let (old, new) = (read(old.path()), read(new.path()));
     let text = old.to_string();
-    assert!(text.contains("leads to http://app/ with tokens from https://u@login.intra/token"), "{text}");
+    assert!(text.contains("leads to http://app/ with tokens from https://login.intra/token"), "{text}");
     assert!(!text.contains("geheim"), "{text}");
     let more = difference(&old, &new).to_string();
-    assert!(more.contains("with tokens from https://u@elsewhere.intra/token"), "{more}");
+    assert!(more.contains("with tokens from https://elsewhere.intra/token"), "{more}");
 }
 
 #[test]
