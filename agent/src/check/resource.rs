@@ -50,6 +50,15 @@ fn fail(name: String, link: &str, failure: &Failure) -> Item {
     {
         (detail, fix) = (found.to_owned(), told.to_owned());
     }
+    if link == "SFTP" && code == Code::TargetUnsupported {
+        fix = "the account may not use SFTP: check its shell, ForceCommand and the Subsystem line of sshd_config"
+            .to_owned();
+    }
+    // The key's own trouble, before anybody was asked: no account is at fault.
+    if link == "log-in" && failure.message.contains("passphrase") {
+        fix = "check that private_key is a key that ssh-keygen reads, and that passphrase is the one that it was made with"
+            .to_owned();
+    }
     if link == "writing" {
         fix = "give the account the right to create, rename and delete files there, or take `drop` out of the allow rules"
             .to_owned();
@@ -87,7 +96,32 @@ fn resource_fix(code: Code) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::plain_folder;
+    use super::{fail, plain_folder};
+    use passerelle_connectors::{Code, Failure};
+
+    #[test]
+    fn what_only_the_link_tells_has_a_fix_of_its_own() {
+        let key =
+            "the agent's private key for the file server cannot be used: its passphrase is wrong or missing";
+        for (link, code, message, fix) in [
+            ("SFTP", Code::TargetUnsupported, "no SFTP", "ForceCommand"),
+            ("log-in", Code::TargetAuth, key, "passphrase"),
+            (
+                "log-in",
+                Code::TargetAuth,
+                "the file server refused the agent's log-in",
+                "user name and password",
+            ),
+        ] {
+            let item = fail("x".to_owned(), link, &Failure::permanent(code, message));
+            let item = serde_json::to_value(item).unwrap();
+            assert!(item["fix"].as_str().unwrap().contains(fix), "{item}");
+        }
+        let revoked =
+            Failure::permanent(Code::TargetUnreachable, "revoked").detail("marked @revoked; a new key");
+        let item = serde_json::to_value(fail("x".to_owned(), "host key", &revoked)).unwrap();
+        assert_eq!(item["fix"], "a new key");
+    }
 
     #[test]
     fn a_try_is_made_in_the_folder_that_a_rule_is_about() {

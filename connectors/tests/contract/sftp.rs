@@ -14,8 +14,9 @@ use passerelle_connectors::{Call, Code, DynConnector, Effect, Failure, Verdict};
 use serde_json::{Value, json};
 use std::{
     fs,
-    io::Write as _,
-    net::TcpListener,
+    io::{Read as _, Write as _},
+    net::{Shutdown, TcpListener},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::Command,
     sync::Arc,
@@ -84,6 +85,8 @@ async fn a_changed_host_key_is_refused_loudly() {
     fs::write(place.base.join("known_hosts"), format!("{good}@revoked {good}")).unwrap();
     let failure = probe(&place.connector).await.unwrap_err();
     assert!(failure.message.contains("revoked"), "{failure}");
+    // What `check` shows as the fix.
+    assert!(failure.detail.unwrap().contains("; the server must get a new key"));
 }
 
 #[tokio::test]
@@ -225,6 +228,62 @@ async fn a_missing_folder_is_named() {
     failed(result, Verdict::Permanent, Code::TargetNotFound, Effect::NotApplied);
 }
 
+/// An account that is not root's, which may read all that the test makes; the test's own where that is not root.
+fn somebody(place: &Place) -> &str {
+    let server = server(place);
+    if server.user != "root" {
+        return &server.user;
+    }
+    for path in [place.base.parent().unwrap().to_owned(), place.base.join("../sshd")] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    "nobody"
+}
+
+fn connector_as(place: &Place, user: &str, root: &Path) -> Arc<dyn DynConnector> {
+    let settings = sftp_settings(server(place), root, &server(place).client_key(), "");
+    let own = format!("username = \"{}\"", server(place).user);
+    check(&place.base, &settings.replace(&own, &format!("username = \"{user}\""))).unwrap()
+}
+
+#[tokio::test]
+async fn a_folder_that_the_account_may_not_open_is_refused() {
+    let place = Place::sftp();
+    let user = somebody(&place);
+    probe(&connector_as(&place, user, &place.root)).await.unwrap();
+    let above = place.root.join("closed");
+    let inside = above.join("inside");
+    fs::create_dir_all(&inside).unwrap();
+    fs::set_permissions(&above, fs::Permissions::from_mode(0o000)).unwrap();
+    let result = probe(&connector_as(&place, user, &inside)).await;
+    fs::set_permissions(&above, fs::Permissions::from_mode(0o700)).unwrap();
+    let failure = failed(result, Verdict::Permanent, Code::TargetRefused, Effect::NotApplied);
+    assert!(failure.detail.unwrap().contains("inside"));
+}
+
+#[tokio::test]
+async fn an_account_without_sftp_is_told_so_however_the_server_denies_it() {
+    let forced = |command: &str| Options { extra: format!("ForceCommand {command}\n"), ..Options::default() };
+    let missing = Options { sftp: "/no/such/sftp-server".to_owned(), ..Options::default() };
+    for options in [forced("/bin/echo"), forced("/bin/false"), forced("/bin/echo no SFTP here"), missing] {
+        let place = Place::sftp_with(options.clone(), "connect_timeout = \"5s\"");
+        let failure = failed(
+            probe(&place.connector).await,
+            Verdict::Permanent,
+            Code::TargetUnsupported,
+            Effect::NotApplied,
+        );
+        assert!(failure.message.contains("no SFTP"), "{options:?}: {failure}");
+    }
+    // Its shell says that the account is not available.
+    let shell = Options { sftp: "/usr/lib/openssh/sftp-server".to_owned(), ..Options::default() };
+    let place = Place::sftp_with(shell, "");
+    if server(&place).user == "root" {
+        let result = probe(&connector_as(&place, somebody(&place), &place.root)).await;
+        failed(result, Verdict::Permanent, Code::TargetUnsupported, Effect::NotApplied);
+    }
+}
+
 #[tokio::test]
 async fn a_broken_idle_session_is_replaced_unseen() {
     let mut place = Place::sftp();
@@ -314,10 +373,13 @@ async fn what_is_not_a_reachable_ssh_server_is_told_apart() {
     let answering = thread::spawn(move || {
         let (mut stream, _) = web.accept().unwrap();
         stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").unwrap();
+        // Closed with what it was told unread, it would take its answer back.
+        stream.shutdown(Shutdown::Write).unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
     });
     let result = probe(&at(web_port)).await;
     answering.join().unwrap();
-    let failure = failed(result, Verdict::Retry, Code::TargetUnreachable, Effect::NotApplied);
+    let failure = failed(result, Verdict::Retry, Code::TargetProtocol, Effect::NotApplied);
     assert!(failure.detail.unwrap().contains("banner"));
 
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

@@ -148,7 +148,7 @@ async fn a_file_server_is_looked_at_link_by_link_with_the_line_for_known_hosts()
     ssh.serve_to(&site.agent, "sftp");
     let (code, found) = report(&site.agent, &["sftp"]);
     assert_eq!(code, Some(0), "{found:#}");
-    let all = ["name", "connection", "host key", "log-in", "folder", "writing"]
+    let all = ["name", "connection", "host key", "log-in", "SFTP", "folder", "writing"]
         .map(|link| format!("resource sftp: {link}"));
     assert_eq!(links(&found), all);
     assert!(files_below(ssh.root()).is_empty());
@@ -179,6 +179,10 @@ async fn a_file_server_is_looked_at_link_by_link_with_the_line_for_known_hosts()
     let login = item(&found, "resource sftp: log-in");
     assert!(login["detail"].as_str().unwrap().starts_with("target_auth: "), "{login}");
     assert_eq!(login["fix"], "check user name and password or key, and that the account is not locked");
+    site.agent.secret("ssh_key", "no key at all");
+    let (_, found) = report(&site.agent, &["sftp"]);
+    let fix = item(&found, "resource sftp: log-in")["fix"].as_str().unwrap();
+    assert!(fix.contains("passphrase"), "{fix}");
     ssh.stop();
     let (_, found) = report(&site.agent, &["sftp"]);
     assert_eq!(item(&found, "resource sftp: connection")["status"], "fail");

@@ -1,7 +1,7 @@
 //! Connecting: TCP, key exchange, host key, log-in, SFTP, root.
 
 use super::{
-    Remote,
+    CHECK, Remote,
     known_hosts::{self, Verdict},
     milliseconds,
 };
@@ -14,10 +14,11 @@ use crate::{
 };
 use libssh2_sys as raw;
 use passerelle_config::Secret;
-use ssh2::{Error, ErrorCode, KeyboardInteractivePrompt, MethodType, Prompt, Session, Sftp};
+use ssh2::{Channel, Error, ErrorCode, KeyboardInteractivePrompt, MethodType, Prompt, Session, Sftp};
 use std::{
     collections::HashMap,
     fmt::Display,
+    io::Read as _,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -51,7 +52,7 @@ pub(in crate::file) struct SftpServer {
 
 impl Connect for SftpServer {
     fn links(&self) -> &'static [&'static str] {
-        &["name", "connection", "host key", "log-in", "folder"]
+        &["name", "connection", "host key", "log-in", "SFTP", "folder"]
     }
 
     fn connect_telling(
@@ -77,23 +78,18 @@ impl Connect for SftpServer {
         session.method_pref(MethodType::HostKey, &preference).map_err(|error| {
             Failure::permanent(Code::Internal, "no host key algorithm is available").detail(error)
         })?;
-        session.handshake().map_err(|error| self.no_handshake(&error))?;
+        session.handshake().map_err(|error| match session.banner() {
+            // Whatever ended it: libssh2 passes over every line until one of SSH comes.
+            Some(line) if !line.starts_with("SSH-") => self.no_ssh(&error),
+            Some(_) | None => self.no_handshake(&error),
+        })?;
         passed("connection", self.with_address("TCP and SSH"));
         let host_key = self.check_host_key(&session, &known_hosts)?;
         passed("host key", format!("{host_key} is in {}", self.known_hosts.display()));
         self.log_in(&session)?;
         passed("log-in", format!("as {}", self.login.username));
-        let sftp = session.sftp().map_err(|error| match error.code() {
-            ErrorCode::Session(
-                raw::LIBSSH2_ERROR_CHANNEL_FAILURE | raw::LIBSSH2_ERROR_CHANNEL_REQUEST_DENIED,
-                // libssh2 says the same of a server that dies at this moment: one that refuses still opens channels.
-            ) if session.channel_session().is_ok() => Failure::permanent(
-                Code::TargetUnsupported,
-                "the server lets this account in but gives it no SFTP",
-            )
-            .detail(self.with_address(error)),
-            _ => self.unreachable(error),
-        })?;
+        let sftp = session.sftp().map_err(|error| self.no_sftp(&session, &error))?;
+        passed("SFTP", "the account may use it".to_owned());
         let root = self.find_root(&sftp)?;
         passed("folder", format!("{root} is there"));
         let is_openssh = session.banner().is_some_and(|banner| banner.contains("OpenSSH"));
@@ -154,16 +150,40 @@ impl SftpServer {
                 Code::TargetUnsupported,
                 "the file server and the agent have no cryptographic algorithm in common",
             ),
-            ErrorCode::Session(raw::LIBSSH2_ERROR_BANNER_RECV | raw::LIBSSH2_ERROR_PROTO) => Failure::retry(
-                Code::TargetProtocol,
-                "what answers at the file server's address does not speak SSH",
-            ),
+            ErrorCode::Session(raw::LIBSSH2_ERROR_BANNER_RECV | raw::LIBSSH2_ERROR_PROTO) => {
+                return self.no_ssh(error);
+            }
             ErrorCode::Session(_) | ErrorCode::SFTP(_) => Failure::retry(
                 Code::TargetUnreachable,
                 "the connection to the file server broke while it was made",
             ),
         };
         failure.detail(self.with_address(error))
+    }
+
+    fn no_ssh(&self, error: &Error) -> Failure {
+        let message = "what answers at the file server's address does not speak SSH";
+        Failure::retry(Code::TargetProtocol, message).detail(self.with_address(error))
+    }
+
+    /// Why there is no SFTP after the log-in: refused, or begun by a shell or command that is none.
+    fn no_sftp(&self, session: &Session, error: &Error) -> Failure {
+        let is_timeout = matches!(
+            error.code(),
+            ErrorCode::Session(raw::LIBSSH2_ERROR_TIMEOUT | raw::LIBSSH2_ERROR_SOCKET_TIMEOUT)
+        );
+        // libssh2 says the same of a server that dies at this moment: one that gives none still opens channels. And it waits for
+        // the answer of a command that has ended.
+        session.set_timeout(milliseconds(CHECK));
+        let is_given = session.channel_session().map(|channel| is_timeout && waits_to_be_asked(channel));
+        match is_given {
+            Ok(false) => {
+                let message = "the server lets this account in but gives it no SFTP";
+                Failure::permanent(Code::TargetUnsupported, message).detail(self.with_address(error))
+            }
+            Ok(true) | Err(_) if is_timeout => self.no_handshake(error),
+            Ok(true) | Err(_) => self.unreachable(error),
+        }
     }
 
     /// Its fingerprint, if the server may have this key.
@@ -195,7 +215,10 @@ impl SftpServer {
             ),
             Verdict::Revoked => refused(
                 "the file server's host key is marked as revoked in the agent's known_hosts file",
-                format!("it offers {offered}, which {path} marks @revoked"),
+                format!(
+                    "it offers {offered}, which {path} marks @revoked; the server must get a new key: let its owner make one, compare \
+                     its fingerprint, and put its line there"
+                ),
             ),
         }
     }
@@ -277,19 +300,17 @@ impl SftpServer {
             )
             .detail(self.with_address(format!("{wanted}: {cause}")))
         };
-        let real = sftp.realpath(Path::new(&wanted)).map_err(|error| match error.code() {
-            ErrorCode::SFTP(_) => missing(&error),
-            ErrorCode::Session(_) => self.unreachable(error),
-        })?;
-        let found = sftp.stat(&real).map_err(|error| match error.code() {
+        let refused = |error: Error| match error.code() {
             ErrorCode::SFTP(raw::LIBSSH2_FX_PERMISSION_DENIED) => Failure::permanent(
-                Code::TargetAuth,
+                Code::TargetRefused,
                 "the account may not open the resource's folder on the file server",
             )
             .detail(self.with_address(format!("{wanted}: {error}"))),
             ErrorCode::SFTP(_) => missing(&error),
             ErrorCode::Session(_) => self.unreachable(error),
-        })?;
+        };
+        let real = sftp.realpath(Path::new(&wanted)).map_err(refused)?;
+        let found = sftp.stat(&real).map_err(refused)?;
         if !found.is_dir() {
             return Err(missing(&"not a folder"));
         }
@@ -298,6 +319,12 @@ impl SftpServer {
             Err(_) => Err(missing(&"its name is not UTF-8")),
         }
     }
+}
+
+/// Whether what the server starts for SFTP runs on in silence, as an SFTP server does until it is asked. A shell or command
+/// that is none says something or ends.
+fn waits_to_be_asked(mut channel: Channel) -> bool {
+    channel.subsystem("sftp").is_ok() && channel.read(&mut [0; 64]).is_err()
 }
 
 /// Answers the hidden questions of a keyboard-interactive log-in with the password, and no others.
