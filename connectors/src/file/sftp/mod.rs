@@ -232,14 +232,16 @@ impl Backend for Remote {
             Err(error) if is_status(&error, libssh2_sys::LIBSSH2_FX_FAILURE) && self.lstat(&path).is_ok() => {
                 Err(FsError::new(Problem::Exists, path))
             }
-            Err(error) => Err(self.explain(&path, &error)),
+            Err(error) => Err(self.why_absent(&path, self.explain(&path, &error))),
         }
     }
 
     fn open(&mut self, place: &Place) -> Result<Box<dyn SourceFile>, FsError> {
-        let path = match self.path(place)? {
-            path if self.lstat(&path)?.kind == EntryKind::Symlink => self.real(&path)?,
-            path => path,
+        let path = self.path(place)?;
+        let path = match self.lstat(&path) {
+            Ok(found) if found.kind == EntryKind::Symlink => self.real(&path)?,
+            Ok(_) => path,
+            Err(error) => return Err(self.why_absent(&path, error)),
         };
         // Looked at before it is opened: the server would open a pipe or a device, and wait for ever.
         match self.lstat(&path)?.kind {
@@ -330,7 +332,7 @@ impl Backend for Remote {
             Err(error) if is_status(&error, libssh2_sys::LIBSSH2_FX_FAILURE) && self.lstat(&real).is_ok() => {
                 Err(FsError::new(Problem::Exists, real))
             }
-            Err(error) => Err(self.explain(&real, &error)),
+            Err(error) => Err(self.why_absent(&real, self.explain(&real, &error))),
         }
     }
 
@@ -355,6 +357,18 @@ impl Remote {
         let told = self.failed(path, error);
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
         if told.problem == Problem::Other
+            && !folder.is_empty()
+            && self.sftp.lstat(Path::new(folder)).is_ok_and(|found| found.is_file())
+        {
+            return FsError::new(Problem::NotAFolder, told.detail);
+        }
+        told
+    }
+
+    /// OpenSSH says "no such file" below a file too. Asked only where the absence is a failure: it takes one exchange more.
+    fn why_absent(&self, path: &str, told: FsError) -> FsError {
+        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        if told.problem == Problem::NotFound
             && !folder.is_empty()
             && self.sftp.lstat(Path::new(folder)).is_ok_and(|found| found.is_file())
         {

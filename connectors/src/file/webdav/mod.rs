@@ -99,9 +99,9 @@ impl Remote {
         Ok(())
     }
 
-    /// `409 Conflict` says that something is wrong with the folder above: is it missing, or no folder?
+    /// `409 Conflict`, and Apache's `400`, say that something is wrong with the folder above: is it missing, or no folder?
     fn explain(&mut self, error: FsError, place: &Place) -> FsError {
-        if error.problem != Problem::NotFound {
+        if !matches!(error.problem, Problem::NotFound | Problem::Other) {
             return error;
         }
         self.folders.remove(place.folder());
@@ -193,7 +193,7 @@ impl Backend for Remote {
 
     fn open(&mut self, place: &Place) -> Result<Box<dyn SourceFile>, FsError> {
         let url = self.session.root.file(place.as_str())?;
-        let item = self.item(place.as_str())?;
+        let item = self.item(place.as_str()).map_err(|error| self.explain(error, place))?;
         if item.collection {
             return Err(FsError::new(Problem::IsAFolder, place));
         }
@@ -330,8 +330,11 @@ impl Backend for Remote {
                 self.folders.insert(path.to_owned());
                 Ok(())
             }
-            // What `405` means for this method.
-            Err(error) if error.problem == Problem::Unsupported && self.item(path).is_ok() => {
+            // What `405` means for this method; of a file Apache says `400`.
+            Err(error)
+                if matches!(error.problem, Problem::Unsupported | Problem::Other)
+                    && self.item(path).is_ok() =>
+            {
                 Err(FsError::new(Problem::Exists, error.detail))
             }
             Err(error) => Err(self.explain(error, &Place::own(path.to_owned()))),

@@ -246,5 +246,15 @@ pub async fn a_folder_of_that_name_is_a_conflict(place: &Place) {
     }
     let outcome = place.drop(json!({"path": "a", "on_conflict": "suffix"}), b"x").await.unwrap();
     assert_eq!(outcome.result["path"], "a (2)");
+    // And a file in a folder's place.
+    place.write("file", b"x");
+    for create_dirs in [false, true] {
+        let result = place.drop(json!({"path": "file/x", "create_dirs": create_dirs}), b"x").await;
+        failed(result, Verdict::Permanent, Code::TargetConflict, Effect::NotApplied);
+    }
+    let result = place.drop(json!({"path": "file/a/x", "create_dirs": true}), b"x").await;
+    failed(result, Verdict::Permanent, Code::TargetConflict, Effect::NotApplied);
+    let result = place.fetch(json!({"path": "file/x"})).await;
+    failed(result, Verdict::Permanent, Code::TargetConflict, Effect::NotApplied);
     assert_eq!(place.parts(), [""; 0]);
 }
