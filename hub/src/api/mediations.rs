@@ -13,7 +13,10 @@ use crate::{
     clock,
     mediations::{
         Definition, DefinitionId, InputFlow, Occurrence, Started,
-        definition::file::{self, WrittenDefinition},
+        definition::{
+            file::{self, WrittenDefinition},
+            templates::Text,
+        },
         runs::RunSummary,
         store::definitions::{Applied, StoredDefinition},
         trigger::{self, TriggerProblem},
@@ -118,16 +121,11 @@ fn read(value: &Value, within: &str) -> Result<WrittenDefinition, Problem> {
     })
 }
 
-/// Whether the templates and patterns of a definition compile, and name nothing that nobody gives. That is found out in
-/// another process: to compile a template is to compute parts of it.
-async fn compiles(
-    app: &App,
-    tenant: &Name,
-    written: &WrittenDefinition,
-    places: bool,
-) -> Result<(), Problem> {
+/// What is wrong with the templates and patterns of a definition, which do not compile or name what nobody gives. That is
+/// found out in another process: to compile a template is to compute parts of it.
+async fn compiled(app: &App, tenant: &Name, written: &WrittenDefinition) -> Result<Vec<Finding>, Problem> {
     if written.texts.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let sources = written.texts.iter().map(|text| &text.source);
     let found = app.templates.check(tenant, sources).await.map_err(|fault| {
@@ -137,14 +135,19 @@ async fn compiles(
             (why, true) => Problem::internal(&why),
         }
     })?;
-    let mut findings = Diagnostics::default();
-    for (text, messages) in written.texts.iter().zip(found) {
-        for message in messages {
-            findings.push(Finding { message, ..text.place.clone() });
-        }
-    }
-    findings.sort();
-    if findings.is_empty() { Ok(()) } else { Err(refused(&findings, places)) }
+    let with_place = |(text, messages): (&Text, Vec<String>)| {
+        let place = text.place.clone();
+        messages.into_iter().map(move |message| Finding { message, ..place.clone() })
+    };
+    Ok(written.texts.iter().zip(found).flat_map(with_place).collect())
+}
+
+/// Refuses definitions with any finding.
+fn unless_found(findings: Vec<Finding>, places: bool) -> Result<(), Problem> {
+    let mut all = Diagnostics::default();
+    findings.into_iter().for_each(|finding| all.push(finding));
+    all.sort();
+    if all.is_empty() { Ok(()) } else { Err(refused(&all, places)) }
 }
 
 /// Which definitions to list.
@@ -237,7 +240,7 @@ pub async fn put(
         },
     };
     let mut written = read(&parse(&body)?, "")?;
-    compiles(&app, &caller.tenant, &written, false).await?;
+    unless_found(compiled(&app, &caller.tenant, &written).await?, false)?;
     if written.guid.is_some_and(|other| other != guid) {
         return Err(Problem::bad_request("guid: another one stands in the path; leave it out of the body"));
     }
@@ -295,9 +298,11 @@ pub async fn apply(
             let name = apply.file.unwrap_or_else(|| "mediations.toml".to_owned());
             let written =
                 file::read(FilePath::new(&name), &text).map_err(|findings| refused(&findings, true))?;
+            let mut findings = Vec::new();
             for one in &written {
-                compiles(&app, &caller.tenant, one, true).await?;
+                findings.extend(compiled(&app, &caller.tenant, one).await?);
             }
+            unless_found(findings, true)?;
             written
         }
         (None, Some(definitions)) => {
@@ -308,8 +313,10 @@ pub async fn apply(
             let one = |(index, value)| read(value, &within(index));
             let written = definitions.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?;
             for (index, one) in written.iter().enumerate() {
-                let checked = compiles(&app, &caller.tenant, one, false).await;
-                checked.map_err(|problem| problem.within(&within(index)))?;
+                let checked = compiled(&app, &caller.tenant, one).await;
+                checked
+                    .and_then(|findings| unless_found(findings, false))
+                    .map_err(|problem| problem.within(&within(index)))?;
             }
             written
         }

@@ -81,36 +81,57 @@ fn tags(source: &str, bare: bool) -> impl Iterator<Item = (&str, bool)> {
     whole.into_iter().chain(each)
 }
 
-/// The filters and tests that a template names.
+/// What a template names.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Used {
     /// What follows a `|`.
     pub(super) filters: BTreeSet<String>,
     /// What follows `is`.
     pub(super) tests: BTreeSet<String>,
+    /// What it sets itself, or asks whether it is there (`is defined`, `default`).
+    pub(super) own: BTreeSet<String>,
 }
 
-/// Finds the filters and tests that a template names, or with `bare` an expression without its braces.
+/// Finds what a template names, or with `bare` an expression without its braces.
 pub(super) fn used(source: &str, bare: bool) -> Used {
     let mut used = Used::default();
+    let mut raw = false;
     for (tag, block) in tags(source, bare) {
         let words = words(tag);
-        // Between `raw` and `endraw` nothing is a tag, though it may look like one.
-        if block && words.iter().any(|word| word == "raw") {
-            return Used::default();
-        }
         let is_name = |word: &&String| word.starts_with(|c: char| c.is_alphabetic() || c == '_');
+        if block {
+            // Between `raw` and `endraw` nothing is a tag, though it may look like one.
+            raw |= words.iter().any(|word| word == "raw");
+            let mut set = words.iter().skip_while(|word| ["-", "+"].contains(&word.as_str()));
+            if set.next().is_some_and(|word| word == "set") {
+                let targets = set.take_while(|word| !["=", "|"].contains(&word.as_str()));
+                used.own.extend(targets.filter(is_name).cloned());
+            }
+        }
         for (at, word) in words.iter().enumerate() {
-            let next = words.get(at + 1).filter(is_name);
+            let after = |count: usize| words.get(at + count).filter(is_name);
+            let before = at.checked_sub(1).and_then(|at| words.get(at)).filter(is_name);
             match word.as_str() {
-                "|" => used.filters.extend(next.cloned()),
+                "|" => {
+                    used.filters.extend(after(1).cloned());
+                    if after(1).is_some_and(|name| ["default", "d"].contains(&name.as_str())) {
+                        used.own.extend(before.cloned());
+                    }
+                }
                 "is" if at > 0 && words.get(at - 1).is_some_and(|before| before != ".") => {
-                    let next = if next.is_some_and(|next| next == "not") { words.get(at + 2) } else { next };
-                    used.tests.extend(next.filter(is_name).cloned());
+                    let test = if after(1).is_some_and(|word| word == "not") { after(2) } else { after(1) };
+                    used.tests.extend(test.cloned());
+                    if test.is_some_and(|name| ["defined", "undefined"].contains(&name.as_str())) {
+                        used.own.extend(before.cloned());
+                    }
                 }
                 _ => {}
             }
         }
+    }
+    if raw {
+        used.filters.clear();
+        used.tests.clear();
     }
     used
 }
@@ -218,6 +239,10 @@ mod tests {
         assert_eq!(found.tests.iter().map(String::as_str).collect::<Vec<_>>(), ["defined", "none", "odd"]);
         assert_eq!(used("record.a|decimal(2)", true).filters.len(), 1);
         assert_eq!(used("{% raw %}{{ a | b }}{% endraw %}", false), used("", false));
+        let source = "{% if a %}{%- set b, (c) = 1, d -%}{% else %}{% set e | upper %}x{% endset %}{% endif %}\
+                      {{ f is not defined or g | default(h) or i.j is defined }}";
+        let own = used(source, false).own;
+        assert_eq!(own.iter().map(String::as_str).collect::<Vec<_>>(), ["b", "c", "e", "f", "g", "j"]);
     }
 
     #[test]

@@ -175,7 +175,7 @@ impl Expressions {
                 let most = MAX_RECORD / 1024 / 1024;
                 return Err((at, format!("the values of the record have more than {most} MiB")));
             }
-            serde_json::from_str(&text).map_err(|_| (at, "a value that is nested too deeply".to_owned()))
+            serde_json::to_value(&value).map_err(|_| (at, "a value that JSON does not have".to_owned()))
         };
         let values = self.0.iter().enumerate().map(value).collect::<Result<_, _>>()?;
         Ok((values, length))

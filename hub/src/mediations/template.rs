@@ -141,8 +141,11 @@ pub(super) fn findings(source: &Source) -> Vec<String> {
             return vec![format!("not {what}: {}", said(&error))];
         }
     };
+    let used = super::nesting::used(text, bare.is_some());
     let is_known = |name: &String| {
-        source.known.contains(name) || environment.globals().any(|(global, _)| global == name)
+        source.known.contains(name)
+            || used.own.contains(name)
+            || environment.globals().any(|(global, _)| global == name)
     };
     let mut names: Vec<String> = names.into_iter().filter(|name| !is_known(name)).collect();
     names.sort();
@@ -151,7 +154,6 @@ pub(super) fn findings(source: &Source) -> Vec<String> {
         _ => format!("{name:?} is not known here; a template sees {}", source.known.join(", ")),
     };
     let mut found: Vec<String> = names.into_iter().map(unknown).collect();
-    let used = super::nesting::used(text, bare.is_some());
     let is = |kind: ErrorKind, probe: String| {
         let probed = environment.compile_expression(&probe).and_then(|probe| probe.eval(()).map(drop));
         probed.is_err_and(|error| error.kind() == kind)
@@ -338,6 +340,13 @@ mod tests {
                 Source { text: text.to_owned(), dialect: Dialect::Short, known: vec!["a".to_owned()] };
             findings(&source).is_empty()
         };
+        assert!(compiles("{% if a %}{% set s = ';' %}{% else %}{% set s = ',' %}{% endif %}{{ s }}"));
+        assert!(compiles(
+            "{% set s %}{% for x in a %}{{ loop.index }}{% set t = x %}{{ t }}{% endfor %}{% endset %}{{ s }}"
+        ));
+        assert!(compiles(
+            "{{ b if b is defined else [] }}{{ c | default('') }}{% with d = a %}{{ d }}{% endwith %}"
+        ));
         assert!(
             !compiles("{{ 1 +") && !compiles("a {% for %}") && compiles("{{ a.b }}") && !compiles("{{ b }}")
         );

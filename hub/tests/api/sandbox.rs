@@ -1,6 +1,9 @@
 //! Templates that take memory or time without end: their runs fail, and nobody else's.
 
-use crate::support::{Answer, Hub, eventually};
+use crate::{
+    receiver::{Receiver, hub, quick},
+    support::{Answer, Hub, eventually},
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -153,6 +156,41 @@ async fn an_item_that_cannot_be_made_leaves_the_others_alone_where_it_may() {
         (jobs["items"].as_array().unwrap().len() == 4).then_some(())
     })
     .await;
+    hub.end().await;
+}
+
+#[tokio::test]
+async fn an_event_that_cannot_be_made_holds_up_the_others_only_where_it_shall() {
+    let hub = hub(quick(), None).await;
+    let endpoint = Receiver::start().await;
+    endpoint.always_answers(200);
+    let made = hub
+        .post("/v1/subscriptions", &json!({"url": endpoint.url, "kinds": ["JobTermine"]}))
+        .await
+        .expect(201)
+        .json();
+    let steps = |on_error: &str| {
+        json!([{
+            "name": "each", "kind": "for_each", "input": "trigger", "from": {"format": "ndjson"}, "on_error": on_error,
+            "webhook": {"subscription": made["id"], "event": "Item", "data": {"a": "x{{ item.a }}", "case": on_error}},
+        }])
+    };
+    let of = |case: &str| {
+        let sent = endpoint.received();
+        sent.iter().filter(|one| one.json()["Data"]["case"] == case).count()
+    };
+    let flow = |lines: &str| json!({"flows": [{"label": "in", "payload": {"text": lines}}]});
+    let lines = "{\"a\":1}\n{\"a\":2}\n{\"a\":null}\n{\"a\":4}\n";
+    let shown = why(&run(&hub, mediation("goes-on", steps("continue")), flow(lines)).await);
+    assert!(
+        shown.contains("3 of 4 items done, 1 failed; item 3: the event could not be made: data.a: null"),
+        "{shown}"
+    );
+    assert_eq!(of("continue"), 3);
+    let lines = "{\"a\":null}\n{\"a\":2}\n{\"a\":3}\n";
+    let shown = why(&run(&hub, mediation("stops", steps("stop")), flow(lines)).await);
+    assert!(shown.contains("0 of 3 items done, 1 failed; item 1:"), "{shown}");
+    assert_eq!(of("stop"), 0);
     hub.end().await;
 }
 

@@ -51,7 +51,7 @@ async fn a_process_for_templates_holds_nothing_and_its_end_harms_nobody() {
     let found = workers(&hub);
     let [worker] = found[..] else { panic!("one of them is kept: {found:?}") };
     let read = |file: &str| fs::read_to_string(format!("/proc/{worker}/{file}")).unwrap();
-    assert_eq!(read("environ"), "MIMALLOC_ARENA_RESERVE=64M\0", "nothing of the hub's settings");
+    assert_eq!(read("environ"), "MIMALLOC_ARENA_RESERVE=16M\0", "nothing of the hub's settings");
     let limits = read("limits");
     let of = |name: &str| limits.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
     assert_eq!(of("Max address space"), Some("268435456"), "{limits}");

@@ -70,7 +70,7 @@ impl Worker {
             .args(size.words())
             .env_clear()
             // The allocator would reserve a gibibyte at once, which is all that a worker has.
-            .env("MIMALLOC_ARENA_RESERVE", "64M")
+            .env("MIMALLOC_ARENA_RESERVE", "16M")
             .envs(std::env::var_os("TZDIR").map(|folder| ("TZDIR", folder)))
             .current_dir("/")
             .stdin(Stdio::piped())

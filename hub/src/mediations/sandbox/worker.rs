@@ -45,7 +45,8 @@ fn serve(size: Size) -> io::Result<()> {
     // The hub comes first. Not every system lets a process say so.
     let _ = rustix::process::nice(NICE);
     let mut input = io::stdin().lock();
-    let mut out = Out { pipe: BufWriter::new(io::stdout().lock()), size, ends: false };
+    let mut out =
+        Out { pipe: BufWriter::new(io::stdout().lock()), size, began: memory().unwrap_or(0), ends: false };
     let mut expressions = None;
     while let Some((_, body)) = frames::read(&mut input)? {
         // In whole seconds: the one that has begun does not count.
@@ -138,14 +139,17 @@ fn values(expressions: &Expressions, body: Vec<u8>, out: &mut Out<'_>) -> io::Re
 struct Out<'o> {
     pipe: BufWriter<StdoutLock<'o>>,
     size: Size,
+    /// Its memory at the beginning.
+    began: u64,
     ends: bool,
 }
 
 impl Out<'_> {
-    /// The end of an answer. Memory is not given back whole: a worker that has grown is not kept.
+    /// The end of an answer. Memory is not given back whole: a worker that has grown by half of its room is not kept.
     fn done(&mut self, answer: &impl Serialize) -> io::Result<()> {
         let body = serde_json::to_vec(answer)?;
-        self.ends = grown(self.size);
+        let room = self.size.memory.saturating_sub(self.began);
+        self.ends = memory().is_none_or(|now| now > self.began + room / 2);
         let kind = if self.ends { Kind::Last } else { Kind::Done };
         frames::write(&mut self.pipe, kind, &body)
     }
@@ -160,9 +164,9 @@ impl Out<'_> {
     }
 }
 
-/// Whether this process has more than half of what it may have; so does one that cannot tell.
-fn grown(size: Size) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+/// The address space of this process, in bytes.
+fn memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let of = |line: &str| line.strip_prefix("VmSize:")?.split_whitespace().next()?.parse::<u64>().ok();
-    status.lines().find_map(of).is_none_or(|kib| kib.saturating_mul(1024) > size.memory / 2)
+    Some(status.lines().find_map(of)?.saturating_mul(1024))
 }

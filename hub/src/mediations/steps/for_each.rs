@@ -25,7 +25,10 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use passerelle_config::{Diagnostics, Section};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// The most items of one step: each is a job.
 const MAX_ITEMS: usize = 10_000;
@@ -35,8 +38,6 @@ const MAX_INPUT: u64 = 16 * 1024 * 1024;
 const MAX_RESULTS: usize = 16 * 1024 * 1024;
 /// The most jobs at a time.
 const MAX_PARALLEL: usize = 32;
-/// How often a few items are made whose making may go well the next time.
-const TRIES: u32 = 3;
 /// What a condition may use.
 const NAMES: &[&str] = &["item", "index", "run", "trigger", "steps", "watermarks"];
 
@@ -141,42 +142,12 @@ impl ForEachStep {
         if self.job.is_some() {
             // No job is submitted where one of them cannot be made.
             for batch in items.chunks(BATCH) {
-                for (number, _, work) in self.prepare(context, &names, batch).await {
+                for (number, _, work) in self.prepare(context, &names, batch).await? {
                     work.map_err(|failure| of_item(number, failure))?;
                 }
             }
         }
-        // Made as they are carried out: all of them at once could be more than the hub has memory for.
-        let (mut batches, mut ready) = (items.chunks(BATCH), VecDeque::new());
-        let mut working = FuturesUnordered::new();
-        let (mut done_items, mut jobs, mut failed) = (0, Vec::new(), Vec::new());
-        loop {
-            let stopped = !failed.is_empty() && self.on_error == OnError::Stop;
-            while !stopped && working.len() < self.parallel {
-                if ready.is_empty()
-                    && let Some(batch) = batches.next()
-                {
-                    ready.extend(self.prepare(context, &names, batch).await);
-                }
-                let Some((number, key, work)) = ready.pop_front() else { break };
-                working.push(async move {
-                    match work {
-                        Ok(work) => (number, work.carry_out(context, &key).await),
-                        Err(failure) => (number, Err(failure)),
-                    }
-                });
-            }
-            // Those under way are waited for: their ends belong to this run.
-            match working.next().await {
-                Some((number, Ok(job))) => {
-                    done_items += 1;
-                    jobs.extend(job.map(|job| (number, job)));
-                }
-                Some((_, Err(failure))) if failure.stopped => return Err(failure),
-                Some((number, Err(failure))) => failed.push((number, failure)),
-                None => break,
-            }
-        }
+        let Ended { done: done_items, mut jobs, failed } = self.carry_out(context, &names, &items).await?;
         if !failed.is_empty() {
             return Err(worst(count, done_items, failed));
         }
@@ -191,6 +162,57 @@ impl ForEachStep {
             done.flows.push(results(label, &jobs)?);
         }
         Ok(done)
+    }
+
+    /// Does what there is to do for each item. They are made as they are carried out: all of them at once could be more than
+    /// the hub has memory for.
+    async fn carry_out(
+        &self,
+        context: &StepContext,
+        names: &Map<String, Value>,
+        items: &[Item],
+    ) -> Result<Ended, StepFailure> {
+        let (mut batches, mut ready) = (items.chunks(BATCH), VecDeque::new());
+        let stopped = AtomicBool::new(false);
+        let mut working = FuturesUnordered::new();
+        let mut ended = Ended::default();
+        let mut again = None;
+        loop {
+            stopped.store(self.stops(&ended), Ordering::Relaxed);
+            let goes_on = !stopped.load(Ordering::Relaxed) && again.is_none();
+            if goes_on && working.len() < self.parallel {
+                if let Some((number, key, work)) = ready.pop_front() {
+                    match work {
+                        Err(failure) => ended.take(number, Some(Err(failure)))?,
+                        Ok(work) => working.push(start(context, &stopped, number, key, work)),
+                    }
+                    continue;
+                }
+                if let Some(batch) = batches.next() {
+                    let mut preparing = std::pin::pin!(self.prepare(context, names, batch));
+                    // Those under way go on meanwhile.
+                    let made = loop {
+                        tokio::select! {
+                            made = &mut preparing => break made,
+                            Some((number, done)) = working.next() => {
+                                ended.take(number, done)?;
+                                stopped.store(self.stops(&ended), Ordering::Relaxed);
+                            }
+                        }
+                    };
+                    match made {
+                        Ok(made) => ready.extend(made),
+                        Err(failure) => again = Some(failure),
+                    }
+                    continue;
+                }
+            }
+            // Those under way are waited for: their ends belong to this run.
+            match working.next().await {
+                Some((number, done)) => ended.take(number, done)?,
+                None => return again.map_or(Ok(ended), Err),
+            }
+        }
     }
 
     async fn items(
@@ -242,38 +264,38 @@ impl ForEachStep {
         kept.await
     }
 
+    fn stops(&self, ended: &Ended) -> bool {
+        self.on_error == OnError::Stop && !ended.failed.is_empty()
+    }
+
     /// What is done for each of a few items, or why it cannot be made.
+    ///
+    /// # Errors
+    /// What may go well the next time; the end of the hub.
     async fn prepare(
         &self,
         context: &StepContext,
         names: &Map<String, Value>,
         items: &[Item],
-    ) -> Vec<Prepared> {
-        let each = |work: Vec<Result<Work, StepFailure>>| {
-            let pairs = items.iter().zip(work);
-            pairs.map(|(item, work)| (item.number, item.key.clone(), work)).collect()
-        };
-        let mut tries = 1;
-        loop {
-            match self.work(context, names, items).await {
-                Ok(work) => return each(work),
-                Err(failure) if failure.retryable && tries < TRIES => tries += 1,
-                Err(failure) => {
-                    let failure = match items {
-                        // It is the failure of one of them, and nobody knows of which.
-                        [first, .., last] if !failure.stopped => StepFailure {
-                            message: format!(
-                                "one of the items {} to {}: {}",
-                                first.number, last.number, failure.message
-                            ),
-                            ..failure
-                        },
-                        _ => failure,
-                    };
-                    return each(items.iter().map(|_| Err(failure.clone())).collect());
-                }
+    ) -> Result<Vec<Prepared>, StepFailure> {
+        let work = match self.work(context, names, items).await {
+            Ok(work) => work,
+            Err(failure) if failure.retryable || failure.stopped => return Err(failure),
+            Err(failure) => {
+                let message = match items {
+                    // It is the failure of one of them, and nobody knows of which.
+                    [first, .., last] => {
+                        format!("one of the items {} to {}: {}", first.number, last.number, failure.message)
+                    }
+                    _ => failure.message.clone(),
+                };
+                items
+                    .iter()
+                    .map(|_| Err(StepFailure { message: message.clone(), ..failure.clone() }))
+                    .collect()
             }
-        }
+        };
+        Ok(items.iter().zip(work).map(|(item, work)| (item.number, item.key.clone(), work)).collect())
     }
 
     async fn work(
@@ -307,6 +329,51 @@ impl ForEachStep {
 
 /// The number of an item, its key, and what is done for it.
 type Prepared = (usize, String, Result<Work, StepFailure>);
+
+/// Carries out what is done for an item, unless the step has stopped before it began.
+async fn start(
+    context: &StepContext,
+    stopped: &AtomicBool,
+    number: usize,
+    key: String,
+    work: Work,
+) -> (usize, Option<Result<Option<Job>, StepFailure>>) {
+    if stopped.load(Ordering::Relaxed) {
+        return (number, None);
+    }
+    (number, Some(work.carry_out(context, &key).await))
+}
+
+/// What became of items.
+#[derive(Default)]
+struct Ended {
+    done: usize,
+    jobs: Vec<(usize, Job)>,
+    failed: Vec<(usize, StepFailure)>,
+}
+
+impl Ended {
+    /// Counts one that ended; nothing if it was left out.
+    ///
+    /// # Errors
+    /// The end of the hub.
+    fn take(
+        &mut self,
+        number: usize,
+        ended: Option<Result<Option<Job>, StepFailure>>,
+    ) -> Result<(), StepFailure> {
+        match ended {
+            None => {}
+            Some(Ok(job)) => {
+                self.done += 1;
+                self.jobs.extend(job.map(|job| (number, job)));
+            }
+            Some(Err(failure)) if failure.stopped => return Err(failure),
+            Some(Err(failure)) => self.failed.push((number, failure)),
+        }
+        Ok(())
+    }
+}
 
 fn of_item(number: usize, failure: StepFailure) -> StepFailure {
     StepFailure { message: format!("item {number}: {}", failure.message), ..failure }
