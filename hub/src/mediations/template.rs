@@ -166,23 +166,33 @@ pub(super) fn findings(source: &Source) -> Vec<String> {
     found
 }
 
-/// [`check`] of all texts in a value; what is found is told with its path.
-pub fn check_all(value: &Json, path: &str, found: &mut Vec<(String, String)>) {
-    match value {
-        Json::String(text) => {
-            if let Err(why) = check(text) {
-                found.push((path.to_owned(), why));
+/// All texts in the values of an object, each with its path below `path`.
+pub(super) fn texts<'v>(values: &'v Map<String, Json>, path: &str) -> Vec<(String, &'v str)> {
+    fn add<'v>(value: &'v Json, path: String, found: &mut Vec<(String, &'v str)>) {
+        match value {
+            Json::String(text) => found.push((path, text)),
+            Json::Array(items) => {
+                items
+                    .iter()
+                    .enumerate()
+                    .for_each(|(at, item)| add(item, format!("{path}[{}]", at + 1), found));
             }
+            Json::Object(entries) => {
+                entries.iter().for_each(|(key, entry)| add(entry, format!("{path}.{key}"), found));
+            }
+            Json::Null | Json::Bool(_) | Json::Number(_) => {}
         }
-        Json::Array(items) => items
-            .iter()
-            .enumerate()
-            .for_each(|(index, item)| check_all(item, &format!("{path}[{}]", index + 1), found)),
-        Json::Object(entries) => {
-            entries.iter().for_each(|(key, value)| check_all(value, &format!("{path}.{key}"), found));
-        }
-        Json::Null | Json::Bool(_) | Json::Number(_) => {}
     }
+
+    let mut found = Vec::new();
+    values.iter().for_each(|(key, value)| add(value, format!("{path}.{key}"), &mut found));
+    found
+}
+
+/// [`check`] of all of [`texts`]; what is found is told with its path.
+pub fn check_all(values: &Map<String, Json>, path: &str) -> Vec<(String, String)> {
+    let texts = texts(values, path).into_iter();
+    texts.filter_map(|(path, text)| Some((path, check(text).err()?))).collect()
 }
 
 fn text(source: &str, names: &Value) -> Result<String, String> {

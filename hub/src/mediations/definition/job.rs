@@ -177,8 +177,7 @@ impl JobSpec {
             diagnostics
                 .push(section.finding("on_failure", "only with an order_key: name one, or leave this out"));
         }
-        let mut found = Vec::new();
-        template::check_all(&Value::Object(self.params.clone()), "params", &mut found);
+        let mut found = template::check_all(&self.params, "params");
         for (key, text) in [("payload", &self.payload), ("order_key", &self.order_key)] {
             if let Some(Err(why)) = text.as_deref().map(template::check) {
                 found.push((key.to_owned(), why));

@@ -14,8 +14,6 @@ use uuid::Uuid;
 
 /// The keys whose parts are read by others.
 const PARTS: &[&str] = &["trigger", "steps", "transfer"];
-/// How many patterns the conditions of a definition may have.
-const MAX_PATTERNS: usize = 64;
 const STEP: &[&str] = &["name", "input"];
 
 #[derive(Debug, Deserialize)]
@@ -120,8 +118,9 @@ impl Definition {
     /// Reads one that somebody applies; nothing if there is any finding.
     pub fn read(section: Section, diagnostics: &mut Diagnostics) -> Option<Written> {
         let mut written = Self::read_part(section.clone(), diagnostics)?;
-        written.texts = templates::of(&written.definition, &section);
-        Some(written)
+        let before = diagnostics.findings().len();
+        written.texts = templates::of(&written.definition, &section, diagnostics);
+        (diagnostics.findings().len() == before).then_some(written)
     }
 
     fn read_part(section: Section, diagnostics: &mut Diagnostics) -> Option<Written> {
@@ -235,10 +234,6 @@ fn bounds(definition: &Definition, section: &Section, diagnostics: &mut Diagnost
     }
     if definition.steps.len() > MAX_STEPS {
         say("steps", format!("at most {MAX_STEPS}, found {}", definition.steps.len()));
-    }
-    let patterns = templates::patterns(definition);
-    if patterns > MAX_PATTERNS {
-        say("steps", format!("at most {MAX_PATTERNS} patterns in all conditions, found {patterns}"));
     }
     if definition.transfer.len() > MAX_TRANSFERS {
         say("transfer", format!("at most {MAX_TRANSFERS}, found {}", definition.transfer.len()));

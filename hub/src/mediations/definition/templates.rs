@@ -7,9 +7,9 @@ use crate::mediations::{
     expression::Expression,
     formats::layout::Layout,
     steps::{Step, WebhookStep},
-    template::{Dialect, Source, is_template},
+    template::{self, Dialect, Source, is_template},
 };
-use passerelle_config::{Finding, Section};
+use passerelle_config::{Diagnostics, Finding, Section};
 use serde_json::{Map, Value};
 
 /// A text, and where it stands.
@@ -24,9 +24,13 @@ pub struct Text {
 /// What all templates see.
 const ALWAYS: &[&str] = &["run", "trigger", "steps", "flows", "inputs", "watermarks"];
 
-/// The texts of a definition, with their places in its section.
-pub fn of(definition: &Definition, section: &Section) -> Vec<Text> {
-    let mut look = Look { section, found: Vec::new() };
+/// How many patterns a condition may have, and all conditions of a definition.
+const MAX_OF_ONE: usize = 8;
+const MAX_PATTERNS: usize = 64;
+
+/// The texts of a definition, with their places in its section; there may be too many of them.
+pub fn of(definition: &Definition, section: &Section, diagnostics: &mut Diagnostics) -> Vec<Text> {
+    let mut look = Look { section, diagnostics, found: Vec::new() };
     for (path, when) in definition.trigger.conditions() {
         look.condition(&format!("trigger.{path}"), Some(when));
     }
@@ -70,6 +74,11 @@ pub fn of(definition: &Definition, section: &Section) -> Vec<Text> {
     for (index, transfer) in definition.transfer.iter().enumerate() {
         look.job(&format!("transfer[{}]", index + 1), &transfer.job, &["flow", "index"]);
     }
+    let all = patterns(definition);
+    if all > MAX_PATTERNS {
+        let said = format!("at most {MAX_PATTERNS} patterns in all conditions, found {all}");
+        look.diagnostics.push(section.finding("steps", said));
+    }
     look.found
 }
 
@@ -86,6 +95,7 @@ pub fn patterns(definition: &Definition) -> usize {
 
 struct Look<'l> {
     section: &'l Section,
+    diagnostics: &'l mut Diagnostics,
     found: Vec<Text>,
 }
 
@@ -102,7 +112,12 @@ impl Look<'_> {
     }
 
     fn condition(&mut self, path: &str, when: Option<&Expression>) {
-        for pattern in when.into_iter().flat_map(Expression::patterns) {
+        let patterns: Vec<&str> = when.into_iter().flat_map(Expression::patterns).collect();
+        if patterns.len() > MAX_OF_ONE {
+            let said = format!("at most {MAX_OF_ONE} patterns in one expression, found {}", patterns.len());
+            self.diagnostics.push(self.section.finding(path, said));
+        }
+        for pattern in patterns {
             self.source(path, pattern, Dialect::Pattern, &[]);
         }
     }
@@ -114,21 +129,8 @@ impl Look<'_> {
     }
 
     fn values(&mut self, path: &str, values: &Map<String, Value>, more: &[&str]) {
-        for (key, value) in values {
-            self.value(&format!("{path}.{key}"), value, more);
-        }
-    }
-
-    fn value(&mut self, path: &str, value: &Value, more: &[&str]) {
-        match value {
-            Value::String(source) => self.source(path, source, Dialect::Short, more),
-            Value::Array(items) => {
-                for (index, item) in items.iter().enumerate() {
-                    self.value(&format!("{path}[{}]", index + 1), item, more);
-                }
-            }
-            Value::Object(entries) => self.values(path, entries, more),
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        for (path, source) in template::texts(values, path) {
+            self.source(&path, source, Dialect::Short, more);
         }
     }
 

@@ -9,9 +9,6 @@ use super::{
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-/// How many patterns an expression may have.
-const MAX_PATTERNS: usize = 8;
-
 const RESERVED: [&str; 10] =
     ["in", "as", "break", "const", "continue", "else", "for", "function", "if", "while"];
 
@@ -317,9 +314,6 @@ impl Parser {
                     "matches() takes a pattern that is written there, as r'^FA[0-9]+$'",
                 ));
             };
-            if self.patterns.len() == MAX_PATTERNS {
-                return Err(Error::new(column, format!("at most {MAX_PATTERNS} patterns in one expression")));
-            }
             self.patterns.push(pattern.clone());
             return Node::new(column, Kind::Matches(Box::new(of), Pattern::new(pattern.clone())));
         }

@@ -130,8 +130,6 @@ fn patterns_are_told_and_compiled_when_they_are_asked() {
     let error = expression.evaluate(&[("a", &wrong)]).unwrap_err().to_string();
     assert!(error.contains("not a pattern"), "{error}");
     assert_eq!(expression.evaluate(&[("a", &right)]).unwrap(), serde_json::json!(true));
-    let many = ["a.matches('x')"; 9].join(" || ");
-    assert!(Expression::parse(&many).unwrap_err().to_string().contains("at most 8 patterns"));
 }
 
 #[test]

@@ -21,6 +21,8 @@ use std::{collections::BTreeMap, convert::Infallible, time::Duration};
 
 /// The longest key of a unit's job.
 const MAX_KEY: usize = 64;
+/// What stands before a mistake in each of a job's templates.
+const KEYS: [&str; 3] = ["params.", "order_key: ", "payload: "];
 /// How long a wait for a job goes on before its state is read again.
 const LOOK: Duration = Duration::from_secs(300);
 
@@ -72,38 +74,38 @@ impl JobSpec {
         names: &Map<String, Value>,
         items: &[Map<String, Value>],
     ) -> Result<Vec<Result<JobRequest, StepFailure>>, StepFailure> {
-        let mut wanted = vec![("params", Wanted::Value(Value::Object(self.params.clone())))];
-        let texts = [("order_key", &self.order_key), ("payload", &self.payload)];
-        wanted.extend(texts.into_iter().filter_map(|(key, text)| Some((key, Wanted::Text(text.clone()?)))));
-        let (keys, wanted): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
+        let text = |source: &Option<String>| match source {
+            Some(source) => Wanted::Text(source.clone()),
+            None => Wanted::Value(Value::Null),
+        };
+        let params = Wanted::Value(Value::Object(self.params.clone()));
+        // As in KEYS.
+        let wanted = [params, text(&self.order_key), text(&self.payload)];
         let filled = context.fill("the job could not be made: ", names, items, &wanted).await?;
-        Ok(filled.into_iter().map(|filled| self.made(&keys, filled)).collect())
+        Ok(filled.into_iter().map(|filled| self.made(filled)).collect())
     }
 
-    fn made(&self, keys: &[&str], filled: Filled) -> Result<JobRequest, StepFailure> {
+    fn made(&self, filled: Filled) -> Result<JobRequest, StepFailure> {
         let wrong = |why: String| StepFailure::permanent(format!("the job could not be made: {why}"));
-        let values = filled.map_err(|(at, why)| match keys.get(at) {
-            // The path of the parameter follows.
-            Some(&"params") => wrong(format!("params.{why}")),
-            key => wrong(format!("{}: {why}", key.unwrap_or(&""))),
+        let values = filled.map_err(|(at, why)| {
+            // The path of the parameter, or what is wrong with the text.
+            wrong(format!("{}{why}", KEYS.get(at).unwrap_or(&"")))
         })?;
-        let mut by_key: BTreeMap<_, _> =
-            keys.iter().copied().zip(values.into_iter().map(Option::unwrap_or_default)).collect();
-        let mut take = |key: &str| by_key.remove(key);
-        let text = |value: Option<Value>| match value {
-            Some(Value::String(text)) => Some(text),
-            _ => None,
-        };
-        let params = match take("params") {
+        let mut values = values.into_iter().map(Option::unwrap_or_default);
+        let params = match values.next() {
             Some(Value::Object(params)) => params,
             _ => Map::new(),
         };
-        let order_key = text(take("order_key"));
+        let mut text = || match values.next() {
+            Some(Value::String(text)) => Some(text),
+            _ => None,
+        };
+        let (order_key, payload) = (text(), text());
         if order_key.as_ref().is_some_and(|key| key.is_empty() || key.chars().count() > 200) {
             return Err(wrong("order_key: must be 1 to 200 characters".to_owned()));
         }
         let media_type = self.media_type.clone().unwrap_or_else(|| "application/octet-stream".to_owned());
-        let payload = text(take("payload")).map(|text| JobPayload::Bytes(text.into(), media_type));
+        let payload = payload.map(|text| JobPayload::Bytes(text.into(), media_type));
         Ok(JobRequest {
             site: self.site.clone(),
             resource: self.resource.clone(),

@@ -116,6 +116,10 @@ fn what_is_wrong_with_a_step_is_told_at_its_place() {
             &format!("kind = \"filter\"\n{csv}\nwhen = \"record.a.matches('(')\""),
             "m.toml:8:8: mediation[1].steps[1].when: matches(): not a pattern",
         ),
+        (
+            &format!("kind = \"filter\"\n{csv}\nwhen = \"{}\"", ["record.a.matches('x')"; 9].join(" || ")),
+            "m.toml:8:8: mediation[1].steps[1].when: at most 8 patterns in one expression, found 9",
+        ),
         ("kind = \"for_each\"\nparallel = 99", "steps[1].parallel: must be 1 to 32"),
         ("kind = \"for_each\"", "steps[1].job: missing"),
         (
@@ -135,4 +139,15 @@ fn what_is_wrong_with_a_step_is_told_at_its_place() {
         let found = findings(&step(body));
         assert!(found.iter().any(|finding| finding.contains(says)), "{body}\n{found:#?}");
     }
+}
+
+#[test]
+fn what_was_applied_by_another_version_is_still_read() {
+    let when = ["record.a.matches('(')"; 9].join(" || ");
+    let step = serde_json::json!({"name": "s", "kind": "filter", "from": {"format": "csv"}, "when": when, "flow": "{{ nope }}"});
+    let body = serde_json::json!({"name": "a", "trigger": {"kind": "manual"}, "steps": [step]});
+    let refused = Definition::of_json(&body).unwrap_err().to_string();
+    assert!(refused.contains("at most 8 patterns"), "{refused}");
+    let stored = Definition::of_stored(&body).unwrap();
+    assert!(stored.texts.is_empty() && stored.definition.steps.len() == 1);
 }

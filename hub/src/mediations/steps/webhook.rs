@@ -78,9 +78,7 @@ impl WebhookStep {
                     .finding("timeout_s", format!("must be 1 to {MAX_TIMEOUT_S}, found {}", step.timeout_s)),
             );
         }
-        let mut found = Vec::new();
-        template::check_all(&Value::Object(step.data.clone()), "data", &mut found);
-        for (path, why) in found {
+        for (path, why) in template::check_all(&step.data, "data") {
             diagnostics.push(section.finding(&path, why));
         }
         (diagnostics.findings().len() == before).then_some(step)
