@@ -84,6 +84,12 @@ impl Input {
         self.size
     }
 
+    /// The bytes that are still to be read.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        self.size.saturating_sub(self.seen)
+    }
+
     /// The announced digest.
     #[must_use]
     pub fn sha256(&self) -> [u8; 32] {

@@ -155,6 +155,7 @@ async fn run(args: Args, file: File) -> Result<(), Failure> {
     let mut app = App::new(store.clone(), file.limits.max_blob.0, open_metrics, stop.clone());
     app.behind_proxy = behind_proxy;
     app.outbound = Outbound::new(file.outbound.rules());
+    app.notices = file.notices.checked();
     app.tasks.spawn(mediations::engine::run(app.clone()));
     app.tasks.spawn(mediations::trigger::poll::run(app.clone()));
     app.tasks.spawn(retention::run(app.clone(), file.retention.checked()));
@@ -163,7 +164,7 @@ async fn run(args: Args, file: File) -> Result<(), Failure> {
         Transport::Plain => None,
     };
     app.tasks.spawn(vendor::fetch::run(app.clone()));
-    app.tasks.spawn(notices::run(app.clone(), file.notices.checked(), watched));
+    app.tasks.spawn(notices::run(app.clone(), watched));
     let max_connections = file.limits.max_connections;
     // All that a proxy hands on comes from its address.
     let per_address = if behind_proxy { max_connections } else { file.limits.max_connections_per_address };

@@ -101,24 +101,26 @@ pub(super) async fn find(app: &App, tenant: &Name, text: &str) -> Result<StoredD
     Ok(app.store.definition_by_name(tenant.clone(), name).await?)
 }
 
-fn refused(findings: &Diagnostics, places: bool) -> Problem {
-    let all = findings.findings();
-    let said = all.iter().take(MAX_FINDINGS).map(|finding| match places {
-        true => finding.to_string(),
-        false => without_place(finding),
-    });
-    let mut said: Vec<String> = said.collect();
-    if all.len() > MAX_FINDINGS {
-        said.push(format!("and {} more", all.len() - MAX_FINDINGS));
+/// All that is wrong, a line each.
+fn refused(mut said: Vec<String>) -> Problem {
+    let more = said.len().saturating_sub(MAX_FINDINGS);
+    if more > 0 {
+        said.truncate(MAX_FINDINGS);
+        said.push(format!("and {more} more"));
     }
     Problem::bad_request(said.join("\n"))
 }
 
-fn read(value: &Value, within: &str) -> Result<WrittenDefinition, Problem> {
-    Definition::of_json(value).map_err(|findings| {
-        let problem = refused(&findings, false);
-        if within.is_empty() { problem } else { problem.within(within) }
-    })
+/// Findings in a text, with file, line and column.
+fn in_text(findings: &Diagnostics) -> Problem {
+    refused(findings.findings().iter().map(ToString::to_string).collect())
+}
+
+/// Findings in a JSON value that stands at `within`.
+fn in_json(findings: &Diagnostics, within: &str) -> Vec<String> {
+    let dot = if within.is_empty() { "" } else { "." };
+    let findings = findings.findings().iter();
+    findings.map(|finding| format!("{within}{dot}{}", without_place(finding))).collect()
 }
 
 /// What is wrong with the templates and patterns of a definition, which do not compile or name what nobody gives. That is
@@ -142,12 +144,42 @@ async fn compiled(app: &App, tenant: &Name, written: &WrittenDefinition) -> Resu
     Ok(written.texts.iter().zip(found).flat_map(with_place).collect())
 }
 
-/// Refuses definitions with any finding.
-fn unless_found(findings: Vec<Finding>, places: bool) -> Result<(), Problem> {
+/// Findings in their order.
+fn sorted(findings: Vec<Finding>) -> Diagnostics {
     let mut all = Diagnostics::default();
     findings.into_iter().for_each(|finding| all.push(finding));
     all.sort();
-    if all.is_empty() { Ok(()) } else { Err(refused(&all, places)) }
+    all
+}
+
+/// Reads one definition, templates and all.
+async fn read(app: &App, tenant: &Name, value: &Value) -> Result<WrittenDefinition, Problem> {
+    let written = Definition::of_json(value).map_err(|findings| refused(in_json(&findings, "")))?;
+    let said = in_json(&sorted(compiled(app, tenant, &written).await?), "");
+    if said.is_empty() { Ok(written) } else { Err(refused(said)) }
+}
+
+/// Reads a list of definitions; tells what is wrong with any of them.
+async fn read_all(app: &App, tenant: &Name, values: &[Value]) -> Result<Vec<WrittenDefinition>, Problem> {
+    let within = |index: usize| format!("definitions[{}]", index + 1);
+    let (mut written, mut said, mut seen) = (Vec::new(), Vec::new(), file::Seen::default());
+    for (index, value) in values.iter().enumerate() {
+        match Definition::of_json(value) {
+            Ok(one) => {
+                let again = seen.again(&one).into_iter();
+                said.extend(again.map(|(key, why)| format!("{}.{key}: {why}", within(index))));
+                written.push(one);
+            }
+            Err(findings) => said.extend(in_json(&findings, &within(index))),
+        }
+    }
+    if said.is_empty() {
+        for (index, one) in written.iter().enumerate() {
+            let found = compiled(app, tenant, one).await.map_err(|problem| problem.within(&within(index)))?;
+            said.extend(in_json(&sorted(found), &within(index)));
+        }
+    }
+    if said.is_empty() { Ok(written) } else { Err(refused(said)) }
 }
 
 /// Which definitions to list.
@@ -239,8 +271,7 @@ pub async fn put(
             Err(problem) => return Err(problem),
         },
     };
-    let mut written = read(&parse(&body)?, "")?;
-    unless_found(compiled(&app, &caller.tenant, &written).await?, false)?;
+    let mut written = read(&app, &caller.tenant, &parse(&body)?).await?;
     if written.guid.is_some_and(|other| other != guid) {
         return Err(Problem::bad_request("guid: another one stands in the path; leave it out of the body"));
     }
@@ -296,29 +327,22 @@ pub async fn apply(
     let written = match (apply.toml, apply.definitions) {
         (Some(text), None) => {
             let name = apply.file.unwrap_or_else(|| "mediations.toml".to_owned());
-            let written =
-                file::read(FilePath::new(&name), &text).map_err(|findings| refused(&findings, true))?;
+            let written = file::read(FilePath::new(&name), &text).map_err(|findings| in_text(&findings))?;
             let mut findings = Vec::new();
             for one in &written {
                 findings.extend(compiled(&app, &caller.tenant, one).await?);
             }
-            unless_found(findings, true)?;
+            let findings = sorted(findings);
+            if !findings.is_empty() {
+                return Err(in_text(&findings));
+            }
             written
         }
         (None, Some(definitions)) => {
             if definitions.len() > file::MAX_DEFINITIONS {
                 return Err(Problem::bad_request(format!("definitions: at most {}", file::MAX_DEFINITIONS)));
             }
-            let within = |index: usize| format!("definitions[{}]", index + 1);
-            let one = |(index, value)| read(value, &within(index));
-            let written = definitions.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?;
-            for (index, one) in written.iter().enumerate() {
-                let checked = compiled(&app, &caller.tenant, one).await;
-                checked
-                    .and_then(|findings| unless_found(findings, false))
-                    .map_err(|problem| problem.within(&within(index)))?;
-            }
-            written
+            read_all(&app, &caller.tenant, &definitions).await?
         }
         _ => return Err(Problem::bad_request("body: send either toml or definitions")),
     };

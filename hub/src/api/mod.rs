@@ -36,7 +36,8 @@ pub use problem::{Problem, ProblemDocument};
 pub use submission::{MAX_ATTEMPTS, MAX_DEADLINE_S, MAX_TIMEOUT_S};
 
 use crate::{
-    blobs::Blobs, mediations::sandbox::Sandbox, outbound::Outbound, store, store::Store, tunnel::Tunnel,
+    blobs::Blobs, mediations::sandbox::Sandbox, notices, outbound::Outbound, store, store::Store,
+    tunnel::Tunnel,
 };
 use axum::{
     Router,
@@ -48,7 +49,11 @@ use axum::{
 use http::{HeaderValue, Method, StatusCode, header};
 use passerelle_protocol::ApiCode;
 use percent_encoding::percent_decode_str;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use utoipa::openapi::{
     InfoBuilder, OpenApi, OpenApiBuilder, PathItem, RefOr, Response as DocumentedAnswer, SecurityRequirement,
@@ -59,9 +64,13 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 /// The largest blob, unless configured: 16 GiB.
 pub const MAX_BLOB: u64 = 16 << 30;
 
-/// What the handlers share: cheap handles.
+/// What the handlers share. Each request takes several copies of it, so that a copy is one handle.
 #[derive(Clone)]
-pub struct App {
+pub struct App(Arc<Parts>);
+
+/// What an [`App`] is made of.
+#[derive(Clone)]
+pub struct Parts {
     /// The store.
     pub store: Store,
     /// The blobs.
@@ -80,6 +89,8 @@ pub struct App {
     pub guard: Arc<Guard>,
     /// The hub's own requests on behalf of tenants.
     pub outbound: Outbound,
+    /// How tenants are told of what happens.
+    pub notices: notices::Settings,
     /// Where templates of mediations are filled.
     pub templates: Sandbox,
     /// Set when the hub ends: event streams and waits end early.
@@ -91,12 +102,26 @@ pub struct App {
 
 type OnceDocument = std::sync::OnceLock<String>;
 
+impl Deref for App {
+    type Target = Parts;
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl DerefMut for App {
+    /// For setting an app up: once there are copies, they do not see what is changed.
+    fn deref_mut(&mut self) -> &mut Parts {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
 impl App {
     /// An interface over `store`.
     #[must_use]
     pub fn new(store: Store, max_blob: u64, open_metrics: bool, stop: CancellationToken) -> Self {
         store.set_max_blob(max_blob);
-        Self {
+        Self(Arc::new(Parts {
             blobs: Blobs::new(store.clone()),
             tunnel: Tunnel::new(store.clone()),
             store,
@@ -106,11 +131,12 @@ impl App {
             behind_proxy: false,
             guard: Arc::default(),
             outbound: Outbound::default(),
+            notices: notices::Settings::default(),
             templates: Sandbox::new(stop.clone()),
             stop,
             tasks: TaskTracker::new(),
             document: Arc::default(),
-        }
+        }))
     }
 
     /// The router that answers requests.

@@ -20,10 +20,7 @@ use axum::{
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::time::Duration;
 
-/// How long the endpoint may take to answer a test.
-const TEST: Duration = Duration::from_secs(30);
 /// The longest label, user name, password or token.
 const MAX_TEXT: usize = 1024;
 
@@ -212,7 +209,7 @@ pub async fn test(
         at: clock::now(),
         data: json!({"Abonnement": wanted}),
     };
-    let done = deliver::attempt(&app.outbound, TEST, &target, &notice).await;
+    let done = deliver::attempt(&app.outbound, app.notices.timeout, &target, &notice).await;
     Ok(Json(Tested { delivered: done.delivered, status: done.status, failure: done.failure }))
 }
 

@@ -20,13 +20,13 @@ use std::time::Duration;
 const SELDOM: Duration = Duration::from_secs(600);
 
 /// Does all of it until the hub ends. `certificate`: the hub's own, if it speaks TLS itself.
-pub async fn run(app: App, settings: Settings, certificate: Option<Watched>) {
-    let stop = app.stop.clone();
+pub async fn run(app: App, certificate: Option<Watched>) {
+    let (stop, settings) = (app.stop.clone(), &app.notices);
     let forever = async {
         tokio::join!(
-            deliver::run(&app, &settings),
+            deliver::run(&app, settings),
             absence::run(&app, settings.agent_away),
-            seldom(&app, &settings, certificate.as_ref()),
+            seldom(&app, settings, certificate.as_ref()),
         );
     };
     tokio::select! {

@@ -367,6 +367,22 @@ async fn a_file_of_definitions_is_applied_whole_or_told_what_is_wrong_with_it() 
     let twice = format!("{good}{good}");
     let told = apply(&twice, "").await.expect_problem(400, "bad_request").text();
     assert!(told.contains("a definition before has this name already"), "{told}");
+    let list = json!({"definitions": [
+        definition(json!({"label": 7})),
+        definition(json!({})),
+        definition(json!({"steps": [{"name": "a", "kind": "nothing"}]})),
+        definition(json!({"retention_days": 31})),
+    ]});
+    let told = hub.post(DEFINITIONS, &list).await.expect_problem(400, "bad_request").json();
+    let told: Vec<&str> = told["detail"].as_str().unwrap().lines().collect();
+    for expected in
+        ["definitions[1].label: ", "definitions[3].steps[1].kind: ", "definitions[4].retention_days: "]
+    {
+        assert!(told.iter().any(|line| line.starts_with(expected)), "{expected}: {told:#?}");
+    }
+    let twice = json!({"definitions": [definition(json!({})), definition(json!({}))]});
+    let told = hub.post(DEFINITIONS, &twice).await.expect_problem(400, "bad_request").text();
+    assert!(told.contains("definitions[2].name: a definition before has this name already"), "{told}");
     let order = json!({"definitions": [definition(json!({"steps": [
         {"name": "a", "kind": "job", "input": "b", "site": "paris", "resource": "x", "operation": "y"}, job_step("b"),
         job_step("b"),

@@ -129,8 +129,12 @@ pub fn quick() -> Settings {
 
 /// A hub that delivers, to this machine as well.
 pub async fn hub(settings: Settings, certificate: Option<Watched>) -> Hub {
-    let hub = Hub::start_allowing(local()).await;
-    hub.app.tasks.spawn(notices::run(hub.app.clone(), settings, certificate));
+    let hub = Hub::start_set(|app| {
+        app.outbound = local();
+        app.notices = settings;
+    })
+    .await;
+    hub.app.tasks.spawn(notices::run(hub.app.clone(), certificate));
     hub
 }
 

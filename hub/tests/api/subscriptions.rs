@@ -178,6 +178,18 @@ async fn an_endpoint_can_be_tried_and_a_subscription_ended() {
 }
 
 #[tokio::test]
+async fn a_test_waits_as_long_as_a_delivery() {
+    let hub = hub(Settings { timeout: Duration::from_secs(1), ..quick() }, None).await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (id, _) =
+        subscribe(&hub, json!({"url": format!("http://{}/hook", silent.local_addr().unwrap())})).await;
+    let tested = hub.post(&format!("/v1/subscriptions/{id}/test"), &json!({})).await.expect(200).json();
+    let failure = "the subscriber did not answer within 1 s";
+    assert_eq!(tested, json!({"delivered": false, "status": null, "failure": failure}));
+    hub.end().await;
+}
+
+#[tokio::test]
 async fn wishes_are_read_strictly_and_lead_nowhere_private() {
     let hub = Hub::start().await;
     let ok = "https://9.9.9.9/hook";

@@ -89,15 +89,20 @@ impl Hub {
     }
 
     pub async fn start_with(max_blob: u64, open_metrics: bool) -> Self {
-        Self::start_as(max_blob, open_metrics, Outbound::default()).await
+        Self::start_as(max_blob, open_metrics, |_| ()).await
     }
 
     /// A hub whose own requests may lead where these rules say.
     pub async fn start_allowing(outbound: Outbound) -> Self {
-        Self::start_as(1 << 20, true, outbound).await
+        Self::start_set(|app| app.outbound = outbound).await
     }
 
-    async fn start_as(max_blob: u64, open_metrics: bool, outbound: Outbound) -> Self {
+    /// A hub that `set` sets up.
+    pub async fn start_set(set: impl FnOnce(&mut App)) -> Self {
+        Self::start_as(1 << 20, true, set).await
+    }
+
+    async fn start_as(max_blob: u64, open_metrics: bool, set: impl FnOnce(&mut App)) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let data = tempfile::tempdir().unwrap();
         let store = Store::open_to_serve(data.path()).unwrap();
@@ -111,7 +116,7 @@ impl Hub {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
         let mut app = App::new(store.clone(), max_blob, open_metrics, stop.clone());
-        app.outbound = outbound;
+        set(&mut app);
         // This program is the test's.
         app.templates = Sandbox::running(env!("CARGO_BIN_EXE_passerelle-hub"), stop.clone());
         let server =
