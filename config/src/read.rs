@@ -342,7 +342,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
                         }
                     })
                 }
-                _ => self.wrong_type(&"a table of exactly one key"),
+                _ => Err(de::Error::custom(format_args!("expected exactly one key, found {}", table.len()))),
             },
             _ => self.wrong_type(&"a string"),
         }

@@ -202,6 +202,10 @@ mod tests {
                 "9:9: resources.r.names: expected an array, found a table",
             ]
         );
+        assert_eq!(
+            findings("url = \"u\"\nmode = { level = 3, plain = 1 }\n"),
+            ["6:8: resources.r.mode: expected exactly one key, found 2"]
+        );
     }
 
     #[test]

@@ -14,13 +14,12 @@ impl ResourcePolicy {
         operations: &[OperationSpec],
         diagnostics: &mut Diagnostics,
     ) -> Option<Self> {
-        let before = diagnostics.findings().len();
-        let compiled = |rule| compile_rule(rule, &resource.section, operations, diagnostics);
+        let mut refused = false;
+        let compiled = |rule| compile_rule(rule, &resource.section, operations, diagnostics, &mut refused);
         let rules = resource.allow.iter().map(compiled).collect();
         let known =
             |spec: &OperationSpec| Operation { name: spec.name.to_owned(), needs_paths: spec.needs_paths };
-        (diagnostics.findings().len() == before)
-            .then(|| Self { rules, operations: operations.iter().map(known).collect() })
+        (!refused).then(|| Self { rules, operations: operations.iter().map(known).collect() })
     }
 }
 
@@ -29,19 +28,27 @@ fn compile_rule(
     section: &Section,
     operations: &[OperationSpec],
     diagnostics: &mut Diagnostics,
+    refused: &mut bool,
 ) -> Rule {
     let mut report = |key: &str, message: String| {
         let path = format!("{}.{key}", rule.at.path);
-        diagnostics.push(Finding { path, message, ..rule.at.clone() });
+        *refused = true;
+        // The loader may have told it already, at the very place.
+        if diagnostics.findings().iter().all(|told| told.path != path || told.file != rule.at.file) {
+            diagnostics.push(Finding { path, message, ..rule.at.clone() });
+        }
     };
     let known: Vec<_> =
         operations.iter().filter(|spec| rule.operations.iter().any(|name| name == spec.name)).collect();
     if rule.operations.is_empty() {
         report("operations", "missing or empty; list the operations that this rule allows".to_owned());
     }
-    for name in rule.operations.iter().filter(|name| known.iter().all(|spec| spec.name != **name)) {
-        let names: Vec<_> = operations.iter().map(|spec| spec.name).collect();
-        report("operations", format!("unknown operation {name:?}; this connector has {}", names.join(", ")));
+    for (index, name) in rule.operations.iter().enumerate() {
+        if known.iter().all(|spec| spec.name != *name) {
+            let names: Vec<_> = operations.iter().map(|spec| spec.name).collect();
+            let message = format!("unknown operation {name:?}; this connector has {}", names.join(", "));
+            report(&element("operations", index), message);
+        }
     }
     if let Some(spec) =
         known.iter().find(|spec| spec.needs_paths && rule.paths.is_empty() && rule.requests.is_empty())
@@ -68,27 +75,30 @@ fn compile_rule(
         }
     }
     // A key that none of the rule's operations can use would promise a limit that does not exist. With an unknown
-    // operation among them nobody can tell.
-    if known.len() == rule.operations.len() {
+    // operation among them, or none at all, nobody can tell.
+    if known.len() == rule.operations.len() && !known.is_empty() {
         for (key, parameter) in useless_keys(rule, &known) {
             report(key, format!("none of this rule's operations takes {parameter}; remove the key"));
         }
     }
     let mut paths = Vec::with_capacity(rule.paths.len());
-    for pattern in &rule.paths {
+    for (index, pattern) in rule.paths.iter().enumerate() {
         match path_glob(pattern) {
             Ok(glob) => paths.push(PathRule::new(&glob)),
-            Err(message) => report("paths", format!("{pattern:?}: {message}")),
+            Err(message) => report(&element("paths", index), format!("{pattern:?}: {message}")),
         }
     }
     // A right to something that is not there is a misspelt one to something else.
     for (key, names) in [("entities", &rule.entities), ("calls", &rule.calls)] {
-        for name in names.iter().filter(|name| *name != "*" && !section.has(&format!("{key}.{name}"))) {
-            report(key, format!("{name:?} is not described; write it as [resources.….{key}.{name}]"));
+        for (index, name) in names.iter().enumerate() {
+            if name != "*" && !section.has(&format!("{key}.{name}")) {
+                let message = format!("{name:?} is not described; write it as [resources.….{key}.{name}]");
+                report(&element(key, index), message);
+            }
         }
     }
     let mut requests = Vec::with_capacity(rule.requests.len());
-    for name in &rule.requests {
+    for (index, name) in rule.requests.iter().enumerate() {
         let text = |key: &str| section.text(&format!("requests.{name}.{key}"));
         match (text("method"), text("path")) {
             (Some(method), Some(path)) if !name.contains('.') => {
@@ -96,18 +106,18 @@ fn compile_rule(
             }
             _ => {
                 let message = format!("unknown request {name:?}; write it as [resources.….requests.{name}]");
-                report("requests", message);
+                report(&element("requests", index), message);
             }
         }
     }
     let may = rule.may.as_ref().map(|names| {
         let mut rights = Vec::with_capacity(names.len());
-        for name in names {
+        for (index, name) in names.iter().enumerate() {
             match RIGHTS.into_iter().find(|right| right.as_str() == name) {
                 Some(right) => rights.push(right),
                 None => {
                     let names = RIGHTS.map(Right::as_str).join(", ");
-                    report("may", format!("unknown right {name:?}; there are {names}"));
+                    report(&element("may", index), format!("unknown right {name:?}; there are {names}"));
                 }
             }
         }
@@ -131,6 +141,11 @@ fn compile_rule(
         },
         at: rule.at.clone(),
     }
+}
+
+/// An element of a list, as findings call it.
+fn element(key: &str, index: usize) -> String {
+    format!("{key}[{}]", index + 1)
 }
 
 /// The keys of a rule that none of its operations can use, each with what it would limit. An operation tells by the

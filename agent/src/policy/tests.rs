@@ -1,7 +1,7 @@
 //! The policy against tables of cases.
 
 use super::{Allowed, ResourcePolicy};
-use passerelle_config::{Diagnostics, ResourceConfig};
+use passerelle_config::{Diagnostics, Finding, ResourceConfig};
 use passerelle_connectors::{Code, Demands, OperationSpec, REGISTRY, Repeat, Right};
 use serde_json::json;
 
@@ -203,7 +203,7 @@ fn requests_that_the_operator_wrote_are_allowed_by_name_alone() {
     assert_eq!(policy.decide("request", &named("status"), Some(11)).unwrap_err().code, Code::TooLarge);
 
     for (rule, says) in [
-        ("requests = [\"other\"]", "requests: unknown request \"other\""),
+        ("requests = [\"other\"]", "requests[1]: unknown request \"other\""),
         (
             "requests = [\"status\"]\nmethods = [\"GET\"]",
             "methods: none of this rule's operations takes it without paths",
@@ -290,7 +290,7 @@ fn rules_that_cannot_work_are_findings_at_their_place() {
     assert_eq!(
         findings("file", "[[allow]]\noperations = [\"drop\", \"notify\"]\n", file_operations()),
         [
-            "3:1: resources.r.allow[1].operations: unknown operation \"notify\"; this connector has drop, fetch, list, move, delete",
+            "3:1: resources.r.allow[1].operations[2]: unknown operation \"notify\"; this connector has drop, fetch, list, move, delete",
             "3:1: resources.r.allow[1].paths: missing; operation \"drop\" needs path globs, such as [\"**/*.csv\"]",
         ]
     );
@@ -320,8 +320,8 @@ fn rules_that_cannot_work_are_findings_at_their_place() {
     assert_eq!(
         findings("crm", rule, records),
         [
-            "3:1: resources.r.allow[1].entities: \"contcat\" is not described; write it as [resources.….entities.contcat]",
-            "3:1: resources.r.allow[1].calls: \"merg\" is not described; write it as [resources.….calls.merg]",
+            "3:1: resources.r.allow[1].entities[2]: \"contcat\" is not described; write it as [resources.….entities.contcat]",
+            "3:1: resources.r.allow[1].calls[2]: \"merg\" is not described; write it as [resources.….calls.merg]",
         ]
     );
 }
@@ -334,6 +334,23 @@ fn a_rule_that_did_not_pass_the_loader_is_refused_too() {
     assert_eq!(compile(&config, &file_operations()).unwrap_err().len(), 3);
     config.allow[0].operations.clear();
     assert!(compile(&config, &file_operations()).is_err());
+}
+
+#[test]
+fn what_the_loader_told_is_refused_and_not_told_again() {
+    let mut config = resource("file", "[[allow]]\noperations = [\"drop\"]\npaths = [\"*\"]\n");
+    let rule = &mut config.allow[0];
+    rule.paths = vec!["[".to_owned()];
+    let mut told = Diagnostics::default();
+    told.push(Finding { path: format!("{}.paths[1]", rule.at.path), ..rule.at.clone() });
+    assert!(ResourcePolicy::compile(&config, &file_operations(), &mut told).is_none());
+    assert_eq!(told.findings().len(), 1, "{told}");
+
+    // Without operations nobody can tell what the other keys are for.
+    config.allow[0].operations.clear();
+    config.allow[0].paths = vec!["*".to_owned()];
+    let told = compile(&config, &file_operations()).map(drop).unwrap_err();
+    assert!(matches!(told.as_slice(), [one] if one.contains("allow[1].operations: missing")), "{told:?}");
 }
 
 #[test]
