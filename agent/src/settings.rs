@@ -279,7 +279,7 @@ fn build(
     let connector = match checked?.build(base) {
         Ok(connector) => connector,
         Err(error) => {
-            diagnostics.push(resource.section.finding("", error.to_string()));
+            diagnostics.push(resource.section.finding(&error.key, error.message));
             return None;
         }
     };
@@ -355,7 +355,13 @@ mod tests {
         let error = load(
             "[hub]\nurl = \"https://hub.example.com\"\nca_file = \"none.pem\"\n[agent]\nname = \"paris-1\"\n[trust]\n\
              job_keys = [\"one.pub.pem\", \"two.pub.pem\"]\n[resources.two]\nconnector = \"teleport\"\nurl = \"x\"\n\
-             [[resources.two.allow]]\noperations = [\"drop\"]\npaths = [\"**\"]\n",
+             [[resources.two.allow]]\noperations = [\"drop\"]\npaths = [\"**\"]\n\
+             [resources.three]\nconnector = \"file\"\nurl = \"sftp://h.example.com/in\"\nusername = \"u\"\n\
+             password = { file = \"secret\" }\nknown_hosts = \"hosts\"\n\
+             [[resources.three.allow]]\noperations = [\"drop\"]\npaths = [\"**\"]\n\
+             [resources.four]\nconnector = \"http\"\nurl = \"https://h.example.com/\"\n\
+             auth = { kind = \"bearer\", token = { file = \"secret\" } }\n\
+             [[resources.four.allow]]\noperations = [\"request\"]\npaths = [\"**\"]\n",
         )
         .err()
         .unwrap()
@@ -365,6 +371,8 @@ mod tests {
             "agent.toml:7:13: trust.job_keys[1]: ",
             "agent.toml:7:28: trust.job_keys[2]: ",
             "agent.toml:8:1: resources.two.connector: ",
+            "agent.toml:19:15: resources.three.known_hosts: ",
+            "agent.toml:26:35: resources.four.auth.token: ",
         ] {
             assert!(error.contains(place), "{place}: {error}");
         }

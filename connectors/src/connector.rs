@@ -163,10 +163,22 @@ pub trait Connector: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Outcome, Failure>> + Send;
 }
 
-/// Why a checked resource could not be built (an unreadable secret or file, say): names the field and what to do.
+/// Why a checked resource could not be built: an unreadable secret or file, say.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct BuildError(pub String);
+#[error("{key}: {message}")]
+pub struct BuildError {
+    /// The key of the resource that says so, as `password` or `auth.token`.
+    pub key: String,
+    /// What is wrong with it, and what to do.
+    pub message: String,
+}
+
+impl BuildError {
+    /// Says what is wrong with what a key names.
+    pub(crate) fn at(key: impl Into<String>, message: impl std::fmt::Display) -> Self {
+        Self { key: key.into(), message: message.to_string() }
+    }
+}
 
 /// How the registry parses and builds a kind of connector.
 pub trait Kind: 'static {

@@ -60,8 +60,7 @@ pub(super) fn compile(
     let mut diagnostics = Diagnostics::default();
     let policy = ResourcePolicy::compile(resource, operations, &mut diagnostics);
     policy.ok_or_else(|| {
-        let show =
-            |f: &passerelle_config::Finding| format!("{}:{}: {}: {}", f.line, f.column, f.path, f.message);
+        let show = |f: &Finding| format!("{}:{}: {}: {}", f.line, f.column, f.path, f.message);
         diagnostics.findings().iter().map(show).collect()
     })
 }

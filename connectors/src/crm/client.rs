@@ -40,7 +40,7 @@ pub(super) fn exchange(settings: &Settings, base: &Path) -> Result<Exchange, Bui
         || settings.proxy.as_ref().is_some_and(|proxy| proxy.url.scheme() == "https");
     let ca_file = settings.ca_file.as_ref().map(|file| base.join(file));
     let tls = tls_of(speaks_tls, ca_file.as_deref(), &[b"h2", b"http/1.1"])
-        .map_err(|(key, cause)| failed(settings, key, &cause))?;
+        .map_err(|(key, cause)| BuildError::at(key, cause))?;
     let mut builder = reqwest::Client::builder()
         .http1_max_headers(MAX_HEADERS)
         .user_agent(concat!("passerelle-agent/", env!("CARGO_PKG_VERSION")))
@@ -63,15 +63,15 @@ pub(super) fn exchange(settings: &Settings, base: &Path) -> Result<Exchange, Bui
         .tls_backend_preconfigured(tls);
     if let Some(proxy) = &settings.proxy {
         let mut to = reqwest::Proxy::all(proxy.url.as_str())
-            .map_err(|e| failed(settings, "proxy.url", &e.without_url()))?;
+            .map_err(|e| BuildError::at("proxy.url", e.without_url()))?;
         if let (Some(username), Some(password)) = (&proxy.username, &proxy.password) {
-            to = to.basic_auth(username, read(settings, "proxy.password", password, base)?.expose());
+            to = to.basic_auth(username, read("proxy.password", password, base)?.expose());
         }
         builder = builder.proxy(to);
     }
-    let client = builder.build().map_err(|e| failed(settings, "url", &e))?;
+    let client = builder.build().map_err(|e| BuildError::at("url", e))?;
     let tokens = oauth.map(|oauth| Tokens::build(oauth, client.clone(), base)).transpose();
-    let tokens = tokens.map_err(|(key, cause)| failed(settings, &format!("auth.{key}"), &cause))?;
+    let tokens = tokens.map_err(|(key, cause)| BuildError::at(format!("auth.{key}"), cause))?;
     Ok(Exchange {
         base: settings.url.clone(),
         client,
@@ -100,7 +100,7 @@ fn header(settings: &Settings, base: &Path) -> Result<Option<(HeaderName, Header
         Auth::Hmac { .. } | Auth::Oauth { .. } => return Ok(None),
     };
     let mut value = value.map_err(|_| {
-        failed(settings, key, &"the secret contains a line end or another character that no header may carry")
+        BuildError::at(key, "the secret contains a line end or another character that no header may carry")
     })?;
     value.set_sensitive(true);
     Ok(Some((name, value)))
@@ -112,18 +112,9 @@ fn header(settings: &Settings, base: &Path) -> Result<Option<(HeaderName, Header
 /// If it cannot be read.
 pub(crate) fn secret(settings: &Settings, base: &Path) -> Result<Option<Secret>, BuildError> {
     let secret = settings.auth.as_ref().map(Auth::secret);
-    secret.map(|(key, secret)| read(settings, key, secret, base)).transpose()
+    secret.map(|(key, secret)| read(key, secret, base)).transpose()
 }
 
-pub(super) fn read(
-    settings: &Settings,
-    key: &str,
-    secret: &SecretRef,
-    base: &Path,
-) -> Result<Secret, BuildError> {
-    secret.read(base).map_err(|e| failed(settings, key, &e))
-}
-
-fn failed(settings: &Settings, key: &str, cause: &dyn std::fmt::Display) -> BuildError {
-    BuildError(format!("resources.{}.{key}: {cause}", settings.resource))
+pub(super) fn read(key: &str, secret: &SecretRef, base: &Path) -> Result<Secret, BuildError> {
+    secret.read(base).map_err(|e| BuildError::at(key, e))
 }

@@ -111,7 +111,7 @@ impl Kind for CrmKind {
     fn build(checked: &Settings, base: &Path) -> Result<Crm, BuildError> {
         let exchange = Arc::new(client::exchange(checked, base)?);
         let secret = match &checked.cursor_key {
-            Some(key) => Some(client::read(checked, "cursor_key", key, base)?),
+            Some(key) => Some(client::read("cursor_key", key, base)?),
             None => client::secret(checked, base)?,
         };
         let secret = secret.as_ref().map(Secret::expose).unwrap_or_default();

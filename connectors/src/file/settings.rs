@@ -406,15 +406,16 @@ impl SftpSettings {
     fn connect(&self, base: &Path) -> Result<Arc<dyn Connect>, BuildError> {
         let secret = |key: &str, reference: &Option<SecretRef>| -> Result<Option<Secret>, BuildError> {
             let read = reference.as_ref().map(|reference| reference.read(base)).transpose();
-            read.map_err(|SecretError(message)| BuildError(format!("{key}: {message}")))
+            read.map_err(|SecretError(message)| BuildError::at(key, message))
         };
         let known_hosts = base.join(&self.known_hosts);
         // Read again at each connection, so that a line added after a first refusal counts at once.
         std::fs::File::open(&known_hosts).map_err(|error| {
-            BuildError(format!(
-                "known_hosts: {} cannot be read ({error}): make it with ssh-keyscan and compare the fingerprint with the server's owner",
+            let message = format!(
+                "{} cannot be read ({error}): make it with ssh-keyscan and compare the fingerprint with the server's owner",
                 known_hosts.display()
-            ))
+            );
+            BuildError::at("known_hosts", message)
         })?;
         let login = Login {
             username: self.username.clone(),

@@ -64,13 +64,13 @@ pub(super) fn client(
     };
     if let Some(proxy) = &settings.proxy {
         let mut to = reqwest::Proxy::all(proxy.url.as_str())
-            .map_err(|e| failed(settings, "proxy.url", &e.without_url()))?;
+            .map_err(|e| BuildError::at("proxy.url", e.without_url()))?;
         if let (Some(username), Some(password)) = (&proxy.username, &proxy.password) {
-            to = to.basic_auth(username, read(settings, "proxy.password", password, base)?.expose());
+            to = to.basic_auth(username, read("proxy.password", password, base)?.expose());
         }
         builder = builder.proxy(to);
     }
-    builder.build().map_err(|e| failed(settings, "url", &e))
+    builder.build().map_err(|e| BuildError::at("url", e))
 }
 
 /// What the client speaks TLS with.
@@ -83,7 +83,7 @@ pub(super) fn tls(settings: &Settings, base: &Path) -> Result<ClientConfig, Buil
         || fetches_by_tls
         || settings.proxy.as_ref().is_some_and(|proxy| proxy.url.scheme() == "https");
     let ca_file = settings.ca_file.as_ref().map(|file| base.join(file));
-    let wrong = |(key, cause): (&str, String)| failed(settings, key, &cause);
+    let wrong = |(key, cause): (&str, String)| BuildError::at(key, cause);
     let client = match &settings.client {
         Some((cert, key)) => Some(client_certificate(&base.join(cert), key, base).map_err(wrong)?),
         None => None,
@@ -229,27 +229,27 @@ pub(super) fn credentials(
     };
     let (name, key, value) = match auth {
         Auth::Bearer { token } => {
-            let secret = read(settings, "auth.token", token, base)?;
+            let secret = read("auth.token", token, base)?;
             (AUTHORIZATION, "auth.token", HeaderValue::from_str(&format!("Bearer {}", secret.expose())))
         }
         Auth::Basic { username, password } => {
-            let secret = read(settings, "auth.password", password, base)?;
+            let secret = read("auth.password", password, base)?;
             let pair = STANDARD.encode(format!("{username}:{}", secret.expose()));
             (AUTHORIZATION, "auth.password", HeaderValue::from_str(&format!("Basic {pair}")))
         }
         Auth::ApiKey { header, value } => {
-            let secret = read(settings, "auth.value", value, base)?;
+            let secret = read("auth.value", value, base)?;
             (header.clone(), "auth.value", HeaderValue::from_str(secret.expose()))
         }
         Auth::Oauth(oauth) => {
             let tokens = Tokens::build(oauth, client.clone(), base);
             return tokens
                 .map(Credentials::Oauth)
-                .map_err(|(key, cause)| failed(settings, &format!("auth.{key}"), &cause));
+                .map_err(|(key, cause)| BuildError::at(format!("auth.{key}"), cause));
         }
     };
     let mut value = value.map_err(|_| {
-        failed(settings, key, &"the secret contains a line end or another character that no header may carry")
+        BuildError::at(key, "the secret contains a line end or another character that no header may carry")
     })?;
     value.set_sensitive(true);
     Ok(Credentials::Fixed(name, value))
@@ -263,19 +263,12 @@ pub(super) fn signer(settings: &Settings, base: &Path) -> Result<Option<Signer>,
     if settings.sign.is_empty() {
         return Ok(None);
     }
-    let secrets: Vec<Secret> = settings
-        .sign
-        .iter()
-        .map(|secret| read(settings, "sign.secret", secret, base))
-        .collect::<Result<_, _>>()?;
+    let secrets: Vec<Secret> =
+        settings.sign.iter().map(|secret| read("sign.secret", secret, base)).collect::<Result<_, _>>()?;
     let signer = Signer::new(secrets.iter().map(Secret::expose));
-    signer.map(Some).map_err(|cause| failed(settings, "sign.secret", &cause))
+    signer.map(Some).map_err(|cause| BuildError::at("sign.secret", cause))
 }
 
-fn read(settings: &Settings, key: &str, secret: &SecretRef, base: &Path) -> Result<Secret, BuildError> {
-    secret.read(base).map_err(|e| failed(settings, key, &e))
-}
-
-fn failed(settings: &Settings, key: &str, cause: &dyn std::fmt::Display) -> BuildError {
-    BuildError(format!("resources.{}.{key}: {cause}", settings.resource))
+fn read(key: &str, secret: &SecretRef, base: &Path) -> Result<Secret, BuildError> {
+    secret.read(base).map_err(|e| BuildError::at(key, e))
 }

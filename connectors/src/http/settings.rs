@@ -117,7 +117,6 @@ struct RawProxy {
 /// Checked settings of an `http` resource.
 #[derive(Debug)]
 pub struct Settings {
-    pub(super) resource: String,
     /// Its path ends with `/`.
     pub(super) url: Url,
     pub(super) auth: Option<Auth>,
@@ -221,7 +220,6 @@ impl Settings {
         let requests = Requests::check(raw.requests.unwrap_or_default(), &own, section, reader.diagnostics);
         let sound = reader.sound && reader.diagnostics.findings().len() == before;
         let settings = Self {
-            resource: section.name().to_owned(),
             url: url?,
             auth,
             ca_file: raw.ca_file,

@@ -1,9 +1,7 @@
 //! A place: a server with its ways, and a connector that leads to it.
 
 use passerelle_config::Diagnostics;
-use passerelle_connectors::{
-    BuildError, Call, DynConnector, Failure, Gate, Intent, Output, Progress, REGISTRY, Visible,
-};
+use passerelle_connectors::{Call, DynConnector, Failure, Gate, Intent, Output, Progress, REGISTRY, Visible};
 use serde_json::Value;
 use std::{
     future::Future,
@@ -97,7 +95,7 @@ pub fn build(dir: &Path, settings: &str) -> Result<Arc<dyn DynConnector>, String
     let entry = REGISTRY.iter().find(|entry| entry.name == resource.connector).unwrap();
     let mut diagnostics = Diagnostics::default();
     match entry.check(&resource.section, &mut diagnostics) {
-        Some(checked) => checked.build(dir).map_err(|BuildError(message)| message),
+        Some(checked) => checked.build(dir).map_err(|error| error.to_string()),
         None => Err(diagnostics.to_string()),
     }
 }

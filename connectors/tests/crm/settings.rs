@@ -48,7 +48,7 @@ fn wrong_settings_are_refused_with_what_is_right() {
     refused(&rest("max_response = \"0B\""), &["resources.crm.max_response"]);
     refused(
         &rest("auth = { kind = \"bearer\", token = { env = \"NOT_SET_ANYWHERE\" } }"),
-        &["resources.crm.auth.token", "NOT_SET_ANYWHERE"],
+        &["auth.token: ", "NOT_SET_ANYWHERE"],
     );
     let contact = |more: &str| format!("dialect = \"rest\"\nurl = \"http://127.0.0.1/\"\n{CONTACT}{more}");
     refused(&contact("key = [\"guid\"]"), &["entities.contact.key: \"guid\" is not one of its fields"]);

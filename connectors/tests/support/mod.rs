@@ -15,8 +15,7 @@ use aws_lc_rs::digest::{Context, SHA256, digest};
 use dav::Dav;
 use passerelle_config::Diagnostics;
 use passerelle_connectors::{
-    BuildError, Call, Demands, DynConnector, Failure, Gate, Input, Intent, Outcome, Output, Produced,
-    Progress, REGISTRY,
+    Call, Demands, DynConnector, Failure, Gate, Input, Intent, Outcome, Output, Produced, Progress, REGISTRY,
 };
 use proftpd::Proftpd;
 use samba::Samba;
@@ -48,7 +47,7 @@ pub fn check(base: &Path, settings: &str) -> Result<Arc<dyn DynConnector>, Strin
     let entry = REGISTRY.iter().find(|entry| entry.name == resource.connector).unwrap();
     let mut diagnostics = Diagnostics::default();
     match entry.check(&resource.section, &mut diagnostics) {
-        Some(checked) => checked.build(base).map_err(|BuildError(message)| message),
+        Some(checked) => checked.build(base).map_err(|error| error.to_string()),
         None => Err(diagnostics.to_string()),
     }
 }

@@ -134,7 +134,7 @@ fn check(settings: &Settings, findings: &mut Findings<'_>) {
 }
 
 fn build(settings: &Settings, base: &Path, exchange: Arc<Exchange>) -> Result<Arc<dyn Dialect>, BuildError> {
-    let missing = || BuildError(format!("resources.{}.auth: missing", settings.resource));
+    let missing = || BuildError::at("auth", "missing");
     let key = client::secret(settings, base)?.ok_or_else(missing)?;
     let login = match &settings.auth {
         Some(Auth::Basic { username, .. }) => Some(username.clone()),

@@ -90,7 +90,7 @@ fn check(settings: &Settings, findings: &mut Findings<'_>) {
 }
 
 fn build(settings: &Settings, base: &Path, exchange: Arc<Exchange>) -> Result<Arc<dyn Dialect>, BuildError> {
-    let missing = || BuildError(format!("resources.{}.auth: expected kind \"basic\"", settings.resource));
+    let missing = || BuildError::at("auth", "expected kind \"basic\"");
     let Some(Auth::Basic { username, .. }) = &settings.auth else { return Err(missing()) };
     let password = client::secret(settings, base)?.ok_or_else(missing)?;
     // Only the code of a party is unique by itself.

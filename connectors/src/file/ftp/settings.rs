@@ -127,10 +127,11 @@ impl FtpSettings {
     /// Reads the secrets; does not connect.
     pub(in crate::file) fn connect(&self, base: &Path) -> Result<Arc<dyn Connect>, BuildError> {
         let read = self.password.as_ref().map(|reference| reference.read(base)).transpose();
-        let password = read.map_err(|SecretError(message)| BuildError(format!("password: {message}")))?;
+        let password = read.map_err(|SecretError(message)| BuildError::at("password", message))?;
         if password.as_ref().is_some_and(|secret| secret.expose().contains(['\r', '\n', '\0'])) {
-            return Err(BuildError(
-                "password: has a line end or a NUL, which no FTP command can carry".to_owned(),
+            return Err(BuildError::at(
+                "password",
+                "has a line end or a NUL, which no FTP command can carry",
             ));
         }
         let tls = match self.mode {

@@ -72,14 +72,15 @@ fn config(
     let provider: Arc<CryptoProvider> = rustls::crypto::aws_lc_rs::default_provider().into();
     let versions = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)
-        .map_err(|error| BuildError(format!("url: {error}")))?;
+        .map_err(|error| BuildError::at("url", error))?;
     let named = ca_file.map(trust::certificates).transpose();
-    let named = named.map_err(|error| BuildError(format!("ca_file: {error}")))?;
+    let named = named.map_err(|error| BuildError::at("ca_file", error))?;
     let verifier = trust::verifier(named.unwrap_or_default(), provider).map_err(|error| {
         let key = if ca_file.is_some() { "ca_file" } else { "url" };
-        BuildError(format!(
-            "{key}: {error}; install the system's CA certificates or name the server's CA in ca_file"
-        ))
+        BuildError::at(
+            key,
+            format!("{error}; install the system's CA certificates or name the server's CA in ca_file"),
+        )
     })?;
     Ok(versions.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }

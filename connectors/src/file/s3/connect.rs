@@ -51,7 +51,7 @@ impl ObjectStore {
         runtime: Background,
     ) -> Result<Self, BuildError> {
         let client = over_http::client(tls, connect_timeout, Idle { most: MAX_IDLE, time: POOL_IDLE })
-            .map_err(|error| BuildError(format!("endpoint: {}", chain(&error.without_url()))))?;
+            .map_err(|error| BuildError::at("endpoint", chain(&error.without_url())))?;
         let host = match (base.host_str().unwrap_or_default(), base.port()) {
             (host, Some(port)) => format!("{host}:{port}"),
             (host, None) => host.to_owned(),

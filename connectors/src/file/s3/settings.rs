@@ -190,9 +190,9 @@ impl S3Settings {
     pub(in crate::file) fn connect(&self, base: &Path) -> Result<Arc<dyn Connect>, BuildError> {
         let ca_file = self.ca_file.as_ref().map(|file| base.join(file));
         let tls = tls_of(self.base.scheme() == "https", ca_file.as_deref(), &[b"http/1.1"])
-            .map_err(|(key, cause)| BuildError(format!("{key}: {cause}")))?;
+            .map_err(|(key, cause)| BuildError::at(key, cause))?;
         let secret = |key: &str, reference: &SecretRef| -> Result<Secret, BuildError> {
-            reference.read(base).map_err(|SecretError(message)| BuildError(format!("{key}: {message}")))
+            reference.read(base).map_err(|SecretError(message)| BuildError::at(key, message))
         };
         let keys = Keys {
             id: secret("access_key_id", &self.access_key_id)?,
@@ -204,7 +204,7 @@ impl S3Settings {
             .thread_name("object-store")
             .enable_all()
             .build()
-            .map_err(|error| BuildError(format!("url: the agent cannot start a thread: {error}")))?;
+            .map_err(|error| BuildError::at("url", format!("the agent cannot start a thread: {error}")))?;
         let store = ObjectStore::new(
             self.base.clone(),
             &self.bucket,

@@ -137,10 +137,8 @@ fn who(
 impl SmbSettings {
     /// Reads the password; does not connect.
     pub(in crate::file) fn connect(&self, base: &Path) -> Result<Arc<dyn Connect>, BuildError> {
-        let password = self
-            .password
-            .read(base)
-            .map_err(|SecretError(message)| BuildError(format!("password: {message}")))?;
+        let password =
+            self.password.read(base).map_err(|SecretError(message)| BuildError::at("password", message))?;
         Ok(Arc::new(SmbServer {
             host: self.host.clone(),
             port: self.port,

@@ -115,13 +115,13 @@ impl WebDavSettings {
         let speaks_tls = self.url.scheme() == "https";
         let ca_file = self.ca_file.as_ref().map(|file| base.join(file));
         let tls = tls_of(speaks_tls, ca_file.as_deref(), &[b"http/1.1"])
-            .map_err(|(key, cause)| BuildError(format!("{key}: {cause}")))?;
+            .map_err(|(key, cause)| BuildError::at(key, cause))?;
         let credentials = match &self.login {
             None => None,
             Some((username, password)) => {
                 let password = password
                     .read(base)
-                    .map_err(|SecretError(message)| BuildError(format!("password: {message}")))?;
+                    .map_err(|SecretError(message)| BuildError::at("password", message))?;
                 Some(Arc::new(Credentials { username: username.clone(), password }))
             }
         };
