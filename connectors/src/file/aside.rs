@@ -95,6 +95,8 @@ fn put_back(
         return Err(refused);
     }
     match gone {
+        // Set aside though that was refused.
+        Gone::Nothing if is_gone(fs, to) && !is_gone(fs, aside) => {}
         Gone::Nothing => return Err(refused),
         // Not as it was: so nobody may say that nothing was done.
         Gone::Removed => {

@@ -122,6 +122,7 @@ cases: {
         a_server_frozen_while_writing_ends_in_time,
         a_half_open_line_ends_in_time,
         an_effect_whose_answer_is_lost_happens_once,
+        an_effect_that_was_done_and_refused_is_told_as_done,
         a_stranger_in_its_place_gets_nothing,
         what_the_account_may_not_do_is_refused;
     changing:

@@ -1,6 +1,8 @@
-//! A symbolic link put in a folder's place in the middle of an operation, by somebody who may write there.
+//! What changes in the middle of an operation: a symbolic link put in a folder's place by somebody who may write there, and a
+//! file that gives more than it had.
 
-use crate::support::Place;
+use crate::support::{Place, call, check, sink};
+use passerelle_connectors::{Code, Effect};
 use serde_json::json;
 use std::{
     fs,
@@ -92,4 +94,17 @@ async fn pipes_sockets_and_devices_are_refused_at_once() {
             assert_eq!(place.read(name), b"x", "{name}");
         }
     }
+}
+
+/// It might never end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_gives_more_than_it_had_is_not_read_on() {
+    let base = tempfile::tempdir().unwrap();
+    // Files of the kernel have no size, and content all the same.
+    let kernel = check(base.path(), "connector = \"file\"\nurl = \"file:///proc\"").unwrap();
+    let (mut output, content) = sink();
+    let fetched = kernel.execute(&call(), "fetch", &json!({"path": "version"}), None, &mut output).await;
+    let failure = fetched.unwrap_err();
+    assert_eq!((failure.code, failure.effect), (Code::TargetConflict, Effect::NotApplied), "{failure}");
+    assert!(content.lock().unwrap().len() <= 1, "nothing is read past the end that it should have");
 }

@@ -1,4 +1,5 @@
-//! The line between the connector and a server, where it can be broken: cut at the very moment that counts, or half-open.
+//! The line between the connector and a server, where it can be broken: cut at the very moment that counts, half-open, or
+//! telling the opposite of what was answered.
 
 use std::{
     io::{Read as _, Write as _},
@@ -17,6 +18,8 @@ pub enum Cut {
     BeforeItIsHeard,
     /// When the server has done it and answers: the answer is lost.
     BeforeItsAnswer,
+    /// The server has done it, and this comes in the place of its answer.
+    Answered(&'static str),
 }
 
 /// Passes bytes on between the connector and a server.
@@ -108,7 +111,7 @@ fn ask(mut from: TcpStream, mut to: TcpStream, shared: &Shared, at_answer: &Atom
         {
             match cut {
                 Cut::BeforeItIsHeard => break,
-                Cut::BeforeItsAnswer => at_answer.store(true, Ordering::SeqCst),
+                Cut::BeforeItsAnswer | Cut::Answered(_) => at_answer.store(true, Ordering::SeqCst),
             }
         }
         if to.write_all(&buffer[..n]).is_err() {
@@ -126,7 +129,13 @@ fn ask(mut from: TcpStream, mut to: TcpStream, shared: &Shared, at_answer: &Atom
 fn answer(mut from: TcpStream, mut to: TcpStream, shared: &Shared, at_answer: &AtomicBool) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(n @ 1..) = from.read(&mut buffer) {
-        if at_answer.load(Ordering::SeqCst) || to.write_all(&buffer[..n]).is_err() {
+        if at_answer.swap(false, Ordering::SeqCst) {
+            let Some((_, Cut::Answered(other))) = shared.cut else { break };
+            if to.write_all(other.as_bytes()).is_err() || other.starts_with("HTTP/") {
+                // The rest of what the server said is nobody's answer.
+                break;
+            }
+        } else if to.write_all(&buffer[..n]).is_err() {
             break;
         }
     }

@@ -112,6 +112,8 @@ impl Abilities {
 pub struct EffectWords {
     pub rename: &'static str,
     pub delete: &'static str,
+    /// Answers by which such a server says that it did not do it.
+    pub refusals: &'static [&'static str],
 }
 
 /// A resource and the folder that it is, as this machine sees it.
@@ -166,9 +168,18 @@ impl Place {
     /// How the requests begin that rename and delete, where a line can read them.
     pub fn effect_words(&self) -> Option<EffectWords> {
         if self.settings.contains("url = \"ftp://") {
-            Some(EffectWords { rename: "RNTO ", delete: "DELE " })
+            let refusals = &["550 No.\r\n", "450 Not now.\r\n", "226 Hm.\r\n"];
+            Some(EffectWords { rename: "RNTO ", delete: "DELE ", refusals })
         } else if self.settings.contains("url = \"webdav://") {
-            Some(EffectWords { rename: "MOVE /", delete: "DELETE /" })
+            let refusals = &[
+                "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                "HTTP/1.1 412 Precondition Failed\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                "HTTP/1.1 423 Locked\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                // RFC 9110 §15.3.3: may be done later, or never.
+                "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            ];
+            Some(EffectWords { rename: "MOVE /", delete: "DELETE /", refusals })
         } else {
             None
         }

@@ -66,6 +66,10 @@ async fn decide(lease: &mut Lease, call: &Call, place: &Place) -> Result<bool, F
         match hands.fs.delete(&doomed) {
             // Someone else was faster: gone is gone.
             Err(error) if error.problem == Problem::NotFound => return Ok(false),
+            // A refusal of what was done all the same.
+            Err(error)
+                if !error.is_broken()
+                    && matches!(look(hands.fs.as_mut(), &doomed, Links::Keep), Ok(None)) => {}
             other => other?,
         }
         // The effect has happened: a folder that cannot be synced does not undo it.

@@ -16,6 +16,7 @@ use super::{
     MAX_SUFFIX, effect_failure,
     finish::{Finished, finish},
     look, no_free_name,
+    refusal::{self, Refusal},
 };
 use crate::{Call, Code, Effect, Failure, Input, Intent, Outcome};
 use aws_lc_rs::digest;
@@ -150,22 +151,30 @@ async fn write_and_name(
         };
         call.gate.pass(&intent).await?;
         lease.commit();
-        match name(lease, call, &part, &target, on_conflict).await {
+        let error = match name(lease, call, &part, &target, on_conflict).await {
             Ok(named) => return Ok(named.outcome(&intent, written.synced)),
-            Err(error)
+            Err(error) if error.is_broken() => {
+                return Err(Stopped::InEffect(Box::new(intent), effect_failure(error)));
+            }
+            Err(error) => error,
+        };
+        let error = match refusal::of_a_part(lease, call, &part, &target, &intent, error).await {
+            Refusal::Meant(error) => error,
+            Refusal::Untrue => return Ok(named_anyhow(lease, &target, &intent, written.synced).await),
+            Refusal::Unclear(failure) => return Err(Stopped::Before(failure)),
+        };
+        match error {
+            error
                 if error.problem == Problem::Exists
                     && (on_conflict == OnConflict::Fail
                         || on_conflict == OnConflict::Suffix && bound.is_some()) =>
             {
                 return Err(lost(lease, call, part, on_conflict, error).await.into());
             }
-            Err(error) if error.problem == Problem::Exists && on_conflict == OnConflict::Suffix => {
+            error if error.problem == Problem::Exists && on_conflict == OnConflict::Suffix => {
                 candidate = number + 1;
             }
-            Err(error) if error.is_broken() => {
-                return Err(Stopped::InEffect(Box::new(intent), effect_failure(error)));
-            }
-            Err(error) => return Err(error.into()),
+            error => return Err(error.into()),
         }
     }
 }
@@ -426,6 +435,22 @@ impl Named {
     pub(super) fn outcome(&self, intent: &Intent, synced: bool) -> Outcome {
         Outcome { leaves: self.leaves, ..outcome(intent, synced && self.synced, self.atomic) }
     }
+}
+
+/// The result where the target refused what it did all the same: nothing says in how many steps.
+pub(super) async fn named_anyhow(
+    lease: &mut Lease,
+    target: &Place,
+    intent: &Intent,
+    synced: bool,
+) -> Outcome {
+    let folder = target.folder().to_owned();
+    let named = lease.run(move |hands| {
+        let synced = hands.fs.sync_folder(&folder).unwrap_or(false);
+        Ok(Named { synced, atomic: true, leaves: hands.fs.leaves_part() })
+    });
+    let named = named.await.unwrap_or(Named { synced: false, atomic: true, leaves: true });
+    named.outcome(intent, synced)
 }
 
 /// The result of a drop under `intent`.

@@ -61,13 +61,16 @@ pub(super) async fn read(
     // The next slice is read while the one before is stored.
     let (mut full, mut n) = lease.run(next(vec![0; length])).await?;
     let mut spare = vec![0; length];
-    while n > 0 {
+    let mut seen = n as u64;
+    // More than it has is not the file that was looked at, and might never end.
+    while n > 0 && seen <= stat.size {
         let reading = async { lease.run(next(spare)).await.map_err(Failure::from) };
         let ((buffer, following), ()) =
             tokio::try_join!(reading, output.write(full.get(..n).unwrap_or_default()))?;
         call.progress.add(n as u64);
         spare = full;
         (full, n) = (buffer, following);
+        seen = seen.saturating_add(n as u64);
     }
     let after = lease.run(|hands| {
         let Some(mut source) = hands.source.take() else { return Ok(None) };
@@ -76,7 +79,7 @@ pub(super) async fn read(
     let after = after.await?;
     let changed =
         after.as_ref().is_some_and(|(after, _)| after.size != stat.size || after.modified != stat.modified);
-    if call.progress.done() < stat.size || changed {
+    if seen != stat.size || changed {
         let message = "the file changed while it was read";
         return Err(
             Failure::retry(Code::TargetConflict, message).detail(format!("{path}: {stat:?}, then {after:?}"))

@@ -20,8 +20,10 @@ use super::{
         pool::{Lease, Pool},
         worker::Hands,
     },
-    drop::{DropState, free_name, identity, lost, name, outcome},
-    effect_failure, intended, look, of_another_job, state,
+    drop::{DropState, free_name, identity, lost, name, named_anyhow, outcome},
+    effect_failure, intended, look, of_another_job,
+    refusal::{self, Refusal},
+    state,
 };
 use crate::{Call, Code, Failure, Intent, Outcome};
 use aws_lc_rs::digest::{Context, SHA256};
@@ -170,12 +172,19 @@ async fn rename(
     loop {
         call.gate.pass(&intent).await?;
         lease.commit();
-        let named = name(lease, call, part, &target, params.on_conflict).await;
-        match named {
+        let error = match name(lease, call, part, &target, params.on_conflict).await {
             Ok(named) => {
                 return Ok(Finished::Done(named.outcome(&intent, kept.synced)));
             }
-            Err(error) if error.problem == Problem::Exists => {
+            Err(error) if error.is_broken() => return Err(effect_failure(error)),
+            Err(error) => error,
+        };
+        match refusal::of_a_part(lease, call, part, &target, &intent, error).await {
+            Refusal::Untrue => {
+                return Ok(Finished::Done(named_anyhow(lease, &target, &intent, kept.synced).await));
+            }
+            Refusal::Unclear(failure) => return Err(failure),
+            Refusal::Meant(error) if error.problem == Problem::Exists => {
                 // Renaming without replacing is a link and an unlink on some targets: cut off between the two, it
                 // left the same content under both names. Then the second half is all that is missing.
                 let sha256 = intent.sha256.unwrap_or_default();
@@ -195,7 +204,7 @@ async fn rename(
                 intent.target = Some(next.to_string());
                 target = next;
             }
-            Err(error) => return Err(effect_failure(error)),
+            Refusal::Meant(error) => return Err(error.into()),
         }
     }
 }
@@ -226,7 +235,7 @@ fn find(
     }
 }
 
-fn says_so(
+pub(super) fn says_so(
     target: &Place,
     part: &Place,
 ) -> impl FnOnce(&mut Hands) -> Result<bool, FsError> + Send + 'static {
@@ -240,7 +249,7 @@ fn remove(place: &Place) -> impl FnOnce(&mut Hands) -> Result<(), FsError> + Sen
 }
 
 /// Whether the target is a file with the intent's content.
-async fn arrived(
+pub(super) async fn arrived(
     lease: &mut Lease,
     call: &Call,
     target: &Place,

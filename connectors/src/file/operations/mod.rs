@@ -9,6 +9,7 @@ mod fetch;
 mod finish;
 pub(super) mod list;
 mod moving;
+mod refusal;
 mod then;
 
 use super::{

@@ -9,11 +9,12 @@ use super::{
         aside::{self, forget, restore},
         backend::{EntryKind, FsError, Links, Problem, Renamed, Stat},
         params::{Move, OnConflict},
+        place::Place,
         pool::{Lease, Pool},
     },
     Fingerprint,
     drop::{existing, free_name},
-    effect_failure, intended, look, plain, state,
+    effect_failure, intended, look, plain, refusal, state,
 };
 use crate::{Call, Code, Failure, Intent, Outcome};
 use serde::{Deserialize, Serialize};
@@ -108,7 +109,9 @@ async fn resume(lease: &mut Lease, call: &Call, params: &Move, intent: &Intent) 
         if is_it(source) {
             let from = params.from.clone();
             lease.commit();
-            lease.run(move |hands| hands.fs.delete(&from)).await.map_err(effect_failure)?;
+            let deleted = lease.run(move |hands| hands.fs.delete(&from)).await;
+            // The copy is there already: nobody may say that nothing was done.
+            deleted.map_err(|error| Failure::from(error).effect_unknown())?;
         }
         return Ok(done);
     }
@@ -116,7 +119,7 @@ async fn resume(lease: &mut Lease, call: &Call, params: &Move, intent: &Intent) 
         .and_then(|stat| stat.inode)
         .is_some_and(|inode| Some(inode) == moved.and_then(|stat| stat.inode));
     match (is_it(source), is_it(moved)) {
-        (true, false) => rename(lease, call, params).await,
+        (true, false) if moved.is_none() => rename(lease, call, params).await,
         (false, true) => Ok(done),
         // Cut off between link and unlink, where a rename that replaces nothing is made of these two. With one that replaces
         // both paths may be of the same name.
@@ -126,7 +129,13 @@ async fn resume(lease: &mut Lease, call: &Call, params: &Move, intent: &Intent) 
             lease.run(move |hands| hands.fs.delete(&from)).await.map_err(effect_failure)?;
             Ok(done)
         }
-        (true, true) => rename(lease, call, params).await,
+        (true, _) => {
+            let copies = lease.run(|hands| Ok(!hands.fs.renames_keep_files())).await;
+            let copies = copies.map_err(|error| Failure::from(error).effect_unknown())?;
+            let again = rename(lease, call, params).await;
+            // Where a move is a copy and a deletion, what is there may be the copy.
+            again.map_err(|failure| if copies { failure.effect_unknown() } else { failure })
+        }
         (false, false) => {
             let message =
                 "the file of an earlier attempt is at neither place: whether it was moved is not known";
@@ -134,6 +143,35 @@ async fn resume(lease: &mut Lease, call: &Call, params: &Move, intent: &Intent) 
                 .effect_unknown()
                 .detail(format!("from {} to {target}", params.from)))
         }
+    }
+}
+
+/// What a refusal was: the same if it was meant, `None` if the file is at its new place all the same.
+async fn refused(
+    lease: &mut Lease,
+    from: &Place,
+    to: &Place,
+    file: &Fingerprint,
+    error: FsError,
+) -> Result<Option<FsError>, Failure> {
+    let (source, target, kept) = (from.clone(), to.clone(), file.clone());
+    let looked = lease.run(move |hands| {
+        let fs = hands.fs.as_mut();
+        let copied = source != target
+            && fs.came_from(&target, &source, Some((kept.size, kept.modified.as_deref())))?;
+        let is_it = |stat: Option<Stat>| stat.is_some_and(|stat| kept.matches(stat));
+        let (there, moved) = (is_it(look(fs, &source, Links::Keep)?), is_it(look(fs, &target, Links::Keep)?));
+        Ok((there, moved, copied))
+    });
+    match looked.await {
+        // Where a move is a copy and a deletion, the copy is there, and what was to be deleted stays.
+        Ok((true, _, true)) if error.problem != Problem::Exists => Err(Failure::from(error).effect_unknown()),
+        Ok((true, ..)) => Ok(Some(error)),
+        Ok((false, false, false)) => Err(refusal::unclear(&error)),
+        Ok((false, ..)) => Ok(None),
+        Err(second) if second.is_broken() => Err(refusal::unclear(&error).detail(second)),
+        // A target that refuses even the look is believed.
+        Err(_) => Ok(Some(error)),
     }
 }
 
@@ -185,12 +223,17 @@ async fn rename(lease: &mut Lease, call: &Call, params: &Move) -> Result<Moved, 
             drop(hands.fs.sync_folder(source.folder()));
             Ok(atomic)
         });
-        match renamed.await {
+        let error = match renamed.await {
             Ok(atomic) => return Ok(Moved { path: target.to_string(), atomic }),
-            Err(error) if error.problem == Problem::Exists && on_conflict == OnConflict::Suffix => {
+            Err(error) if error.is_broken() => return Err(effect_failure(error)),
+            Err(error) => error,
+        };
+        match refused(lease, from, &target, &stat.into(), error).await? {
+            None => return Ok(Moved { path: target.to_string(), atomic: true }),
+            Some(error) if error.problem == Problem::Exists && on_conflict == OnConflict::Suffix => {
                 candidate = number + 1;
             }
-            Err(error) => return Err(effect_failure(error)),
+            Some(error) => return Err(error.into()),
         }
     }
 }

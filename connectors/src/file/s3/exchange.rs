@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 /// The longest key that a store takes, in bytes.
 const MAX_KEY: usize = 1024;
 /// The longest answer in XML: a thousand items of the longest keys fit in.
-const MAX_XML: usize = 8 * 1024 * 1024;
+const MAX_XML: usize = 4 * 1024 * 1024;
 /// The most that is read of an answer which says that something failed.
 const MAX_ERROR: usize = 64 * 1024;
 

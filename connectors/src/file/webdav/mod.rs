@@ -116,6 +116,10 @@ impl Remote {
         let status = response.status();
         if status == StatusCode::MULTI_STATUS {
             self.session.first_failure(response)?;
+        } else if status == StatusCode::ACCEPTED {
+            // RFC 9110 §15.3.3: it may be done later, or never.
+            let message = format!("{method} was accepted for later (202): whether it is done is not known");
+            return Err(FsError::new(Problem::Lost, message));
         } else if status.is_success() {
             self.session.drain(response);
         } else {

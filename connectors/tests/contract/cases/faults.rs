@@ -9,10 +9,14 @@ use crate::{
     },
     table::left_out,
 };
-use passerelle_connectors::{Call, Code, DynConnector, Effect, Failure, Gate, Outcome, Verdict};
+use passerelle_connectors::{
+    Call, Code, DynConnector, Effect, Failure, Gate, Keeper, Outcome, Produced, Verdict,
+};
 use serde_json::{Value, json};
 use std::{
+    future::Future,
     path::Path,
+    pin::Pin,
     process::Command,
     sync::Arc,
     time::{Duration, Instant},
@@ -159,6 +163,83 @@ pub async fn an_effect_whose_answer_is_lost_happens_once(place: &mut Place) {
             assert_eq!(place.has("b.csv"), operation == "move", "{cut:?}");
             drop(std::fs::remove_file(place.root.join("b.csv")));
         }
+    }
+}
+
+/// A proxy that repeats requests, or a file system behind the server that does, makes servers refuse what they did.
+pub async fn an_effect_that_was_done_and_refused_is_told_as_done(place: &mut Place) {
+    let Some(words) = place.effect_words() else {
+        return left_out("what travels is not in the clear, so that no line knows the moment");
+    };
+    let server = place.server().unwrap().port();
+    for refusal in words.refusals {
+        let refused = |at| Line::cut_at(server, at, Cut::Answered(refusal));
+        for on_conflict in ["replace", "fail", "suffix"] {
+            let line = refused(words.rename);
+            let params = json!({"path": "a.csv", "on_conflict": on_conflict});
+            let dropped = run(&place.through(line.port), &call(), "drop", &params, Some(b"content")).await;
+            let outcome = dropped.unwrap_or_else(|e| panic!("{refusal:?} {on_conflict}: {e}"));
+            assert!(line.was_cut(), "{refusal:?} {on_conflict}");
+            assert_eq!(outcome.result["path"], "a.csv", "{refusal:?} {on_conflict}");
+            assert_eq!(place.read("a.csv"), b"content");
+            assert_eq!(std::fs::read_dir(&place.root).unwrap().count(), 1, "{refusal:?} {on_conflict}");
+            std::fs::remove_file(place.root.join("a.csv")).unwrap();
+        }
+        place.write("a.csv", b"content");
+        for (operation, params, at, result) in [
+            ("move", json!({"from": "a.csv", "to": "b.csv"}), words.rename, json!({"path": "b.csv"})),
+            ("delete", json!({"path": "b.csv"}), words.delete, json!({"deleted": true})),
+        ] {
+            let line = refused(at);
+            let done = run(&place.through(line.port), &call(), operation, &params, None).await;
+            let done = done.map(|outcome| outcome.result);
+            assert!(line.was_cut(), "{refusal:?} {operation}");
+            match done {
+                Ok(done) if operation == "move" => assert_eq!(done, result, "{refusal:?}"),
+                // That it is not there may be said of a file that somebody else took away.
+                Ok(_) => {}
+                Err(failure) => {
+                    assert_eq!(failure.effect, Effect::Unknown, "{refusal:?} {operation}: {failure}");
+                }
+            }
+            assert!(!place.has("a.csv") && place.has("b.csv") == (operation == "move"), "{refusal:?}");
+        }
+        std::fs::create_dir_all(place.root.join("done")).unwrap();
+        for (then, at, said) in [
+            (json!("delete"), words.rename, "deleted"),
+            (json!("delete"), words.delete, "deleted"),
+            (json!({"move_to": "done/b.csv"}), words.rename, "moved"),
+        ] {
+            place.write("a.csv", b"content");
+            let line = refused(at);
+            let params = json!({"path": "a.csv", "then": then});
+            let (output, content) = sink();
+            let mut output = output.kept_by(Arc::new(Kept));
+            let through = place.through(line.port);
+            let fetched = through.execute(&call(), "fetch", &params, None, &mut output).await;
+            let fetched = fetched.unwrap_or_else(|e| panic!("{refusal:?} {at} {then}: {e}"));
+            assert!(line.was_cut(), "{refusal:?} {at} {then}");
+            // Of a file that is not there any more nobody can say who took it away.
+            let told = [json!(said), json!("gone")];
+            assert!(
+                told[..1 + usize::from(said == "deleted")].contains(&fetched.result["then"]),
+                "{refusal:?} {at} {then}"
+            );
+            drop(output);
+            assert_eq!(*content.lock().unwrap(), b"content");
+            assert!(!place.has("a.csv") && place.has("done/b.csv") == (said == "moved"), "{refusal:?} {at}");
+            assert_eq!(place.parts(), [""; 0], "{refusal:?} {at} {then}");
+        }
+        std::fs::remove_dir_all(place.root.join("done")).unwrap();
+    }
+}
+
+/// Keeps every output.
+struct Kept;
+
+impl Keeper for Kept {
+    fn keep<'a>(&'a self, _: &'a Produced) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>> {
+        Box::pin(async { Ok(()) })
     }
 }
 

@@ -1,7 +1,10 @@
 //! Answers of stores that lie, lead elsewhere, refuse or get lost.
 
-use crate::support::{Place, call, check, s3::Kind, s3_settings, sink};
-use passerelle_connectors::{Code, DynConnector, Failure, Verdict};
+use crate::{
+    cases::then::fetch,
+    support::{Place, Recorder, call, check, s3::Kind, s3_settings, sink},
+};
+use passerelle_connectors::{Call, Code, DynConnector, Effect, Failure, Gate, Verdict};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -177,24 +180,51 @@ async fn a_file_that_is_not_what_was_looked_at_is_not_delivered() {
     }
 }
 
-/// A relay that lets everything through, but for what completes an upload: the first time that is lost, on its way there
-/// or on its way back.
-fn relay(to: u16, answered: bool) -> u16 {
+/// What becomes of a request on its way through a relay.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// The store never hears of it.
+    Lost,
+    /// Done by the store, heard by nobody.
+    Unheard,
+    /// Done by the store, and answered with this status.
+    DoneAndSaid(&'static str),
+    /// Kept from the store, and answered with this status; each time.
+    OnlySaid(&'static str),
+}
+
+fn completes(head: &str) -> bool {
+    // Not the look whether the store keeps conditions.
+    head.starts_with("POST") && head.contains("uploadId=") && !head.contains(".passerelle-check")
+}
+
+fn deletes(head: &str) -> bool {
+    head.starts_with("DELETE") && !head.contains("uploadId=")
+}
+
+/// A relay that lets everything through, but for the first of these requests.
+fn relay(to: u16, is_it: fn(&str) -> bool, way: Way) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let lost = Arc::new(AtomicBool::new(false));
+    let came = Arc::new(AtomicBool::new(false));
     thread::spawn(move || {
         for mut client in listener.incoming().flatten() {
-            let lost = Arc::clone(&lost);
+            let came = Arc::clone(&came);
             thread::spawn(move || {
                 let head = head_of(&mut client);
                 if head.is_empty() {
                     return;
                 }
-                let completes = head.starts_with("POST") && head.contains("uploadId=");
-                let loses = completes && !lost.swap(true, Ordering::SeqCst);
-                if loses && !answered {
-                    return;
+                let first = is_it(&head) && !came.swap(true, Ordering::SeqCst);
+                match way {
+                    Way::Lost if first => return,
+                    Way::OnlySaid(status) if is_it(&head) => {
+                        drop(client.write_all(&says(status, "", "")));
+                        drop(client.shutdown(Shutdown::Write));
+                        drop(io::copy(&mut client, &mut io::sink()));
+                        return;
+                    }
+                    Way::Lost | Way::Unheard | Way::DoneAndSaid(_) | Way::OnlySaid(_) => {}
                 }
                 let mut store = TcpStream::connect(("127.0.0.1", to)).unwrap();
                 // One request per connection, so that each has a head to look at.
@@ -202,9 +232,11 @@ fn relay(to: u16, answered: bool) -> u16 {
                 store.write_all(head.as_bytes()).unwrap();
                 let (mut from, mut into) = (client.try_clone().unwrap(), store.try_clone().unwrap());
                 let sending = thread::spawn(move || io::copy(&mut from, &mut into));
-                if loses {
-                    // Done by the store, heard by nobody.
+                if first {
                     drop(io::copy(&mut store, &mut io::sink()));
+                    if let Way::DoneAndSaid(status) = way {
+                        drop(client.write_all(&says(status, "", "")));
+                    }
                 } else {
                     drop(io::copy(&mut store, &mut client));
                 }
@@ -219,17 +251,15 @@ fn relay(to: u16, answered: bool) -> u16 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_final_request_that_is_lost_is_looked_into_at_once() {
     for kind in [Kind::Nanio, Kind::S3s] {
-        for answered in [true, false] {
+        for way in [Way::Unheard, Way::Lost] {
             let (place, store) = Place::s3(kind);
             // s3s-fs does not list what an upload is made of.
-            if kind == Kind::S3s && !answered {
+            if kind == Kind::S3s && matches!(way, Way::Lost) {
                 continue;
             }
-            let port = relay(store.port, answered);
-            let through = check(&place.base, &s3_settings(&format!("http://127.0.0.1:{port}"), "")).unwrap();
-            let place = place.with(through);
+            let place = through(place, relay(store.port, completes, way));
             let outcome = place.drop(json!({"path": "a.csv"}), b"content").await;
-            let outcome = outcome.unwrap_or_else(|failure| panic!("{kind:?} {answered}: {failure}"));
+            let outcome = outcome.unwrap_or_else(|failure| panic!("{kind:?} {way:?}: {failure}"));
             assert_eq!((&outcome.result["path"], outcome.synced), (&json!("a.csv"), Some(true)));
             assert_eq!(
                 (place.read("a.csv"), place.parts(), store.uploads()),
@@ -237,4 +267,53 @@ async fn a_final_request_that_is_lost_is_looked_into_at_once() {
             );
         }
     }
+}
+
+/// The same place, reached through another port.
+fn through(place: Place, port: u16) -> Place {
+    let connector = check(&place.base, &s3_settings(&format!("http://127.0.0.1:{port}"), "")).unwrap();
+    place.with(connector)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_done_and_refused_is_told_as_done() {
+    for kind in [Kind::Nanio, Kind::S3s] {
+        for status in ["412 Precondition Failed", "409 Conflict", "503 Slow Down", "403 Forbidden"] {
+            for on_conflict in ["replace", "fail", "suffix"] {
+                let (place, store) = Place::s3(kind);
+                let place = through(place, relay(store.port, completes, Way::DoneAndSaid(status)));
+                let params = json!({"path": "a.csv", "on_conflict": on_conflict});
+                let outcome = place.drop(params, b"content").await;
+                let outcome = outcome.unwrap_or_else(|e| panic!("{kind:?} {status} {on_conflict}: {e}"));
+                assert_eq!(outcome.result["path"], "a.csv", "{kind:?} {status} {on_conflict}");
+                assert_eq!((place.read("a.csv"), place.has("a (2).csv")), (b"content".to_vec(), false));
+            }
+        }
+        for status in ["500 Internal Server Error", "503 Slow Down", "403 Forbidden"] {
+            let (place, store) = Place::s3(kind);
+            place.drop(json!({"path": "a.csv"}), b"content").await.unwrap();
+            let place = through(place, relay(store.port, deletes, Way::DoneAndSaid(status)));
+            let fetched = fetch(&place, &call(), &json!({"path": "a.csv", "then": "delete"})).await;
+            let fetched = fetched.unwrap_or_else(|e| panic!("{kind:?} {status}: {e}"));
+            assert_eq!((fetched.then.as_str(), fetched.content.as_slice()), ("deleted", &b"content"[..]));
+            assert!(!place.has("a.csv"), "{kind:?} {status}");
+        }
+    }
+}
+
+/// A key that may write and not delete: the copy stands, so that nobody may say that nothing was done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_whose_deletion_is_refused_is_not_told_as_nothing() {
+    let (place, store) = Place::s3(Kind::Nanio);
+    place.drop(json!({"path": "a.csv"}), b"content").await.unwrap();
+    let place = through(place, relay(store.port, deletes, Way::OnlySaid("403 Forbidden")));
+    let gate = Recorder::open();
+    let first = Call { gate: Arc::clone(&gate) as Arc<dyn Gate>, ..call() };
+    let params = json!({"from": "a.csv", "to": "b.csv"});
+    let failure = place.run(&first, "move", &params, None).await.unwrap_err();
+    assert_eq!(failure.effect, Effect::Unknown, "{failure}");
+    let next = Call { attempt: 2, prior_intent: Some(gate.last()), job: first.job, ..call() };
+    let failure = place.run(&next, "move", &params, None).await.unwrap_err();
+    assert_eq!(failure.effect, Effect::Unknown, "{failure}");
+    assert_eq!((place.read("a.csv"), place.read("b.csv")), (b"content".to_vec(), b"content".to_vec()));
 }

@@ -221,9 +221,34 @@ impl<'a> Taking<'a> {
         let aside = lease.run(move |hands| hands.fs.rename(&from, &to, Existing::Refuse)).await;
         match aside {
             Ok(_) => self.dispose(lease).await,
-            Err(error) if error.problem == Problem::NotFound => Ok(Followed::Gone),
             Err(error) if error.is_broken() => Err(in_effect(error)),
-            Err(error) => Err(error.into()),
+            Err(error) => self.after_refusal(lease, error).await,
+        }
+    }
+
+    /// A refusal is believed only if the file is still at its place and nowhere else: its content may have no other copy than
+    /// what was read.
+    async fn after_refusal(&self, lease: &mut Lease, error: FsError) -> Result<Followed, Stopped> {
+        let found = match self.look(lease).await {
+            Ok(found) => found,
+            Err(second) if second.is_broken() => return Err(in_effect(second)),
+            // A target that refuses even the look is believed.
+            Err(_) => return Err(error.into()),
+        };
+        let arrived = self.has_arrived(lease, found.target).await.map_err(in_effect)?;
+        match (found.hidden, found.place) {
+            // What is there now tells how to go on.
+            (Some(_), _) => Err(in_effect(error)),
+            (None, Some(place)) if self.is_it(place) && !arrived => Err(error.into()),
+            // Where a move is a copy and a deletion: nobody may say that nothing was done.
+            (None, Some(place)) if self.is_it(place) => Err(in_effect(error)),
+            (None, _) if arrived => Ok(Followed::Moved),
+            (None, Some(_)) => Ok(Followed::Changed),
+            (None, None) if error.problem == Problem::NotFound => Ok(Followed::Gone),
+            (None, None) => match self.after {
+                After::Delete => Ok(Followed::Deleted),
+                After::MoveTo(_) => Ok(Followed::Gone),
+            },
         }
     }
 
@@ -234,9 +259,9 @@ impl<'a> Taking<'a> {
             After::MoveTo(to) => self.name(lease, &self.place, to).await.map(|()| Followed::Moved),
         };
         match done {
-            Err(error) if error.problem == Problem::NotFound => Ok(Followed::Gone),
+            Ok(followed) => Ok(followed),
             Err(error) if error.is_broken() => Err(in_effect(error)),
-            other => Ok(other?),
+            Err(error) => self.after_refusal(lease, error).await,
         }
     }
 
@@ -263,17 +288,19 @@ impl<'a> Taking<'a> {
         match done {
             Ok(followed) => Ok(followed),
             Err(error) if error.is_broken() => Err(in_effect(error)),
-            Err(error) => {
-                self.put_back(lease).await?;
-                Err(error.into())
-            }
+            // Nothing is left to put back where it was done though it was refused.
+            Err(error) => match self.put_back(lease).await? {
+                true => Err(error.into()),
+                false => self.after_refusal(lease, error).await,
+            },
         }
     }
 
-    async fn put_back(&self, lease: &mut Lease) -> Result<(), Stopped> {
+    /// Whether there was anything to put back.
+    async fn put_back(&self, lease: &mut Lease) -> Result<bool, Stopped> {
         let (hidden, place) = (self.hidden.clone(), self.place.clone());
         let back = lease.run(move |hands| put_back(hands.fs.as_mut(), &hidden, &place)).await;
-        back.map(drop).map_err(in_effect)
+        back.map_err(in_effect)
     }
 
     async fn remove(&self, lease: &mut Lease, place: &Place) -> Result<(), FsError> {
