@@ -46,7 +46,7 @@ pub struct Scanned {
     pub files: Vec<Seen>,
     /// Where the next page begins; `None` if this was the last.
     pub next: Option<String>,
-    /// How many names are not UTF-8, so that they cannot be told of.
+    /// How many names cannot be told of: they are not UTF-8, or no names.
     pub unreadable: u64,
 }
 

@@ -93,7 +93,7 @@ pub(super) struct Page {
     pub(super) entries: Vec<(String, Stat)>,
     /// Whether the folder holds more after the last entry.
     pub(super) more: bool,
-    /// How many names of the folder are not UTF-8 and so cannot be shown.
+    /// How many names of the folder cannot be shown: they are not UTF-8, or no names.
     pub(super) unreadable: u64,
 }
 
@@ -125,7 +125,9 @@ impl<'a, T> Smallest<'a, T> {
         if matches!(name, b"." | b"..") || super::place::is_hidden(name) {
             return;
         }
-        let Ok(name) = std::str::from_utf8(name) else {
+        // What servers tell may be made up: a name that leads elsewhere is nobody's here, whatever lies there.
+        let leads_elsewhere = name.is_empty() || name.contains(&b'/') || name.contains(&b'\0');
+        let Some(name) = std::str::from_utf8(name).ok().filter(|_| !leads_elsewhere) else {
             self.unreadable += 1;
             return;
         };
@@ -501,6 +503,19 @@ mod tests {
         check(Problem::Lost, Verdict::Retry, Code::TargetUnreachable);
         check(Problem::TimedOut, Verdict::Retry, Code::TargetTimeout);
         check(Problem::Cancelled, Verdict::Cancelled, Code::Cancelled);
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_counted_and_never_shown() {
+        let mut smallest = Smallest::new(None, 10);
+        for name in ["../evil", "/etc/passwd", "a/b", "a/", "", "nul\0", ".", "..", "..a", "a.csv"] {
+            smallest.offer(name.as_bytes(), ());
+        }
+        let (kept, _, unreadable) = smallest.finish();
+        assert_eq!(
+            (kept.into_keys().collect::<Vec<_>>(), unreadable),
+            (vec!["..a".into(), "a.csv".into()], 6)
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::{
     cases::{
         changing::a_file_moved_onto_itself_stays, failed, faults::what_the_account_may_not_do_is_refused,
+        trigger::found,
     },
     support::{
         Place, call, check, payload,
@@ -19,7 +20,7 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     net::TcpListener,
     os::unix::fs::PermissionsExt,
-    sync::Arc,
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
@@ -191,16 +192,153 @@ async fn list(connector: &Arc<dyn DynConnector>) -> Result<Value, Failure> {
     listed.map(|outcome| outcome.result)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_address_in_a_passive_answer_is_not_used() {
-    let place = Place::local();
+/// A port whose data connections all bring this.
+fn data(content: &'static str) -> u16 {
     let data = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = data.local_addr().unwrap().port();
     thread::spawn(move || {
         while let Ok((mut socket, _)) = data.accept() {
-            drop(socket.write_all(b"-rw-r--r-- 1 0 0 12 Oct 26 07:33 a.csv\r\n"));
+            drop(socket.write_all(content.as_bytes()));
         }
     });
+    port
+}
+
+/// A server that lists this, and knows of a size of `b.csv` alone.
+fn listing(features: &'static str, content: &'static str) -> u16 {
+    let port = data(content);
+    canned(move |command| match command.split(' ').next().unwrap_or_default() {
+        "FEAT" => format!("211-Features\r\n {features}\r\n211 End\r\n"),
+        "PASV" => format!("227 Entering Passive Mode (127,0,0,1,{},{}).\r\n", port / 256, port % 256),
+        "LIST" | "MLSD" => "150 here\r\n226 done\r\n".to_owned(),
+        "SIZE" if command == "SIZE /in/b.csv" => "213 12\r\n".to_owned(),
+        "SIZE" | "MDTM" => "550 no such file\r\n".to_owned(),
+        "CWD" if command != "CWD /in" => "550 no such folder\r\n".to_owned(),
+        _ => ordinary(command),
+    })
+}
+
+fn paths(listed: &Value) -> Vec<&str> {
+    listed["items"].as_array().unwrap().iter().map(|item| item["path"].as_str().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_with_a_line_end_hides_no_other_file() {
+    // One is read through `LIST`, the other through `MLSD`.
+    for place in [Place::ftp(Tls::None), Place::proftpd(Speaks::Ftp, "")] {
+        for name in ["a.csv", "line1.csv\nline2.csv", "\nonly.csv", "z.csv"] {
+            place.write(name, name.as_bytes());
+        }
+        fs::create_dir(place.root.join("folder\nmore")).unwrap();
+        let listed = place.ask("list", json!({})).await.unwrap();
+        assert_eq!(paths(&listed), ["a.csv", "z.csv"]);
+        assert!(listed["unreadable_names"].as_u64().is_some_and(|names| names >= 3), "{listed}");
+        let (files, unreadable) = found(place.connector.as_ref()).await;
+        assert_eq!((files, unreadable >= 3), (vec!["a.csv".to_owned(), "z.csv".to_owned()], true));
+        for name in ["a.csv", "z.csv"] {
+            assert_eq!(place.ask("stat", json!({"path": name})).await.unwrap()["size"], 5);
+            assert_eq!(place.fetch(json!({"path": name})).await.unwrap().1, name.as_bytes());
+        }
+        // What a list cuts a name into is nothing.
+        for part in ["line1.csv", "line2.csv", "only.csv", "folder", "more"] {
+            let result = place.ask("stat", json!({"path": part})).await;
+            failed(result, Verdict::Permanent, Code::TargetNotFound, Effect::NotApplied);
+        }
+        place.drop(json!({"path": "line1.csv", "on_conflict": "fail"}), b"new").await.unwrap();
+        assert_eq!(place.read("line1.csv\nline2.csv"), b"line1.csv\nline2.csv");
+        let taken = place.drop(json!({"path": "z.csv", "on_conflict": "fail"}), b"new").await;
+        failed(taken, Verdict::Permanent, Code::TargetConflict, Effect::NotApplied);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_lead_elsewhere_are_neither_shown_nor_picked_up() {
+    let place = Place::local();
+    let facts = listing(
+        "MLST type*;size*;modify*;",
+        "type=file;size=1;modify=20261026073320; ../evil.csv\r\n\
+         type=file;size=1;modify=20261026073320; /etc/passwd.csv\r\n\
+         type=file;size=1;modify=20261026073320; a/b.csv\r\n\
+         type=file;size=1;modify=20261026073320; ..\r\n\
+         type=file;size=1;modify=20261026073320; nul\0.csv\r\n\
+         type=file;size=1;modify=20261026073320; half\r.csv\r\n\
+         type=file;size=12;modify=20261026073320; b.csv\r\n",
+    );
+    let human = listing(
+        "SIZE",
+        "-rw-r--r-- 1 0 0 1 Oct 26 07:33 ../evil.csv\r\n-rw-r--r-- 1 0 0 1 Oct 26 07:33 /etc/passwd.csv\r\n\
+         -rw-r--r-- 1 0 0 1 Oct 26 07:33 a/b.csv\r\n-rw-r--r-- 1 0 0 1 Oct 26 07:33 .\r\n\
+         -rw-r--r-- 1 0 0 1 Oct 26 07:33 nul\0.csv\r\n-rw-r--r-- 1 0 0 1 Oct 26 07:33 half\r.csv\r\n\
+         -rw-r--r-- 1 0 0 12 Oct 26 07:33 b.csv\r\n",
+    );
+    for port in [facts, human] {
+        let connector = at(&place, port);
+        let listed = list(&connector).await.unwrap();
+        assert_eq!((paths(&listed), &listed["unreadable_names"]), (vec!["b.csv"], &json!(5)));
+        assert_eq!(found(connector.as_ref()).await, (vec!["b.csv".to_owned()], 5));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_that_is_read_in_part_makes_no_name_free() {
+    let place = Place::local();
+    // Of `b.csv` the server says a size, and lists it in another form.
+    let partly = listing("SIZE", "-rw-r--r-- 1 0 0 12 Oct 26 07:33 a.csv\r\n-rw-r--r-- 2026-10-26 b.csv\r\n");
+    let connector = at(&place, partly);
+    let stat = connector.execute(&call(), "stat", &json!({"path": "b.csv"}), None, &mut sink().0).await;
+    failed(stat, Verdict::Permanent, Code::TargetUnsupported, Effect::NotApplied);
+    let unknown = listing("SIZE", "total 12\r\n-rw-r--r-- 2026-10-26 b.csv\r\n");
+    failed(list(&at(&place, unknown)).await, Verdict::Permanent, Code::TargetUnsupported, Effect::NotApplied);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn epsv_that_is_announced_and_refused_gives_way_to_pasv() {
+    let place = Place::local();
+    let port = data("-rw-r--r-- 1 0 0 12 Oct 26 07:33 a.csv\r\n");
+    for refused in ["500 what", "501 no", "502 not here", "522 no such protocol"] {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let commands = Arc::clone(&asked);
+        let server = canned(move |command| {
+            commands.lock().unwrap().push(command.to_owned());
+            match command {
+                "FEAT" => "211-Features\r\n EPSV\r\n211 End\r\n".to_owned(),
+                "EPSV" => format!("{refused}\r\n"),
+                "PASV" => format!("227 Entering (127,0,0,1,{},{}).\r\n", port / 256, port % 256),
+                "LIST -a" => "150 here\r\n226 done\r\n".to_owned(),
+                other => ordinary(other),
+            }
+        });
+        let connector = at(&place, server);
+        for _ in 0..2 {
+            let listed = list(&connector).await.unwrap_or_else(|error| panic!("{refused}: {error}"));
+            assert_eq!(paths(&listed), ["a.csv"], "{refused}");
+        }
+        let asked = asked.lock().unwrap();
+        let count = |wanted: &str| asked.iter().filter(|command| *command == wanted).count();
+        assert_eq!((count("EPSV"), count("PASV")), (1, 2), "asked once a connection: {asked:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_command_is_no_refused_epsv() {
+    let place = Place::local();
+    let port = data("-rw-r--r-- 1 0 0 12 Oct 26 07:33 a.csv\r\n");
+    let server = canned(move |command| match command {
+        "FEAT" => "211-Features\r\n EPSV\r\n211 End\r\n".to_owned(),
+        "EPSV" => format!("229 Entering (|||{port}|)\r\n"),
+        // As behind a firewall that knows only the newer one.
+        "PASV" => "500 what\r\n".to_owned(),
+        "LIST -a" => "501 no options\r\n".to_owned(),
+        "LIST" => "150 here\r\n226 done\r\n".to_owned(),
+        other => ordinary(other),
+    });
+    assert_eq!(paths(&list(&at(&place, server)).await.unwrap()), ["a.csv"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_address_in_a_passive_answer_is_not_used() {
+    let place = Place::local();
+    let port = data("-rw-r--r-- 1 0 0 12 Oct 26 07:33 a.csv\r\n");
     // Somebody else's machine, as a hostile server or one behind NAT would say.
     let server = canned(move |command| match command {
         "PASV" => format!("227 Entering Passive Mode (192,0,2,1,{},{}).\r\n", port / 256, port % 256),

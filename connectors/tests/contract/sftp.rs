@@ -1,7 +1,7 @@
 //! What only a server over SSH can do wrong: host keys, log-in, missing extensions, lost connections.
 
 use crate::{
-    cases::failed,
+    cases::{failed, trigger::found},
     support::{
         Place, call, check, payload,
         server::Server as _,
@@ -16,7 +16,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{Shutdown, TcpListener},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::Command,
     sync::Arc,
@@ -292,6 +292,25 @@ async fn a_broken_idle_session_is_replaced_unseen() {
         assert_eq!(place.read("a.csv"), content);
         place.sshd.as_mut().unwrap().restart();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_lead_elsewhere_are_neither_shown_nor_picked_up() {
+    let dir = tempfile::tempdir().unwrap();
+    // The server's own lists, with other names of the same length in them.
+    let lying = dir.path().join("lying-sftp-server");
+    let script = "#!/bin/sh\n/usr/lib/openssh/sftp-server | perl -e 'while (sysread STDIN, $_, 65536) { \
+                  s/xx_evil/..\\/evil/g; s/_etc_it/\\/etc\\/it/g; s/a_sub_b/a\\/sub\\/b/g; s/nul_x/nul\\0x/g; syswrite STDOUT, $_ }'\n";
+    fs::write(&lying, script).unwrap();
+    fs::set_permissions(&lying, PermissionsExt::from_mode(0o755)).unwrap();
+    let place = Place::sftp_with(Options { sftp: lying.display().to_string(), ..Options::default() }, "");
+    for name in ["xx_evil.csv", "_etc_it.csv", "a_sub_b.csv", "nul_x.csv", "good.csv"] {
+        place.write(name, b"x");
+    }
+    let listed = place.ask("list", json!({"recursive": true})).await.unwrap();
+    assert_eq!((&listed["items"][0]["path"], &listed["items"][1]), (&json!("good.csv"), &Value::Null));
+    assert_eq!(listed["unreadable_names"], 4);
+    assert_eq!(found(place.connector.as_ref()).await, (vec!["good.csv".to_owned()], 4));
 }
 
 #[tokio::test]

@@ -84,8 +84,8 @@ impl Connect for FtpServer {
         self.log_in(&mut client)?;
         passed("log-in", format!("as {}", self.username));
         let socket = client.get_ref().try_clone().map_err(|error| self.unreachable(error))?;
-        let lister = self.settle(&mut client, &socket).map_err(|error| self.broken(&error))?;
-        let mut session = Session { ftp: client, interrupt: interrupt.clone(), lister, here: None };
+        let (lister, extended) = self.settle(&mut client, &socket).map_err(|error| self.broken(&error))?;
+        let mut session = Session { ftp: client, interrupt: interrupt.clone(), lister, extended, here: None };
         let root = self.find_root(&mut session)?;
         passed("folder", format!("{root} is there"));
         Ok(Box::new(Remote {
@@ -277,7 +277,7 @@ impl FtpServer {
     }
 
     /// Names in UTF-8, content as it is, and how folders are listed and data connections opened.
-    fn settle(&self, client: &mut Client, socket: &TcpStream) -> FtpResult<Lister> {
+    fn settle(&self, client: &mut Client, socket: &TcpStream) -> FtpResult<(Lister, bool)> {
         let features = match client.feat() {
             Ok(features) => features,
             Err(error) if refusal(&error).is_some() => HashMap::new(),
@@ -293,10 +293,12 @@ impl FtpServer {
         }
         client.transfer_type(FileType::Binary)?;
         let v6 = socket.peer_addr().is_ok_and(|peer| peer.is_ipv6());
-        if v6 || has("EPSV") {
+        let extended = has("EPSV");
+        if v6 || extended {
             client.set_mode(suppaftp::Mode::ExtendedPassive);
         }
-        Ok(if has("MLST") { Lister::Facts } else { Lister::All })
+        // `PASV` knows no addresses of IPv6.
+        Ok((if has("MLST") { Lister::Facts } else { Lister::All }, extended && !v6))
     }
 
     /// The root, as the server names it; it must be a folder.

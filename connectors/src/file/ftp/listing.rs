@@ -5,6 +5,7 @@
 
 use crate::file::backend::{EntryKind, Stat};
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+use std::mem;
 
 /// What one line says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,11 +14,66 @@ pub(super) struct Entry {
     pub(super) stat: Stat,
     /// Where a symbolic link points, as it is written, if that is said.
     pub(super) target: Option<Vec<u8>>,
+    /// Whether what follows it is in no known form: then its name may go on there, after a line end.
+    pub(super) cut: bool,
 }
 
 /// A line of a list that is none of the known forms.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Unreadable;
+
+/// How a list is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// As [`facts`].
+    Facts,
+    /// As [`human`].
+    Human,
+}
+
+/// Takes the lines of a list, and gives their entries one line later: only then it shows whether a name ended.
+pub(super) struct Reader {
+    form: Form,
+    held: Option<Entry>,
+    understood: bool,
+    skipped: u64,
+}
+
+impl Reader {
+    pub(super) fn new(form: Form) -> Self {
+        Self { form, held: None, understood: false, skipped: 0 }
+    }
+
+    /// Reads one more line, and gives the entry before it.
+    pub(super) fn line(&mut self, line: &[u8]) -> Option<Entry> {
+        let read = match self.form {
+            // The folder itself is in the form too.
+            Form::Facts => facts(line).inspect(|_| self.understood = true),
+            // The rest of a name, where some servers only end their list.
+            Form::Human if line.is_empty() && self.held.is_some() => Err(Unreadable),
+            Form::Human => human(line),
+        };
+        match read {
+            Ok(next) => {
+                self.understood |= next.is_some();
+                mem::replace(&mut self.held, next)
+            }
+            Err(Unreadable) => {
+                self.skipped += 1;
+                self.held.take().map(|entry| Entry { cut: true, ..entry })
+            }
+        }
+    }
+
+    /// The last entry, and how many lines were skipped: anybody who may put a file there can have one in no known form.
+    /// A list that holds nothing else is not understood.
+    pub(super) fn end(self) -> Result<(Option<Entry>, u64), Unreadable> {
+        match self.understood || self.skipped == 0 {
+            true => Ok((self.held, self.skipped)),
+            false => Err(Unreadable),
+        }
+    }
+}
 
 /// A line of facts; `None` for the folder itself and the one above it.
 pub(super) fn facts(line: &[u8]) -> Result<Option<Entry>, Unreadable> {
@@ -53,7 +109,12 @@ pub(super) fn facts(line: &[u8]) -> Result<Option<Entry>, Unreadable> {
     if !known || name.is_empty() {
         return Err(Unreadable);
     }
-    Ok(Some(Entry { name: name.to_vec(), stat, target: target.filter(|target| !target.is_empty()) }))
+    Ok(Some(Entry {
+        name: name.to_vec(),
+        stat,
+        target: target.filter(|target| !target.is_empty()),
+        cut: false,
+    }))
 }
 
 /// `20261026073320` or `20261026073320.123`, in UTC.
@@ -143,7 +204,12 @@ fn named(name: &[u8], stat: Stat) -> Option<Entry> {
         Some(at) if stat.kind == EntryKind::Symlink => (name.get(..at)?, name.get(at + ARROW.len()..)),
         _ => (name, None),
     };
-    (!name.is_empty()).then(|| Entry { name: name.to_vec(), stat, target: target.map(<[u8]>::to_vec) })
+    (!name.is_empty()).then(|| Entry {
+        name: name.to_vec(),
+        stat,
+        target: target.map(<[u8]>::to_vec),
+        cut: false,
+    })
 }
 
 fn number(word: &[u8]) -> Option<u64> {
@@ -233,6 +299,37 @@ mod tests {
         for line in [&b"size=12; x"[..], b"type=file;", b"nonsense", b""] {
             assert_eq!(facts(line), Err(Unreadable));
         }
+    }
+
+    fn read(form: Form, lines: &[&str]) -> Result<(Vec<(String, bool)>, u64), Unreadable> {
+        let mut reader = Reader::new(form);
+        let mut entries: Vec<Entry> = lines.iter().filter_map(|line| reader.line(line.as_bytes())).collect();
+        let (last, skipped) = reader.end()?;
+        entries.extend(last);
+        let named = |entry: Entry| (String::from_utf8(entry.name).unwrap(), entry.cut);
+        Ok((entries.into_iter().map(named).collect(), skipped))
+    }
+
+    #[test]
+    fn a_line_in_no_known_form_is_skipped_and_casts_doubt_on_the_one_before() {
+        let all = |a: &str, b: &str, c: bool| vec![(a.to_owned(), false), (b.to_owned(), c)];
+        for (form, start) in [
+            (Form::Human, "-rw-r--r--    1 0        0              12 Oct 26 07:33 "),
+            (Form::Facts, "type=file;size=1; "),
+        ] {
+            let (good, cut) = (format!("{start}a.csv"), format!("{start}line1"));
+            for rest in ["line2.csv", "x y", ""] {
+                assert_eq!(read(form, &[&good, &cut, rest]), Ok((all("a.csv", "line1", true), 1)), "{rest}");
+            }
+            assert_eq!(read(form, &[&good, &cut]), Ok((all("a.csv", "line1", false), 0)));
+            assert_eq!(read(form, &["line2", &good, &cut]), Ok((all("a.csv", "line1", false), 1)));
+            assert_eq!(read(form, &["what", "is", "this"]), Err(Unreadable));
+            assert_eq!(read(form, &[]), Ok((vec![], 0)));
+        }
+        // Neither heading nor blank line says that the rest of the list is understood.
+        assert_eq!(read(Form::Human, &["total 12", "", "?"]), Err(Unreadable));
+        assert_eq!(read(Form::Human, &["total 0", ""]), Ok((vec![], 0)));
+        assert_eq!(read(Form::Facts, &["type=cdir; .", "?"]), Ok((vec![], 1)));
     }
 
     proptest! {

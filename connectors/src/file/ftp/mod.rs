@@ -46,6 +46,8 @@ const SLICE: usize = 512 * 1024;
 const TRUSTED: Duration = Duration::from_secs(5);
 /// How long a server may take to say that it is still there.
 const CHECK: Duration = Duration::from_secs(5);
+/// How many entries of a list that may be beginnings of other names are looked at one by one.
+const MAX_DOUBTS: usize = 200;
 /// What says that something was done; some servers answer 200 where 250 or 257 belongs.
 const DONE: &[Status] = &[Status::RequestedFileActionOk, Status::CommandOk];
 
@@ -266,7 +268,7 @@ impl Backend for Remote {
             return Err(FsError::new(Problem::Exists, path));
         }
         let mut session = self.session();
-        let transfer = Transfer::open(&mut session, format!("STOR {path}"));
+        let transfer = Transfer::open(&mut session, &format!("STOR {path}"));
         let transfer = transfer.map_err(|error| session.failed(&path, &error))?;
         Ok(Box::new(Part::new(transfer, Arc::clone(&self.session), path)))
     }
@@ -290,9 +292,19 @@ impl Backend for Remote {
     fn list(&mut self, folder: &str, after: Option<&str>, max: usize) -> Result<Page, FsError> {
         let real = self.folder(folder)?;
         let mut smallest = Smallest::new(after, max);
-        self.session().list(&real, &mut |entry| smallest.offer(&entry.name, entry.stat))?;
+        let mut doubtful = Vec::new();
+        let mut session = self.session();
+        let skipped = session.list(&real, &mut |entry| match entry.cut && doubtful.len() < MAX_DOUBTS {
+            true => doubtful.push(entry),
+            false => offer(&mut smallest, &entry),
+        })?;
+        for entry in doubtful {
+            if session.is_whole(&real, &entry)? {
+                offer(&mut smallest, &entry);
+            }
+        }
         let (kept, more, unreadable) = smallest.finish();
-        Ok(Page { entries: kept.into_iter().collect(), more, unreadable })
+        Ok(Page { entries: kept.into_iter().collect(), more, unreadable: unreadable + skipped })
     }
 
     fn rename(&mut self, from: &Place, to: &Place, existing: Existing<'_>) -> Result<Renamed, FsError> {
@@ -378,6 +390,12 @@ fn wire(path: &str) -> Result<(), FsError> {
         true => Err(FsError::new(Problem::BadName, format!("{path:?}"))),
         false => Ok(()),
     }
+}
+
+/// Offers an entry under a name that commands can carry; any other is counted as one that cannot be shown.
+fn offer(smallest: &mut Smallest<'_, Stat>, entry: &Entry) {
+    let is_sendable = std::str::from_utf8(&entry.name).is_ok_and(|name| wire(name).is_ok());
+    smallest.offer(if is_sendable { &entry.name } else { &[0xFF] }, entry.stat);
 }
 
 /// Whether `path` is `root` or lies in it.

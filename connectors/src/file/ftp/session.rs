@@ -5,13 +5,13 @@
 
 use super::{
     error::{from_ftp, refusal},
-    listing::{self, Entry, Unreadable},
+    listing::{self, Entry, Form, Reader},
     tls::Tls,
     transfer::{Lines, Transfer},
 };
 use crate::file::backend::{EntryKind, FsError, Interrupt, Problem, Stat};
 use jiff::Timestamp;
-use suppaftp::{FtpError, FtpResult, ImplFtpStream, Status, types::Response};
+use suppaftp::{FtpError, FtpResult, ImplFtpStream, Mode, Status, TransferStream, types::Response};
 
 /// The library's client over our TLS; it speaks plainly too.
 pub(super) type Client = ImplFtpStream<Tls>;
@@ -34,6 +34,8 @@ pub(super) struct Session {
     pub(super) ftp: Client,
     pub(super) interrupt: Interrupt,
     pub(super) lister: Lister,
+    /// Whether data connections are asked for by `EPSV` where `PASV` would do too.
+    pub(super) extended: bool,
     /// The server's working folder, if it is known.
     pub(super) here: Option<String>,
 }
@@ -51,6 +53,30 @@ impl Session {
 
     pub(super) fn command(&mut self, command: String, expected: &[Status]) -> FtpResult<Response> {
         self.ftp.custom_command(command, expected)
+    }
+
+    /// Opens a data connection for a command. What some servers announce as `EPSV`, a firewall before them refuses: then it
+    /// is `PASV` for the rest of the connection.
+    pub(super) fn data(
+        &mut self,
+        command: &str,
+        expected: &[Status],
+    ) -> FtpResult<(Response, TransferStream<Tls>)> {
+        // It cannot be seen whether `EPSV` or the command was refused, which then has done nothing and is so again.
+        let is_refused = |opened: &FtpResult<_>| {
+            opened.as_ref().is_err_and(|error| matches!(refusal(error), Some(500..=502 | 522)))
+        };
+        let opened = self.ftp.custom_data_command(command, expected);
+        if !self.extended || !is_refused(&opened) {
+            return opened;
+        }
+        self.ftp.set_mode(Mode::Passive);
+        let again = self.ftp.custom_data_command(command, expected);
+        self.extended = is_refused(&again);
+        if self.extended {
+            self.ftp.set_mode(Mode::ExtendedPassive);
+        }
+        again
     }
 
     /// A command on a file or folder whose good answer says that it was done.
@@ -147,8 +173,10 @@ impl Session {
         match line.map(listing::facts) {
             Some(Ok(Some(entry))) => Ok(Some(entry)),
             // The folder itself.
-            Some(Ok(None)) => Ok(Some(Entry { name: Vec::new(), stat: directory(), target: None })),
-            Some(Err(Unreadable)) | None => Err(unreadable(path)),
+            Some(Ok(None)) => {
+                Ok(Some(Entry { name: Vec::new(), stat: directory(), target: None, cut: false }))
+            }
+            Some(Err(listing::Unreadable)) | None => Err(unreadable(path)),
         }
     }
 
@@ -158,14 +186,12 @@ impl Session {
         let mut seen = None;
         if is_plain(name) {
             self.enter(folder)?;
-            let listed = self.read_lines(&format!("LIST {name}"), folder, listing::human, &mut |entry| {
-                if entry.name == name.as_bytes() {
-                    seen = Some(entry);
-                }
+            let listed = self.read_lines(&format!("LIST {name}"), folder, Form::Human, &mut |entry| {
+                keep(&mut seen, name, entry);
             });
             match listed {
                 Err(error) if error.is_broken() => return Err(error),
-                Ok(()) | Err(_) => {}
+                Ok(_) | Err(_) => {}
             }
         }
         let seen = match seen {
@@ -191,15 +217,13 @@ impl Session {
         self.enter(folder)?;
         let mut found = None;
         let listed = self.each(&format!("LIST -a {name}*"), folder, &mut |entry| {
-            if entry.name == name.as_bytes() {
-                found = Some(entry);
-            }
+            keep(&mut found, name, entry);
         });
         match (listed, found) {
             (Err(error), _) if error.is_broken() => Err(error),
-            (Ok(()), Some(entry)) if entry.stat.kind == EntryKind::Directory => Ok(Some(entry)),
+            (Ok(_), Some(entry)) if entry.stat.kind == EntryKind::Directory && !entry.cut => Ok(Some(entry)),
             // Where patterns show what folders hold, it may be the file of that name in a folder of that name.
-            (Ok(()), Some(entry)) if entry.stat.kind == EntryKind::File && self.has_size(path)? => {
+            (Ok(_), Some(entry)) if entry.stat.kind == EntryKind::File && self.has_size(path)? => {
                 Ok(Some(entry))
             }
             // Where patterns mean nothing, nothing is found.
@@ -221,16 +245,41 @@ impl Session {
 
     fn find_among(&mut self, folder: &str, name: &str) -> Result<Option<Entry>, FsError> {
         let mut found = None;
-        self.list(folder, &mut |entry| {
-            if entry.name == name.as_bytes() {
-                found = Some(entry);
-            }
-        })?;
-        Ok(found)
+        let skipped = self.list(folder, &mut |entry| keep(&mut found, name, entry))?;
+        match found {
+            Some(entry) if entry.cut => Ok(self.is_whole(folder, &entry)?.then_some(entry)),
+            // It may be in a line that was skipped: then nobody may take its name for a free one.
+            None if skipped > 0 && self.is_there(&super::below(folder, name))? => Err(unreadable(folder)),
+            found => Ok(found),
+        }
     }
 
-    /// Calls `each` with every entry of a folder.
-    pub(super) fn list(&mut self, folder: &str, each: &mut dyn FnMut(Entry)) -> Result<(), FsError> {
+    /// Whether an entry has its whole name: the beginning of one with a line end looks the same, and is nothing.
+    pub(super) fn is_whole(&mut self, folder: &str, entry: &Entry) -> Result<bool, FsError> {
+        let name = std::str::from_utf8(&entry.name).ok().filter(|name| super::wire(name).is_ok());
+        match (name, entry.stat.kind) {
+            (Some(name), EntryKind::File | EntryKind::Directory) => {
+                match self.is_there(&super::below(folder, name)) {
+                    // A server that does not say: then the list counts.
+                    Err(error) if !error.is_broken() => Ok(true),
+                    told => told,
+                }
+            }
+            // Links and pipes have no size to ask for, and what no command can name is left out anyway.
+            (Some(_) | None, _) => Ok(true),
+        }
+    }
+
+    /// Whether a file or folder is there, asked for without a list.
+    fn is_there(&mut self, path: &str) -> Result<bool, FsError> {
+        match self.command(format!("SIZE {path}"), &[Status::File]) {
+            Ok(_) => Ok(true),
+            Err(error) => self.absent(path, &error).and_then(|()| Ok(self.go(path)?.is_ok())),
+        }
+    }
+
+    /// Calls `each` with every entry of a folder. Gives how many lines are in no known form and were skipped.
+    pub(super) fn list(&mut self, folder: &str, each: &mut dyn FnMut(Entry)) -> Result<u64, FsError> {
         self.enter(folder)?;
         if self.lister == Lister::Facts {
             return self.each("MLSD", folder, each);
@@ -247,30 +296,28 @@ impl Session {
         self.each("LIST", folder, each)
     }
 
-    fn each(&mut self, command: &str, folder: &str, each: &mut dyn FnMut(Entry)) -> Result<(), FsError> {
-        let read = if self.lister == Lister::Facts { listing::facts } else { listing::human };
-        self.read_lines(command, folder, read, each)
+    fn each(&mut self, command: &str, folder: &str, each: &mut dyn FnMut(Entry)) -> Result<u64, FsError> {
+        let form = if self.lister == Lister::Facts { Form::Facts } else { Form::Human };
+        self.read_lines(command, folder, form, each)
     }
 
     fn read_lines(
         &mut self,
         command: &str,
         folder: &str,
-        read: fn(&[u8]) -> Result<Option<Entry>, Unreadable>,
+        form: Form,
         each: &mut dyn FnMut(Entry),
-    ) -> Result<(), FsError> {
-        let transfer =
-            Transfer::open(self, command.to_owned()).map_err(|error| self.failed(folder, &error))?;
-        let mut understood = true;
-        let whole = Lines::new(transfer).read(|line| match read(line) {
-            Ok(Some(entry)) => each(entry),
-            Ok(None) => {}
-            Err(Unreadable) => understood = false,
-        });
-        match whole {
-            Ok(whole) if whole && understood => Ok(()),
-            Ok(_) => Err(unreadable(folder)),
-            Err(error) => Err(self.failed(folder, &error)),
+    ) -> Result<u64, FsError> {
+        let transfer = Transfer::open(self, command).map_err(|error| self.failed(folder, &error))?;
+        let mut reader = Reader::new(form);
+        let whole = Lines::new(transfer).read(|line| reader.line(line).into_iter().for_each(&mut *each));
+        let whole = whole.map_err(|error| self.failed(folder, &error))?;
+        match reader.end() {
+            Ok((last, skipped)) if whole => {
+                last.into_iter().for_each(each);
+                Ok(skipped)
+            }
+            Ok(_) | Err(_) => Err(unreadable(folder)),
         }
     }
 
@@ -308,6 +355,13 @@ impl Session {
             (folder, link) = (parent, found);
         }
         Err(escapes("too many links in a row"))
+    }
+}
+
+/// Keeps the entry that has this name: one that is whole rather than one that may be the beginning of another name.
+fn keep(found: &mut Option<Entry>, name: &str, entry: Entry) {
+    if entry.name == name.as_bytes() && found.as_ref().is_none_or(|found| found.cut || !entry.cut) {
+        *found = Some(entry);
     }
 }
 

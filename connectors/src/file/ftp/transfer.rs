@@ -21,9 +21,9 @@ pub(super) struct Transfer {
 
 impl Transfer {
     /// Opens a data connection and sends `command`.
-    pub(super) fn open(session: &mut Session, command: String) -> FtpResult<Self> {
+    pub(super) fn open(session: &mut Session, command: &str) -> FtpResult<Self> {
         let begun = [Status::AlreadyOpen, Status::AboutToSend];
-        match session.ftp.custom_data_command(command, &begun) {
+        match session.data(command, &begun) {
             Ok((_, stream)) => {
                 Ok(Self { stream: Some(stream), interrupt: session.interrupt.clone(), at_end: false })
             }
@@ -136,7 +136,7 @@ impl Source {
 
     fn begin(&mut self) -> Result<(), FsError> {
         let mut session = lock(&self.session);
-        let opened = Transfer::open(&mut session, format!("RETR {}", self.path));
+        let opened = Transfer::open(&mut session, &format!("RETR {}", self.path));
         self.transfer = Some(opened.map_err(|error| session.failed(&self.path, &error))?);
         self.begun = true;
         Ok(())

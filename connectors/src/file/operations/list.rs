@@ -79,7 +79,7 @@ pub(in crate::file) struct Walked {
     pub(in crate::file) items: Vec<(String, Stat)>,
     /// Where the next page begins, if there is more.
     pub(in crate::file) next: Option<Cursor>,
-    /// How many names are not UTF-8.
+    /// How many names cannot be shown.
     pub(in crate::file) unreadable: u64,
 }
 

@@ -1,7 +1,7 @@
 //! What pickup and watch need: scanning, reading exactly what was seen, and taking away the very file that was read.
 
 use crate::support::{Place, sha256, sink};
-use passerelle_connectors::{Code, Patience, Scan, Scanned, Seen, Settle, Settled, Triggers};
+use passerelle_connectors::{Code, DynConnector, Patience, Scan, Scanned, Seen, Settle, Settled, Triggers};
 use std::{
     fs::{self, File},
     sync::Arc,
@@ -26,6 +26,13 @@ fn scan(folder: &str, deep: bool, after: Option<String>, limit: usize) -> Scan {
         after,
         limit,
     }
+}
+
+/// What a pickup of the resource's own folder finds, and how many names it cannot tell of.
+pub async fn found(connector: &dyn DynConnector) -> (Vec<String>, u64) {
+    let triggers = connector.triggers().unwrap();
+    let found = triggers.scan(scan("", false, None, 100), &patience()).await.unwrap();
+    (found.files.into_iter().map(|file| file.path).collect(), found.unreadable)
 }
 
 async fn seen(place: &Place, path: &str) -> Seen {
