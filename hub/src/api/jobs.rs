@@ -341,7 +341,8 @@ enum ResolveOutcome {
 }
 
 /// Closes an `unknown` job, and lets those behind it in its line go on: `applied` makes it `succeeded`, `not_applied`
-/// `failed`, `skipped` `cancelled`. A job that failed, was denied or expired and holds its line can be `skipped` too.
+/// `failed`, `skipped` `cancelled`. A job that failed, was denied or expired stays what it is; if it holds its line, those
+/// behind it go on.
 #[utoipa::path(
     post, path = "/v1/jobs/{id}/resolve", tag = "jobs", params(("id" = String, Path)), request_body = Resolve,
     responses(

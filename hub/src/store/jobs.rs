@@ -148,7 +148,7 @@ impl Store {
     }
 
     /// Closes an `unknown` job with what an operator found out. A job that failed, was denied or expired and holds its
-    /// line can be skipped: it stays what it is, and those behind it go on.
+    /// line stays what it is, and those behind it go on.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Conflict`] if there is nothing to resolve.
@@ -179,7 +179,8 @@ impl Store {
                         lines::leave(tx, &job, &line.key)?;
                     }
                 }
-                (_, Some(line)) if resolution == Resolution::Skipped => {
+                // How it ended stays as it is: whatever an operator found out, those behind it go on.
+                (_, Some(line)) => {
                     lines::leave(tx, &job, &line.key)?;
                     tx.effects.changes.push((tenant.clone(), ChangeKind::Job(id)));
                 }

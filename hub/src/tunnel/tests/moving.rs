@@ -90,7 +90,13 @@ async fn a_line_runs_in_order_one_at_a_time_and_a_failure_holds_it() {
 }
 
 #[tokio::test]
-async fn a_line_goes_on_past_what_was_cancelled_or_may_fail_and_past_what_is_skipped() {
+async fn a_line_goes_on_past_what_was_cancelled_or_may_fail_and_past_what_is_resolved() {
+    for resolution in [Resolution::Skipped, Resolution::Applied, Resolution::NotApplied] {
+        a_line_goes_on_past_what_is_resolved_as(resolution).await;
+    }
+}
+
+async fn a_line_goes_on_past_what_is_resolved_as(resolution: Resolution) {
     let hub = Hub::new().await;
     let identity = hub.agent().await;
     let served = Served::start(&hub.store).await;
@@ -114,13 +120,16 @@ async fn a_line_goes_on_past_what_was_cancelled_or_may_fail_and_past_what_is_ski
     // What had left the line and is retried waits for its turn: another one stands at the head.
     hub.store.retry(name("acme"), cancelled).await.unwrap();
     agent.nothing_comes().await;
-    let conflict = hub.store.resolve(name("acme"), held, Resolution::Applied, None).await;
-    assert!(matches!(conflict, Err(Error::Conflict(_))), "it is known to have failed: {conflict:?}");
-    let skipped =
-        hub.store.resolve(name("acme"), held, Resolution::Skipped, Some("sent by hand".to_owned())).await;
-    let skipped = skipped.unwrap();
-    assert_eq!((skipped.state, skipped.holds_line), (JobState::Failed, false));
-    assert_eq!(skipped.note.as_deref(), Some("sent by hand"));
+    let note = Some("sent by hand".to_owned());
+    let resolved = hub.store.resolve(name("acme"), held, resolution, note).await.unwrap();
+    assert_eq!(
+        (resolved.state, resolved.holds_line),
+        (JobState::Failed, false),
+        "it is known to have failed"
+    );
+    assert_eq!(resolved.note.as_deref(), Some("sent by hand"));
+    let twice = hub.store.resolve(name("acme"), held, resolution, None).await;
+    assert!(matches!(twice, Err(Error::Conflict(_))), "{twice:?}");
     for expected in [cancelled, last] {
         let (attempt, _) = agent.offered().await;
         assert_eq!(attempt.job, expected);
