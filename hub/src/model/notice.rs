@@ -224,6 +224,8 @@ pub struct DueDelivery {
     pub seq: i64,
     /// The subscription.
     pub subscription: Uuid,
+    /// Whose it is.
+    pub tenant: Name,
     /// The notice.
     pub notice: Notice,
     /// Where to.

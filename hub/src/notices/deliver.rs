@@ -1,8 +1,8 @@
 //! Sends deliveries: at least once, in order within a line, until the subscriber takes them or they are given up.
 //!
 //! What is due is read from the outbox alone, so that a hub that was killed goes on where it was. A delivery whose answer
-//! was lost goes out again with the same `webhook-id`. Subscribers cannot hold each other up: each has a few requests under
-//! way at most.
+//! was lost goes out again with the same `webhook-id`. Subscribers cannot hold each other up, nor can tenants: each has a few
+//! requests under way at most, and who has the fewest comes first (`store/due.rs`).
 
 use super::{settings::Settings, sign};
 use crate::{
@@ -10,18 +10,19 @@ use crate::{
     clock,
     model::{DeliveryAuth, DeliveryTarget, DueDelivery, Notice},
     outbound::{self, Outbound, Refusal},
-    store::subscriptions::Failed,
+    store::{
+        due::{Places, UnderWay},
+        subscriptions::Failed,
+    },
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use jiff::Timestamp;
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-/// How many requests to one subscriber may be under way.
-const PER_SUBSCRIPTION: usize = 4;
-/// How many altogether.
-const AT_ONCE: usize = 64;
+/// How many requests may be under way.
+const PLACES: Places = Places { per_subscription: 4, per_tenant: 16, in_all: 256 };
 /// How long the task waits when the store fails.
 const STORE_FAILED: Duration = Duration::from_secs(1);
 /// The task looks by itself after this long, whatever it knows.
@@ -53,18 +54,17 @@ impl Attempted {
 /// Delivers for ever. Cut at any point, it leaves what it has not noted to the next run.
 pub(super) async fn run(app: &App, settings: &Settings) {
     let mut running: JoinSet<(Uuid, i64)> = JoinSet::new();
-    let mut under_way: HashMap<Uuid, Vec<i64>> = HashMap::new();
+    let mut under_way = UnderWay::new();
     let shared = app.store.shared_handle();
     loop {
         let bell = shared.outbox.bell.notified();
-        let wait = match app.store.due_deliveries(clock::now(), under_way.clone(), PER_SUBSCRIPTION).await {
+        let wait = match app.store.due_deliveries(clock::now(), under_way.clone(), PLACES).await {
             Ok((due, next)) => {
                 for due in due {
-                    if running.len() >= AT_ONCE {
-                        break;
-                    }
                     let (subscription, seq) = (due.subscription, due.seq);
-                    under_way.entry(subscription).or_default().push(seq);
+                    let busy =
+                        under_way.entry(subscription).or_insert_with(|| (due.tenant.clone(), Vec::new()));
+                    busy.1.push(seq);
                     let (app, settings) = (app.clone(), settings.clone());
                     running.spawn(async move {
                         one(&app, &settings, due).await;
@@ -83,7 +83,7 @@ pub(super) async fn run(app: &App, settings: &Settings) {
             () = tokio::time::sleep(wait.min(LOOK)) => {}
             Some(done) = running.join_next() => {
                 if let Ok((subscription, seq)) = done {
-                    if let Some(busy) = under_way.get_mut(&subscription) {
+                    if let Some((_, busy)) = under_way.get_mut(&subscription) {
                         busy.retain(|other| *other != seq);
                         if busy.is_empty() {
                             under_way.remove(&subscription);
@@ -249,6 +249,7 @@ mod tests {
         DueDelivery {
             seq: 1,
             subscription: Uuid::nil(),
+            tenant: "acme".parse().unwrap(),
             notice: Notice { id: Uuid::nil(), kind: NoticeKind::Test, at: queued_at, data: json!({}) },
             target: DeliveryTarget {
                 url: "https://hooks.example.com/".to_owned(),

@@ -15,6 +15,7 @@ pub(crate) mod business;
 mod clones;
 pub(crate) mod cursor;
 mod dispatch;
+pub mod due;
 mod error;
 mod events;
 mod facts;

@@ -9,14 +9,12 @@ use super::{
 use crate::{
     clock,
     model::{
-        Delivery, DeliveryAuth, DeliveryTarget, DueDelivery, NewSubscription, Notice, NoticeKind, Page,
-        Subscription,
+        Delivery, DeliveryAuth, DeliveryTarget, NewSubscription, Notice, NoticeKind, Page, Subscription,
     },
 };
 use jiff::Timestamp;
 use passerelle_protocol::Name;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
-use std::collections::HashMap;
 use uuid::Uuid;
 
 /// How many subscriptions a tenant may have.
@@ -268,20 +266,6 @@ impl Store {
         .await
     }
 
-    /// What is to be delivered at `now`: of each subscription as many as `room` says it may have under way, without those
-    /// that are; and when to look again if nothing rings before.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub async fn due_deliveries(
-        &self,
-        now: Timestamp,
-        under_way: HashMap<Uuid, Vec<i64>>,
-        room: usize,
-    ) -> Result<(Vec<DueDelivery>, Option<Timestamp>), Error> {
-        self.read(move |conn| due(conn, now, &under_way, room)).await
-    }
-
     /// A delivery came through.
     ///
     /// # Errors
@@ -332,61 +316,12 @@ impl Store {
     }
 }
 
-fn target(row: &Row<'_>, column: usize) -> rusqlite::Result<DeliveryTarget> {
+pub(super) fn target(row: &Row<'_>, column: usize) -> rusqlite::Result<DeliveryTarget> {
     Ok(DeliveryTarget {
         url: row.get(column)?,
         auth: opt_json(row, column + 1)?.unwrap_or_default(),
         secret: row.get(column + 2)?,
     })
-}
-
-fn due(
-    conn: &Connection,
-    now: Timestamp,
-    under_way: &HashMap<Uuid, Vec<i64>>,
-    room: usize,
-) -> Result<(Vec<DueDelivery>, Option<Timestamp>), Error> {
-    let waiting: Vec<Uuid> = {
-        let mut statement = conn.prepare_cached("SELECT id FROM subscriptions WHERE pending > 0")?;
-        let rows = statement.query_map([], |row| from_uuid(row, 0))?;
-        rows.collect::<Result<_, _>>()?
-    };
-    let sql = format!(
-        "SELECT d.seq, d.attempts, d.queued_at, s.url, s.auth, s.secret, {NOTICE} \
-         FROM deliveries d INDEXED BY deliveries_due CROSS JOIN notices n ON n.seq = d.notice \
-         CROSS JOIN subscriptions s ON s.id = d.subscription \
-         WHERE d.subscription = ?1 AND d.head = 1 AND d.dead_at IS NULL AND d.next_at <= ?2 \
-         ORDER BY d.next_at LIMIT ?3"
-    );
-    let later = "SELECT min(next_at) FROM deliveries INDEXED BY deliveries_due \
-                 WHERE subscription = ?1 AND head = 1 AND dead_at IS NULL AND next_at > ?2";
-    let (mut found, mut next) = (Vec::new(), None);
-    for subscription in waiting {
-        let busy = under_way.get(&subscription).map_or(&[][..], Vec::as_slice);
-        let free = room.saturating_sub(busy.len());
-        // Those under way are due as well: they come along, and are left out.
-        let most = i64::try_from(room + busy.len()).unwrap_or(i64::MAX);
-        let mut statement = conn.prepare_cached(&sql)?;
-        let rows = statement.query_map(params![subscription.as_bytes(), ms(now), most], |row| {
-            Ok(DueDelivery {
-                seq: row.get(0)?,
-                subscription,
-                attempts: row.get(1)?,
-                queued_at: time(row, 2)?,
-                target: target(row, 3)?,
-                notice: notices::read(row, 6)?,
-            })
-        })?;
-        let fresh: Vec<DueDelivery> = rows.collect::<Result<_, _>>()?;
-        found.extend(fresh.into_iter().filter(|due| !busy.contains(&due.seq)).take(free));
-        let at: Option<i64> = conn
-            .prepare_cached(later)?
-            .query_row(params![subscription.as_bytes(), ms(now)], |row| row.get(0))?;
-        if let Some(at) = at.and_then(|at| Timestamp::from_millisecond(at).ok()) {
-            next = Some(next.map_or(at, |other: Timestamp| other.min(at)));
-        }
-    }
-    Ok((found, next))
 }
 
 type Place = ([u8; 16], [u8; 16], i64);

@@ -189,6 +189,38 @@ async fn a_test_waits_as_long_as_a_delivery() {
     hub.end().await;
 }
 
+/// More than there were places for all tenants together, to subscribers that accept and never answer.
+#[tokio::test]
+async fn a_tenant_whose_subscribers_never_answer_holds_up_no_other_tenant() {
+    let hub = hub(quick(), None).await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", silent.local_addr().unwrap());
+    for _ in 0..50 {
+        subscribe(&hub, json!({"url": url})).await;
+    }
+    for _ in 0..6 {
+        ended_job(&hub).await;
+    }
+    let endpoint = Receiver::start().await;
+    let other = hub.other_tenant().await;
+    let post = |path: String, body: Value| {
+        Answer::of(hub.anonymous(Method::POST, &path).bearer_auth(&other).json(&body))
+    };
+    post("/v1/subscriptions".to_owned(), json!({"url": endpoint.url})).await.expect(201);
+    let job = post("/v1/jobs".to_owned(), crate::support::job(json!({}))).await.expect(201).json();
+    let job = job["id"].as_str().unwrap().to_owned();
+    let asked = tokio::time::Instant::now();
+    post(format!("/v1/jobs/{job}/cancel"), json!({})).await.expect(200);
+    assert_eq!(endpoint.wait_for(1).await[0].json()["Data"]["Guid"], json!(job));
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    // The tenant itself has no more than its share under way.
+    let mut connected = Vec::new();
+    while let Ok(accepted) = tokio::time::timeout(Duration::from_millis(300), silent.accept()).await {
+        connected.push(accepted.unwrap());
+    }
+    assert_eq!(connected.len(), 16);
+}
+
 #[tokio::test]
 async fn wishes_are_read_strictly_and_lead_nowhere_private() {
     let hub = Hub::start().await;
