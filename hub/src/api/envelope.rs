@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clock,
     model::{ClientEnvelope, NewJob, PayloadRef},
-    store::Error,
+    store::{Error, signed::WRONG_ID},
 };
 use axum::{
     Json,
@@ -215,13 +215,10 @@ fn check(app: &App, tenant: &Name, claims: &Envelope) -> Result<(), Problem> {
         return Err(Problem::new(ApiCode::Forbidden, detail));
     }
     let uuid = claims.job.uuid();
-    if uuid.get_version_num() != 7 {
-        return bad("job: expected a UUID of version 7 (RFC 9562)".to_owned());
-    }
     let now = clock::now();
     let made = i64::try_from(uuid.as_u128() >> 80).unwrap_or(i64::MAX);
-    if made > now.as_millisecond().saturating_add(MAX_AHEAD_MS) {
-        return bad("job: the time in this UUID lies more than a day ahead".to_owned());
+    if uuid.get_version_num() != 7 || made > now.as_millisecond().saturating_add(MAX_AHEAD_MS) {
+        return bad(WRONG_ID.to_owned());
     }
     if !claims.params.is_object() {
         return bad("params: expected an object".to_owned());

@@ -36,7 +36,7 @@ pub(crate) mod row;
 pub(crate) mod schema;
 mod senders;
 pub(crate) mod sessions;
-mod signed;
+pub(crate) mod signed;
 pub mod standard;
 pub(crate) mod submission;
 pub mod subscriptions;

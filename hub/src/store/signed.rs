@@ -14,6 +14,10 @@ use jiff::Timestamp;
 use passerelle_protocol::{Envelope, JobId, Name, Sha256};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+/// What is said of every id that a client may not give a job, whatever is wrong with it.
+pub(crate) const WRONG_ID: &str =
+    "job: expected a new UUID of version 7 (RFC 9562), whose time lies at most a day ahead";
+
 impl Store {
     /// The envelope that a job's client signed.
     ///
@@ -70,16 +74,14 @@ pub(super) fn blob_by_digest(
 /// The job that this submission of a signed envelope made before.
 pub(super) fn known(tx: &Tx<'_>, job: &NewJob) -> Result<Option<Submitted>, Error> {
     let Some(envelope) = &job.envelope else { return Ok(None) };
-    let seen: Option<(String, Option<Sha256>)> = tx
+    let seen: Option<Option<Sha256>> = tx
         .conn
-        .prepare_cached("SELECT tenant, idempotency_body FROM jobs WHERE id = ?1")?
-        .query_row([job.id.uuid().as_bytes()], |row| Ok((row.get(0)?, row::opt_digest(row, 1)?)))
+        .prepare_cached("SELECT idempotency_body FROM jobs WHERE id = ?1 AND tenant = ?2")?
+        .query_row(params![job.id.uuid().as_bytes(), job.tenant.as_str()], |row| row::opt_digest(row, 0))
         .optional()?;
     match seen {
         None => Ok(None),
-        Some((tenant, submission))
-            if tenant == job.tenant.as_str() && submission == Some(envelope.submission) =>
-        {
+        Some(submission) if submission == Some(envelope.submission) => {
             Ok(Some(Submitted { job: whole_job(tx.conn, &job.tenant, job.id)?, created: false }))
         }
         Some(_) => Err(Error::Conflict(format!(
@@ -87,6 +89,17 @@ pub(super) fn known(tx: &Tx<'_>, job: &NewJob) -> Result<Option<Submitted>, Erro
             job.id
         ))),
     }
+}
+
+/// Refuses the id of another tenant's job. Asked after all else that is wrong, and answered as an id that no job may have:
+/// nobody is to find out which jobs others have.
+pub(super) fn check_free(tx: &Tx<'_>, job: &NewJob) -> Result<(), Error> {
+    if job.envelope.is_none() {
+        return Ok(());
+    }
+    let taken =
+        tx.conn.prepare_cached("SELECT 1 FROM jobs WHERE id = ?1")?.exists([job.id.uuid().as_bytes()])?;
+    if taken { Err(Error::BadRequest(format!("envelope.{WRONG_ID}"))) } else { Ok(()) }
 }
 
 /// Prepares the retry of a job that its client signed; whether it is one.

@@ -42,6 +42,7 @@ pub(crate) fn submit(tx: &mut Tx<'_>, job: NewJob) -> Result<Submitted, Error> {
     }
     tx.shared.shares.open_job(tx.conn, &job.tenant)?;
     store_payload(tx, &job)?;
+    signed::check_free(tx, &job)?;
     let (blocks, ready) = lines::on_submission(tx, &job)?;
     let first = if ready { dispatch::at_once(tx, &job)? } else { None };
     let labels = if job.labels.is_empty() { None } else { Some(to_json(&job.labels)?) };

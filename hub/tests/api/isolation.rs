@@ -8,7 +8,7 @@ use crate::{
 };
 use futures_util::StreamExt as _;
 use passerelle_hub::model::Tier;
-use passerelle_protocol::{AgentKey, SigningKey, http::KeyRequest};
+use passerelle_protocol::{AgentKey, Envelope, JobId, SigningKey, http::KeyRequest};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -289,7 +289,7 @@ async fn no_call_shows_or_changes_anything_of_another_tenant() {
 }
 
 #[tokio::test]
-async fn an_id_that_another_tenant_uses_is_refused_and_tells_nothing() {
+async fn an_id_that_another_tenant_uses_is_answered_as_one_that_nobody_uses() {
     let hub = Hub::start().await;
     let (key, _) = SigningKey::generate().unwrap();
     let mut claims = crate::signed::envelope();
@@ -297,9 +297,24 @@ async fn an_id_that_another_tenant_uses_is_refused_and_tells_nothing() {
     hub.post("/v1/jobs", &json!({"envelope": claims.sign(&key).unwrap()})).await.expect(201);
     let other = hub.other_tenant().await;
     claims.tenant = name("other");
-    let body = json!({"envelope": claims.sign(&key).unwrap()});
-    let request = hub.anonymous(Method::POST, "/v1/jobs").bearer_auth(&other).json(&body);
-    let problem = Answer::of(request).await.expect_problem(409, "conflict").text();
-    assert!(!problem.contains("acme"), "{problem}");
+    let submit = |claims: &Envelope| {
+        let body = json!({"envelope": claims.sign(&key).unwrap()});
+        Answer::of(hub.anonymous(Method::POST, "/v1/jobs").bearer_auth(&other).json(&body))
+    };
+    // All else that is wrong is told before.
+    let site = std::mem::replace(&mut claims.site, name("nowhere"));
+    let (used, fresh) = (submit(&claims).await, submit(&Envelope { job: new_id(), ..claims.clone() }).await);
+    assert_eq!(
+        used.expect_problem(404, "site_unknown").json(),
+        fresh.expect_problem(404, "site_unknown").json()
+    );
+    claims.site = site;
+    // Of the id alone no more is told than of one that no job may have.
+    let far: JobId = "ffffffff-ffff-7fff-bfff-ffffffffffff".parse().unwrap();
+    let (used, fresh) = (submit(&claims).await, submit(&Envelope { job: far, ..claims.clone() }).await);
+    assert_eq!(
+        used.expect_problem(400, "bad_request").json(),
+        fresh.expect_problem(400, "bad_request").json()
+    );
     hub.end().await;
 }

@@ -133,10 +133,10 @@ async fn an_envelope_that_no_agent_would_take_is_refused_with_its_field() {
     case(400, "bad_request", "envelope.exp: expected seconds", &|e| e.exp = i64::MAX);
     case(409, "envelope_expired", "expired", &|e| (e.deadline, e.exp) = (now - 10, now - 5));
     case(409, "envelope_expired", "deadline", &|e| e.deadline = now - 10);
-    case(400, "bad_request", "envelope.job: expected a UUID of version 7", &|e| {
+    case(400, "bad_request", "envelope.job: expected a new UUID of version 7", &|e| {
         e.job = "9b2d1c1e-6a3a-4a53-8a2e-0c7a1f6f3f11".parse().unwrap();
     });
-    case(400, "bad_request", "envelope.job: the time", &|e| e.job = JobId::new(1 << 47, &[1; 10]));
+    case(400, "bad_request", "envelope.job: expected a new UUID", &|e| e.job = JobId::new(1 << 47, &[1; 10]));
     case(404, "not_found", "upload it first", &|e| e.payload = Some(digest(1)));
     case(413, "too_large", "envelope.payload.size", &|e| e.payload = Some(digest(1 << 40)));
     case(400, "bad_request", "media_type", &|e| {
