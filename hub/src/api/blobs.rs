@@ -57,6 +57,7 @@ pub async fn create(
 ) -> Result<Response, Problem> {
     let headers = request.headers();
     upload::check_version(headers)?;
+    upload::check_not_deferred(headers)?;
     let expected = upload::digest(headers)?;
     let media_type = media_type(headers);
     let announced = body::announced_length(headers);
@@ -100,7 +101,9 @@ pub async fn offset(
     caller: Allowed<BlobsWrite>,
     State(app): State<App>,
     Path(blob): Path<String>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    upload::check_version(&headers)?;
     let blob = id("blob", &blob)?;
     let (offset, length) = match app.blobs.upload_offset(caller.tenant.clone(), blob).await {
         Ok(UploadOffset { offset, length, .. }) => (offset, length),
@@ -137,8 +140,8 @@ pub async fn append(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let blob = id("blob", &blob)?;
     let from = upload::patch_offset(&headers)?;
+    let blob = id("blob", &blob)?;
     let expected = upload::digest(&headers)?;
     let (stream, cause) = upload::stream(body, app.max_blob);
     let (blobs, tenant) = (app.blobs.clone(), caller.tenant);

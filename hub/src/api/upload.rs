@@ -16,6 +16,7 @@ use std::{
 pub const OFFSET: HeaderName = HeaderName::from_static("upload-offset");
 /// How many bytes it will have.
 pub const LENGTH: HeaderName = HeaderName::from_static("upload-length");
+const DEFER_LENGTH: HeaderName = HeaderName::from_static("upload-defer-length");
 /// The version of tus.
 pub const RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
 /// The version of tus that is spoken.
@@ -36,6 +37,19 @@ pub fn check_version(headers: &HeaderMap) -> Result<(), Problem> {
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses an upload whose length is to be told later: it would be taken for a whole content, an empty one.
+///
+/// # Errors
+/// 400.
+pub fn check_not_deferred(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.contains_key(DEFER_LENGTH) {
+        return Err(Problem::bad_request(
+            "upload-defer-length: not possible here: the length must be given as Upload-Length when the upload is opened",
+        ));
+    }
+    Ok(())
 }
 
 /// Reads a header with a number of bytes.

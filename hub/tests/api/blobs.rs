@@ -136,6 +136,14 @@ async fn a_wrong_part_or_digest_is_refused() {
     Answer::of(nowhere).await.expect_problem(400, "bad_request");
     let old = hub.request(Method::POST, "/v1/blobs").header("tus-resumable", "0.2.2");
     Answer::of(old.header("upload-length", 4)).await.expect_problem(412, "bad_request");
+    for method in [Method::HEAD, Method::PATCH] {
+        let old = hub.request(method, &path).header("tus-resumable", "0.2.2").header("content-type", PATCH);
+        let refused = Answer::of(old.header("upload-offset", 0)).await.expect(412);
+        assert_eq!(refused.header("tus-version"), "1.0.0");
+    }
+    let deferred = hub.request(Method::POST, "/v1/blobs").header("tus-resumable", "1.0.0");
+    let refused = Answer::of(deferred.header("upload-defer-length", 1)).await;
+    assert!(refused.expect_problem(400, "bad_request").text().contains("Upload-Length"));
     let both = hub.request(Method::POST, "/v1/blobs").header("upload-length", 4).body("good");
     Answer::of(both).await.expect_problem(400, "bad_request");
     let text = hub.request(Method::POST, "/v1/blobs").header("upload-length", "four");
