@@ -128,7 +128,7 @@ pub async fn offset(
     ),
     responses(
         (status = 204, description = "Stored up to the new `Upload-Offset`"),
-        (status = 409, body = ProblemDocument, description = "`conflict`: it stands at another offset"),
+        (status = 409, body = ProblemDocument, description = "`conflict`: it stands at another offset, or another request is writing it"),
         (status = 422, body = ProblemDocument, description = "`digest_mismatch`"),
         (status = "default", body = ProblemDocument),
     )

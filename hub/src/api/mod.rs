@@ -279,6 +279,10 @@ impl From<store::Error> for Problem {
                 )
                 .header(upload::OFFSET, at)
             }
+            store::Error::Busy(offset) => {
+                let detail = format!("{error}: ask for its offset and go on once that one has ended");
+                Self::new(ApiCode::Conflict, detail).header(upload::OFFSET, HeaderValue::from(offset))
+            }
             error => Self::new(error.code(), error.to_string()),
         }
     }

@@ -12,6 +12,7 @@ mod files;
 mod fleeting;
 mod passing;
 mod receive;
+mod turn;
 mod uploads;
 
 #[cfg(test)]

@@ -123,6 +123,51 @@ async fn a_newer_request_ends_one_that_hangs() {
     assert!(blobs.append(name("acme"), id, 3, body(&["def"])).await.unwrap().blob.is_some());
 }
 
+/// Bytes that come one by one, as from a slow line.
+fn slow(count: u64) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
+    stream::unfold(0, move |at| async move {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        (at < count).then(|| (Ok(Bytes::from_static(b"x")), at + 1))
+    })
+}
+
+#[tokio::test]
+async fn of_several_requests_that_are_alive_one_goes_on() {
+    let hub = Hub::new().await;
+    let blobs = Blobs::new(hub.store.clone());
+    let id = blobs.create_upload(name("acme"), None, 30, None).await.unwrap();
+    let one = || blobs.append(name("acme"), id, 0, slow(30));
+    let asked = async {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        blobs.upload_offset(name("acme"), id).await.unwrap()
+    };
+    let (a, b, c, d, stands) = tokio::join!(one(), one(), one(), one(), asked);
+    let (done, refused): (Vec<_>, Vec<_>) = [a, b, c, d].into_iter().partition(Result::is_ok);
+    assert_eq!((done.len(), refused.len()), (1, 3), "{refused:?}");
+    assert!(done[0].as_ref().unwrap().blob.is_some());
+    for answer in refused {
+        assert!(matches!(answer, Err(Error::Busy(1..30))), "{answer:?}");
+    }
+    // Nor does a question end it.
+    assert!((1..30).contains(&stands.offset), "{stands:?}");
+}
+
+#[tokio::test]
+async fn of_two_that_are_silent_the_newer_has_its_turn() {
+    let hub = Hub::new().await;
+    let blobs = Blobs::new(hub.store.clone());
+    let id = blobs.create_upload(name("acme"), None, 3, None).await.unwrap();
+    let silent = stream::pending::<Result<Bytes, Infallible>>();
+    let older = blobs.clone();
+    let older = tokio::spawn(async move { older.append(name("acme"), id, 0, silent).await });
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    // One that is wrong about the offset ends nobody.
+    assert_eq!(blobs.append(name("acme"), id, 2, body(&["abc"])).await, Err(Error::Offset(0)));
+    assert!(!older.is_finished());
+    assert!(blobs.append(name("acme"), id, 0, body(&["abc"])).await.unwrap().blob.is_some());
+    assert_eq!(older.await.unwrap(), Err(Error::Busy(0)));
+}
+
 #[tokio::test]
 async fn whoever_asks_while_an_upload_completes_is_told_where_it_stands() {
     let hub = Hub::new().await;

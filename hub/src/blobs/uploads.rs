@@ -4,6 +4,7 @@ use super::{
     Blobs,
     collect::{self, Collected},
     receive::Receiver,
+    turn::Turn,
 };
 use crate::{
     clock,
@@ -19,12 +20,9 @@ use futures_util::{Stream, StreamExt as _};
 use passerelle_protocol::{BlobId, Name, Sha256};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use std::{
-    collections::HashMap,
     pin::pin,
-    sync::{Arc, LazyLock, Mutex, PoisonError, Weak},
     time::{Duration, SystemTime},
 };
-use tokio_util::sync::CancellationToken;
 
 /// Where an upload stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,35 +63,6 @@ impl Upload {
             complete: row.get(6)?,
         })
     }
-}
-
-/// One request at a time adds to an upload; a newer one ends the older, whose connection may hang.
-#[derive(Debug, Default)]
-struct Turn {
-    lock: Arc<tokio::sync::Mutex<()>>,
-    current: Mutex<CancellationToken>,
-}
-
-/// The turns of the uploads under way in this process.
-static TURNS: LazyLock<Mutex<HashMap<BlobId, Weak<Turn>>>> = LazyLock::new(Mutex::default);
-
-/// Ends whoever adds to this upload, and waits until they have.
-async fn take_turn(id: BlobId) -> (Arc<Turn>, CancellationToken, tokio::sync::OwnedMutexGuard<()>) {
-    let turn = {
-        let mut turns = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
-        turns.retain(|_, turn| turn.strong_count() > 0);
-        let turn = turns.get(&id).and_then(Weak::upgrade).unwrap_or_default();
-        turns.insert(id, Arc::downgrade(&turn));
-        turn
-    };
-    let mine = CancellationToken::new();
-    let before = {
-        let mut current = turn.current.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *current, mine.clone())
-    };
-    before.cancel();
-    let guard = Arc::clone(&turn.lock).lock_owned().await;
-    (turn, mine, guard)
 }
 
 impl Blobs {
@@ -144,7 +113,7 @@ impl Blobs {
         Ok(id)
     }
 
-    /// Where an upload stands. A request that is adding to it is ended first, so that the offset holds.
+    /// Where an upload stands. A request that adds to it and is silent is ended first, so that the offset holds.
     ///
     /// # Errors
     /// [`Error::NotFound`].
@@ -158,7 +127,8 @@ impl Blobs {
     /// Adds bytes to an upload. A body that breaks off keeps what came: the answer says how far.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Offset`] if `offset` is not where the upload stands; [`Error::TooLarge`] for more
+    /// [`Error::NotFound`]; [`Error::Offset`] if `offset` is not where the upload stands; [`Error::Busy`] while another
+    /// request adds to it; [`Error::TooLarge`] for more
     /// bytes than announced; [`Error::DigestMismatch`] at the end, which begins the upload anew; [`Error::Full`], after
     /// which it can go on.
     pub async fn append<S, E>(
@@ -195,7 +165,8 @@ impl Blobs {
             let id =
                 path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<BlobId>().ok());
             if let Some(id) = id {
-                let (_turn, _mine, _guard) = take_turn(id).await;
+                // Somebody goes on with it after all.
+                let Ok(_turn) = Turn::take(id, None).await else { continue };
                 count += self.forget(id, done).await?;
                 self.store.files().remove_upload(id).await;
             } else {
@@ -210,7 +181,7 @@ impl Blobs {
         let before = now.checked_sub(older).unwrap_or(jiff::Timestamp::MIN);
         for id in self.store.read(move |conn| retention::old_uploads(conn, before)).await? {
             if !tokio::fs::try_exists(self.store.files().upload(id)).await? {
-                let (_turn, _mine, _guard) = take_turn(id).await;
+                let Ok(_turn) = Turn::take(id, None).await else { continue };
                 count += self.forget(id, done).await?;
             }
         }
@@ -235,7 +206,12 @@ impl Blobs {
         if upload.complete {
             return Ok(whole(&upload));
         }
-        let (_turn, _mine, _guard) = take_turn(upload.id).await;
+        let _turn = match Turn::take(upload.id, None).await {
+            Err(Error::Busy(offset)) => {
+                return Ok(UploadOffset { offset, length: upload.length, blob: None });
+            }
+            turn => turn?,
+        };
         let upload = match self.in_turn(upload).await? {
             Found::Upload(upload) => upload,
             Found::Blob(info) => return Ok(complete(info)),
@@ -266,7 +242,7 @@ impl Blobs {
         if upload.complete {
             return nothing_more(whole(&upload), offset, stream).await;
         }
-        let (_turn, mine, _guard) = take_turn(upload.id).await;
+        let turn = Turn::take(upload.id, Some(offset)).await?;
         let upload = match self.in_turn(upload).await? {
             Found::Upload(upload) => upload,
             Found::Blob(info) => return nothing_more(complete(info), offset, stream).await,
@@ -279,10 +255,13 @@ impl Blobs {
         if receiver.offset() != offset {
             return Err(Error::Offset(receiver.offset()));
         }
+        turn.begin(offset);
+        let stream = stream.inspect(|chunk| turn.came(chunk.as_ref().map_or(0, Bytes::len)));
         let taken = tokio::select! {
             taken = receiver.take_all(stream, upload.length) => Some(taken?),
-            () = mine.cancelled() => None,
+            () = turn.ended.cancelled() => None,
         };
+        turn.stop();
         let superseded = taken.is_none();
         match taken {
             Some(Ok(())) | None => {}
@@ -291,6 +270,9 @@ impl Blobs {
         receiver.sync().await?;
         if receiver.offset() >= upload.length {
             self.complete(upload, receiver).await
+        } else if superseded && receiver.offset() == offset {
+            // It stands where this one wanted to go on, and the other one does.
+            Err(Error::Busy(offset))
         } else if superseded {
             // Not all of what it sends was taken.
             Err(Error::Offset(receiver.offset()))

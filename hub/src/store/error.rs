@@ -45,6 +45,9 @@ pub enum Error {
     /// An upload goes on at another offset.
     #[error("the upload stands at offset {0}")]
     Offset(u64),
+    /// Another request adds to the upload.
+    #[error("another request is writing this upload, which stands at offset {0}")]
+    Busy(u64),
     /// The hub's disk is full.
     #[error("the hub's disk is full: free some space or raise the volume's size")]
     Full,
@@ -71,7 +74,7 @@ impl Error {
     pub fn code(&self) -> ApiCode {
         match self {
             Self::NotFound(_) => ApiCode::NotFound,
-            Self::Conflict(_) | Self::Offset(_) => ApiCode::Conflict,
+            Self::Conflict(_) | Self::Offset(_) | Self::Busy(_) => ApiCode::Conflict,
             Self::BadRequest(_) => ApiCode::BadRequest,
             Self::TooLarge(_) => ApiCode::TooLarge,
             Self::IdempotencyMismatch => ApiCode::IdempotencyMismatch,
