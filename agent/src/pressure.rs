@@ -20,11 +20,25 @@ use tokio::task::spawn_blocking;
 
 /// Room on the disk of the state folder that new jobs do not use up: the outcomes of those that run must fit.
 const FLOOR: u64 = 2 * 1024 * 1024;
+/// Room that contents of events do not use up either: that the hub has them must be noted before theirs is free again. So
+/// the WAL must be able to grow as far as it does, and what is in it to be copied into the file.
+const RESERVE: u64 = FLOOR + journal::WAL;
+/// Below it no more contents are looked for: a small one would still leave the reserve.
+const TIGHT: u64 = RESERVE + 2 * 512 * 1024;
+/// What an event takes beside its content; generous.
+const ROW: u64 = 8 * 1024;
+/// What of the journal's file is worth giving back to a disk that is almost full.
+const SPARE: u64 = 256 * 1024;
+
+/// Said of a disk that has no room for more.
+pub const ALMOST_FULL: &str = "the disk of the agent's state folder is almost full";
 
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Pressure {
     disk_free: AtomicU64,
+    /// Room for contents that are being written to the journal.
+    promised: AtomicU64,
     journal_quota: AtomicU64,
     /// The journal's file, as it was at the first look.
     file: OnceLock<FileId>,
@@ -39,6 +53,7 @@ impl Pressure {
     pub fn new(journal_quota: u64) -> Self {
         Self {
             disk_free: AtomicU64::new(u64::MAX),
+            promised: AtomicU64::new(0),
             journal_quota: journal_quota.into(),
             file: OnceLock::new(),
             journal_gone: false.into(),
@@ -63,7 +78,7 @@ impl Pressure {
         } else if !journal.writable() {
             Some("the agent's journal cannot be written (disk full?)")
         } else if self.disk_free.load(Ordering::Relaxed) < FLOOR {
-            Some("the disk of the agent's state folder is almost full")
+            Some(ALMOST_FULL)
         } else if journal.bytes() >= self.journal_quota.load(Ordering::Relaxed) {
             Some("the agent's journal has reached its quota (agent.journal_quota)")
         } else if self.audit_full.load(Ordering::Relaxed) {
@@ -75,7 +90,7 @@ impl Pressure {
 
     /// Why nothing more is picked up just now: before jobs are turned away, so that they have the rest.
     pub fn full_for_events(&self, journal: &Journal) -> Option<&'static str> {
-        self.full(journal).or_else(|| {
+        self.full(journal).or_else(|| self.is_disk_tight().then_some(ALMOST_FULL)).or_else(|| {
             (journal.bytes() >= self.journal_quota.load(Ordering::Relaxed) / 2).then_some(
                 "half of the agent's journal is in use (agent.journal_quota): it goes on when the hub has taken what waits",
             )
@@ -85,6 +100,10 @@ impl Pressure {
     /// Whether keys of posts are worth less than room: well before the journal takes no more events.
     pub fn is_tight_for_keys(&self, journal: &Journal) -> bool {
         journal.bytes() >= self.journal_quota.load(Ordering::Relaxed) / 4
+    }
+
+    fn is_disk_tight(&self) -> bool {
+        self.disk_free.load(Ordering::Relaxed) < TIGHT
     }
 
     /// Whether the journal comes near its quota: then what it only remembers is worth less than room.
@@ -127,6 +146,36 @@ impl Pressure {
     }
 }
 
+/// Room for contents on their way into the journal; given up when dropped.
+#[derive(Debug)]
+pub struct Promise {
+    pressure: Arc<Pressure>,
+    bytes: u64,
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.pressure.promised.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Promises events room on the disk, looking at it now: thousands can come from one look to the next. `bytes` are those
+/// that go into the journal. To be kept until they are there; `None` if the reserve would be touched.
+pub async fn promise(agent: &Agent, events: usize, bytes: u64) -> Option<Promise> {
+    let pressure = Arc::clone(&agent.pressure);
+    // Twice: what is committed is in the WAL, and then in the file too.
+    let bytes = (events as u64).saturating_mul(ROW).saturating_add(bytes).saturating_mul(2);
+    // Before the look: whatever is not counted any more is on the disk then.
+    let others = pressure.promised.fetch_add(bytes, Ordering::Relaxed);
+    let promise = Promise { pressure, bytes };
+    let path = agent.state.path().to_owned();
+    if let Ok(Ok(free)) = spawn_blocking(move || free_bytes(&path)).await {
+        agent.pressure.disk_free.store(free, Ordering::Relaxed);
+    }
+    let free = agent.pressure.disk_free.load(Ordering::Relaxed);
+    (free.saturating_sub(others).saturating_sub(bytes) >= RESERVE).then_some(promise)
+}
+
 /// Looks at disk and journal, and makes room in the journal if it comes near its quota.
 pub async fn look(agent: &Arc<Agent>) {
     let path = agent.state.path().to_owned();
@@ -142,6 +191,12 @@ pub async fn look(agent: &Arc<Agent>) {
     }
     if let Err(error) = agent.journal.measure().await {
         tracing::debug!(%error, "The journal cannot be measured");
+    }
+    if agent.pressure.is_disk_tight()
+        && agent.journal.spare() >= SPARE
+        && let Err(error) = agent.journal.give_back().await
+    {
+        tracing::debug!(%error, "The journal cannot give room back");
     }
     if agent.pressure.is_tight(&agent.journal) {
         match agent.journal.relieve(clock::unix_seconds()).await {
@@ -180,6 +235,11 @@ mod tests {
         assert!(pressure.full(&journal).unwrap().contains("almost full"));
         pressure.disk_free.store(FLOOR, Ordering::Relaxed);
         assert_eq!(pressure.full(&journal), None);
+        // Events end earlier: what follows of them must fit.
+        assert_eq!(pressure.full_for_events(&journal), Some(ALMOST_FULL));
+        pressure.set_journal_quota(used * 3);
+        pressure.disk_free.store(TIGHT, Ordering::Relaxed);
+        assert_eq!(pressure.full_for_events(&journal), None);
     }
 
     #[tokio::test]

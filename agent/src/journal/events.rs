@@ -70,6 +70,15 @@ CREATE TABLE remembered (
 ";
 
 impl Taken {
+    /// What of it goes into the journal, roughly.
+    pub fn row_bytes(&self) -> usize {
+        let content = match &self.content {
+            Content::Row(bytes) => Bytes::len(bytes),
+            Content::Spool(_) => 0,
+        };
+        content + self.told.as_ref().map_or(0, |told| told.data.len())
+    }
+
     /// What is told of it.
     pub fn file(&self) -> FileEvent {
         file_event(&self.seen, self.sha256)

@@ -64,6 +64,7 @@ use jiff::Timestamp;
 pub use leftovers::Leftover;
 use passerelle_protocol::{HeldState, Name, Outcome, Report, session::Attempt};
 use rusqlite::{Connection, params};
+pub use schema::WAL;
 use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
@@ -175,6 +176,7 @@ pub struct Journal {
     seq: Arc<AtomicI64>,
     fresh: Arc<Fresh>,
     bytes: Arc<AtomicU64>,
+    spare: Arc<AtomicU64>,
     wal: Arc<Path>,
 }
 
@@ -196,6 +198,7 @@ impl Journal {
             writer,
             seq: Arc::new(AtomicI64::new(seq)),
             bytes: Arc::default(),
+            spare: Arc::default(),
             wal,
             fresh: Arc::default(),
         };
@@ -326,7 +329,7 @@ impl Journal {
                 )?
                 .execute(params![now, MAX_TOMBSTONES])?;
                 // Gives the room of pruned rows back to the disk, a little at a time.
-                c.execute_batch("PRAGMA incremental_vacuum(256)")
+                usage::vacuum(c, 256)
             })
             .await
     }

@@ -16,6 +16,12 @@ pub const FORMAT: i64 = STEPS.len() as i64;
 /// How many prepared statements are kept: more than there are in the code.
 const STATEMENTS: usize = 64;
 
+/// After how many pages the WAL is copied into the file and begins anew.
+const WAL_PAGES: u32 = 1000;
+
+/// How many bytes the WAL grows to, with the heads of its pages, beside what one transaction adds.
+pub const WAL: u64 = WAL_PAGES as u64 * (4096 + 24);
+
 /// `PRAGMA application_id`: "PaJ1".
 const APPLICATION: i64 = 0x5061_4a31;
 
@@ -121,6 +127,7 @@ fn try_open(path: &Path) -> Result<Connection, TryOpen> {
     }
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+    connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     // Statements keep their plan whatever is bound: else SQLite prepares one anew at each use when a bound value might

@@ -10,12 +10,11 @@
 use super::{
     Journal, JournalError,
     events::{
-        Content, Key, Taken,
+        Key, Taken,
         row::{insert, name},
     },
 };
 use crate::audit::{Entry, chain};
-use bytes::Bytes;
 use jiff::Timestamp;
 use passerelle_protocol::{CHANGE, EventId, NOTIFICATION, Name, Sha256};
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -88,7 +87,7 @@ impl Journal {
     /// # Errors
     /// If it could not be written; then it was not posted.
     pub async fn post(&self, taken: Taken, key: String, entry: Entry) -> Result<Posted, JournalError> {
-        self.grow(key.len() + row_bytes(&taken));
+        self.grow(key.len() + taken.row_bytes());
         let row = taken.into_row()?;
         let cost = self.writer.cost();
         let write = move |c: &Connection| {
@@ -155,7 +154,7 @@ impl Journal {
         page: Vec<(Taken, Entry)>,
         read: Read,
     ) -> Result<Vec<EventId>, JournalError> {
-        self.grow(read.cursor.len() + page.iter().map(|(taken, _)| row_bytes(taken)).sum::<usize>());
+        self.grow(read.cursor.len() + page.iter().map(|(taken, _)| taken.row_bytes()).sum::<usize>());
         let mut rows = Vec::with_capacity(page.len());
         for (taken, entry) in page {
             rows.push((taken.id, taken.into_row()?, entry));
@@ -212,12 +211,4 @@ fn known(c: &Connection, id: &[u8; 16], listener: &str, key: &str) -> rusqlite::
         return Ok(posted);
     }
     c.prepare_cached("SELECT sha256 FROM events WHERE id = ?1")?.query_row([id], digest).optional()
-}
-
-fn row_bytes(taken: &Taken) -> usize {
-    let content = match &taken.content {
-        Content::Row(bytes) => Bytes::len(bytes),
-        Content::Spool(_) => 0,
-    };
-    content + taken.told.as_ref().map_or(0, |told| told.data.len())
 }

@@ -1,18 +1,26 @@
 //! How much of the disk the journal takes, and how it gives some back before its time.
 
 use super::{Journal, JournalError};
-use rusqlite::params;
+use rusqlite::{Connection, params};
 use std::{fs, sync::atomic::Ordering};
 
 /// How many tombstones are forgotten at once.
 const AT_ONCE: u32 = 5_000;
 /// What a row takes beside its texts, indexes included; generous.
 const ROW: u64 = 512;
+/// How many free pages are given back to a disk that is almost full, at once: moving others out of their way must fit into
+/// what is left of it.
+const GIVEN_BACK: u32 = 512;
 
 impl Journal {
     /// Bytes in use, as of the last [`Self::measure`] and what was accepted since.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the file in which nothing is, as of the last [`Self::measure`].
+    pub fn spare(&self) -> u64 {
+        self.spare.load(Ordering::Relaxed)
     }
 
     /// Calls that wait for the journal's thread.
@@ -32,10 +40,13 @@ impl Journal {
     pub async fn measure(&self) -> Result<(), JournalError> {
         let pages = self.writer.read(|c| {
             let number = |sql: &str| c.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0));
-            let used = number("PRAGMA page_count")?.saturating_sub(number("PRAGMA freelist_count")?);
-            Ok(u64::try_from(used.saturating_mul(number("PRAGMA page_size")?)).unwrap_or(0))
+            let (free, size) = (number("PRAGMA freelist_count")?, number("PRAGMA page_size")?);
+            let used = number("PRAGMA page_count")?.saturating_sub(free);
+            let bytes = |pages: i64| u64::try_from(pages.saturating_mul(size)).unwrap_or(0);
+            Ok((bytes(used), bytes(free)))
         });
-        let pages = pages.await?;
+        let (pages, spare) = pages.await?;
+        self.spare.store(spare, Ordering::Relaxed);
         let wal = fs::metadata(&*self.wal).map_or(0, |meta| meta.len());
         self.bytes.store(pages.saturating_add(wal), Ordering::Relaxed);
         Ok(())
@@ -54,7 +65,7 @@ impl Journal {
                        AND part IS NULL AND intent IS NULL ORDER BY acked_at LIMIT ?2)",
                 )?
                 .execute(params![now, AT_ONCE])?;
-            c.execute_batch("PRAGMA incremental_vacuum(2048)")?;
+            vacuum(c, 2048)?;
             Ok(forgotten)
         });
         let forgotten = forget.await?;
@@ -63,4 +74,25 @@ impl Journal {
         }
         Ok(forgotten)
     }
+
+    /// Gives some free pages, and the WAL, back to the disk now.
+    ///
+    /// # Errors
+    /// If the journal cannot be written.
+    pub async fn give_back(&self) -> Result<(), JournalError> {
+        // A read, since the WAL cannot be emptied inside a transaction.
+        let give_back = self.writer.read(|c| {
+            vacuum(c, GIVEN_BACK)?;
+            c.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        });
+        give_back.await
+    }
+}
+
+/// Gives so many free pages back. Each step of the statement is one page.
+pub(super) fn vacuum(c: &Connection, pages: u32) -> rusqlite::Result<()> {
+    let mut statement = c.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+    let mut steps = statement.query([])?;
+    while steps.next()?.is_some() {}
+    Ok(())
 }

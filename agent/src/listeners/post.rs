@@ -15,6 +15,7 @@ use crate::{
         events::{Content, Follow, Taken, Told},
         told::Posted,
     },
+    pressure,
     runner::spool::{OutputSpool, Stored},
     triggers::{entry, spooled},
 };
@@ -348,6 +349,9 @@ async fn store(
         marker: None,
         follow: Follow::Keep,
         told: Some(Told { data, media_type: Some(head.media_type) }),
+    };
+    let Some(_room) = pressure::promise(agent, 1, taken.row_bytes() as u64).await else {
+        return Err(Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "quota", pressure::ALMOST_FULL, LATER));
     };
     match agent.journal.post(taken, head.key.clone(), row).await {
         Ok(Posted::New) => {

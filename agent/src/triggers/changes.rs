@@ -16,6 +16,7 @@ use crate::{
         events::{Content, Follow, Key, Taken, Told},
         told::Read,
     },
+    pressure,
     runner::spool::{OutputSpool, Stored},
 };
 use bytes::Bytes;
@@ -309,6 +310,11 @@ async fn journal(agent: &Agent, key: Key, kind: &Name, rows: Vec<Row>, read: Rea
         let audit = entry(Kind::ChangeTaken, &key, kind, &taken.seen.path, taken.id, None);
         page.push((taken, audit));
     }
+    let bytes = page.iter().map(|(taken, _)| taken.row_bytes() as u64).sum();
+    let Some(_room) = pressure::promise(agent, page.len(), bytes).await else {
+        kept.iter().filter_map(|(.., spool)| spool.as_ref()).for_each(OutputSpool::discard);
+        return Err(Failure::retry(Code::Internal, pressure::ALMOST_FULL));
+    };
     let new = match agent.journal.changes(key.clone(), page, read).await {
         Ok(new) => new,
         Err(error) => {

@@ -33,6 +33,8 @@ const AT_ONCE: u32 = 8;
 const LOOK: Duration = Duration::from_secs(5);
 /// How soon a journal that could not be written is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How many of these tries are told of once.
+const TOLD: usize = 10;
 /// The media type of files, of which nobody says what is in them.
 const MEDIA_TYPE: &str = "application/octet-stream";
 /// When to send what a listener took again to a hub that has not heard of the listener, in milliseconds.
@@ -42,7 +44,11 @@ const MOST_WAIT: Duration = Duration::from_secs(600);
 
 /// Where the sending of each trigger stands, for the session of the moment.
 #[derive(Debug, Default)]
-pub struct Course(Mutex<Inner>);
+pub struct Course {
+    inner: Mutex<Inner>,
+    /// Held by whoever tries again to note an answer of the hub: a journal that cannot be written is asked by one at a time.
+    again: tokio::sync::Mutex<()>,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -58,7 +64,7 @@ struct Inner {
 
 impl Course {
     fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -226,21 +232,34 @@ fn media_type(taken: &Taken) -> String {
 
 /// The hub has it.
 pub async fn acked(agent: &Arc<Agent>, ack: EventAck) {
-    let answered = loop {
-        match agent.journal.event_acked(ack.id).await {
-            Ok(answered) => break answered,
-            Err(error) => warn!(%error, "That the hub has an event cannot be noted yet; trying again"),
-        }
-        tokio::select! {
-            () = sleep(AGAIN) => {}
+    let answered = match agent.journal.event_acked(ack.id).await {
+        Ok(answered) => answered,
+        Err(_) => tokio::select! {
+            answered = note_later(agent, ack.id) => answered,
             // It is sent again at the next start.
             () = agent.halt.cancelled() => return,
-        }
+        },
     };
     if let Some(answered) = answered {
         agent.metrics.events_acknowledged.inc();
         settle_up(agent, ack.id, &answered, false);
     }
+}
+
+/// Notes that the hub has it, once the journal can be written again.
+async fn note_later(agent: &Agent, id: EventId) -> Option<Answered> {
+    let _turn = agent.triggers.course.again.lock().await;
+    for tries in 0_usize.. {
+        match agent.journal.event_acked(id).await {
+            Ok(answered) => return answered,
+            Err(error) if tries.is_multiple_of(TOLD) => {
+                warn!(%error, "That the hub has an event cannot be noted yet; trying again");
+            }
+            Err(_) => {}
+        }
+        sleep(AGAIN).await;
+    }
+    None
 }
 
 /// The hub did not store it.

@@ -5,6 +5,7 @@ use crate::{
     audit::{Entry, Kind},
     clock,
     journal::events::{Content, Follow, Key, Taken, file_event},
+    pressure,
     runner::spool::{OutputSpool, Stored},
     settings::Resource,
 };
@@ -163,6 +164,9 @@ async fn write(agent: &Agent, what: What, sha256: Sha256, token: Uuid, stored: S
         marker,
         follow,
         told: None,
+    };
+    let Some(_room) = pressure::promise(agent, 1, taken.row_bytes() as u64).await else {
+        return Outcome::Later(Failure::retry(Code::Internal, pressure::ALMOST_FULL));
     };
     match agent.journal.take(taken, remember, entry).await {
         Ok(true) => {

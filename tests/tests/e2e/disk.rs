@@ -1,10 +1,13 @@
-//! The hub's disk is full: it says so, keeps serving what it can, and forgets nothing.
+//! A disk is full, the hub's, a target's or the agent's: it is said, what can be served still is, and nothing is forgotten.
 
 use crate::common::{SITE, drop_into};
-use passerelle_tests::{Agent, Content, Hub, SmallDisk, code, is_root, resources};
-use reqwest::Method;
-use serde_json::json;
-use std::time::Duration;
+use passerelle_tests::{
+    Agent, Content, Hub, PATIENCE, SmallDisk, code, free_port, http_client, is_root, resources, until,
+};
+use reqwest::{Method, Response, StatusCode};
+use serde_json::{Value, json};
+use std::{collections::BTreeSet, time::Duration};
+use tokio::task::JoinSet;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_of_the_hub_refuses_work_and_loses_none() {
@@ -52,7 +55,7 @@ async fn a_full_disk_of_the_hub_refuses_work_and_loses_none() {
     assert!(hub.process.is_running());
     assert_eq!(hub.api.job(before["id"].as_str().unwrap()).await, before);
     disk.free();
-    passerelle_tests::until("the hub to take work again", Duration::from_secs(30), async || {
+    until("the hub to take work again", Duration::from_secs(30), async || {
         let blob = hub.api.send(hub.api.request(Method::POST, "/v1/blobs").body(body.clone())).await;
         (blob.status == 201).then_some(())
     })
@@ -90,4 +93,75 @@ async fn a_full_disk_of_the_target_is_told_and_leaves_no_part() {
     assert_eq!((done["state"].as_str(), code(&done)), (Some("failed"), "target_full"), "{done:#}");
     assert_eq!(crate::common::files_below(disk.path()), Vec::<String>::new());
     hub.api.succeed(&drop_into("compta", "small.csv", json!({"text": "x"}))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_posts_leave_the_agents_journal_the_room_to_note_that_the_hub_has_them() {
+    if !is_root() {
+        eprintln!("not root: left out, since no small disk can be mounted");
+        return;
+    }
+    let disk = SmallDisk::mount("24m");
+    let mut hub = Hub::start().await;
+    let mut agent = Agent::new(&hub, SITE, "paris-1");
+    let port = free_port();
+    agent.secret("till", "t0ken-of-the-till");
+    let auth = "auth = { kind = \"token\", token = { file = \"secrets/till\" } }";
+    agent.resource("till", &format!("[listeners.till]\nlisten = \"127.0.0.1:{port}\"\n{auth}\n"));
+    agent.agent_key(&format!("state_dir = \"{}\"", disk.path().join("state").display())).start().await;
+    let (http, url) = (http_client(), format!("http://127.0.0.1:{port}/till"));
+    let post = |key: usize| {
+        let request =
+            http.post(&url).bearer_auth("t0ken-of-the-till").header("idempotency-key", key.to_string());
+        let request = request.body(vec![b'x'; 100_000]).send();
+        async move { request.await.expect("an answer") }
+    };
+    until("the listener", PATIENCE, async || http.get(&url).send().await.ok()).await;
+    hub.process.kill();
+    let (mut taken, mut refused) = (BTreeSet::new(), None::<Response>);
+    // Some at once, and faster than anybody looks at the disk.
+    for first in (0..600).step_by(6) {
+        let posts: JoinSet<Response> = (first..first + 6).map(post).collect();
+        for answer in posts.join_all().await {
+            if answer.status() == StatusCode::ACCEPTED {
+                let body: Value = answer.json().await.unwrap();
+                assert!(taken.insert(body["id"].as_str().unwrap().to_owned()));
+            } else {
+                refused = Some(answer);
+            }
+        }
+    }
+    let refused = refused.expect("60 MB were taken on a disk of 24 MiB");
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(refused.headers().contains_key("retry-after"));
+    let body: Value = refused.json().await.unwrap();
+    assert_eq!(code(&body), "quota", "{body}");
+    assert!(body["detail"].as_str().unwrap().contains("almost full"), "{body}");
+    let left = rustix::fs::statvfs(disk.path()).unwrap();
+    let left = left.f_bavail * left.f_frsize;
+    println!("{} posts were taken, {left} bytes are left", taken.len());
+    assert!(left > 2 * 1024 * 1024 && taken.len() > 50, "{left} bytes are left, {} taken", taken.len());
+    hub.restart().await;
+    let events = until("all events", Duration::from_secs(90), async || {
+        let (mut items, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = hub.api.get(&format!("/v1/events/received?kind=notification&limit=500{cursor}")).await;
+            items.extend(page.body["items"].as_array().expect("items").iter().cloned());
+            match page.body["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        (items.len() >= taken.len()).then_some(items)
+    })
+    .await;
+    let ids: BTreeSet<String> = events.iter().map(|e| e["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!((events.len(), &ids), (taken.len(), &taken));
+    agent.ready().await;
+    // The room that they took is given back, without a restart.
+    until("posts to be taken again", Duration::from_secs(60), async || {
+        (post(1000).await.status() == StatusCode::ACCEPTED).then_some(())
+    })
+    .await;
+    assert!(agent.process().log().matches("cannot be noted").count() < 20);
 }
