@@ -6,6 +6,8 @@
 //! are the ones connected to, so that a name which changes in between gains nothing. Redirects are not followed, proxies of
 //! the environment are not used.
 
+pub mod trouble;
+
 use passerelle_config::ByteSize;
 use passerelle_config::address::{is_blocked, is_blocked_host, is_private};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};

@@ -167,8 +167,9 @@ pub async fn attempt(
         }
         Ok(Err(Ok(refusal))) => Attempted::failed(None, forbidden(&refusal)),
         Ok(Err(Err(error))) => {
+            let failure = format!("the subscriber {}", outbound::trouble::of(&error));
             tracing::debug!(error = %error.without_url(), "A subscriber was not reached");
-            Attempted::failed(None, "the subscriber could not be reached")
+            Attempted::failed(None, failure)
         }
         Ok(Ok(answer)) => judged(answer.status(), answer.headers()),
     }
