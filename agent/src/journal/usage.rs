@@ -96,3 +96,28 @@ pub(super) fn vacuum(c: &Connection, pages: u32) -> rusqlite::Result<()> {
     while steps.next()?.is_some() {}
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn free_pages_and_the_wal_are_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path()).unwrap().journal;
+        let fill = "CREATE TABLE filler (bytes BLOB);
+            INSERT INTO filler WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60)
+              SELECT zeroblob(100000) FROM n;
+            DELETE FROM filler";
+        journal.writer.write(|c| c.execute_batch(fill)).await.unwrap();
+        journal.measure().await.unwrap();
+        let (before, file) = (journal.spare(), dir.path().join(super::super::FILE));
+        let size = fs::metadata(&file).unwrap().len();
+        journal.give_back().await.unwrap();
+        journal.measure().await.unwrap();
+        let given = u64::from(GIVEN_BACK) * 4096;
+        assert!(before > given && journal.spare() <= before - given, "{before} {}", journal.spare());
+        assert!(fs::metadata(&file).unwrap().len() <= size - given);
+        assert_eq!(fs::metadata(&*journal.wal).unwrap().len(), 0);
+    }
+}
