@@ -163,18 +163,12 @@ async fn write_and_name(
             Refusal::Untrue => return Ok(named_anyhow(lease, &target, &intent, written.synced).await),
             Refusal::Unclear(failure) => return Err(Stopped::Before(failure)),
         };
-        match error {
-            error
-                if error.problem == Problem::Exists
-                    && (on_conflict == OnConflict::Fail
-                        || on_conflict == OnConflict::Suffix && bound.is_some()) =>
-            {
+        match (error.problem, on_conflict) {
+            (Problem::Exists, OnConflict::Suffix) if bound.is_none() => candidate = number + 1,
+            (Problem::Exists, OnConflict::Fail | OnConflict::Suffix) => {
                 return Err(lost(lease, call, part, on_conflict, error).await.into());
             }
-            error if error.problem == Problem::Exists && on_conflict == OnConflict::Suffix => {
-                candidate = number + 1;
-            }
-            error => return Err(error.into()),
+            _ => return Err(error.into()),
         }
     }
 }

@@ -55,7 +55,7 @@ pub(super) async fn of_a_part(
 }
 
 /// Whether something is at a place.
-pub(super) async fn is_there(lease: &mut Lease, place: &Place) -> Result<bool, FsError> {
+async fn is_there(lease: &mut Lease, place: &Place) -> Result<bool, FsError> {
     let place = place.clone();
     lease.run(move |hands| Ok(look(hands.fs.as_mut(), &place, Links::Keep)?.is_some())).await
 }
