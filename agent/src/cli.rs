@@ -277,7 +277,9 @@ fn state_dir(config: &std::path::Path) -> PathBuf {
 async fn enrol_once(settings: Settings, json: bool) -> Result<(), Stop> {
     let _logs = logs::start(&settings.config.log)?;
     let state = StateDir::open_patiently(&settings.state_dir()).await?;
-    let identity = match Identity::load(&state)? {
+    let before = Identity::load(&state)?;
+    let was_enrolled = before.is_some();
+    let identity = match before {
         Some(identity) => identity,
         None => enrol(&settings, &state, &Hub::new(&settings)?).await.map_err(|error| match error {
             EnrolError::Later { message, .. } => Stop::Failed(message),
@@ -288,10 +290,17 @@ async fn enrol_once(settings: Settings, json: bool) -> Result<(), Stop> {
     if json {
         return print_json(&identity.stored());
     }
-    print(&format!(
+    let mut text = format!(
         "enrolled as agent {} of site {} (tenant {}, application {}) at {}\n",
         enrolled.agent, enrolled.site, enrolled.tenant, enrolled.application, enrolled.hub
-    ))
+    );
+    if was_enrolled {
+        text.push_str(
+            "it was enrolled before, and nothing has changed: `check` tells whether the hub still takes this identity, \
+             `re-enrol` puts another in its place\n",
+        );
+    }
+    print(&text)
 }
 
 async fn enrol_anew(settings: Settings, token_file: Option<PathBuf>, json: bool) -> Result<(), Stop> {

@@ -5,7 +5,7 @@
 
 mod verify;
 
-pub use verify::{Rejected, Trust, verify, verify_call};
+pub use verify::{Rejected, Trust, Verified, verify, verify_call};
 
 use crate::{
     agent::Agent,
@@ -25,7 +25,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use passerelle_connectors::Visible;
 use passerelle_protocol::{
     Code, Decline, Effect, Envelope, Failure, HeldState, Offer, Outcome, PayloadSource, Repeat, Report,
-    Sha256, Ticket, Verdict, VerifyingKey, is_traceparent, limits::MAX_INLINE_PAYLOAD, session::Attempt,
+    Sha256, Verdict, VerifyingKey, is_traceparent, limits::MAX_INLINE_PAYLOAD, session::Attempt,
 };
 use std::{sync::Arc, time::Duration};
 use tracing::{debug, info, warn};
@@ -117,7 +117,7 @@ impl Agent {
         let settings = self.settings();
         let hub_keys = self.identity.hub_keys();
         let trust = self.trust(&settings, &hub_keys, epoch);
-        let (envelope, ticket) = match verify(&offer, &trust, clock::unix_seconds()) {
+        let verified = match verify(&offer, &trust, clock::unix_seconds()) {
             Ok(verified) => verified,
             Err(Rejected { code, message }) => {
                 warn!(job_id = %offer.job, attempt = offer.attempt, %code, reason = message, "Declined an offer");
@@ -128,13 +128,13 @@ impl Agent {
         if self.is_draining() {
             return decline(Code::Busy, STOPPING.to_owned(), Some(BUSY_RETRY));
         }
-        if let Some(paused) = self.pauses.of(&envelope.resource) {
-            return decline(Code::Paused, paused.sentence(&envelope.resource), paused.left());
+        let resource = verified.envelope.resource.clone();
+        if let Some(paused) = self.pauses.of(&resource) {
+            return decline(Code::Paused, paused.sentence(&resource), paused.left());
         }
         if let Some(full) = self.pressure.full(&self.journal) {
             return decline(Code::Busy, full.to_owned(), Some(BUSY_RETRY * 5));
         }
-        let resource = envelope.resource.clone();
         let stop = match self.registry.reserve(attempt, &resource, settings.max_jobs() as usize) {
             Reserved::New(stop) => stop,
             Reserved::Held => return Some(Answer::Accept(attempt)),
@@ -146,7 +146,7 @@ impl Agent {
             self.registry.remove(attempt);
             return decline(Code::Busy, STOPPING.to_owned(), Some(BUSY_RETRY));
         }
-        let answer = self.take(offer.clone(), attempt, envelope, ticket, stop).await;
+        let answer = self.take(offer.clone(), attempt, verified, stop).await;
         match answer {
             Ok(()) => Some(Answer::Accept(attempt)),
             Err((code, message, after)) => {
@@ -162,8 +162,7 @@ impl Agent {
         self: &Arc<Self>,
         offer: Offer,
         attempt: Attempt,
-        envelope: Envelope,
-        ticket: Ticket,
+        Verified { envelope, signer, ticket }: Verified,
         stop: crate::registry::StopHandle,
     ) -> Result<(), NotTaken> {
         let (payload, broken) = match payload(&envelope, offer.payload) {
@@ -173,6 +172,7 @@ impl Agent {
         let mut job = Job {
             attempt,
             envelope,
+            signer: Some(signer),
             ticket,
             payload,
             traceparent: offer.traceparent.filter(|text| is_traceparent(text)),
@@ -345,7 +345,13 @@ impl Agent {
     }
 
     fn judge_after(&self, job: &Job, spent: &Spent) -> Result<Judged, Failure> {
-        let decided = self.settings().judge(Question::from(&job.envelope), spent);
+        let settings = self.settings();
+        if !settings.still_trusts(job) {
+            let message = "the job is signed with a key that is not, or no longer, among those that the agent's operator \
+                           pinned (trust.job_keys)";
+            return Err(Failure::new(Verdict::Denied, Effect::NotApplied, Code::SignatureInvalid, message));
+        }
+        let decided = settings.judge(Question::from(&job.envelope), spent);
         decided.map_err(|Refused { failure, nearest }| {
             debug!(job_id = %job.attempt.job, nearest, reason = failure.message, "The local policy says no");
             failure

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use passerelle_protocol::{Envelope, Ticket, session::Attempt};
+use passerelle_protocol::{Envelope, KeyId, Ticket, session::Attempt};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -33,6 +33,8 @@ pub struct Job {
     pub attempt: Attempt,
     /// What is to be done.
     pub envelope: Envelope,
+    /// The key that signed it; unknown of what an older version accepted.
+    pub signer: Option<KeyId>,
     /// The hub's word on this attempt.
     pub ticket: Ticket,
     /// The payload.

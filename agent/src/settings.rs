@@ -1,7 +1,7 @@
 //! The configuration, checked and built: every finding of every part is told at once, and nothing starts before.
 
 use crate::{
-    exit::Stop, identity, listeners::Listener, policy::ResourcePolicy, reload::watch,
+    exit::Stop, identity, job::Job, listeners::Listener, policy::ResourcePolicy, reload::watch,
     runner::limits::ResourceLimits, translate,
 };
 use passerelle_config::{AgentConfig, Changes, Diagnostics, Finding, Limits, Pickup, ResourceConfig, Watch};
@@ -68,6 +68,14 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Whether whoever signed a job may still have it carried out: with pinned keys, only what one of these signed.
+    pub fn still_trusts(&self, job: &Job) -> bool {
+        let pinned = &self.trusted_job_keys;
+        job.signer
+            .as_ref()
+            .is_none_or(|signer| pinned.is_empty() || pinned.iter().any(|key| key.id() == signer))
+    }
+
     /// Reads the folder, checks every resource and builds its connector.
     ///
     /// # Errors

@@ -53,7 +53,7 @@ pub struct Who {
     pub site: Name,
 }
 
-/// The last probe of a resource.
+/// The last probe of a resource, or what the last job that reached it or did not has shown since.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
     /// When.
@@ -226,7 +226,7 @@ impl Status {
         inner.resources = resources;
     }
 
-    /// A resource was probed.
+    /// A resource was probed, or a job that used it showed the same.
     pub fn probed(&self, resource: &Name, problem: Option<String>) {
         if let Some(resource) = self.lock().resources.get_mut(resource) {
             resource.probe = Some(Probe { at: clock::now(), problem });

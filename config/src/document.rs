@@ -13,7 +13,7 @@ use std::{path::Path, sync::Arc};
 impl Section {
     /// A whole TOML text; `file` is how findings name it. `None`: its syntax is broken, as the findings say.
     pub fn of_toml(file: &Path, text: &str, diagnostics: &mut Diagnostics) -> Option<Self> {
-        let source = Arc::new(Source { file: file.to_owned(), text: text.to_owned() });
+        let source = Arc::new(Source::new(file.to_owned(), text.to_owned()));
         let mut findings = Vec::new();
         let root = tree::parse(&source, &mut findings);
         findings.into_iter().for_each(|finding| diagnostics.push(finding));
@@ -23,7 +23,7 @@ impl Section {
     /// A JSON value; its findings name keys, and no places.
     #[must_use]
     pub fn of_json(value: &serde_json::Value) -> Self {
-        let source = Arc::new(Source { file: "body".into(), text: String::new() });
+        let source = Arc::new(Source::new("body".into(), String::new()));
         Self::new("", String::new(), node_of(value), source, &[])
     }
 

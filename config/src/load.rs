@@ -201,7 +201,7 @@ impl Loader {
     fn read(&mut self, file: PathBuf) -> Option<(Arc<Source>, Node)> {
         match files::read(&file) {
             Ok(text) => {
-                let source = Arc::new(Source { file, text });
+                let source = Arc::new(Source::new(file, text));
                 let mut findings = Vec::new();
                 let node = tree::parse(&source, &mut findings);
                 findings.into_iter().for_each(|finding| self.left_out(finding));

@@ -3,7 +3,7 @@
 use crate::{
     Diagnostics, Finding,
     read::read,
-    tree::{Node, Source, Value},
+    tree::{MAX_FINDINGS, Node, Source, Value},
 };
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -65,7 +65,7 @@ impl Section {
     /// As [`Self::parse`], but gives what is left without the mistaken parts, so that it can be checked further.
     pub(crate) fn parse_leniently<T: DeserializeOwned>(&self, diagnostics: &mut Diagnostics) -> Option<T> {
         let (value, mistakes) = read(&self.node, self.also_known);
-        for mistake in mistakes {
+        for mistake in mistakes.into_iter().take(MAX_FINDINGS) {
             let path = self.full_path(&mistake.path);
             diagnostics.push(self.source.finding(mistake.at, &path, mistake.message));
         }

@@ -438,3 +438,26 @@ fn what_a_table_says_is_told_from_where_and_how_it_says_it() {
     let other = load("[resources.r]\nconnector = \"x\"\nknown_hosts = \"hosts\"\n");
     assert!(other.0 != first.0 && other.2 != first.2);
 }
+
+/// Whoever sends a long text with a mistake in each line, or many in one, does not have the time of all others.
+#[test]
+fn a_text_full_of_mistakes_is_read_once() {
+    let places = |text: &str| {
+        let mut found = Diagnostics::default();
+        let section = crate::Section::of_toml(Path::new("m.toml"), text, &mut found);
+        #[derive(serde::Deserialize, Debug)]
+        #[serde(deny_unknown_fields)]
+        struct Nothing {}
+        let _: Option<Nothing> = section.and_then(|section| section.parse(&mut found));
+        found.sort();
+        found.findings().iter().map(|finding| (finding.line, finding.column)).collect::<Vec<_>>()
+    };
+    let lines: String = (0..50_000).map(|n| format!("[a{n}]\n")).collect();
+    let told = places(&lines);
+    assert_eq!((told.len(), told[0], told[999].1), (1000, (1, 2), 2));
+    let numbers = format!("x = [{}]\n", vec!["99999999999999999999"; 20_000].join(","));
+    assert!(places(&numbers).len() <= 1001);
+    let broken = "= 1\n".repeat(50_000);
+    assert!((1..=1000).contains(&places(&broken).len()));
+    assert_eq!(places("a = \"é\"\n  [é"), [(2, 5)]);
+}

@@ -20,17 +20,28 @@ const MAX_PATH: usize = 4096;
 pub(crate) struct Source {
     pub(crate) file: PathBuf,
     pub(crate) text: String,
+    /// Where each line but the first begins: a text with a mistake in each line would be counted through for each.
+    lines: Vec<usize>,
 }
 
+/// How many mistakes of one kind are told: whoever makes more has sent something else.
+pub(crate) const MAX_FINDINGS: usize = 1000;
+
 impl Source {
+    pub(crate) fn new(file: PathBuf, text: String) -> Self {
+        let lines = text.match_indices('\n').map(|(at, _)| at + 1).collect();
+        Self { file, text, lines }
+    }
+
     /// A finding at a byte offset. Columns count characters.
     pub(crate) fn finding(&self, offset: usize, path: &str, message: impl Into<String>) -> Finding {
         let before = self.text.get(..offset).unwrap_or(&self.text);
-        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        let line = self.lines.partition_point(|start| *start <= before.len());
+        let line_start = line.checked_sub(1).and_then(|index| self.lines.get(index)).copied().unwrap_or(0);
         Finding {
             file: self.file.clone(),
-            line: before.matches('\n').count() + 1,
-            column: before[line_start..].chars().count() + 1,
+            line: line + 1,
+            column: before.get(line_start..).unwrap_or_default().chars().count() + 1,
             path: path.to_owned(),
             message: message.into(),
         }
@@ -207,8 +218,9 @@ pub(crate) fn parse(source: &Arc<Source>, findings: &mut Vec<Finding>) -> Option
         return None;
     }
     let (table, errors) = DeTable::parse_recoverable(&source.text);
-    let mut readable = true;
-    for error in errors {
+    // A broken text leads nowhere, however many of its mistakes are told.
+    let mut readable = errors.len() <= MAX_FINDINGS;
+    for error in errors.into_iter().take(MAX_FINDINGS) {
         let span = error.span().unwrap_or(0..0);
         findings.push(if error.message() == "duplicate key" {
             let message = "set twice; keep one of the two";
@@ -231,7 +243,7 @@ pub(crate) fn parse(source: &Arc<Source>, findings: &mut Vec<Finding>) -> Option
     }
     let mut too_large = Vec::new();
     let root = Node { at: 0, value: convert_table(table.into_inner(), &mut too_large) };
-    for offset in too_large {
+    for offset in too_large.into_iter().take(MAX_FINDINGS) {
         findings.push(source.finding(
             offset,
             "syntax",
@@ -240,7 +252,9 @@ pub(crate) fn parse(source: &Arc<Source>, findings: &mut Vec<Finding>) -> Option
     }
     let mut windows = Vec::new();
     root.paths_of_windows(&mut windows);
-    findings.extend(windows.into_iter().map(|(at, path, message)| source.finding(at, &path, message)));
+    findings.extend(
+        windows.into_iter().take(MAX_FINDINGS).map(|(at, path, message)| source.finding(at, &path, message)),
+    );
     Some(root)
 }
 

@@ -11,10 +11,12 @@ mod erased;
 mod examine;
 mod failure;
 mod feed;
+mod hiding;
 mod payload;
 mod registry;
 mod trigger;
 
+pub mod causes;
 pub mod crm;
 pub mod file;
 pub mod http;

@@ -58,6 +58,43 @@ async fn raw(answers: &'static [u8]) -> String {
 }
 
 #[tokio::test]
+async fn an_answer_that_repeats_the_credentials_gives_them_to_nobody() {
+    let echoes = |text: &'static str| {
+        serve(move |_| {
+            let fields = [
+                ("authorization", text),
+                ("proxy-authorization", text),
+                ("cookie", text),
+                ("x-api-key", text),
+                ("x-echo", text),
+                ("content-type", text),
+            ];
+            answer(200, &fields, "")
+        })
+    };
+    for (auth, text, echo) in [
+        ("bearer\", token", "Bearer S3CRET-token-abc", "Bearer [secret]"),
+        ("basic\", username = \"u\", password", "Basic dTpTM0NSRVQtdG9rZW4tYWJj", "Basic [secret]"),
+        ("basic\", username = \"u\", password", "s3cret-token-abc", "[secret]"),
+        ("api_key\", header = \"X-Api-Key\", value", "a=S3CRET-token-abc;", "a=[secret];"),
+    ] {
+        let server = echoes(text).await;
+        let settings = format!(
+            "url = \"{}\"\nauth = {{ kind = \"{auth} = {{ file = \"token\" }} }}",
+            server.url("/api")
+        );
+        let resource = Resource::with_files(&settings, &[("token", "S3CRET-token-abc\n")]);
+        let (result, _) = resource.run("request", get("x"), None).await.success();
+        assert_eq!(result["headers"]["x-echo"], json!(echo), "{auth}");
+        let told = result.to_string().to_lowercase();
+        assert!(
+            !told.contains("s3cret") && !told.contains("authorization") && !told.contains("cookie"),
+            "{told}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_notification_arrives_with_its_key_type_credentials_and_trace() {
     let server = serve(|_| status(202)).await;
     let settings = format!(

@@ -116,6 +116,14 @@ async fn run(args: Args, file: File) -> Result<(), Failure> {
     let store = Store::open_to_serve(&data).map_err(|error| Failure::Configuration(error.to_string()))?;
     store.set_quotas(file.quotas.checked());
     store.set_lease(args.lease.unwrap_or(file.limits.lease).0);
+    let doubtful =
+        store.settle_restored().await.map_err(|error| Failure::Configuration(error.to_string()))?;
+    if doubtful > 0 {
+        tracing::warn!(
+            jobs = doubtful,
+            "Restored from a backup: of the open jobs of sites with several agents it is not known whether they took effect since"
+        );
+    }
     let wishes = args.bootstrap.map(|dir| bootstrap::Wishes {
         dir,
         tenant: args.bootstrap_tenant,

@@ -144,6 +144,18 @@ impl VerifyingKey {
         typ: &'static str,
         token: &str,
     ) -> Result<T, JwsError> {
+        Self::verify_telling(keys, typ, token).map(|(claims, _)| claims)
+    }
+
+    /// The same, and which of the keys it was.
+    ///
+    /// # Errors
+    /// As [`Self::verify_any`].
+    pub fn verify_telling<'k, T: DeserializeOwned>(
+        keys: impl IntoIterator<Item = &'k Self>,
+        typ: &'static str,
+        token: &str,
+    ) -> Result<(T, &'k Self), JwsError> {
         let malformed = |e: &jsonwebtoken::errors::Error| {
             // The parser may quote the token at any length.
             JwsError::Malformed(e.to_string().chars().take(MAX_TEXT).collect())
@@ -163,7 +175,7 @@ impl VerifyingKey {
         rules.validate_nbf = false;
         rules.validate_aud = false;
         jsonwebtoken::decode(token, &DecodingKey::from_ed_der(&key.bytes), &rules)
-            .map(|data| data.claims)
+            .map(|data| (data.claims, key))
             .map_err(|e| match e.kind() {
                 jsonwebtoken::errors::ErrorKind::InvalidSignature => JwsError::BadSignature,
                 _ => malformed(&e),

@@ -10,7 +10,7 @@ use crate::{
     agent::Agent,
     audit::{Entry, Kind},
     clock,
-    dispatch::{self, NotTaken, Rejected, STOPPING},
+    dispatch::{self, NotTaken, Rejected, STOPPING, Verified},
     job::{CallTimes, Job, Payload},
     outbox::CallAnswer,
     registry::{Cause, StopHandle},
@@ -18,7 +18,7 @@ use crate::{
 };
 use jiff::Timestamp;
 use passerelle_protocol::{
-    Call, CallDeclined, CallResult, Code, Envelope, JobId, Outcome, Ticket, Verdict, is_traceparent,
+    Call, CallDeclined, CallResult, Code, Envelope, JobId, Outcome, Verdict, is_traceparent,
     limits::CALL_LIFE, session::Attempt,
 };
 use seen::{Replay, Seen};
@@ -123,7 +123,7 @@ impl Agent {
     ) -> Result<CallResult, NotTaken> {
         let begun = Instant::now();
         let id = call.call;
-        let (envelope, ticket) = self.verified_call(&call, epoch).await?;
+        let Verified { envelope, signer, ticket } = self.verified_call(&call, epoch).await?;
         self.takes_calls(&envelope)?;
         let (payload, broken) = match dispatch::payload(&envelope, call.payload) {
             Ok(payload) => (payload, None),
@@ -137,6 +137,7 @@ impl Agent {
             attempt: Attempt::new(id, 1),
             call: Some(times),
             envelope,
+            signer: Some(signer),
             ticket,
             payload,
             traceparent: call.traceparent.filter(|text| is_traceparent(text)),
@@ -186,20 +187,20 @@ impl Agent {
 
     /// What is verified of a call before anything in it is believed: the same as of an offer, and that it is short-lived
     /// and comes for the first time.
-    async fn verified_call(&self, call: &Call, epoch: u64) -> Result<(Envelope, Ticket), NotTaken> {
+    async fn verified_call(&self, call: &Call, epoch: u64) -> Result<Verified, NotTaken> {
         let settings = self.settings();
         let hub_keys = self.identity.hub_keys();
         let trust = self.trust(&settings, &hub_keys, epoch);
         let now = clock::unix_seconds();
-        let verified = dispatch::verify_call(call, &trust, now).and_then(|(envelope, ticket)| {
-            let taken =
-                lock(&self.calls.seen).take(call.call, envelope.issued_ms(), clock::now().as_millisecond());
+        let verified = dispatch::verify_call(call, &trust, now).and_then(|verified| {
+            let issued = verified.envelope.issued_ms();
+            let taken = lock(&self.calls.seen).take(call.call, issued, clock::now().as_millisecond());
             match taken {
-                Ok(()) => Ok((envelope, ticket)),
+                Ok(()) => Ok(verified),
                 Err(replay) => Err(replayed(replay)),
             }
         });
-        let (envelope, ticket) = verified.map_err(|Rejected { code, message }| {
+        let verified = verified.map_err(|Rejected { code, message }| {
             warn!(call_id = %call.call, %code, reason = message, "Declined a call");
             let row = Entry::of(Kind::OfferRefused, Attempt::new(call.call, 1)).code(code);
             self.journal.refused(row.detail(&format!("a call: {message}")));
@@ -207,11 +208,11 @@ impl Agent {
         })?;
         // What another than the hub signed is not acted upon before its time by this clock: so a process that starts later
         // knows for certain what this one cannot have taken.
-        let early = envelope.issued_ms().saturating_sub(clock::now().as_millisecond());
+        let early = verified.envelope.issued_ms().saturating_sub(clock::now().as_millisecond());
         if trust.pinned && early > 0 {
             sleep(Duration::from_millis(u64::try_from(early).unwrap_or(0))).await;
         }
-        Ok((envelope, ticket))
+        Ok(verified)
     }
 
     /// Whether a call is taken now.

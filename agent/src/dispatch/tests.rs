@@ -1,7 +1,7 @@
 //! What a hostile or confused hub may send, and what becomes of it.
 
 use super::*;
-use passerelle_protocol::{AgentId, Call, CommitMode, JobId, Name, PayloadDigest, SigningKey};
+use passerelle_protocol::{AgentId, Call, CommitMode, JobId, Name, PayloadDigest, SigningKey, Ticket};
 use serde_json::json;
 
 struct Case {
@@ -75,7 +75,7 @@ impl Case {
         }
     }
 
-    fn verify(&self, offer: &Offer, now: i64) -> Result<(Envelope, Ticket), Rejected> {
+    fn verify(&self, offer: &Offer, now: i64) -> Result<Verified, Rejected> {
         let keys = [self.hub.public().clone()];
         let (tenant, site) = (name("acme"), name("paris"));
         let trust = Trust {
@@ -100,7 +100,7 @@ impl Case {
 #[test]
 fn an_honest_offer_passes() {
     let case = Case::new();
-    assert_eq!(case.verify(&case.offer(), NOW).unwrap().0, case.envelope);
+    assert_eq!(case.verify(&case.offer(), NOW).unwrap().envelope, case.envelope);
     let mut named = Case::new();
     named.envelope.agents = Some(vec![agent(2), agent(1)]);
     assert!(named.verify(&named.offer(), NOW).is_ok());
@@ -213,7 +213,7 @@ fn as_call(case: &Case) -> Call {
     Call { call: case.envelope.job, envelope, ticket, payload: None, traceparent: None }
 }
 
-fn verified(case: &Case, call: &Call) -> Result<(Envelope, Ticket), Rejected> {
+fn verified(case: &Case, call: &Call) -> Result<Verified, Rejected> {
     let keys = [case.hub.public().clone()];
     let (tenant, site) = (name("acme"), name("paris"));
     let trust = Trust {
@@ -240,7 +240,7 @@ fn short_lived() -> Case {
 fn a_call_is_short_lived_and_no_job_and_a_job_is_no_call() {
     let case = short_lived();
     let call = as_call(&case);
-    assert_eq!(verified(&case, &call).unwrap().0, case.envelope);
+    assert_eq!(verified(&case, &call).unwrap().envelope, case.envelope);
     let offer = case.offer();
     let job = Call { envelope: offer.envelope, ticket: offer.ticket, ..call.clone() };
     assert_eq!(verified(&case, &job).unwrap_err().code, Code::SignatureInvalid);

@@ -1,7 +1,8 @@
 //! What is verified of an offer or a call before anything in it is believed: signatures, audience and times.
 
 use passerelle_protocol::{
-    AgentId, Call, Code, CommitMode, Envelope, JobId, JwsError, Name, Offer, Sha256, Ticket, VerifyingKey,
+    AgentId, Call, Code, CommitMode, Envelope, JobId, JwsError, KeyId, Name, Offer, Sha256, Ticket,
+    VerifyingKey,
     limits::{CALL_LIFE, MAX_JSON},
 };
 
@@ -59,12 +60,24 @@ impl<'a> From<&'a Call> for Signed<'a> {
     }
 }
 
+/// What was verified.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verified {
+    /// What is to be done.
+    pub envelope: Envelope,
+    /// The key that signed it.
+    pub signer: KeyId,
+    /// The hub's word on the attempt.
+    pub ticket: Ticket,
+}
+
 /// Checks signatures, audience and times of a call. Pure.
 ///
 /// # Errors
 /// As [`verify`], and for one that lives too long, or asks for what only a job can have.
-pub fn verify_call(call: &Call, trust: &Trust<'_>, now: i64) -> Result<(Envelope, Ticket), Rejected> {
-    let (envelope, ticket) = verify(call, trust, now)?;
+pub fn verify_call(call: &Call, trust: &Trust<'_>, now: i64) -> Result<Verified, Rejected> {
+    let verified = verify(call, trust, now)?;
+    let Verified { envelope, ticket, .. } = &verified;
     let most = CALL_LIFE.as_secs().cast_signed();
     for (what, iat, exp) in [("envelope", envelope.iat, envelope.exp), ("ticket", ticket.iat, ticket.exp)] {
         if !(1..=most).contains(&exp.saturating_sub(iat)) {
@@ -79,22 +92,18 @@ pub fn verify_call(call: &Call, trust: &Trust<'_>, now: i64) -> Result<(Envelope
         let message = "a call neither waits for leave nor stands in a line";
         return Err(rejected(Code::SignatureInvalid, message));
     }
-    Ok((envelope, ticket))
+    Ok(verified)
 }
 
 /// Checks signatures, audience and times of an offer or a call. Pure.
 ///
 /// # Errors
 /// `signature_invalid`, `envelope_expired` or `replayed`.
-pub fn verify<'a>(
-    signed: impl Into<Signed<'a>>,
-    trust: &Trust<'_>,
-    now: i64,
-) -> Result<(Envelope, Ticket), Rejected> {
+pub fn verify<'a>(signed: impl Into<Signed<'a>>, trust: &Trust<'_>, now: i64) -> Result<Verified, Rejected> {
     let offer: Signed<'_> = signed.into();
     let signature = |what: &str, e: &JwsError| rejected(Code::SignatureInvalid, format!("the {what}: {e}"));
-    let verified = VerifyingKey::verify_any::<Envelope>(trust.job_keys, offer.typ, offer.envelope);
-    let envelope = verified.map_err(|e| match e {
+    let verified = VerifyingKey::verify_telling::<Envelope>(trust.job_keys, offer.typ, offer.envelope);
+    let (envelope, signer) = verified.map_err(|e| match e {
         JwsError::UnknownKey if trust.pinned => rejected(
             Code::SignatureInvalid,
             "the envelope: signed with an unknown key: this agent takes only jobs signed with the keys that its operator \
@@ -135,5 +144,5 @@ pub fn verify<'a>(
     if ticket.epoch != trust.epoch {
         return Err(rejected(Code::Replayed, "the ticket is of another connection of this agent"));
     }
-    Ok((envelope, ticket))
+    Ok(Verified { envelope, signer: signer.id().clone(), ticket })
 }

@@ -1,10 +1,11 @@
 //! Dials the hub: TCP with `TCP_NODELAY` and happy eyeballs, through an HTTP CONNECT proxy if there is one, then TLS.
 
-use super::{CONNECT_TIMEOUT, Hub, chain, proxy::Proxy, words::Trouble};
+use super::{CONNECT_TIMEOUT, Hub, proxy::Proxy, words::Trouble};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use http::Uri;
 use hyper::service::Service as _;
 use hyper_util::{client::legacy::connect::HttpConnector, service::TowerToHyperService};
+use passerelle_connectors::causes::chain;
 use rustls_pki_types::ServerName;
 use std::{error::Error, io, time::Duration};
 use tokio::{

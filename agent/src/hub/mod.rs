@@ -14,6 +14,7 @@ pub mod words;
 mod transfers;
 
 use crate::{clock, exit::Stop, identity::Identity, settings::Settings};
+use passerelle_connectors::causes::chain;
 use passerelle_protocol::http::Problem;
 use proxy::Proxy;
 use reqwest::{Response, StatusCode, header::HeaderMap};
@@ -99,21 +100,6 @@ impl Hub {
             None => chain(error),
         }
     }
-}
-
-/// An error with its causes, on one line.
-pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let part = next.to_string();
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        cause = next.source();
-    }
-    text
 }
 
 /// The hub's no, as a problem document.

@@ -9,6 +9,7 @@ use crate::exit::Stop;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::HeaderValue;
 use passerelle_config::HubSection;
+use passerelle_connectors::causes::chain;
 use percent_encoding::percent_decode_str;
 use std::{fmt, path::Path};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -111,9 +112,8 @@ impl Proxy {
 
     /// The same proxy for the HTTP client.
     pub fn for_reqwest(&self) -> Result<reqwest::Proxy, Stop> {
-        let proxy = reqwest::Proxy::all(self.url.as_str()).map_err(|e| {
-            Stop::Configuration(format!("{}: {}", self.source, super::chain(&e.without_url())))
-        })?;
+        let proxy = reqwest::Proxy::all(self.url.as_str())
+            .map_err(|e| Stop::Configuration(format!("{}: {}", self.source, chain(&e.without_url()))))?;
         Ok(match &self.auth {
             Some(auth) => proxy.custom_http_auth(auth.clone()),
             None => proxy,

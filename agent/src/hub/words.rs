@@ -2,6 +2,7 @@
 //! test holds the two together.
 
 use jiff::Timestamp;
+use passerelle_connectors::causes::{causes, find};
 use rustls::{AlertDescription, CertificateError, Error as Tls, PeerIncompatible};
 use std::{
     error::Error,
@@ -102,7 +103,7 @@ pub struct Untrusted(pub String);
 impl Trouble {
     /// What a failure of TLS means, wherever in the chain of causes it is; `None` if TLS is not to blame.
     pub fn of_tls(error: &(dyn Error + 'static)) -> Option<Self> {
-        causes(error).find_map(|cause| cause.downcast_ref::<Tls>()).and_then(of_tls)
+        find::<Tls>(error).and_then(of_tls)
     }
 
     /// What a failure to connect means.
@@ -176,19 +177,6 @@ fn names(presented: &[String]) -> String {
         inner.trim_matches('"').chars().filter(|c| !c.is_control()).take(128).collect::<String>()
     };
     presented.iter().take(5).map(plain).collect::<Vec<_>>().join(", ")
-}
-
-/// The causes, outermost first.
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |error| cause(*error))
-}
-
-fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    match error.downcast_ref::<io::Error>() {
-        // An io::Error's `source` leaves out the error it wraps.
-        Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
-        None => error.source(),
-    }
 }
 
 #[cfg(test)]

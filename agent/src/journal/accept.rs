@@ -100,8 +100,8 @@ fn insert(
     };
     c.prepare_cached(
         "INSERT INTO attempts (job, attempt, state, resource, envelope, ticket, at_hub, payload,
-           traceparent, expires, accepted_at, finished_at, report, seq, intent, part)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+           traceparent, expires, accepted_at, finished_at, report, seq, intent, part, signer)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
     )?
     .execute(params![
         row.key.0,
@@ -120,6 +120,7 @@ fn insert(
         seq,
         intent,
         row.leftover,
+        row.signer,
     ])?;
     Ok(())
 }

@@ -211,24 +211,44 @@ impl Journal {
         found.transpose().map(|found| found.map(answered))
     }
 
-    /// What is to follow for files that the hub has, in order; from a place in the order on.
+    /// The files of a trigger that the hub has and that something is to follow for: their places in the order, from one on.
+    /// The index alone is read: most of them may have to wait.
     ///
     /// # Errors
     /// If the journal cannot be read.
-    pub async fn unsettled(&self, after: i64, limit: u32) -> Result<Vec<(i64, Unsettled)>, JournalError> {
-        let rows = self
+    pub async fn unsettled(&self, key: Key, after: i64, limit: u32) -> Result<Vec<i64>, JournalError> {
+        self.writer
+            .read(move |c| {
+                c.prepare_cached(
+                    "SELECT seq FROM events WHERE state = 1 AND resource = ?1 AND trigger = ?2 AND seq > ?3
+                     ORDER BY seq LIMIT ?4",
+                )?
+                .query_map(params![key.resource.as_str(), key.trigger.as_str(), after, limit], |row| {
+                    row.get(0)
+                })?
+                .collect()
+            })
+            .await
+    }
+
+    /// What is to follow for the one at a place in the order; `None` if that is done.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub async fn unsettled_at(&self, seq: i64) -> Result<Option<Unsettled>, JournalError> {
+        let found = self
             .writer
             .read(move |c| {
-                c.prepare_cached("SELECT * FROM events WHERE state = 1 AND seq > ?1 ORDER BY seq LIMIT ?2")?
-                    .query_map(params![after, limit], |row| Ok((row.get("seq")?, taken(row))))?
-                    .collect::<Result<Vec<(i64, Result<Taken, JournalError>)>, _>>()
+                c.prepare_cached("SELECT * FROM events WHERE seq = ?1 AND state = 1")?
+                    .query_row([seq], |row| Ok(taken(row)))
+                    .optional()
             })
             .await?;
-        let unsettled = |(seq, taken): (i64, Result<Taken, JournalError>)| {
-            let Taken { id, key, seen, sha256, marker, follow, .. } = taken?;
-            Ok((seq, Unsettled { id, key, seen, sha256, marker, follow }))
+        let unsettled = |taken: Taken| {
+            let Taken { id, key, seen, sha256, marker, follow, .. } = taken;
+            Unsettled { id, key, seen, sha256, marker, follow }
         };
-        rows.into_iter().map(unsettled).collect()
+        found.map(|taken| taken.map(unsettled)).transpose()
     }
 
     /// What was to follow is done.

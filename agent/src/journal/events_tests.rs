@@ -96,10 +96,14 @@ async fn cut_off_after_any_step_a_file_goes_on_from_there_and_is_known_throughou
         assert_eq!(journal.event_acked(event.id).await.unwrap(), None, "a second answer says nothing");
         assert!(journal.waiting(key(), 0, 10).await.unwrap().is_empty());
         assert!(is_known(&journal, &file).await);
-        let unsettled = journal.unsettled(0, 10).await.unwrap();
-        assert_eq!((unsettled.len(), &unsettled[0].1.follow, &unsettled[0].1.seen), (1, &follow, &file));
+        let unsettled = journal.unsettled(key(), 0, 10).await.unwrap();
+        assert_eq!(unsettled.len(), 1);
+        assert!(journal.unsettled(key(), unsettled[0], 10).await.unwrap().is_empty());
+        let found = journal.unsettled_at(unsettled[0]).await.unwrap().unwrap();
+        assert_eq!((&found.follow, &found.seen), (&follow, &file));
 
         journal.settled(event.id, Some(row(Kind::FileDeleted))).await.unwrap();
+        assert!(journal.unsettled_at(unsettled[0]).await.unwrap().is_none());
         journal = restart(journal, dir.path()).await;
         assert_eq!(counts(&journal).await, Counts::default());
     }

@@ -3,14 +3,14 @@
 use super::{FINISHED, Found, JournalError, REPORTABLE, RUNNING, parse};
 use crate::job::{Job, Payload};
 use jiff::Timestamp;
-use passerelle_protocol::{HeldState, JobId, Name, session::Attempt};
+use passerelle_protocol::{HeldState, JobId, KeyId, Name, session::Attempt};
 use rusqlite::{Connection, Row};
 
 /// Reads the rows that are not acknowledged.
 pub(super) fn find(c: &Connection) -> Result<Vec<Found>, JournalError> {
     let mut statement = c.prepare(
         "SELECT job, attempt, state, resource, envelope, ticket, at_hub, payload, traceparent, accepted_at, started_at,
-           intent FROM attempts WHERE state < 4 ORDER BY rowid",
+           intent, signer FROM attempts WHERE state < 4 ORDER BY rowid",
     )?;
     let mut rows = statement.query([])?;
     let mut found = Vec::new();
@@ -44,6 +44,7 @@ fn read(row: &Row<'_>) -> Result<Found, JournalError> {
     let job = Job {
         attempt,
         envelope: parse(&text("envelope")?)?,
+        signer: row.get::<_, Option<String>>("signer")?.map(KeyId),
         ticket: parse(&text("ticket")?)?,
         payload: match (row.get("at_hub")?, payload) {
             (true, _) => Payload::AtHub,

@@ -9,6 +9,7 @@ pub(super) struct NewRow {
     pub(super) key: Key,
     pub(super) resource: String,
     pub(super) envelope: String,
+    pub(super) signer: Option<String>,
     pub(super) ticket: String,
     pub(super) at_hub: bool,
     pub(super) payload: Option<Bytes>,
@@ -26,6 +27,7 @@ impl NewRow {
             key: key(job.attempt),
             resource: job.envelope.resource.to_string(),
             envelope: json(&job.envelope)?,
+            signer: job.signer.as_ref().map(ToString::to_string),
             ticket: json(&job.ticket)?,
             at_hub: job.payload == Payload::AtHub,
             payload: match &job.payload {

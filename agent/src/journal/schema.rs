@@ -26,7 +26,7 @@ pub const WAL: u64 = WAL_PAGES as u64 * (4096 + 24);
 const APPLICATION: i64 = 0x5061_4a31;
 
 /// What leads from each format to the next one. A step that was ever released is never changed.
-const STEPS: [&str; 5] = [TABLES, LEFTOVERS, chain::TABLE, events::TABLES, told::TABLES];
+const STEPS: [&str; 6] = [TABLES, LEFTOVERS, chain::TABLE, events::TABLES, told::TABLES, SIGNER];
 
 const TABLES: &str = "
 CREATE TABLE attempts (
@@ -59,6 +59,10 @@ const LEFTOVERS: &str = "
 ALTER TABLE attempts ADD COLUMN part TEXT;                           -- what it may leave at its target; NULL once gone
 ALTER TABLE attempts ADD COLUMN sweep_at INTEGER NOT NULL DEFAULT 0; -- Unix seconds: when to look for it
 CREATE INDEX leftovers ON attempts (sweep_at) WHERE part IS NOT NULL AND state >= 2;
+";
+
+const SIGNER: &str = "
+ALTER TABLE attempts ADD COLUMN signer TEXT;  -- the name of the key that signed the envelope; NULL: accepted before this column
 ";
 
 /// Opens or makes the journal; also says where a corrupt one was put.

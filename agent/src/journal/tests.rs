@@ -4,8 +4,8 @@ use super::*;
 use crate::{clock, job::Payload};
 use bytes::Bytes;
 use passerelle_protocol::{
-    AgentId, CommitMode, Effect, Envelope, Failure, JobId, OutputPayload, PayloadDigest, Sha256, Ticket,
-    Verdict,
+    AgentId, CommitMode, Effect, Envelope, Failure, JobId, KeyId, OutputPayload, PayloadDigest, Sha256,
+    Ticket, Verdict,
 };
 use serde_json::json;
 
@@ -45,6 +45,7 @@ pub(super) fn job(n: u8, attempt: u32) -> Job {
     Job {
         attempt: Attempt::new(id, attempt),
         envelope,
+        signer: Some(KeyId("signer".into())),
         ticket,
         payload: Payload::Inline(Bytes::from_static(b"abc")),
         traceparent: Some("00-1-2-01".into()),

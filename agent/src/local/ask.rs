@@ -1,6 +1,7 @@
 //! Asking the running agent at its local port, for the commands that tell of it.
 
 use crate::exit::Stop;
+use passerelle_connectors::causes::chain;
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
@@ -17,9 +18,8 @@ pub(crate) async fn ask(listen: SocketAddr, path: &str) -> Result<(u16, Vec<u8>)
         }
         ip => vec![ip],
     };
-    let failed = |e: reqwest::Error| {
-        Stop::Failed(format!("no answer of a running agent at {listen}: {}", crate::hub::chain(&e)))
-    };
+    let failed =
+        |e: reqwest::Error| Stop::Failed(format!("no answer of a running agent at {listen}: {}", chain(&e)));
     let client = reqwest::Client::builder()
         .no_proxy()
         .tls_backend_preconfigured(no_tls()?)

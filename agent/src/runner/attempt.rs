@@ -67,6 +67,7 @@ pub async fn run(agent: Arc<Agent>, job: Job, mut judged: Judged, stop: StopHand
     let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     if let Outcome::Succeeded { .. } = &end.outcome {
         agent.note(&job, "succeeded");
+        agent.status.probed(&job.envelope.resource, None);
         info!(elapsed_ms, rule = judged.rule, "Job succeeded");
     }
     agent.metrics.job_seconds.observe(begun.elapsed().as_secs_f64());
@@ -104,12 +105,13 @@ pub(super) async fn carry_out(
         turn = limits.turn() => turn,
         () = sleep_until(deadline), if !resumed => return fail(undecided(job, late())),
     };
-    // While it waited the operator may have changed the resource, or what is allowed.
-    let now = agent.settings().resources.get(&job.envelope.resource).cloned();
-    if now.is_none_or(|now| !Arc::ptr_eq(&now, &judged.resource)) {
+    // While it waited the operator may have changed the resource, what is allowed, or whose jobs are taken.
+    let settings = agent.settings();
+    let now = settings.resources.get(&job.envelope.resource);
+    if now.is_none_or(|now| !Arc::ptr_eq(now, &judged.resource)) || !settings.still_trusts(job) {
         match agent.judge(job) {
             Ok(again) => *judged = again,
-            Err(failure) => return fail(no_more(job, failure)),
+            Err(failure) => return fail(no_more(agent, job, failure)),
         }
     }
     let judged = &*judged;

@@ -25,7 +25,7 @@ use crate::{
     journal::Found,
     registry::StopHandle,
 };
-use passerelle_protocol::{Effect, Failure, HeldState, Verdict};
+use passerelle_protocol::{Code, Effect, Failure, HeldState, Verdict};
 use std::sync::Arc;
 use tracing::{Instrument as _, Span, error, info, info_span, warn};
 
@@ -71,7 +71,7 @@ fn resume_job(agent: &Arc<Agent>, job: Job, stop: StopHandle) {
             spawn(agent, job, judged, stop);
         }
         Err(failure) => {
-            let failure = no_more(&job, failure);
+            let failure = no_more(agent, &job, failure);
             let span = agent.job_span(&job);
             let (agent, tasks) = (Arc::clone(agent), agent.tasks.clone());
             let end = async move {
@@ -83,10 +83,15 @@ fn resume_job(agent: &Arc<Agent>, job: Job, stop: StopHandle) {
     }
 }
 
-/// The operator changed the rules since the attempt was accepted. Nothing more happens; but an effect that was begun
-/// may have.
-fn no_more(job: &Job, mut failure: Failure) -> Failure {
-    if job.intent.is_some() {
+/// The operator changed the rules since the attempt was accepted. Nothing more happens; but an effect that was begun may
+/// have, and so may one that leaves no evidence in the journal, if an earlier run of this program held the attempt.
+fn no_more(agent: &Agent, job: &Job, mut failure: Failure) -> Failure {
+    let settings = agent.settings();
+    let resource = settings.resources.get(&job.envelope.resource);
+    let operation = resource.and_then(|resource| resource.operation(job.envelope.operation.as_str()));
+    let evidence =
+        operation.is_some_and(|operation| operation.repeat != passerelle_connectors::Repeat::WithKey);
+    if job.intent.is_some() || job.resumed && !evidence {
         failure.effect = Effect::Unknown;
         failure.verdict = Verdict::Permanent;
     }
@@ -111,6 +116,9 @@ impl Agent {
             Verdict::Cancelled => "cancelled",
         };
         self.note(job, outcome);
+        if failure.code == Code::TargetUnreachable {
+            self.status.probed(&job.envelope.resource, Some(failure.message.clone()));
+        }
         info!(outcome, code = %failure.code, effect = ?failure.effect, reason = failure.message, "Attempt failed");
         if let Some(detail) = detail {
             warn!(detail, "Cause of the failure");

@@ -12,10 +12,10 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// How many files of a trigger are shown that it does not take.
+/// How many files of a trigger are shown that it does not take, and how many that cannot be put away.
 const MAX_SHOWN: usize = 20;
 
-/// A file that is not taken as it is.
+/// A file that is not taken as it is, or that cannot be put away.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftFile {
     /// The file, relative to the resource's root.
@@ -51,7 +51,7 @@ pub struct TriggerStatus {
     pub unsettled: u64,
     /// Files that the hub refused for good; they stay where they are.
     pub refused: u64,
-    /// The last files that were left where they are, and why.
+    /// The first files that cannot be put away, then the last ones that were left where they are; and why.
     pub left: VecDeque<LeftFile>,
 }
 
@@ -100,6 +100,8 @@ struct Entry {
     seen: u64,
     counts: Counts,
     left: VecDeque<LeftFile>,
+    /// Those that cannot be put away, by their place in the order.
+    stuck: BTreeMap<i64, LeftFile>,
 }
 
 /// See the [module](self).
@@ -164,6 +166,24 @@ impl Board {
         });
     }
 
+    /// Of the files that were left, these alone are still as they were.
+    pub fn keep_left(&self, key: &Key, is_left: impl Fn(&str) -> bool) {
+        self.change(key, |entry| entry.left.retain(|left| is_left(&left.path)));
+    }
+
+    /// A file that the hub has cannot be put away yet. `true` if it is shown, and that or the reason is new.
+    pub fn stuck(&self, key: &Key, place: i64, path: &str, why: &str) -> bool {
+        let mut entries = self.lock();
+        let stuck = &mut entries.entry(key.clone()).or_default().stuck;
+        let file = LeftFile { path: path.to_owned(), why: why.to_owned() };
+        let new = stuck.get(&place) != Some(&file);
+        stuck.insert(place, file);
+        if stuck.len() > MAX_SHOWN {
+            stuck.pop_last();
+        }
+        new && stuck.contains_key(&place)
+    }
+
     /// A file was taken.
     pub fn taken(&self, key: &Key, size: u64) {
         self.change(key, |entry| {
@@ -184,9 +204,18 @@ impl Board {
         });
     }
 
-    /// What was to follow is done.
-    pub fn settled(&self, key: &Key) {
-        self.change(key, |entry| entry.counts.unsettled = entry.counts.unsettled.saturating_sub(1));
+    /// What was to follow for the file at this place is done.
+    pub fn settled(&self, key: &Key, place: i64) {
+        self.change(key, |entry| {
+            entry.counts.unsettled = entry.counts.unsettled.saturating_sub(1);
+            entry.stuck.remove(&place);
+        });
+    }
+
+    /// The triggers that have files to be put away.
+    pub fn unsettled(&self) -> Vec<Key> {
+        let entries = self.lock();
+        entries.iter().filter(|(_, entry)| entry.counts.unsettled > 0).map(|(key, _)| key.clone()).collect()
     }
 
     /// The triggers of which something waits for the hub.
@@ -226,8 +255,48 @@ impl Board {
             waiting_bytes: entry.counts.bytes,
             unsettled: entry.counts.unsettled,
             refused: entry.counts.dead,
-            left: entry.left.clone(),
+            left: entry.stuck.values().chain(&entry.left).cloned().collect(),
         };
         entries.iter().map(shown).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(trigger: &str) -> Key {
+        Key { resource: "compta".parse().unwrap(), trigger: trigger.parse().unwrap() }
+    }
+
+    fn shown(board: &Board) -> Vec<String> {
+        board.snapshot().iter().flat_map(|one| one.left.iter().map(|left| left.path.clone())).collect()
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_put_away_is_shown_until_it_is() {
+        let board = Board::default();
+        board.answered(&key("in"), 1, true, false);
+        assert_eq!(board.unsettled(), [key("in")]);
+        board.left(&key("in"), "in/large.csv", "too large");
+        assert!(board.stuck(&key("in"), 7, "in/a.csv", "refused"), "it is new");
+        assert!(!board.stuck(&key("in"), 7, "in/a.csv", "refused"), "and told of once");
+        assert!(board.stuck(&key("in"), 7, "in/a.csv", "read-only"), "for each reason");
+        assert_eq!(shown(&board), ["in/a.csv", "in/large.csv"]);
+        board.settled(&key("in"), 7);
+        assert_eq!(shown(&board), ["in/large.csv"]);
+        board.keep_left(&key("in"), |_| false);
+        assert!(shown(&board).is_empty() && board.unsettled().is_empty());
+    }
+
+    #[test]
+    fn of_many_that_cannot_be_put_away_the_first_are_shown() {
+        let board = Board::default();
+        let told =
+            (0..2000).filter(|n| board.stuck(&key("in"), 1999 - n, &(1999 - n).to_string(), "refused"));
+        assert_eq!(told.count(), 2000, "each was the first when it came");
+        assert_eq!(shown(&board), (0..20).map(|n| n.to_string()).collect::<Vec<_>>());
+        assert!(!board.stuck(&key("in"), 20, "20", "refused"), "what is not shown is not told of");
+        assert!(!board.stuck(&key("in"), 19, "19", "refused"));
     }
 }

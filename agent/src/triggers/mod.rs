@@ -3,7 +3,8 @@
 //! - `leases`: which triggers may run here, as the hub says; `gate`: whether one may go on
 //! - `pickup`, `watch`: one task per trigger, which looks and takes; `steady`: whether a file is whole
 //! - `changes`: one task per change feed, which reads it page by page
-//! - `take`: one file into spool and journal; `send`: from there to the hub; `settle`: what follows once the hub has it
+//! - `take`: one file into spool and journal; `send`: from there to the hub; `settle`: what follows once the hub has it;
+//!   `turns`: which file is next then
 //! - `board`: what is shown of all this
 //!
 //! Each step is committed to the journal before the next one begins: see `journal::events` for what a crash leaves.
@@ -17,6 +18,7 @@ pub mod send;
 pub mod settle;
 mod steady;
 mod take;
+mod turns;
 mod watch;
 
 use crate::{

@@ -259,6 +259,7 @@ impl Running {
             match self.take(&file, marker, lease).await {
                 Outcome::Taken | Outcome::Known => {
                     self.steady.forget(&file.path);
+                    self.agent.triggers.board.keep_left(&self.key, |path| path != file.path);
                     waits = waits.saturating_sub(1);
                 }
                 Outcome::Changed => {
@@ -345,6 +346,7 @@ impl Running {
         }
         if all && there.len() < MOST_KNOWN {
             self.left.retain(|(file, _)| there.contains(&hash(&file.path)));
+            self.agent.triggers.board.keep_left(&self.key, |path| there.contains(&hash(path)));
             self.forget_gone(there).await;
         }
         Ok(Found { files })

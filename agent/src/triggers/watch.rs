@@ -136,7 +136,10 @@ impl Running {
         let outcome = take(&self.agent, &self.resource, what, &self.stop).await;
         self.steady.forget(&seen.path);
         match outcome {
-            Outcome::Taken | Outcome::Known => Ok(None),
+            Outcome::Taken | Outcome::Known => {
+                self.agent.triggers.board.keep_left(&self.key, |path| path != seen.path);
+                Ok(None)
+            }
             Outcome::Changed => Ok(Some(Instant::now())),
             Outcome::NoRoom => {
                 gate::tell(&self.agent, &self.key, Some(&gate::Blocked::NoRoom));

@@ -19,6 +19,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
+use passerelle_connectors::causes::chain;
 use passerelle_protocol::{
     CallResult, HeldAction, Hello, PROTOCOL_VERSION, Refuse, VersionRange, Welcome,
     limits::{MAX_HUB_KEYS, MAX_JOBS},
@@ -107,7 +108,7 @@ pub async fn drive(agent: &Arc<Agent>, socket: Socket, heard: &mut u64) -> Ended
                     if violates(&e) {
                         code = 1002;
                     }
-                    break Some(format!("the connection broke: {}", crate::hub::chain(&e)));
+                    break Some(format!("the connection broke: {}", chain(&e)));
                 }
                 None => break Some("the hub ended the connection".to_owned()),
             } },
@@ -482,17 +483,17 @@ async fn write(mut sink: SplitSink<Socket, Message>, mut queue: mpsc::Receiver<W
                     let frame = CloseFrame { code: CloseCode::from(code), reason: Utf8Bytes::default() };
                     return match sink.send(Message::Close(Some(frame))).await {
                         Ok(()) => "closed".to_owned(),
-                        Err(e) => crate::hub::chain(&e),
+                        Err(e) => chain(&e),
                     };
                 }
             };
             if let Err(e) = sink.feed(message).await {
-                return crate::hub::chain(&e);
+                return chain(&e);
             }
             next = queue.try_recv().ok();
         }
         if let Err(e) = sink.flush().await {
-            return crate::hub::chain(&e);
+            return chain(&e);
         }
     }
     "the session ended".to_owned()

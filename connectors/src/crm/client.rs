@@ -7,6 +7,7 @@ use super::{
 use crate::{
     BuildError, address,
     connecting::Limited,
+    hiding::Secrets,
     http::{
         client::{MAX_HEADERS, tls_of},
         oauth::{OauthSettings, Tokens},
@@ -78,6 +79,7 @@ pub(super) fn exchange(settings: &Settings, base: &Path) -> Result<Exchange, Bui
         credentials: header(settings, base)?,
         tokens,
         trust: Credentials::default(),
+        secrets: secrets(settings, base)?,
         max_response: usize::try_from(settings.max_response).unwrap_or(usize::MAX),
         ahead_ms: AtomicI64::new(0),
     })
@@ -104,6 +106,28 @@ fn header(settings: &Settings, base: &Path) -> Result<Option<(HeaderName, Header
     })?;
     value.set_sensitive(true);
     Ok(Some((name, value)))
+}
+
+/// All that a target could repeat of what it, its proxy or its token server is shown.
+fn secrets(settings: &Settings, base: &Path) -> Result<Secrets, BuildError> {
+    let mut secrets = Secrets::default();
+    if let Some(secret) = secret(settings, base)? {
+        match &settings.auth {
+            Some(Auth::Basic { username, .. }) => secrets.add_basic(username, secret.expose()),
+            _ => secrets.add(secret.expose()),
+        }
+    }
+    if let Some(Auth::Oauth { settings: oauth, .. }) = &settings.auth {
+        oauth
+            .secrets(base, &mut secrets)
+            .map_err(|(key, cause)| BuildError::at(format!("auth.{key}"), cause))?;
+    }
+    if let Some(proxy) = &settings.proxy
+        && let (Some(username), Some(password)) = (&proxy.username, &proxy.password)
+    {
+        secrets.add_basic(username, read("proxy.password", password, base)?.expose());
+    }
+    Ok(secrets)
 }
 
 /// The secret of the resource's `auth`.

@@ -5,7 +5,7 @@
 
 use super::params::invalid;
 use crate::Failure;
-use aws_lc_rs::{constant_time, hmac};
+use aws_lc_rs::{constant_time, digest, hmac};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -14,6 +14,12 @@ pub(super) const MAX_CURSOR: usize = 4096;
 /// What a head and a tail may take together.
 pub(super) const MAX_CONTENT: usize = MAX_CURSOR / 4 * 3 - TAG - 2;
 const TAG: usize = 16;
+
+/// What stands for a longer text in a cursor: enough of its digest to tell it from others.
+pub(super) fn digest_of(text: &str) -> String {
+    let digest = digest::digest(&digest::SHA256, text.as_bytes());
+    digest.as_ref().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// The key of a resource's cursors.
 pub(super) struct CursorKey(hmac::Key);
@@ -30,11 +36,12 @@ impl CursorKey {
     /// Makes a cursor.
     ///
     /// # Errors
-    /// `internal` if it would be too long.
+    /// `target_protocol` (permanent) if it would be too long: what it holds is the target's.
     pub(super) fn seal(&self, head: &impl Serialize, tail: &[u8]) -> Result<String, Failure> {
         let broken = |cause: String| {
-            Failure::permanent(crate::Code::Internal, "the cursor of this page would be too long")
-                .detail(cause)
+            let message =
+                "the target's own cursor, link or id is too long to go on from in a cursor of 4 KiB";
+            Failure::permanent(crate::Code::TargetProtocol, message).detail(cause)
         };
         let head = serde_json::to_vec(head).map_err(|e| broken(e.to_string()))?;
         if head.len() + tail.len() > MAX_CONTENT {
@@ -104,7 +111,7 @@ mod tests {
         for nonsense in ["", "x", "äöü", &"A".repeat(5000)] {
             assert!(key.open::<Value>(nonsense).is_err());
         }
-        assert!(key.seal(&head, &vec![0; 3100]).is_err());
+        assert_eq!(key.seal(&head, &vec![0; 3100]).unwrap_err().code, crate::Code::TargetProtocol);
         assert!(key.seal(&json!({}), &vec![0; 3000]).unwrap().len() <= MAX_CURSOR);
     }
 }

@@ -263,6 +263,17 @@ pub(crate) trait Dialect: Send + Sync + 'static {
         unsupported("tell what changed")
     }
 
+    /// When a record was made, by the target's clock; `None` where the target does not tell. Only a record that is seconds
+    /// old may be one that has just been made.
+    fn made<'a>(
+        &'a self,
+        _talk: &'a Talk,
+        _entity: &'a Entity,
+        _id: &'a str,
+    ) -> Boxed<'a, Option<Timestamp>> {
+        Box::pin(async { Ok(None) })
+    }
+
     /// Makes a call that the operator declared; `args` are checked.
     fn call<'a>(
         &'a self,

@@ -13,7 +13,8 @@ use super::error::{CrmError, Problem};
 use crate::{
     Call, Code, Failure, Patience, Progress,
     address::{self, Blocked},
-    connecting,
+    causes, connecting,
+    hiding::Secrets,
     http::{
         answer::http_date,
         fault,
@@ -25,7 +26,7 @@ use bytes::{Bytes, BytesMut};
 use credentials::Credentials;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use jiff::Timestamp;
-use request::{Request, Target, astray, leads_astray};
+use request::{Request, Target, astray, leads_astray, leads_out};
 use std::{
     sync::atomic::{AtomicI64, Ordering},
     time::Duration,
@@ -87,6 +88,8 @@ pub(crate) struct Exchange {
     pub(crate) tokens: Option<Tokens>,
     /// Whether they may be tried; dialects that log in put their log-in through it as well.
     pub(crate) trust: Credentials,
+    /// What no failure may repeat of the target's words.
+    pub(crate) secrets: Secrets,
     /// The largest answer.
     pub(crate) max_response: usize,
     /// How far the target's clock is ahead of ours, in milliseconds, by the `Date` of its last answer.
@@ -105,9 +108,15 @@ impl Exchange {
     /// # Errors
     /// [`Problem::Protocol`] if it leads elsewhere.
     pub(crate) fn link(&self, link: &str) -> Result<Url, CrmError> {
-        let elsewhere = || {
-            CrmError::new(Problem::Protocol).reason("a link of the target leads away from the resource's url")
-        };
+        let url = self.below(link)?;
+        match url.path().strip_prefix(self.base.path()) {
+            Some(path) if !leads_out(path) => Ok(url),
+            Some(_) | None => Err(elsewhere()),
+        }
+    }
+
+    /// The address of what is below the resource's url.
+    fn below(&self, link: &str) -> Result<Url, CrmError> {
         let url = self.base.join(link).map_err(|_| elsewhere())?;
         let below = url.origin() == self.base.origin()
             && url.path().starts_with(self.base.path())
@@ -215,7 +224,7 @@ impl Exchange {
                 if steps.split(['/', '\\']).any(leads_astray) || path.contains(char::is_control) {
                     return Err(astray());
                 }
-                self.link(path.trim_start_matches('/'))?
+                self.below(path.trim_start_matches('/'))?
             }
         };
         if !request.query.is_empty() {
@@ -227,6 +236,10 @@ impl Exchange {
         headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("application/json"));
         if let Some((name, value)) = credentials {
             headers.insert(name, value);
+        }
+        // Also what a dialect made itself, the key of a session, say.
+        if let Some(value) = headers.get(header::AUTHORIZATION) {
+            self.secrets.note(value);
         }
         // A trace context that no header can carry is no reason to fail.
         if let Some(value) = talk.traceparent.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
@@ -277,6 +290,10 @@ impl Exchange {
     }
 }
 
+fn elsewhere() -> CrmError {
+    CrmError::new(Problem::Protocol).reason("a link of the target leads away from the resource's url")
+}
+
 /// There is no token: nothing was asked of the target.
 fn no_token(failure: Failure) -> CrmError {
     let problem = match failure.code {
@@ -291,8 +308,8 @@ fn no_token(failure: Failure) -> CrmError {
 /// What an error of the HTTP library means.
 fn lost(error: reqwest::Error, writes: bool) -> CrmError {
     let error = error.without_url();
-    let detail = fault::chain(&error);
-    if fault::find::<Blocked>(&error).is_some() {
+    let detail = causes::chain(&error);
+    if causes::find::<Blocked>(&error).is_some() {
         return CrmError {
             reason: Some(address::BLOCKED.to_owned()),
             ..Problem::Ours(Code::PolicyDenied).into()
@@ -300,6 +317,8 @@ fn lost(error: reqwest::Error, writes: bool) -> CrmError {
         .detail(detail);
     }
     let problem = match (error.is_connect(), writes) {
+        // It answered, and would do so again.
+        (false, false) if fault::is_head_too_large(&detail) => Problem::Protocol,
         (true, _) | (false, false) => Problem::Unavailable,
         (false, true) => Problem::Ambiguous,
     };

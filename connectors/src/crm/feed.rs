@@ -18,7 +18,10 @@ impl Feeds for Crm {
             let wanted: Vec<_> = entity.fields.iter().collect();
             changes::start(self, &Talk::from(patience), entity, &wanted, start, limit.clamp(1, 1000))
                 .await
-                .map_err(|failure| mask::without_host(failure, self.exchange.base.host_str()))
+                .map_err(|failure| {
+                    let failure = self.exchange.secrets.leave(failure);
+                    mask::without_host(failure, self.exchange.base.host_str())
+                })
         })
     }
 }

@@ -26,6 +26,7 @@ mod key;
 mod mask;
 mod odata;
 mod odoo;
+mod pages;
 mod params;
 mod reading;
 mod recent;
@@ -46,8 +47,8 @@ use crate::{
 use cursor::CursorKey;
 use describe::Known;
 use dialect::{Dialect, Listed, Page};
-use error::CrmError;
-use exchange::{Exchange, Talk};
+use error::{CrmError, Problem};
+use exchange::{Exchange, Talk, request::leads_astray};
 use params::{Params, Words};
 use passerelle_config::{Diagnostics, Secret, Section};
 use serde_json::Value;
@@ -147,7 +148,12 @@ impl Crm {
         page: Page<'_>,
     ) -> Result<Listed, CrmError> {
         let listed = self.dialect.find(talk, entity, wanted, filter, page).await;
-        listed.map_err(|error| error.of_collection(&entity.name))
+        let listed = listed.map_err(|error| error.of_collection(&entity.name))?;
+        // What the target calls so is no fault of the job that would be refused for it later.
+        if listed.records.iter().any(|record| leads_astray(&record.id)) {
+            return Err(CrmError::new(Problem::Protocol).reason("a record of a search has no id"));
+        }
+        Ok(listed)
     }
 
     /// Waits for the turn of a key.
@@ -179,7 +185,8 @@ impl Connector for Crm {
     }
 
     async fn probe(&self, timeout: Duration) -> Result<(), Failure> {
-        Ok(self.dialect.probe(&Talk::within(timeout)).await?)
+        let probed = self.dialect.probe(&Talk::within(timeout)).await;
+        probed.map_err(|error| self.exchange.secrets.leave(error.into()))
     }
 
     fn feeds(&self) -> Option<&dyn Feeds> {
@@ -200,9 +207,10 @@ impl Connector for Crm {
         }
         let masked = mask::values(&params);
         let host = self.exchange.base.host_str();
-        self.perform(call, params)
-            .await
-            .map_err(|failure| mask::without_host(mask::without(failure, &masked), host))
+        self.perform(call, params).await.map_err(|failure| {
+            let failure = self.exchange.secrets.leave(mask::without(failure, &masked));
+            mask::without_host(failure, host)
+        })
     }
 }
 

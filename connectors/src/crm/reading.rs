@@ -5,11 +5,11 @@ use super::{
     dialect::Page,
     exchange::Talk,
     key::id_of,
+    pages,
     params::{Pair, Which, given},
     vocabulary::{Entity, Field, Record},
 };
 use crate::{Call, Failure, Outcome};
-use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -31,6 +31,9 @@ struct Head {
     /// How many records a page has, where those asked for did not fit into a result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     l: Option<usize>,
+    /// A digest of the records of this page, which the next one does not repeat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    p: Option<String>,
 }
 
 /// How long a page of records may be as JSON: the agent takes results of up to 256 KiB.
@@ -75,7 +78,7 @@ pub(super) async fn find(
 ) -> Result<Outcome, Failure> {
     let talk = Talk::from(call);
     let asked = print(find, wanted);
-    let mut smaller = None;
+    let (mut smaller, mut before) = (None, None);
     let next = match &find.cursor {
         None => None,
         Some(text) => {
@@ -83,7 +86,7 @@ pub(super) async fn find(
             if head.f != asked {
                 return Err(cursor::refused());
             }
-            smaller = head.l;
+            (smaller, before) = (head.l, head.p);
             Some(head.n)
         }
     };
@@ -91,7 +94,12 @@ pub(super) async fn find(
     loop {
         let page = Page { limit: smaller.unwrap_or(most), cursor: next.as_deref() };
         let listed = crm.find(&talk, find.entity, wanted, &given(&find.filter), page).await?;
-        let head = listed.next.map(|n| Head { f: asked.clone(), n, l: smaller });
+        // One record that comes twice may be chance.
+        let ids = pages::print(&listed.records).filter(|_| listed.records.len() > 1);
+        if before.is_some() && ids == before {
+            return Err(pages::endless().into());
+        }
+        let head = listed.next.map(|n| Head { f: asked.clone(), n, l: smaller, p: ids });
         let next_cursor = head.map(|head| crm.cursors.seal(&head, &[])).transpose()?;
         let items: Vec<Value> = listed.records.into_iter().map(|record| shown(record, wanted)).collect();
         let result = json!({ "items": items, "next_cursor": next_cursor });
@@ -109,8 +117,7 @@ fn print(find: &Find<'_>, wanted: &[&Field]) -> String {
     let filter: Vec<_> = find.filter.iter().map(|(field, value)| (&field.name, value)).collect();
     let names: Vec<_> = wanted.iter().map(|field| &field.name).collect();
     let text = format!("{} {filter:?} {names:?} {}", find.entity.name, find.limit);
-    let digest = digest::digest(&digest::SHA256, text.as_bytes());
-    digest.as_ref().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+    cursor::digest_of(&text)
 }
 
 /// A record as the contract has it: nothing but what was asked for and may be shown.

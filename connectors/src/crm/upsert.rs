@@ -5,7 +5,7 @@
 //! meanwhile; more than one: a conflict that names them, never a choice.
 //!
 //! - **A race with another agent or a person** shows when the key is looked for after creating. The record with the lowest
-//!   id stays; ours, which is seconds old and nobody's yet, goes if it is not that one.
+//!   id stays; ours, which is seconds old and nobody's yet, goes if it is not that one, and surely ours ([`own`]).
 //! - **A lost reply**: whether a write happened is found out by the key before anything is written again.
 //! - **A repeated attempt** (a crash after the intent was journalled): the intent holds a digest of each field as it
 //!   was. A field that is neither as it was nor as wanted has been written by somebody later; it is left alone and
@@ -15,14 +15,15 @@
 mod create;
 pub(super) mod dry_run;
 mod intent;
+mod own;
 mod update;
 
 use super::{
     Crm,
-    dialect::{Done, Page, Written},
+    dialect::{Done, Written},
     error::{Clash, CrmError, FieldError, Problem},
     exchange::Talk,
-    key::{conflict, hold_to_key},
+    key::{conflict, look},
     params::{Pair, given},
     vocabulary::{Entity, Field, Given, Record},
 };
@@ -197,10 +198,7 @@ impl<'a> Engine<'a> {
     }
 
     async fn find(&self) -> Result<Vec<Record>, CrmError> {
-        let page = Page { limit: 2, cursor: None };
-        let listed = self.crm.find(&self.talk, self.entity(), &self.wanted(), &[self.key()], page).await?;
-        hold_to_key(&listed.records, self.key())?;
-        Ok(listed.records)
+        look(self.crm, &self.talk, self.entity(), &self.wanted(), self.key()).await
     }
 
     /// What the key finds. More than one may be a race of others that is just being settled, which takes them longer than

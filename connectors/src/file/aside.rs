@@ -104,6 +104,7 @@ fn put_back(
         }
         Gone::Aside => {}
     }
+    let refused = FsError { in_steps: true, ..refused };
     let went_along = is_gone(fs, from);
     match restore(fs, to, aside) {
         Ok(true) => {}

@@ -1,15 +1,16 @@
-//! What a kind of place can do: one small blocking trait, its capabilities as data, and its one error type.
+//! What a kind of place can do: one small blocking trait, its capabilities as data, and its one error type (`problem`).
 //!
 //! Paths are relative to the resource's root, `/` between names, `""` is the root. A backend never follows a symbolic
 //! link out of the root, and never opens anything but regular files and folders.
 
+pub(super) use super::problem::{FsError, Problem};
+
 use super::place::Place;
-use crate::{Code, Failure};
+use crate::Failure;
 use jiff::Timestamp;
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
-    fmt,
     net::{Shutdown, TcpStream},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -312,13 +313,24 @@ impl Interrupt {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes the socket that it cuts; at once if it has fired before.
     pub(super) fn arm(&self, socket: TcpStream) {
         self.armed().main = Some(socket);
+        if self.has_fired() {
+            self.fire();
+        }
     }
 
     /// Takes a second socket, or lets it go: the handle kept here keeps it from being closed.
     pub(super) fn arm_data(&self, socket: Option<TcpStream>) {
         self.armed().data = socket;
+        if self.has_fired() {
+            self.fire();
+        }
+    }
+
+    pub(super) fn has_fired(&self) -> bool {
+        self.fired.is_cancelled()
     }
 
     /// Cancelled when it fires.
@@ -336,174 +348,9 @@ impl Interrupt {
     }
 }
 
-/// What can go wrong at a place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Problem {
-    NotFound,
-    Exists,
-    NotAFolder,
-    IsAFolder,
-    NotAFile,
-    Refused,
-    ReadOnly,
-    Full,
-    Quota,
-    TooLarge,
-    NameTooLong,
-    /// A name that this kind of target does not take.
-    BadName,
-    /// A name that file shares of Windows' kind do not take, or bend into another.
-    BadShareName,
-    Escapes,
-    CrossDevice,
-    Unsupported,
-    /// The log-in is no longer taken.
-    Auth,
-    /// The target says that its clock and ours differ too much.
-    Clock,
-    /// Someone holds a lock on it.
-    Locked,
-    /// It asks to come back later.
-    Busy,
-    /// It changed while it was being read.
-    Changed,
-    /// What the target answered makes no sense.
-    Protocol,
-    Lost,
-    TimedOut,
-    Cancelled,
-    Other,
-}
-
-/// A [`Problem`] with its cause, for the local log.
-#[derive(Debug)]
-pub(super) struct FsError {
-    pub(super) problem: Problem,
-    pub(super) detail: String,
-    /// The target's own hint when to come back.
-    pub(super) retry_after: Option<Duration>,
-}
-
-impl fmt::Display for FsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {}", self.problem, self.detail)
-    }
-}
-
-impl std::error::Error for FsError {}
-
-impl FsError {
-    pub(super) fn new(problem: Problem, detail: impl fmt::Display) -> Self {
-        Self { problem, detail: detail.to_string(), retry_after: None }
-    }
-
-    /// Whether the connection is no longer fit for use, and an effect in progress may or may not have happened.
-    pub(super) fn is_broken(&self) -> bool {
-        matches!(self.problem, Problem::Lost | Problem::TimedOut)
-    }
-}
-
-impl From<FsError> for Failure {
-    fn from(error: FsError) -> Self {
-        let (permanent, retry, denied) = (Self::permanent, Self::retry, Self::denied);
-        let failure = match error.problem {
-            Problem::NotFound => permanent(Code::TargetNotFound, "there is no such file or folder"),
-            Problem::Exists => {
-                permanent(Code::TargetConflict, "a file or folder of that name is there already")
-            }
-            Problem::NotAFolder => permanent(Code::TargetConflict, "a part of the path is not a folder"),
-            Problem::IsAFolder => permanent(Code::TargetConflict, "there is a folder of that name"),
-            Problem::NotAFile => permanent(Code::TargetRefused, "that is not a regular file"),
-            Problem::Refused => permanent(
-                Code::TargetRefused,
-                "the agent's account has no permission for that file or folder",
-            ),
-            Problem::ReadOnly => permanent(Code::TargetRefused, "the target is read-only"),
-            Problem::Full => retry(Code::TargetFull, "the target's disk is full"),
-            Problem::Quota => retry(Code::TargetFull, "the disk quota of the agent's account is used up"),
-            Problem::TooLarge => {
-                permanent(Code::TooLarge, "the file is larger than the target's file system takes")
-            }
-            Problem::NameTooLong => {
-                denied(Code::PathInvalid, "the path or a name in it is too long for the target")
-            }
-            Problem::BadName => denied(
-                Code::PathInvalid,
-                "the path has a line end or another character that the target's protocol cannot carry",
-            ),
-            Problem::BadShareName => denied(
-                Code::PathInvalid,
-                "the path has a name that file shares do not take: one with \\ : * ? \" < > | or a control character, with a dot or space at its end, or a device's such as CON",
-            ),
-            Problem::Escapes => denied(
-                Code::PathInvalid,
-                "the path leads out of the resource's folder through a symbolic link",
-            ),
-            Problem::CrossDevice => permanent(
-                Code::TargetUnsupported,
-                "the two places are on different file systems of the target",
-            ),
-            Problem::Unsupported => {
-                permanent(Code::TargetUnsupported, "the target does not offer this operation")
-            }
-            Problem::Auth => permanent(Code::TargetAuth, "the target refused the agent's log-in"),
-            Problem::Clock => retry(
-                Code::TargetAuth,
-                "the agent's clock and the target's differ too much; set the agent's clock",
-            ),
-            Problem::Locked => {
-                retry(Code::TargetConflict, "somebody else has locked that file or folder at the target")
-            }
-            Problem::Busy => retry(Code::TargetThrottled, "the target is busy and asks to come back later"),
-            Problem::Changed => retry(Code::TargetConflict, "the file changed while it was read"),
-            Problem::Protocol => {
-                retry(Code::TargetProtocol, "the target's answer makes no sense; see the agent's log")
-            }
-            Problem::Lost => retry(Code::TargetUnreachable, "the connection to the target was lost"),
-            Problem::TimedOut => retry(Code::TargetTimeout, "the target did not answer in time"),
-            Problem::Cancelled => Self::cancelled(),
-            Problem::Other => retry(Code::TargetRefused, "the target refused without saying why"),
-        };
-        let failure = failure.retry_after(error.retry_after);
-        if error.detail.is_empty() { failure } else { failure.detail(error.detail) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Verdict;
-
-    #[test]
-    fn each_problem_has_its_verdict_and_code() {
-        let check = |problem, verdict, code| {
-            let failure = Failure::from(FsError::new(problem, "host and path"));
-            assert_eq!((failure.verdict, failure.code), (verdict, code), "{problem:?}");
-            assert!(!failure.message.contains("host"), "{problem:?}");
-        };
-        check(Problem::NotFound, Verdict::Permanent, Code::TargetNotFound);
-        check(Problem::Exists, Verdict::Permanent, Code::TargetConflict);
-        check(Problem::NotAFile, Verdict::Permanent, Code::TargetRefused);
-        check(Problem::Refused, Verdict::Permanent, Code::TargetRefused);
-        check(Problem::ReadOnly, Verdict::Permanent, Code::TargetRefused);
-        check(Problem::Full, Verdict::Retry, Code::TargetFull);
-        check(Problem::Quota, Verdict::Retry, Code::TargetFull);
-        check(Problem::NameTooLong, Verdict::Denied, Code::PathInvalid);
-        check(Problem::BadName, Verdict::Denied, Code::PathInvalid);
-        check(Problem::BadShareName, Verdict::Denied, Code::PathInvalid);
-        check(Problem::Escapes, Verdict::Denied, Code::PathInvalid);
-        check(Problem::CrossDevice, Verdict::Permanent, Code::TargetUnsupported);
-        check(Problem::BadName, Verdict::Denied, Code::PathInvalid);
-        check(Problem::Auth, Verdict::Permanent, Code::TargetAuth);
-        check(Problem::Clock, Verdict::Retry, Code::TargetAuth);
-        check(Problem::Locked, Verdict::Retry, Code::TargetConflict);
-        check(Problem::Busy, Verdict::Retry, Code::TargetThrottled);
-        check(Problem::Changed, Verdict::Retry, Code::TargetConflict);
-        check(Problem::Protocol, Verdict::Retry, Code::TargetProtocol);
-        check(Problem::Lost, Verdict::Retry, Code::TargetUnreachable);
-        check(Problem::TimedOut, Verdict::Retry, Code::TargetTimeout);
-        check(Problem::Cancelled, Verdict::Cancelled, Code::Cancelled);
-    }
 
     #[test]
     fn names_that_lead_elsewhere_are_counted_and_never_shown() {

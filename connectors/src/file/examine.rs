@@ -92,8 +92,7 @@ fn write_rename_delete(hands: &mut Hands, folder: &str) -> Result<String, FsErro
     let at = |step: &str, error: FsError| {
         FsError::new(error.problem, format!("{step} a file in {shown} failed: {}", error.detail))
     };
-    let mut part =
-        hands.fs.create_for(&first, &second, CONTENT.len() as u64).map_err(|e| at("creating", e))?;
+    let mut part = hands.create_part(&first, &second, CONTENT.len() as u64).map_err(|e| at("creating", e))?;
     // Whatever happens from here on, the connection's own thread removes it.
     hands.doomed = Some(first.clone());
     part.write(CONTENT).and_then(|()| part.sync()).map_err(|e| at("writing", e))?;

@@ -23,6 +23,7 @@ mod over_http;
 mod params;
 mod place;
 mod pool;
+mod problem;
 mod s3;
 mod settings;
 mod sftp;

@@ -1,7 +1,7 @@
 //! What the places behind HTTP (`webdav`, `s3`) have in common: their client, and the bodies of answers.
 
 use super::backend::{FsError, Problem};
-use crate::{address, http::fault::chain};
+use crate::{address, causes::chain};
 use bytes::{Buf as _, Bytes};
 use reqwest::{Client, Response};
 use rustls::ClientConfig;

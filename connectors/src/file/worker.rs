@@ -4,7 +4,7 @@
 //! when it is parked, or when nobody can ask it any more, an unfinished part is removed and all handles are closed.
 
 use super::{
-    backend::{Backend, Connect, Interrupt, PartFile, SourceFile},
+    backend::{Backend, Connect, EntryKind, FsError, Interrupt, Links, PartFile, Problem, SourceFile},
     place::Place,
 };
 use crate::{Code, Failure};
@@ -39,6 +39,32 @@ impl Hands {
         let idle = self.parked.take().map(|since| since.elapsed());
         self.fs.begin(timeout);
         idle.is_none_or(|idle| self.fs.alive(idle))
+    }
+
+    /// Creates a part, and tells a missing folder from a target that hides names like that of a part.
+    pub(super) fn create_part(
+        &mut self,
+        part: &Place,
+        target: &Place,
+        size: u64,
+    ) -> Result<Box<dyn PartFile>, FsError> {
+        match self.fs.create_for(part, target, size) {
+            Err(error)
+                if error.problem == Problem::NotFound
+                    // Such a part is more than a name, and what is missing may be the store's whole bucket.
+                    && !self.fs.binds_parts()
+                    && self.is_folder(part.folder()) => {}
+            other => return other,
+        }
+        // The folder may have come meanwhile.
+        self.fs.create_for(part, target, size).map_err(|error| match error.problem {
+            Problem::NotFound => FsError::new(Problem::HiddenPart, error.detail),
+            _ => error,
+        })
+    }
+
+    fn is_folder(&mut self, path: &str) -> bool {
+        self.fs.stat(path, Links::Follow).is_ok_and(|found| found.kind == EntryKind::Directory)
     }
 
     /// Closes what is open, removes an unfinished part.

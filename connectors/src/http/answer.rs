@@ -1,9 +1,9 @@
 //! What an answer means: which statuses fail and how, `Retry-After`, and the header fields that go into the result.
 
 use super::path;
-use crate::{Code, Failure};
+use crate::{Code, Failure, hiding::Secrets};
 use http::{
-    HeaderMap, HeaderValue, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
     header::{CONTENT_LOCATION, LOCATION, RETRY_AFTER},
 };
 use jiff::{Timestamp, fmt::strtime};
@@ -87,13 +87,18 @@ pub(crate) fn http_date(text: &str) -> Option<Timestamp> {
 const DROPPED: &[&str] = &[
     "alt-svc",
     "authentication-info",
+    // A proxy, or the application, that gives back what it was sent.
+    "authorization",
     "clear-site-data",
     "connection",
+    "cookie",
+    "cookie2",
     "keep-alive",
     "link",
     "location",
     "proxy-authenticate",
     "proxy-authentication-info",
+    "proxy-authorization",
     "proxy-connection",
     "refresh",
     "server",
@@ -110,22 +115,32 @@ const DROPPED: &[&str] = &[
 ];
 
 /// The header fields for the job's result: lower case, several values joined, bounded. `location` and
-/// `content-location` are told only if they lead below the resource's URL, and relative to it; `link` and `refresh` name whole addresses and are not told.
-pub(super) fn headers(headers: &HeaderMap, asked: &Url, base: &Url) -> Value {
+/// `content-location` are told only if they lead below the resource's URL, and relative to it; `link` and `refresh` name whole
+/// addresses and are not told, and neither are fields that are the agent's `own`. The resource's secrets are taken out.
+pub(super) fn headers(
+    headers: &HeaderMap,
+    asked: &Url,
+    base: &Url,
+    own: &[HeaderName],
+    secrets: &Secrets,
+) -> Value {
     let mut kept = Map::new();
     let mut bytes = 0;
     for name in headers.keys() {
         let value = if *name == LOCATION || *name == CONTENT_LOCATION {
             location(headers.get(name), asked, base)
                 .and_then(|to| to.as_str().strip_prefix(base.as_str()).map(str::to_owned))
-        } else if DROPPED.contains(&name.as_str()) {
+        } else if DROPPED.contains(&name.as_str())
+            || own.contains(name)
+            || secrets.hide(name.as_str()) != name.as_str()
+        {
             None
         } else {
             let values: Option<Vec<&str>> =
                 headers.get_all(name).iter().map(|value| value.to_str().ok()).collect();
             values.map(|values| values.join(", "))
         };
-        let Some(value) = value else { continue };
+        let Some(value) = value.map(|value| secrets.hide(&value)) else { continue };
         bytes += name.as_str().len() + value.len();
         if kept.len() == MAX_HEADERS || bytes > MAX_HEADER_BYTES {
             break;
@@ -144,12 +159,16 @@ fn location(header: Option<&HeaderValue>, asked: &Url, base: &Url) -> Option<Url
 
 #[cfg(test)]
 mod tests {
-    use super::{headers, refusal, retry_after};
-    use crate::{Code, Effect, Verdict};
+    use super::{refusal, retry_after};
+    use crate::{Code, Effect, Verdict, hiding::Secrets};
     use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-    use serde_json::json;
+    use serde_json::{Value, json};
     use std::time::Duration;
     use url::Url;
+
+    fn headers(headers: &HeaderMap, asked: &Url, base: &Url) -> Value {
+        super::headers(headers, asked, base, &[], &Secrets::default())
+    }
 
     fn map(pairs: &[(&str, &str)]) -> HeaderMap {
         pairs
@@ -261,5 +280,23 @@ mod tests {
         let many: Vec<(String, String)> = (0..80).map(|i| (format!("x-{i}"), "v".repeat(100))).collect();
         let pairs: Vec<(&str, &str)> = many.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         assert_eq!(headers(&map(&pairs), &asked, &base).as_object().unwrap().len(), 64);
+    }
+
+    #[test]
+    fn no_credential_comes_back_with_an_answer() {
+        let base = Url::parse("https://app.intra/api/").unwrap();
+        let mut secrets = Secrets::default();
+        secrets.add("S3CRET-token");
+        let given = map(&[
+            ("authorization", "Bearer S3CRET-token"),
+            ("proxy-authorization", "Basic x"),
+            ("cookie", "a=b"),
+            ("x-api-key", "ab"),
+            ("x-s3cret-token", "1"),
+            ("x-echo", "Bearer s3cret-token, S3CRET%2Dtoken"),
+        ]);
+        let own = [HeaderName::from_static("x-api-key")];
+        let told = super::headers(&given, &base, &base, &own, &secrets);
+        assert_eq!(told, json!({ "x-echo": "Bearer [secret], [secret]" }));
     }
 }

@@ -6,7 +6,7 @@ use super::{
     settings::{Settings, Version},
     sign::Signer,
 };
-use crate::{BuildError, Failure, address, connecting::Limited, trust};
+use crate::{BuildError, Failure, address, connecting::Limited, hiding::Secrets, trust};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
 use passerelle_config::{Secret, SecretRef};
@@ -253,6 +253,34 @@ pub(super) fn credentials(
     })?;
     value.set_sensitive(true);
     Ok(Credentials::Fixed(name, value))
+}
+
+/// All that an answer could repeat of what the application, its proxy or its token server is shown.
+///
+/// # Errors
+/// If a secret cannot be read.
+pub(super) fn secrets(settings: &Settings, base: &Path) -> Result<Secrets, BuildError> {
+    let mut secrets = Secrets::default();
+    match &settings.auth {
+        None => {}
+        Some(Auth::Bearer { token }) => secrets.add(read("auth.token", token, base)?.expose()),
+        Some(Auth::Basic { username, password }) => {
+            secrets.add_basic(username, read("auth.password", password, base)?.expose());
+        }
+        Some(Auth::ApiKey { value, .. }) => secrets.add(read("auth.value", value, base)?.expose()),
+        Some(Auth::Oauth(oauth)) => oauth
+            .secrets(base, &mut secrets)
+            .map_err(|(key, cause)| BuildError::at(format!("auth.{key}"), cause))?,
+    }
+    if let Some(proxy) = &settings.proxy
+        && let (Some(username), Some(password)) = (&proxy.username, &proxy.password)
+    {
+        secrets.add_basic(username, read("proxy.password", password, base)?.expose());
+    }
+    for secret in &settings.sign {
+        secrets.add(read("sign.secret", secret, base)?.expose());
+    }
+    Ok(secrets)
 }
 
 /// What signs each request, if anything does.

@@ -2,7 +2,7 @@
 //! a HEAD of its URL. No other request is sent: to an application whose ways nobody here knows, it could be an effect.
 
 use super::{Http, client::Credentials, exchange, fault};
-use crate::{Code, Examine, Failure, Link, address, examine::Links};
+use crate::{Code, Examine, Failure, Link, address, causes::chain, examine::Links};
 use rustls::{ClientConfig, ClientConnection};
 use rustls_pki_types::ServerName;
 use std::{
@@ -170,8 +170,7 @@ fn connect(
     let failed = |error: &(dyn Error + 'static)| {
         (
             "TLS",
-            Failure::retry(Code::TargetUnreachable, fault::unreachable(error, false))
-                .detail(fault::chain(error)),
+            Failure::retry(Code::TargetUnreachable, fault::unreachable(error, false)).detail(chain(error)),
         )
     };
     let name = ServerName::try_from(way.host.clone()).map_err(|e| failed(&e))?;

@@ -12,7 +12,7 @@ use super::{
     unpack::Unpacker,
     wait::Waits,
 };
-use crate::{Call, Code, Failure, Input, Intent, Outcome, Output, Verdict};
+use crate::{Call, Code, Failure, Input, Intent, Outcome, Output, Verdict, hiding::Secrets};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
     header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RANGE},
@@ -67,7 +67,7 @@ pub(super) async fn run(
     if unpacker.is_some() && params.method != Method::HEAD {
         Unpacker::correct(response.headers_mut());
     }
-    let headers = answer::headers(response.headers(), &url, &http.base);
+    let headers = answer::headers(response.headers(), &url, &http.base, &http.own_headers, &http.secrets);
     // The request has had its effect: whatever goes wrong with its answer does not undo that.
     receive(http, &waits, &params, response, unpacker, output)
         .await
@@ -132,6 +132,9 @@ async fn send(
     let mut replaced = false;
     loop {
         let token = shown.as_ref().and_then(|shown| shown.token.clone());
+        if let Some(token) = &token {
+            http.secrets.note(&token.header);
+        }
         let mut headers = headers(waits.call, params, content, shown)?;
         let unpacks = !headers.contains_key(ACCEPT_ENCODING) && !headers.contains_key(RANGE);
         if unpacks && !params.notify {
@@ -275,7 +278,7 @@ async fn receive(
     if response.content_length().is_some_and(|length| length > http.max_response) {
         return Err(too_large());
     }
-    let media_type = media_type(response.headers());
+    let media_type = media_type(response.headers(), &http.secrets);
     let progress = &waits.call.progress;
     let mut size = 0;
     while let Some(chunk) =
@@ -303,10 +306,10 @@ async fn receive(
     Ok(())
 }
 
-fn media_type(headers: &HeaderMap) -> String {
+fn media_type(headers: &HeaderMap, secrets: &Secrets) -> String {
     let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     given
-        .filter(|text| !text.is_empty() && text.len() <= 256)
+        .filter(|text| !text.is_empty() && text.len() <= 256 && secrets.hide(text) == *text)
         .unwrap_or("application/octet-stream")
         .to_owned()
 }
@@ -357,8 +360,12 @@ pub(super) async fn look(http: &Http, timeout: Duration) -> Result<StatusCode, F
 
 #[cfg(test)]
 mod tests {
-    use super::media_type;
+    use crate::hiding::Secrets;
     use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
+
+    fn media_type(headers: &HeaderMap) -> String {
+        super::media_type(headers, &Secrets::default())
+    }
 
     #[test]
     fn a_missing_or_overlong_media_type_becomes_octet_stream() {

@@ -3,6 +3,7 @@
 use crate::{
     Code, Failure,
     address::{self, Blocked, NotResolved},
+    causes::{chain, find},
     trust::is_ca_used_as_server,
 };
 use std::{error::Error, io};
@@ -40,7 +41,7 @@ const HEAD_TOO_LARGE: &str =
     "the target answered with more header fields, or larger ones, than the agent takes";
 
 /// The library has no types for these, or keeps them to itself: their texts are held by tests.
-fn is_head_too_large(chain: &str) -> bool {
+pub(crate) fn is_head_too_large(chain: &str) -> bool {
     chain.contains("message head is too large")
 }
 
@@ -136,29 +137,4 @@ fn refuses_certificate(error: &rustls::Error) -> bool {
                 | Alert::UnsupportedCertificate
         )
     )
-}
-
-/// The causes, outermost first.
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |error| cause(*error))
-}
-
-fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    match error.downcast_ref::<io::Error>() {
-        // An io::Error's `source` leaves out the error it wraps.
-        Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
-        None => error.source(),
-    }
-}
-
-/// The first cause of this type.
-pub(crate) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
-    causes(error).find_map(|cause| cause.downcast_ref::<E>())
-}
-
-/// The causes on one line.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut texts: Vec<String> = causes(error).map(ToString::to_string).collect();
-    texts.dedup();
-    texts.join(": ")
 }

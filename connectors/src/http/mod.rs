@@ -23,7 +23,7 @@ mod wait;
 
 use crate::{
     BuildError, Call, Capabilities, Connector, Demands, Examine, Failure, Input, Kind, Link, OperationSpec,
-    Outcome, Output, Repeat,
+    Outcome, Output, Repeat, hiding::Secrets,
 };
 use client::Credentials;
 use http::HeaderName;
@@ -53,6 +53,8 @@ pub struct Http {
     proxy: Option<Url>,
     credentials: Credentials,
     signer: Option<Signer>,
+    /// What no result may repeat of an answer's head.
+    secrets: Secrets,
     /// Header fields that jobs leave alone.
     own_headers: Vec<HeaderName>,
     requests: Requests,
@@ -102,6 +104,7 @@ impl Kind for HttpKind {
             base: checked.url.clone(),
             credentials: client::credentials(checked, base, &fetching)?,
             signer: client::signer(checked, base)?,
+            secrets: client::secrets(checked, base)?,
             client,
             version: checked.version,
             tls: Arc::new(tls),
@@ -131,7 +134,7 @@ impl Connector for Http {
     }
 
     async fn probe(&self, timeout: Duration) -> Result<(), Failure> {
-        exchange::probe(self, timeout).await
+        exchange::probe(self, timeout).await.map_err(|failure| self.secrets.leave(failure))
     }
 
     async fn examine(&self, what: Examine) -> Vec<Link> {
@@ -150,6 +153,7 @@ impl Connector for Http {
         if call.cancel.is_cancelled() {
             return Err(Failure::cancelled());
         }
-        exchange::run(self, call, params, input, output).await
+        let ran = exchange::run(self, call, params, input, output).await;
+        ran.map_err(|failure| self.secrets.leave(failure))
     }
 }

@@ -17,10 +17,13 @@ use passerelle_connectors::{Call, Code, DynConnector, Effect, Examine, Failure, 
 use serde_json::{Value, json};
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
-    net::TcpListener,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{Shutdown, TcpListener},
     os::unix::fs::PermissionsExt,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -398,4 +401,80 @@ async fn names_are_utf_8_though_the_server_does_not_say_that_it_takes_them() {
         assert_eq!(place.read(name), name.as_bytes());
         assert_eq!(place.fetch(json!({"path": name})).await.unwrap().1, name.as_bytes());
     }
+}
+
+/// A server that says its first words, hears one line if it is to, and then says this every now and then: less than a
+/// second apart, so that nobody who waits for something to come is kept waiting.
+fn dripping(first: &'static str, hears: bool, head: &'static [u8], drop_of: &'static [u8]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        while let Ok((mut socket, _)) = listener.accept() {
+            thread::spawn(move || {
+                drop(socket.write_all(first.as_bytes()));
+                if hears {
+                    BufReader::new(socket.try_clone().unwrap()).read_line(&mut String::new()).unwrap();
+                    drop(socket.write_all(b"234 go on\r\n"));
+                }
+                drop(socket.write_all(head));
+                while socket.write_all(drop_of).is_ok() {
+                    thread::sleep(Duration::from_millis(100));
+                }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_never_gets_to_its_point_is_given_up_in_time() {
+    let place = Place::local();
+    // The head of a TLS record that is long in coming.
+    let record = &[0x16, 3, 3, 0x40, 0];
+    for (scheme, more, port) in [
+        ("ftp", "", dripping("", false, b"", b"220-wait\r\n")),
+        ("ftps", "tls = \"explicit\"", dripping("220 ready\r\n", true, record, b"x")),
+        ("ftps", "tls = \"implicit\"", dripping("", false, record, b"x")),
+    ] {
+        let settings = format!(
+            "connector = \"file\"\nurl = \"{scheme}://127.0.0.1:{port}/in\"\nconnect_timeout = \"1s\"\n{more}"
+        );
+        let connector = check(&place.base, &settings).unwrap();
+        let since = Instant::now();
+        let result = connector.execute(&call(), "list", &json!({}), None, &mut sink().0).await;
+        let failure = failed(result, Verdict::Retry, Code::TargetTimeout, Effect::NotApplied);
+        assert!(failure.message.contains("connect_timeout"), "{scheme} {more}: {failure}");
+        assert!(since.elapsed() < Duration::from_secs(20), "{scheme} {more}: {:?}", since.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_keeps_less_than_it_took_is_told_so() {
+    let place = Place::local();
+    let data = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = data.local_addr().unwrap().port();
+    thread::spawn(move || {
+        while let Ok((mut socket, _)) = data.accept() {
+            // An empty list, or the end of what it hears.
+            drop(socket.shutdown(Shutdown::Write));
+            drop(socket.read_to_end(&mut Vec::new()));
+        }
+    });
+    let stored = AtomicBool::new(false);
+    let server = canned(move |command| match command.split(' ').next().unwrap_or_default() {
+        "PASV" => format!("227 Entering Passive Mode (127,0,0,1,{},{}).\r\n", port / 256, port % 256),
+        "LIST" | "STOR" => {
+            stored.fetch_or(command.starts_with("STOR"), Ordering::SeqCst);
+            "150 here\r\n226 done\r\n".to_owned()
+        }
+        "SIZE" if stored.load(Ordering::SeqCst) => "213 3\r\n".to_owned(),
+        "DELE" => "250 gone\r\n".to_owned(),
+        _ => ordinary(command),
+    });
+    let connector = at(&place, server);
+    let (params, input) = (json!({"path": "a.csv"}), Some(payload(b"content")));
+    let result = connector.execute(&call(), "drop", &params, input, &mut sink().0).await;
+    let failure = failed(result, Verdict::Retry, Code::TargetProtocol, Effect::NotApplied);
+    assert!(failure.message.contains("did not keep all that was written"), "{failure}");
+    assert!(failure.detail.unwrap().contains("3 bytes instead of 7"));
 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{Shutdown, TcpListener},
+    net::{Shutdown, TcpListener, TcpStream},
     os::unix::fs::PermissionsExt,
     path::Path,
     process::Command,
@@ -404,4 +404,44 @@ async fn what_is_not_a_reachable_ssh_server_is_told_apart() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let result = probe(&at(closed)).await;
     failed(result, Verdict::Retry, Code::TargetUnreachable, Effect::NotApplied);
+}
+
+/// A server that says its first words, then this again and again, for as long as anybody listens.
+fn endless(first: &'static [u8], then: Vec<u8>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let talk = move |mut socket: TcpStream| {
+        drop(socket.write_all(first));
+        while socket.write_all(&then).is_ok() {}
+    };
+    thread::spawn(move || {
+        while let Ok((socket, _)) = listener.accept() {
+            talk(socket);
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_never_stops_talking_is_given_up_in_time() {
+    let place = Place::sftp();
+    let own = format!(":{}/", server(&place).port());
+    let settings =
+        sftp_settings(server(&place), &place.root, &server(&place).client_key(), "connect_timeout = \"1s\"");
+    // `SSH_MSG_IGNORE`, which either side may send at any time (RFC 4253 §11.2).
+    let ignored = [0, 0, 0, 12, 6, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    for (first, then, code, word) in [
+        (&b""[..], b"hello line\r\n".repeat(1000), Code::TargetProtocol, "does not speak SSH"),
+        (&b""[..], b"A".repeat(10_000), Code::TargetProtocol, "does not speak SSH"),
+        (&b"SSH-2.0-endless\r\n"[..], ignored.repeat(1000), Code::TargetTimeout, "connect_timeout"),
+    ] {
+        let port = endless(first, then);
+        let connector = check(&place.base, &settings.replace(&own, &format!(":{port}/"))).unwrap();
+        let since = Instant::now();
+        let result =
+            connector.execute(&call(), "list", &json!({}), None, &mut crate::support::sink().0).await;
+        let failure = failed(result, Verdict::Retry, code, Effect::NotApplied);
+        assert!(failure.message.contains(word), "{failure}");
+        assert!(since.elapsed() < Duration::from_secs(20), "{:?}: {failure}", since.elapsed());
+    }
 }

@@ -9,12 +9,15 @@ use crate::{
         sink, stalling_payload,
     },
 };
-use passerelle_connectors::{Call, Code, DynConnector, Effect, Examine, Failure, Found, Verdict};
+use passerelle_connectors::{
+    Call, Code, DynConnector, Effect, Examine, Failure, Found, Patience, Scan, Verdict,
+};
 use serde_json::json;
 use std::{
     fs,
     io::{Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
+    os::unix::fs::symlink,
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -23,6 +26,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+use tokio_util::sync::CancellationToken;
 
 fn server(place: &Place) -> &Samba {
     place.samba.as_ref().unwrap()
@@ -425,6 +429,89 @@ async fn what_does_not_speak_smb_is_told_so() {
     let result = probe(&connector).await;
     let failure = failed(result, Verdict::Retry, Code::TargetProtocol, Effect::NotApplied);
     assert!(failure.message.contains("does not speak SMB"), "{failure}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_never_gets_to_its_point_is_given_up_in_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        while let Ok((mut socket, _)) = listener.accept() {
+            // A message of 16 KiB, whose bytes come one by one.
+            drop(socket.write_all(&[0, 0, 0x40, 0]));
+            while socket.write_all(b"x").is_ok() {
+                thread::sleep(Duration::from_millis(100));
+            }
+        }
+    });
+    let base = tempfile::tempdir().unwrap();
+    fs::write(base.path().join("smb-password"), "x").unwrap();
+    let settings = format!(
+        "connector = \"file\"\nurl = \"smb://127.0.0.1:{port}/files\"\nusername = \"root\"\n\
+         password = {{ file = \"smb-password\" }}\nconnect_timeout = \"1s\""
+    );
+    let connector = check(base.path(), &settings).unwrap();
+    let since = Instant::now();
+    let result = connector.execute(&call(), "list", &json!({}), None, &mut sink().0).await;
+    let failure = failed(result, Verdict::Retry, Code::TargetTimeout, Effect::NotApplied);
+    assert!(failure.message.contains("connect_timeout"), "{failure}");
+    assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dfs_link_hides_nothing_beside_it_and_is_told_where_it_is_named() {
+    let options = Options { global: "host msdfs = yes\n", share: "msdfs root = yes\n", ..Options::default() };
+    let place = Place::smb_with(options, "");
+    fs::create_dir(place.root.join("sub")).unwrap();
+    for path in ["a.csv", "sub/b.csv", "z.csv"] {
+        place.write(path, b"x");
+    }
+    symlink("msdfs:127.0.0.1\\files", place.root.join("dfslink")).unwrap();
+    let listed = place.ask("list", json!({"recursive": true})).await.unwrap();
+    let paths: Vec<_> =
+        listed["items"].as_array().unwrap().iter().map(|item| item["path"].as_str().unwrap()).collect();
+    assert_eq!(paths, ["a.csv", "dfslink", "sub", "sub/b.csv", "z.csv"]);
+    let scan = Scan {
+        folder: String::new(),
+        wanted: Arc::new(|path| path.ends_with(".csv")),
+        entered: Arc::new(|_| true),
+        after: None,
+        limit: 100,
+    };
+    let patience = Patience { timeout: Duration::from_secs(30), cancel: CancellationToken::new() };
+    let scanned = place.connector.triggers().unwrap().scan(scan, &patience).await.unwrap();
+    let found: Vec<_> = scanned.files.iter().map(|file| file.path.as_str()).collect();
+    assert_eq!(found, ["a.csv", "sub/b.csv", "z.csv"]);
+    for (operation, params) in [
+        ("list", json!({"path": "dfslink"})),
+        ("stat", json!({"path": "dfslink"})),
+        ("fetch", json!({"path": "dfslink/a.csv"})),
+        ("delete", json!({"path": "dfslink/a.csv"})),
+    ] {
+        let result = place.ask(operation, params).await;
+        let failure = failed(result, Verdict::Permanent, Code::TargetUnsupported, Effect::NotApplied);
+        assert!(failure.message.contains("DFS link"), "{operation}: {failure}");
+    }
+    let through = other(&place, |settings| settings.replace("/files/root", "/files/root/dfslink"));
+    let failure =
+        failed(probe(&through).await, Verdict::Permanent, Code::TargetUnsupported, Effect::NotApplied);
+    assert!(failure.message.contains("DFS link"), "{failure}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_share_that_hides_unfinished_files_is_told_so() {
+    let place = Place::smb_with(Options { share: "veto files = /*.part/\n", ..Options::default() }, "");
+    fs::create_dir(place.root.join("in")).unwrap();
+    for path in ["a.csv", "in/a.csv"] {
+        let result = place.drop(json!({"path": path}), b"x").await;
+        let failure = failed(result, Verdict::Permanent, Code::TargetRefused, Effect::NotApplied);
+        assert!(failure.message.contains(".passerelle-"), "{path}: {failure}");
+    }
+    let result = place.drop(json!({"path": "nowhere/a.csv"}), b"x").await;
+    failed(result, Verdict::Permanent, Code::TargetNotFound, Effect::NotApplied);
+    let links = place.connector.examine(looking()).await;
+    let Some(Found::Failed(failure)) = links.last().map(|link| &link.found) else { panic!("{links:?}") };
+    assert!(failure.message.contains(".passerelle-"), "{failure}");
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! Lists of servers with ways of their own: what the dialect `rest` reads of them, and what it refuses.
 
-use crate::place::{Agent, build};
+use crate::{
+    place::{Agent, build},
+    serve::serve,
+};
 use passerelle_connectors::Code;
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{Read as _, Write as _},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -52,28 +54,15 @@ struct Lists {
 
 impl Lists {
     fn start(ways: Ways, records: Vec<(usize, i64)>) -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let lists = Self { port, records: Arc::new(Mutex::new(records)), asked: Arc::default() };
-        let (records, asked) = (Arc::clone(&lists.records), Arc::clone(&lists.asked));
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let Ok(mut stream) = stream else { break };
-                let mut buffer = [0; 16384];
-                // The whole request fits into one read on loopback.
-                let read = stream.read(&mut buffer).unwrap_or(0);
-                let text = String::from_utf8_lossy(&buffer[..read]).into_owned();
-                let Some(path) = text.split(' ').nth(1) else { continue };
-                let turn = asked.fetch_add(1, Ordering::SeqCst);
-                let (status, body) = answer(&ways, &records.lock().unwrap(), path, turn);
-                let answer = format!(
-                    "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-                    body.len()
-                );
-                drop(stream.write_all(answer.as_bytes()));
-            }
+        let records = Arc::new(Mutex::new(records));
+        let asked = Arc::<AtomicUsize>::default();
+        let (kept, heard) = (Arc::clone(&records), Arc::clone(&asked));
+        let port = serve(move |path| {
+            let turn = heard.fetch_add(1, Ordering::SeqCst);
+            let (status, body) = answer(&ways, &kept.lock().unwrap(), path, turn);
+            (status.to_string(), body.to_string())
         });
-        lists
+        Self { port, records, asked }
     }
 
     fn agent(&self, shape: &str) -> Agent {
@@ -237,7 +226,8 @@ async fn the_end_of_a_list_costs_no_request_where_it_is_plain() {
     let agent = lists.agent("paging = \"page\"");
     let asked = |requests: usize| assert_eq!(lists.asked.swap(0, Ordering::SeqCst), requests);
     agent.run("get", json!({ "entity": "contact", "key": { "external_id": "K2" } })).await.unwrap();
-    asked(2);
+    // A page of one record may be the server's own measure, and another record of the key on the next one.
+    asked(3);
     found(&agent, 3).await;
     asked(2);
     let lists = Lists::start(Ways { says_next: true, ..WAYS }, vec![(1, 0), (2, 0), (3, 0)]);

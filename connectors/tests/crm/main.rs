@@ -11,8 +11,10 @@ mod crm_servers;
 #[path = "../support/full.rs"]
 mod full;
 mod hostile;
+mod keys;
 mod lists;
 mod odata;
+mod pages;
 mod place;
 #[path = "../support/port.rs"]
 mod port;
@@ -20,6 +22,7 @@ mod products;
 mod rest;
 #[path = "../support/rest_server.rs"]
 mod rest_server;
+mod serve;
 mod settings;
 
 macro_rules! places {

@@ -21,6 +21,7 @@ max_page = 20
 version = "etag"
 unique_keys = true
 modified = "modified"
+created = "created"
 granularity = "1ms"
 since_param = "modified__gte"
 since_order = { ordering = "modified,id" }
@@ -34,6 +35,7 @@ list = "results"
 paging = "offset"
 max_page = 20
 modified = "modified"
+created = "created"
 granularity = "1ms"
 since_param = "modified__gte"
 since_order = { ordering = "modified,id" }

@@ -20,6 +20,8 @@ pub enum Cut {
     BeforeItsAnswer,
     /// The server has done it, and this comes in the place of its answer.
     Answered(&'static str),
+    /// The same, and then nothing any more.
+    AnsweredLast(&'static str),
 }
 
 /// Passes bytes on between the connector and a server.
@@ -111,7 +113,9 @@ fn ask(mut from: TcpStream, mut to: TcpStream, shared: &Shared, at_answer: &Atom
         {
             match cut {
                 Cut::BeforeItIsHeard => break,
-                Cut::BeforeItsAnswer | Cut::Answered(_) => at_answer.store(true, Ordering::SeqCst),
+                Cut::BeforeItsAnswer | Cut::Answered(_) | Cut::AnsweredLast(_) => {
+                    at_answer.store(true, Ordering::SeqCst)
+                }
             }
         }
         if to.write_all(&buffer[..n]).is_err() {
@@ -130,9 +134,13 @@ fn answer(mut from: TcpStream, mut to: TcpStream, shared: &Shared, at_answer: &A
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(n @ 1..) = from.read(&mut buffer) {
         if at_answer.swap(false, Ordering::SeqCst) {
-            let Some((_, Cut::Answered(other))) = shared.cut else { break };
-            if to.write_all(other.as_bytes()).is_err() || other.starts_with("HTTP/") {
+            let (other, last) = match shared.cut {
                 // The rest of what the server said is nobody's answer.
+                Some((_, Cut::Answered(other))) => (other, other.starts_with("HTTP/")),
+                Some((_, Cut::AnsweredLast(other))) => (other, true),
+                _ => break,
+            };
+            if to.write_all(other.as_bytes()).is_err() || last {
                 break;
             }
         } else if to.write_all(&buffer[..n]).is_err() {

@@ -84,6 +84,7 @@ class Record(models.Model):
     active = models.BooleanField(default=True)
     version = models.IntegerField(default=1)
     modified = models.DateTimeField(auto_now=True, db_index=True)
+    created = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         app_label = "crm"
@@ -102,7 +103,7 @@ class Person(Record):
         app_label = "crm"
 
 
-FIELDS = ["id", "guid", "last_name", "email", "phone", "balance", "born", "active", "version", "modified"]
+FIELDS = ["id", "guid", "last_name", "email", "phone", "balance", "born", "active", "version", "modified", "created"]
 
 
 class Stale(APIException):
@@ -131,7 +132,7 @@ def serializer_of(of):
         class Meta:
             model = of
             fields = FIELDS
-            read_only_fields = ["version", "modified"]
+            read_only_fields = ["version", "modified", "created"]
 
     return Serializer
 

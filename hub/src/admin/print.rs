@@ -64,6 +64,13 @@ impl Printer {
                 done.kept_keys
             ));
         }
+        if done.doubtful_jobs > 0 {
+            text.push_str(&format!(
+                "\n{} open jobs of sites with several agents become `unknown` when the hub starts: they may have taken effect \
+                 since the backup",
+                done.doubtful_jobs
+            ));
+        }
         if done.missing_files > 0 {
             text.push_str(&format!(
                 "\n{} files of payloads or outputs are not in blobs/: copy them there from their backup before the hub \

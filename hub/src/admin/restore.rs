@@ -7,7 +7,7 @@
 use crate::{
     cli::Failure,
     clock,
-    store::{DATABASE, OpenError, Store, identity, keyring::key_file, schema},
+    store::{DATABASE, OpenError, Store, identity, keyring::key_file, restored, schema},
 };
 use jiff::Timestamp;
 use passerelle_protocol::{Sha256, SigningKey};
@@ -32,6 +32,8 @@ pub(crate) struct Restored {
     pub(crate) jobs: u64,
     /// What was there before, under its new names.
     pub(crate) kept: Vec<String>,
+    /// Of them, open ones of sites with several agents: they become `unknown` when the hub starts.
+    pub(crate) doubtful_jobs: u64,
     /// Files of payloads and outputs that the database names and that are not there.
     pub(crate) missing_files: u64,
     /// Signing keys that are newer than the backup and were taken over from the folder.
@@ -67,8 +69,8 @@ pub(crate) fn restore(data: &Path, from: &Path) -> Result<Restored, Failure> {
     identity::make_private(&part).map_err(said)?;
     fs::copy(from, &part).and_then(|_| fs::File::open(&part)?.sync_all()).map_err(|error| written(&error))?;
     let newer = newer_keys(data);
-    let Prepared { key, seq, jobs, missing_files, kept_keys } =
-        prepare(&part, &data.join("blobs"), newer).map_err(|error| written(&error))?;
+    let Prepared { key, seq, jobs, doubtful_jobs, missing_files, kept_keys } =
+        prepare(&part, &data.join("blobs"), newer, made_at).map_err(|error| written(&error))?;
     let mut kept = Vec::new();
     let stamp = clock::now().as_millisecond();
     put_aside(data, stamp, &mut kept)?;
@@ -77,7 +79,7 @@ pub(crate) fn restore(data: &Path, from: &Path) -> Result<Restored, Failure> {
     }
     fs::rename(&part, data.join(DATABASE))?;
     fs::File::open(data)?.sync_all()?;
-    Ok(Restored { made_at, hub_version, jobs, kept, missing_files, kept_keys })
+    Ok(Restored { made_at, hub_version, jobs, kept, doubtful_jobs, missing_files, kept_keys })
 }
 
 /// Looks through the whole of a backup.
@@ -136,6 +138,7 @@ struct Prepared {
     key: Vec<u8>,
     seq: i64,
     jobs: u64,
+    doubtful_jobs: u64,
     missing_files: u64,
     kept_keys: u64,
 }
@@ -164,6 +167,7 @@ fn prepare(
     part: &Path,
     blobs: &Path,
     newer: Option<(Vec<KeyRow>, i64)>,
+    made_at: Timestamp,
 ) -> Result<Prepared, Box<dyn std::error::Error>> {
     let conn = Connection::open_with_flags(part, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     let key: Vec<u8> = conn.query_row("SELECT signing_key FROM backup", [], |row| row.get(0))?;
@@ -186,9 +190,10 @@ fn prepare(
         }
     }
     conn.execute_batch("PRAGMA journal_mode = DELETE; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON; DROP TABLE backup;")?;
+    let doubtful_jobs = restored::mark(&conn, made_at)?;
     conn.close().map_err(|(_, error)| error)?;
     let jobs = u64::try_from(jobs).unwrap_or_default();
-    Ok(Prepared { key, seq, jobs, missing_files: missing, kept_keys })
+    Ok(Prepared { key, seq, jobs, doubtful_jobs, missing_files: missing, kept_keys })
 }
 
 /// Puts the database aside with its log, which must not meet the new one.

@@ -5,6 +5,7 @@ use super::{
     auth::{Allowed, MediationsRead, MediationsWrite},
     body::{JsonBytes, StrictQuery, parse},
     jobs::find_payload,
+    mediation_reading::{read, read_all, read_text},
     page_size,
     problem::{Problem, ProblemDocument},
     submission,
@@ -12,11 +13,8 @@ use super::{
 use crate::{
     clock,
     mediations::{
-        Definition, DefinitionId, InputFlow, Occurrence, Started,
-        definition::{
-            file::{self, WrittenDefinition},
-            templates::Text,
-        },
+        DefinitionId, InputFlow, Occurrence, Started,
+        definition::file,
         runs::RunSummary,
         store::definitions::{Applied, StoredDefinition},
         trigger::{self, TriggerProblem},
@@ -31,14 +29,9 @@ use axum::{
 };
 use http::StatusCode;
 use jiff::Timestamp;
-use passerelle_config::{Diagnostics, Finding, without_place};
 use passerelle_protocol::Name;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::path::Path as FilePath;
-
-/// How many findings a refusal tells.
-const MAX_FINDINGS: usize = 50;
 
 /// A mediation definition as the hub keeps it.
 #[derive(Serialize, utoipa::ToSchema)]
@@ -99,87 +92,6 @@ pub(super) async fn find(app: &App, tenant: &Name, text: &str) -> Result<StoredD
     let missing = || Problem::not_found(format!("there is no mediation definition {text}"));
     let name: Name = text.parse().map_err(|_| missing())?;
     Ok(app.store.definition_by_name(tenant.clone(), name).await?)
-}
-
-/// All that is wrong, a line each.
-fn refused(mut said: Vec<String>) -> Problem {
-    let more = said.len().saturating_sub(MAX_FINDINGS);
-    if more > 0 {
-        said.truncate(MAX_FINDINGS);
-        said.push(format!("and {more} more"));
-    }
-    Problem::bad_request(said.join("\n"))
-}
-
-/// Findings in a text, with file, line and column.
-fn in_text(findings: &Diagnostics) -> Problem {
-    refused(findings.findings().iter().map(ToString::to_string).collect())
-}
-
-/// Findings in a JSON value that stands at `within`.
-fn in_json(findings: &Diagnostics, within: &str) -> Vec<String> {
-    let dot = if within.is_empty() { "" } else { "." };
-    let findings = findings.findings().iter();
-    findings.map(|finding| format!("{within}{dot}{}", without_place(finding))).collect()
-}
-
-/// What is wrong with the templates and patterns of a definition, which do not compile or name what nobody gives. That is
-/// found out in another process: to compile a template is to compute parts of it.
-async fn compiled(app: &App, tenant: &Name, written: &WrittenDefinition) -> Result<Vec<Finding>, Problem> {
-    if written.texts.is_empty() {
-        return Ok(Vec::new());
-    }
-    let sources = written.texts.iter().map(|text| &text.source);
-    let found = app.templates.check(tenant, sources).await.map_err(|fault| {
-        let name = &written.definition.name;
-        match fault.said("") {
-            (why, false) => Problem::bad_request(format!("the templates of {name} cannot be checked: {why}")),
-            (why, true) => Problem::internal(&why),
-        }
-    })?;
-    let with_place = |(text, messages): (&Text, Vec<String>)| {
-        let place = text.place.clone();
-        messages.into_iter().map(move |message| Finding { message, ..place.clone() })
-    };
-    Ok(written.texts.iter().zip(found).flat_map(with_place).collect())
-}
-
-/// Findings in their order.
-fn sorted(findings: Vec<Finding>) -> Diagnostics {
-    let mut all = Diagnostics::default();
-    findings.into_iter().for_each(|finding| all.push(finding));
-    all.sort();
-    all
-}
-
-/// Reads one definition, templates and all.
-async fn read(app: &App, tenant: &Name, value: &Value) -> Result<WrittenDefinition, Problem> {
-    let written = Definition::of_json(value).map_err(|findings| refused(in_json(&findings, "")))?;
-    let said = in_json(&sorted(compiled(app, tenant, &written).await?), "");
-    if said.is_empty() { Ok(written) } else { Err(refused(said)) }
-}
-
-/// Reads a list of definitions; tells what is wrong with any of them.
-async fn read_all(app: &App, tenant: &Name, values: &[Value]) -> Result<Vec<WrittenDefinition>, Problem> {
-    let within = |index: usize| format!("definitions[{}]", index + 1);
-    let (mut written, mut said, mut seen) = (Vec::new(), Vec::new(), file::Seen::default());
-    for (index, value) in values.iter().enumerate() {
-        match Definition::of_json(value) {
-            Ok(one) => {
-                let again = seen.again(&one).into_iter();
-                said.extend(again.map(|(key, why)| format!("{}.{key}: {why}", within(index))));
-                written.push(one);
-            }
-            Err(findings) => said.extend(in_json(&findings, &within(index))),
-        }
-    }
-    if said.is_empty() {
-        for (index, one) in written.iter().enumerate() {
-            let found = compiled(app, tenant, one).await.map_err(|problem| problem.within(&within(index)))?;
-            said.extend(in_json(&sorted(found), &within(index)));
-        }
-    }
-    if said.is_empty() { Ok(written) } else { Err(refused(said)) }
 }
 
 /// Which definitions to list.
@@ -327,16 +239,7 @@ pub async fn apply(
     let written = match (apply.toml, apply.definitions) {
         (Some(text), None) => {
             let name = apply.file.unwrap_or_else(|| "mediations.toml".to_owned());
-            let written = file::read(FilePath::new(&name), &text).map_err(|findings| in_text(&findings))?;
-            let mut findings = Vec::new();
-            for one in &written {
-                findings.extend(compiled(&app, &caller.tenant, one).await?);
-            }
-            let findings = sorted(findings);
-            if !findings.is_empty() {
-                return Err(in_text(&findings));
-            }
-            written
+            read_text(&app, &caller.tenant, name, text).await?
         }
         (None, Some(definitions)) => {
             if definitions.len() > file::MAX_DEFINITIONS {

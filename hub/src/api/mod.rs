@@ -16,6 +16,7 @@ mod events_in;
 mod guard;
 mod health;
 mod jobs;
+mod mediation_reading;
 mod mediation_runs;
 mod mediations;
 mod metrics;

@@ -221,3 +221,32 @@ async fn a_full_disk_is_told_as_such() {
     let synced = receiver.sync().await;
     assert!(taken == Err(Error::Full) || synced == Err(Error::Full), "{taken:?} {synced:?}");
 }
+
+#[tokio::test]
+async fn a_tenant_has_so_many_open_uploads_at_most() {
+    let hub = Hub::new().await;
+    let blobs = Blobs::new(hub.store.clone());
+    let most = 10_000;
+    let rows = format!(
+        "WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < {most})
+         INSERT INTO uploads (id, tenant, length, created_at) SELECT randomblob(16), 'acme', 1, 0 FROM n"
+    );
+    hub.store.write(move |tx| Ok(tx.conn.execute_batch(&rows)?)).await.unwrap();
+    blobs.create_upload(name("acme"), None, 1, None).await.unwrap();
+    let refused = blobs.create_upload(name("acme"), None, 1, None).await.unwrap_err();
+    assert!(matches!(&refused, Error::Quota(said) if said.contains("retention.uploads")), "{refused}");
+    // Whole bodies are no open uploads, and what is given up makes room.
+    put_small(&blobs).await;
+    hub.store.write(|tx| Ok(tx.conn.execute("DELETE FROM uploads", [])?)).await.unwrap();
+    tokio::time::timeout(std::time::Duration::from_secs(30), async {
+        while blobs.create_upload(name("acme"), None, 1, None).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+async fn put_small(blobs: &Blobs) {
+    blobs.put_stream(name("acme"), None, None, body(&["x"])).await.unwrap();
+}

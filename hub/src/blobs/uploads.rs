@@ -92,6 +92,7 @@ impl Blobs {
         self.store
             .write(move |tx| {
                 row::known_tenant(tx.conn, &stored.tenant)?;
+                tx.shared.shares.open_upload(tx.conn, &stored.tenant)?;
                 tx.conn
                     .prepare_cached(
                         "INSERT INTO uploads (id, tenant, length, sha256, media_type, created_at) \

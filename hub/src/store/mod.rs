@@ -31,6 +31,7 @@ mod open;
 pub mod quota;
 mod reader;
 pub(crate) mod received;
+pub(crate) mod restored;
 pub mod retention;
 pub(crate) mod row;
 pub(crate) mod schema;

@@ -18,6 +18,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How many mediation runs of a tenant may be open: each takes a little memory while it waits.
 const OPEN_RUNS: u64 = 100_000;
 
+/// How many uploads of a tenant may be open: each is a file, however few bytes it announces.
+const OPEN_UPLOADS: u64 = 10_000;
+
 /// What a tenant may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quotas {
@@ -79,6 +82,7 @@ struct State {
     blob_bytes: HashMap<Name, Bound>,
     events: HashMap<Name, Bound>,
     open_runs: HashMap<Name, Bound>,
+    open_uploads: HashMap<Name, Bound>,
 }
 
 impl Shares {
@@ -128,6 +132,20 @@ impl Shares {
         }
         Err(Error::Quota(format!(
             "tenant {tenant} has {OPEN_RUNS} open mediation runs, as many as it may: let some end first"
+        )))
+    }
+
+    /// Takes a place for an upload of a client.
+    pub(crate) fn open_upload(&self, conn: &Connection, tenant: &Name) -> Result<(), Error> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let uploads = state.open_uploads.entry(tenant.clone()).or_default();
+        let sql = "SELECT count(*) FROM uploads WHERE tenant = ?1 AND job IS NULL AND event IS NULL";
+        if uploads.add(1, OPEN_UPLOADS, || number(conn, sql, tenant))? {
+            return Ok(());
+        }
+        Err(Error::Quota(format!(
+            "tenant {tenant} has {OPEN_UPLOADS} open uploads, as many as it may: finish some; those that stand still go after \
+             retention.uploads"
         )))
     }
 

@@ -67,6 +67,8 @@ pub(crate) enum Event<'a> {
     Moved { repeat: Repeat },
     /// A client gives the current attempt up: its agent does not answer.
     GivenUp,
+    /// The hub was restored from a backup of this time, and another agent of the site may have carried the job out since.
+    Restored { made_at: Timestamp },
     /// An operator found out what became of an `unknown` job, or wants the jobs behind it to go on.
     Resolved(Resolution),
     /// A client wants it stopped.
@@ -184,6 +186,13 @@ pub(crate) fn next(job: &Facts, event: &Event<'_>, now: Timestamp, jitter: f64) 
             let message = "given up on request; whether it took effect is not known";
             Next::ended(Unknown, Code::AgentLost, message, Effect::Unknown).into()
         }
+        (Event::Restored { made_at }, Queued | Waiting | Offered | Running) => {
+            let message = format!(
+                "the hub was restored from a backup of {made_at}: whether the job took effect since then is not known; look at \
+                 the target, then retry or resolve it"
+            );
+            Next::ended(Unknown, Code::AgentLost, message, Effect::Unknown).into()
+        }
         (Event::Resolved(resolution), Unknown) => resolved(*resolution).into(),
         (Event::Cancel, Queued | Waiting) => cancelled(job).into(),
         (Event::Cancel, Offered | Running) => Decision::AskAgent,
@@ -201,6 +210,7 @@ pub(crate) fn next(job: &Facts, event: &Event<'_>, now: Timestamp, jitter: f64) 
             | Event::NotHeld
             | Event::Lost { .. }
             | Event::Moved { .. }
+            | Event::Restored { .. }
             | Event::DeadlinePassed
             | Event::Due,
             _,

@@ -194,6 +194,11 @@ async fn a_folder_that_init_wrote_is_all_an_agent_needs() {
     assert!(!run(&mut agent(&words)).status.success());
     let explained = stdout(&run(&mut agent(&["policy", "explain"])));
     assert!(explained.contains("no resource"), "{explained}");
+    let enrolled = stdout(&run(&mut agent(&["enrol"])));
+    assert!(enrolled.starts_with("enrolled as agent ") && enrolled.lines().count() == 1, "{enrolled}");
+    let again = stdout(&run(&mut agent(&["enrol"])));
+    assert_eq!(again.lines().next(), enrolled.lines().next());
+    assert!(again.contains("it was enrolled before") && again.contains("`re-enrol`"), "{again}");
     let mut process = Process::spawn("agent", &mut agent(&["run"]), &home.path().join("log"));
     hub.api.agents_online(SITE, 1).await;
     process.signal(Signal::TERM);

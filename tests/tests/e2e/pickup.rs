@@ -358,3 +358,60 @@ async fn killed_at_random_every_file_is_one_event_and_whole() {
         expected.keys().filter_map(|path| Some(format!("done/{}", path.strip_prefix("slow/")?))).collect();
     left(root.path(), &moved.iter().map(String::as_str).collect::<Vec<_>>()).await;
 }
+
+/// What the status page says of files of a trigger that stay where they are.
+async fn shown(agent: &Agent, trigger: &str) -> Vec<Value> {
+    let status = agent.status().await;
+    let all = status["triggers"].as_array().expect("triggers");
+    let found = all.iter().find(|one| one["trigger"] == trigger);
+    found.and_then(|one| one["left"].as_array()).cloned().unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_put_away_is_named_and_holds_up_no_other() {
+    let root = tempfile::tempdir().unwrap();
+    for folder in ["p1/sub", "p2", "done"] {
+        fs::create_dir_all(root.path().join(folder)).unwrap();
+    }
+    // A file where the folder would have to be.
+    fs::write(root.path().join("done/sub"), "in the way").unwrap();
+    let lines = |folder: &str, after: &str| {
+        format!("folder = \"{folder}\"\npattern = \"**/*.csv\"\nstable = \"rename\"\nafter = {after}")
+    };
+    let triggers =
+        pickup("p1", &lines("p1", "{ move_to = \"done\" }")) + &pickup("p2", &lines("p2", "\"delete\""));
+    let (hub, mut agent) = site(&root, &triggers).await;
+    let put = |path: &str| {
+        fs::write(root.path().join("part"), path).unwrap();
+        fs::rename(root.path().join("part"), root.path().join(path)).unwrap();
+    };
+    let there = |path: &str| root.path().join(path).exists();
+    put("p1/sub/stuck.csv");
+    let left = until("the file to be named", PATIENCE, async || shown(&agent, "p1").await.pop()).await;
+    assert_eq!(left["path"], "p1/sub/stuck.csv");
+    assert!(left["why"].as_str().unwrap().contains("not a folder"), "{left}");
+    // The others have their turn, of the same trigger and of another one, now and after a restart, when all are tried anew.
+    for turn in 0..2 {
+        put(&format!("p1/free-{turn}.csv"));
+        put(&format!("p2/free-{turn}.csv"));
+        until("the others to be put away", PATIENCE, async || {
+            let done = there(&format!("done/free-{turn}.csv")) && !there(&format!("p2/free-{turn}.csv"));
+            done.then_some(())
+        })
+        .await;
+        assert!(shown(&agent, "p2").await.is_empty());
+        if turn == 0 {
+            agent.restart().await;
+        }
+    }
+    until("the file to be named again", PATIENCE, async || shown(&agent, "p1").await.pop()).await;
+    assert_eq!(received(&hub, "").await.len(), 5);
+    // Once it can be put away it is, and nothing is said of it any more.
+    fs::remove_file(root.path().join("done/sub")).unwrap();
+    until("nothing to be left", Duration::from_secs(90), async || {
+        (there("done/sub/stuck.csv") && shown(&agent, "p1").await.is_empty()).then_some(())
+    })
+    .await;
+    let expected = ["done/free-0.csv", "done/free-1.csv", "done/sub/stuck.csv"];
+    assert_eq!(files_below(root.path()), expected);
+}

@@ -1,7 +1,7 @@
 //! A hub or an agent put back from an older backup: nothing is done twice, and what is not known is said.
 
 use crate::common::{SITE, Site, drop_job, files_below, notify_job};
-use passerelle_tests::{PATIENCE, Reply, code, until};
+use passerelle_tests::{Agent, PATIENCE, Reply, code, resources, until};
 use rustix::process::Signal;
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -13,6 +13,11 @@ fn take(site: &Site, path: &str) {
 fn copy(from: &Path, to: &Path) {
     let done = passerelle_tests::run(Command::new("cp").arg("-a").arg(from).arg(to));
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+async fn stop_hub(site: &mut Site) {
+    site.hub.process.signal(Signal::TERM);
+    assert_eq!(site.hub.process.exit_code(Duration::from_secs(20)).await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,8 +44,7 @@ async fn a_hub_restored_from_an_older_backup_has_nothing_done_twice() {
     site.hub.api.reach(&running, &["running"]).await;
     let served = site.hub.admin_output(&["restore", backup]);
     assert_eq!(served.status.code(), Some(64));
-    site.hub.process.signal(Signal::TERM);
-    assert_eq!(site.hub.process.exit_code(Duration::from_secs(20)).await, Some(0));
+    stop_hub(&mut site).await;
     let restored = site.hub.admin(&["restore", backup]);
     assert_eq!((&restored["jobs"], &restored["missing_files"]), (&2.into(), &0.into()), "{restored}");
     site.hub.restart().await;
@@ -64,6 +68,47 @@ async fn a_hub_restored_from_an_older_backup_has_nothing_done_twice() {
         (agents.body["items"][0]["jobs_running"] == 0).then_some(())
     })
     .await;
+}
+
+/// The agent that gets the offer need not be the one that did it: so nobody knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_restored_at_a_site_of_two_agents_says_what_it_cannot_know() {
+    let mut site = Site::start().await;
+    let mut second = Agent::new(&site.hub, SITE, "paris-2");
+    second.resource("compta", &resources::folder("compta", site.files.path()));
+    second.start().await;
+    site.agent.kill();
+    second.kill();
+    site.hub.api.agents_online(SITE, 0).await;
+    let mut suffixed = drop_job("queued.csv", "x");
+    suffixed["params"]["on_conflict"] = "suffix".into();
+    let queued = site.hub.api.submit(&suffixed).await;
+    let backups = tempfile::tempdir().unwrap();
+    let backup = backups.path().join("hub.backup");
+    let backup = backup.to_str().unwrap();
+    site.hub.admin(&["backup", backup]);
+    site.agent.start().await;
+    site.hub.api.reach(&queued, &["succeeded"]).await;
+
+    stop_hub(&mut site).await;
+    assert_eq!(site.hub.admin(&["restore", backup])["doubtful_jobs"], 1);
+    site.hub.restart().await;
+    second.start().await;
+    site.agent.ready().await;
+    site.hub.api.agents_online(SITE, 2).await;
+    let told = site.hub.api.job(&queued).await;
+    assert_eq!((told["state"].as_str(), code(&told["error"])), (Some("unknown"), "agent_lost"), "{told:#}");
+    assert_eq!(told["error"]["effect"], "unknown");
+    assert!(told["error"]["message"].as_str().unwrap().contains("restored from a backup of "), "{told:#}");
+    site.hub.api.succeed(&drop_job("after.csv", "x")).await;
+    assert_eq!(files_below(site.files.path()), ["after.csv", "queued.csv"], "a file was delivered twice");
+    // Once and for all: a job that is open when the hub starts again stays so.
+    site.agent.kill();
+    second.kill();
+    site.hub.api.agents_online(SITE, 0).await;
+    let open = site.hub.api.submit(&drop_job("open.csv", "x")).await;
+    site.hub.restart().await;
+    assert_eq!(site.hub.api.job(&open).await["state"], "queued");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -282,3 +282,32 @@ async fn three_hundred_megabytes_over_ftp_and_webdav_take_little_memory() {
         agent.kill();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_page_shows_what_jobs_have_found_since_the_probe() {
+    let mut share = Share::start(Protocol::WebDav);
+    share.stop();
+    let hub = Hub::start().await;
+    let mut agent = Agent::new(&hub, SITE, "paris-1");
+    share.serve_to(&agent, "share");
+    agent.start().await;
+    let problem = async |wanted: bool| {
+        until("what is wrong with the share", RECOVERED, async || {
+            let status = agent.status().await;
+            let probe = status["resources"]["share"]["probe"].clone();
+            (probe.is_object() && probe["problem"].is_string() == wanted).then_some(probe)
+        })
+        .await
+    };
+    let at_start = problem(true).await;
+    share.restart();
+    hub.api.succeed(&drop_into("share", "a.csv", json!({"text": CONTENT}))).await;
+    let found = problem(false).await;
+    assert!(found["at"].as_str() > at_start["at"].as_str(), "{found}");
+    share.stop();
+    let mut once = drop_into("share", "b.csv", json!({"text": CONTENT}));
+    once["max_attempts"] = json!(1);
+    hub.api.submit(&once).await;
+    let lost = problem(true).await;
+    assert!(lost["at"].as_str() > found["at"].as_str(), "{lost}");
+}

@@ -3,7 +3,9 @@
 
 use crate::common::{SITE, Site, drop_job, files_below, with};
 use passerelle_protocol::{Envelope, PayloadDigest, Sha256, SigningKey};
-use passerelle_tests::{Agent, Draft, FakeHub, Hub, PATIENCE, Reply, Session, binary, resources, run, until};
+use passerelle_tests::{
+    Agent, App, Draft, FakeHub, Hub, PATIENCE, Reply, Session, binary, resources, run, until,
+};
 use serde_json::{Value, json};
 use std::{path::Path, process::Command, sync::Arc};
 use tempfile::TempDir;
@@ -342,4 +344,77 @@ async fn the_pinned_keys_are_taken_up_while_the_agent_runs() {
     let forged = site.hub.api.run(&with(drop_job("x.csv", "x"), json!({}))).await;
     assert_eq!(forged["state"], "denied");
     site.agent.process().is_running().then_some(()).unwrap();
+}
+
+/// What was accepted under the hub's key, and has not begun, is not carried out once the operator pins another one: neither
+/// by the agent that runs nor by one that is started then.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_are_pinned_count_for_what_was_accepted_before() {
+    let keys = tempfile::tempdir().expect("a temporary folder");
+    make_key(keys.path(), "orchestrator.pem");
+    let public = std::fs::read(keys.path().join("orchestrator.pub.pem")).expect("a public key");
+    for restarted in [false, true] {
+        let mut hub = FakeHub::start().await;
+        let app =
+            App::with(|_, before| if before == 0 { Reply::status(200).held() } else { Reply::status(200) });
+        let app = app.await;
+        let share = tempfile::tempdir().expect("a temporary folder");
+        let mut agent = Agent::at(&hub.url, "paris-1");
+        let one = "limits = { max_concurrent = 1 }";
+        agent.resource("orders-app", &resources::application_with("orders-app", &app.url, one));
+        agent.resource("compta", &resources::folder("compta", share.path()));
+        agent.file("orchestrator.pub.pem", &public);
+        agent.spawn();
+        let mut session = hub.welcomed().await;
+        let running = hub.draft("orders-app", "notify", json!({"path": "orders/1"})).message();
+        let waiting = hub.draft("orders-app", "notify", json!({"path": "orders/2"})).message();
+        for offer in [&running, &waiting] {
+            session.send(offer).await;
+            assert_eq!(session.receive(&["accept", "decline"]).await["type"], "accept");
+            app.received(1).await;
+        }
+        agent.hub_key_in_place(TRUST);
+        if restarted {
+            agent.kill();
+            agent.spawn();
+            session = hub.welcomed().await;
+        } else {
+            agent.write();
+            agent.counted("passerelle_agent_config_reloads_total{result=\"applied\"}", 1.0).await;
+            app.release();
+        }
+        let mut reports = Vec::new();
+        for _ in 0..2 {
+            let report = session.receive(&["report"]).await;
+            session
+                .send(&json!({"type": "report_ack", "job": report["job"], "attempt": report["attempt"]}))
+                .await;
+            reports.push(report);
+        }
+        let of = |offer: &Value| {
+            let report = reports.iter().find(|report| report["job"] == offer["job"]);
+            report.expect("a report of each")["outcome"].clone()
+        };
+        let (first, second) = (of(&running), of(&waiting));
+        if restarted {
+            // Nothing in the journal proves that either was not told yet.
+            for outcome in [&first, &second] {
+                assert_eq!(
+                    (&outcome["verdict"], &outcome["effect"]),
+                    (&json!("permanent"), &json!("unknown"))
+                );
+                assert_eq!(outcome["code"], "signature_invalid", "{outcome:#}");
+            }
+        } else {
+            assert_eq!(first["outcome"], "succeeded", "{first:#}");
+            assert_eq!(
+                (&second["verdict"], &second["effect"], &second["code"]),
+                (&json!("denied"), &json!("not_applied"), &json!("signature_invalid")),
+                "{second:#}"
+            );
+        }
+        let said = second["message"].as_str().unwrap_or_default();
+        assert!(said.contains("trust.job_keys"), "{said}");
+        assert_eq!(app.requests().len(), 1, "the second was told");
+    }
 }

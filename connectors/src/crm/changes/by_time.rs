@@ -7,7 +7,8 @@
 //! the last [`Recent::MOST`] of them. So a cursor needs no memory of the agent, and another agent of the site can go on with it.
 //!
 //! Offsets shift while records are edited. So a page begins with the record that the page before ended with; if it does
-//! not, the time is read again from its beginning. What may then come twice is told twice: nothing is lost.
+//! not, that record is looked for a page before, where the time is over; else the time is read again from its beginning. What
+//! may then come twice is told twice: nothing is lost.
 //!
 //! A record that is dated ahead of the target's clock is told, and the reading does not go on from its time: what people
 //! change today would be older. As many of those as a cursor has room for are remembered; what is left is told when its
@@ -121,6 +122,7 @@ impl Reader<'_> {
     ) -> Result<bool, Failure> {
         // Whether to begin right after what is told, since a page held nothing but the record of the one before.
         let mut plain = false;
+        let begun = (at.high, at.last.clone(), at.off);
         for _ in 0..MAX_REQUESTS {
             let last = at.last.clone();
             let after = at.high.filter(|_| self.keyset && !last.is_empty()).map(|high| (high, last.as_str()));
@@ -153,7 +155,7 @@ impl Reader<'_> {
                         }
                     }
                     None if offset > 0 => {
-                        at.off = 0;
+                        at.off = self.moved_up(at, since, offset).await?.unwrap_or(0);
                         continue;
                     }
                     None => at.off = 0,
@@ -182,7 +184,39 @@ impl Reader<'_> {
                 return Ok(false);
             }
         }
-        Ok(found.is_empty())
+        // To say that this is the end would hide what follows.
+        if found.is_empty() && begun == (at.high, at.last.clone(), at.off) {
+            let reason =
+                format!("{MAX_REQUESTS} answers to a search for changes brought nothing new, and no end");
+            return Err(CrmError::new(Problem::Protocol).reason(&reason).into());
+        }
+        Ok(false)
+    }
+
+    /// How many of a time are told, by where the record that was told last stands now. Records only leave a time that is
+    /// over, by deletion or edit, so that what follows moves up; into one that may still get some nobody can look so. `None`:
+    /// the time is to be read again.
+    async fn moved_up(&self, at: &At, since: Option<i64>, offset: usize) -> Result<Option<usize>, Failure> {
+        let over = self.crm.exchange.target_now().as_microsecond() - MEANWHILE;
+        if !self.ties_ordered || since.is_none_or(|since| since >= floor_to(over, self.granularity)) {
+            return Ok(None);
+        }
+        let limit = self.page_size();
+        let mut from = offset.saturating_sub(limit);
+        while from < offset {
+            let page = self.ask(Asked { since, offset: from, limit, ..Asked::default() }).await?;
+            let is_last = |record: &Record| {
+                record.id == at.last && Some(floor_to(micros(record), self.granularity)) == since
+            };
+            if let Some(place) = page.records.iter().position(is_last) {
+                return Ok(Some(from + place + 1));
+            }
+            if page.records.is_empty() {
+                break;
+            }
+            from += page.records.len();
+        }
+        Ok(None)
     }
 
     /// What is dated ahead of the target's clock: told once, from where the reading does not go on. Whether the end is

@@ -465,6 +465,14 @@ impl Dialect for Dolibarr {
         })
     }
 
+    fn made<'a>(&'a self, talk: &'a Talk, entity: &'a Entity, id: &'a str) -> Boxed<'a, Option<Timestamp>> {
+        Box::pin(async move {
+            let answer = self.send(talk, entity, Request::path(Method::GET, Self::path(entity, id)?)).await?;
+            let seconds = answer.json()?.get("date_creation").and_then(shape::id);
+            Ok(seconds.and_then(|text| Timestamp::from_second(text.parse().ok()?).ok()))
+        })
+    }
+
     fn call<'a>(
         &'a self,
         talk: &'a Talk,

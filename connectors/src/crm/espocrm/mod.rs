@@ -369,6 +369,14 @@ impl Dialect for EspoCrm {
         })
     }
 
+    fn made<'a>(&'a self, talk: &'a Talk, entity: &'a Entity, id: &'a str) -> Boxed<'a, Option<Timestamp>> {
+        Box::pin(async move {
+            let answer = self.send(talk, Method::GET, &Self::path(entity, id)?, |request| request).await?;
+            refusal::check(&answer, Some(entity))?;
+            Ok(answer.json()?.get("createdAt").and_then(Value::as_str).and_then(timestamp))
+        })
+    }
+
     fn call<'a>(
         &'a self,
         talk: &'a Talk,

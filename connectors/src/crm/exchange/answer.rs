@@ -38,7 +38,9 @@ impl Answer {
 
     /// The error for an answer that makes no sense: ambiguous if it may stand for a write that happened.
     pub(crate) fn nonsense(&self, reason: &str) -> CrmError {
-        let happened = self.writes && (self.status.is_success() || self.status.is_server_error());
+        let status = self.status;
+        let may = status.is_success() || status.is_redirection() || status.is_server_error();
+        let happened = self.writes && may;
         CrmError::new(if happened { Problem::Ambiguous } else { Problem::Protocol }).reason(reason)
     }
 
@@ -71,7 +73,8 @@ impl Answer {
             503 if !self.writes || self.retry_after().is_some() => {
                 Problem::Throttled { retry_after: self.retry_after() }
             }
-            500..=599 if self.writes => Problem::Ambiguous,
+            // Many carry a write out and then send the caller to the page that shows it (RFC 9110 §15.4.4).
+            300..=399 | 500..=599 if self.writes => Problem::Ambiguous,
             500..=599 => Problem::Unavailable,
             _ => Problem::Protocol,
         };

@@ -8,12 +8,15 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde_json::Value;
 use url::Url;
 
 /// What may stand in a path segment as it is (RFC 3986 §2.3).
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// No honest link is encoded more often.
+const MAX_DECODED: usize = 5;
 
 /// One segment of a path, encoded.
 ///
@@ -24,8 +27,27 @@ pub(crate) fn segment(text: &str) -> Result<String, CrmError> {
 }
 
 /// Whether a part of a path is a step through it, as URLs have it (`%2e` is a dot there).
-pub(super) fn leads_astray(part: &str) -> bool {
+pub(crate) fn leads_astray(part: &str) -> bool {
     matches!(part.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..")
+}
+
+/// Whether a path of a target's link leads through the path for a server that decodes it first, as many gateways do:
+/// `..%2fadmin`, and the like. An id with an encoded slash in it does not.
+pub(super) fn leads_out(path: &str) -> bool {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_DECODED {
+        // Some servers cut parameters (`;…`) off a part before they look at it.
+        let is_step = |part: &str| matches!(part.split(';').next(), Some("." | ".."));
+        if path.split(['/', '\\']).any(is_step) {
+            return true;
+        }
+        let decoded = percent_decode_str(&path).decode_utf8_lossy().into_owned();
+        if decoded == path {
+            return false;
+        }
+        path = decoded;
+    }
+    true
 }
 
 pub(super) fn astray() -> CrmError {
@@ -102,5 +124,31 @@ impl Request {
     pub(crate) fn bare(mut self) -> Self {
         self.bare = true;
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::leads_out;
+
+    #[test]
+    fn an_encoded_slash_is_taken_in_ids_and_not_in_steps() {
+        for out in [
+            "..%2fadmin",
+            "..%5cadmin",
+            "x/..%2F..%2fadmin",
+            "a%2f..",
+            "..;x%2fadmin",
+            "..%252fadmin",
+            "%2e%2e/x",
+            "x%5C.%5Cy",
+        ] {
+            assert!(leads_out(out), "{out}");
+        }
+        for below in
+            ["", "contacts", "contacts('a%2Fb')", "contacts('..%2Fb')", "a..b/c.d/...", "a%20b%25/%E9"]
+        {
+            assert!(!leads_out(below), "{below}");
+        }
     }
 }

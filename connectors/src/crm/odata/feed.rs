@@ -7,6 +7,7 @@ use crate::{
         dialect::{Changed, Delta, Span, Told},
         error::{CrmError, Problem},
         exchange::Talk,
+        pages::{Pages, endless},
         vocabulary::{Entity, Field, Record},
     },
 };
@@ -14,7 +15,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use serde_json::Value;
 
 /// The most pages followed for one page of ours: services may give less than they were asked for.
-const MAX_PAGES: usize = 100;
+const MAX_PAGES: usize = 1000;
 
 /// A page by time. Services know no order by id within one moment that could be gone on from, nor (Dynamics) how to skip: what
 /// was given out already is read again, and left out.
@@ -36,9 +37,12 @@ pub(super) async fn changed(
     let prefer = format!("odata.maxpagesize={upto}");
     let mut next = Some(span.next.map_or_else(|| query(&place.set, &options), str::to_owned));
     let mut records: Vec<Record> = Vec::new();
+    let mut pages = Pages::new(talk);
     for _ in 0..MAX_PAGES {
         let Some(link) = next.take() else { break };
-        let rows = odata.rows(talk, &link, &prefer, wanted).await?;
+        pages.follow(&link)?;
+        let rows = odata.rows(&pages.talk, &link, &prefer, wanted).await?;
+        let before = records.len();
         for row in &rows.rows {
             let record = odata.record(&place, row, wanted, None).filter(|record| record.modified.is_some());
             let record = record.ok_or_else(|| {
@@ -48,9 +52,19 @@ pub(super) async fn changed(
             records.push(record);
         }
         next = rows.next;
+        if pages.read(records.get(before..).unwrap_or_default())? && next.is_some() {
+            return Err(endless());
+        }
         if records.len() >= upto {
             break;
         }
+    }
+    if next.is_some() && records.len() <= offset {
+        // To end here would say that there is no more.
+        let reason = format!(
+            "{MAX_PAGES} of its pages, one after the other, bring nothing new, and it says that there is more"
+        );
+        return Err(CrmError::new(Problem::Protocol).reason(&reason));
     }
     let whole = records.len() <= upto;
     let records = records.into_iter().skip(offset).take(span.limit).collect();
@@ -95,6 +109,9 @@ pub(super) async fn delta(
         })?);
     }
     let more = rows.next.is_some();
+    if rows.next.as_deref() == Some(link) {
+        return Err(endless());
+    }
     let token = rows.next.or(rows.delta).ok_or_else(|| {
         let reason = format!(
             "it does not track the changes of {}; switch it on there, or set options.changes to \"time\"",

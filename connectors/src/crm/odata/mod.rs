@@ -26,6 +26,7 @@ use super::{
         answer::Answer,
         request::{Request, segment},
     },
+    pages::endless,
     settings::CallSpec,
     vocabulary::{Entity, Field, Given, Record, timestamp},
 };
@@ -298,6 +299,9 @@ impl Dialect for OData {
             let mut fields = wanted.to_vec();
             fields.extend(of(filter));
             let rows = self.rows(talk, &turn.link, &prefer, &fields).await?;
+            if rows.next.as_ref() == Some(&turn.link) {
+                return Err(endless());
+            }
             let left = rows.rows.get(turn.skip..).unwrap_or_default();
             let taken = left.get(..page.limit).unwrap_or(left);
             let next = if left.len() > taken.len() {

@@ -3,7 +3,7 @@
 use super::shape::{Shape, VersionAt, at, plain};
 use crate::crm::{
     error::{Clash, CrmError, FieldError, Problem},
-    exchange::answer::Answer,
+    exchange::{answer::Answer, request::leads_astray},
     vocabulary::{Entity, Field, FieldType, Record},
 };
 use jiff::Timestamp;
@@ -16,6 +16,10 @@ impl Shape {
     /// A record of an answer or a list; `None` without an id.
     pub(crate) fn record(&self, value: &Value, wanted: &[&Field]) -> Option<Record> {
         let id = at(value, &self.id).filter(|id| id.is_string() || id.is_number()).map(plain)?;
+        // Such an id would name another place than a record.
+        if id.is_empty() || leads_astray(&id) {
+            return None;
+        }
         let version = match &self.version {
             VersionAt::Field(path) => at(value, path).filter(|version| !version.is_null()).map(plain),
             VersionAt::None | VersionAt::ETag => None,
@@ -163,7 +167,7 @@ fn first_text(value: &Value) -> String {
 }
 
 /// A time of a record: text, or seconds since 1970.
-fn moment(value: &Value) -> Option<Timestamp> {
+pub(super) fn moment(value: &Value) -> Option<Timestamp> {
     match value {
         Value::Number(seconds) => {
             if let Some(whole) = seconds.as_i64() {

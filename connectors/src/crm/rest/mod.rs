@@ -3,6 +3,7 @@
 //! Other dialects use its pieces: [`shape::at`] and [`shape::object`] for dotted paths, [`Shape`] for answers and refusals.
 
 mod answer;
+mod hints;
 mod paging;
 pub(crate) mod shape;
 
@@ -13,13 +14,15 @@ use super::{
     exchange::{
         Exchange, Talk,
         answer::Answer,
-        request::{Request, segment},
+        request::{Request, leads_astray, segment},
     },
     settings::CallSpec,
     vocabulary::{Entity, Field, Given, Record},
 };
 use crate::Code;
+use answer::moment;
 use http::{HeaderName, Method};
+use jiff::Timestamp;
 use paging::List;
 use serde_json::{Map, Value, json};
 use shape::{Shape, VersionAt, at, object, plain};
@@ -113,7 +116,7 @@ impl Rest {
                     .ok()
                     .filter(|body| body.is_number() || body.is_string())
                     .map(|id| plain(&id));
-                match location.or(bare).filter(|id| !id.is_empty()) {
+                match location.or(bare).filter(|id| !id.is_empty() && !leads_astray(id)) {
                     Some(id) => Ok(Written { id, version: None }),
                     None => Err(error),
                 }
@@ -313,6 +316,16 @@ impl Dialect for Rest {
                 query.push((param.clone(), value.replace("{time}", &shape.time(since))));
             }
             self.list(talk, entity, wanted, &query)?.starting_at(span.offset, span.limit).await
+        })
+    }
+
+    fn made<'a>(&'a self, talk: &'a Talk, entity: &'a Entity, id: &'a str) -> Boxed<'a, Option<Timestamp>> {
+        Box::pin(async move {
+            let shape = self.shape(entity)?;
+            let Some(path) = &shape.created else { return Ok(None) };
+            let answer = self.send(talk, shape, entity, Self::item(shape, Method::GET, id)?).await?;
+            let body = answer.json()?;
+            Ok(at(&body, &shape.record).and_then(|record| at(record, path)).and_then(moment))
         })
     }
 

@@ -4,11 +4,14 @@
 //! offsets ends with an empty page, one that repeats the page before, a 404 after the first page, or where the answer says
 //! that nothing follows. Page numbers count in the size that the server really gives, which its first page shows.
 //!
+//! Without pages, what follows is asked for by its time until nothing new comes. An answer that says that there is more, or
+//! looks so, is no end: it is told which setting is wrong ([`hints`]).
+//!
 //! Where records of one time do not come in the order of ids, nobody knows whether the next request has them in the same
 //! order: all of that time are then read in one go, again until as many different ones are there as the list has.
 
 use super::{
-    Rest,
+    Rest, hints,
     shape::{Paging, Shape, at, plain},
 };
 use crate::{
@@ -17,6 +20,7 @@ use crate::{
         dialect::{Changed, Listed, Page},
         error::{CrmError, Problem},
         exchange::{Talk, request::Request},
+        pages::{self, Pages, endless},
         recent::floor_to,
         vocabulary::{Entity, Field, Record},
     },
@@ -32,6 +36,8 @@ const MAX_SORTED: usize = 10_000;
 const MAX_READINGS: usize = 20;
 /// Parts a cursor within a page from the place of that page.
 const WITHIN: char = '\u{1}';
+/// Parts the digest of the page before from the cursor of the next one.
+const AFTER: char = '\u{2}';
 
 /// What follows a page.
 enum Next {
@@ -39,6 +45,14 @@ enum Next {
     Page(String),
     /// The page was short, which may be the server's own measure.
     Perhaps(String),
+}
+
+/// A page.
+struct Read {
+    records: Vec<Record>,
+    next: Next,
+    /// The answer says that it is not all.
+    says_more: bool,
 }
 
 /// A list to be read.
@@ -61,13 +75,15 @@ struct Walk<'a> {
     ended: bool,
     /// The page before was short: whether more follows shows the next one.
     doubt: bool,
-    /// The ids of the page before.
-    before: Vec<String>,
+    /// A digest of the page before, where pages are counted.
+    before: Option<String>,
+    pages: Pages,
 }
 
 impl<'a> List<'a> {
     fn walk(self, size: usize, at: Option<String>) -> Walk<'a> {
-        Walk { list: self, size, at, ended: false, doubt: false, before: Vec::new() }
+        let pages = Pages::new(self.talk);
+        Walk { list: self, size, at, ended: false, doubt: false, before: None, pages }
     }
 
     /// Whether pages follow one another by a number of ours.
@@ -76,7 +92,7 @@ impl<'a> List<'a> {
     }
 
     /// A page; `cursor` as a page before gave it.
-    async fn page(&self, limit: usize, cursor: Option<&str>) -> Result<(Vec<Record>, Next), CrmError> {
+    async fn page(&self, talk: &Talk, limit: usize, cursor: Option<&str>) -> Result<Read, CrmError> {
         let Self { rest, shape, .. } = *self;
         let stale = || CrmError::new(Problem::Protocol).reason("a page's cursor makes no sense");
         let number = match cursor {
@@ -101,11 +117,11 @@ impl<'a> List<'a> {
                 first.query(size, limit.to_string()).query(param, cursor)
             }
         };
-        let answer = rest.exchange.send(self.talk, request).await?;
+        let answer = rest.exchange.send(talk, request).await?;
         // The collection is there: its first page was.
         let is_further = self.counts() && number > 0;
         if answer.status.as_u16() == 404 && (shape.empty_page_is_404 || is_further) {
-            return Ok((Vec::new(), Next::End));
+            return Ok(Read { records: Vec::new(), next: Next::End, says_more: false });
         }
         shape.check(&answer, Some(self.entity)).map_err(|error| {
             // Some say so of a search that finds nothing.
@@ -120,9 +136,9 @@ impl<'a> List<'a> {
         let told =
             |path: &str| at(&body, path).map(|next| if next.is_null() { String::new() } else { plain(next) });
         let by_count = |next: usize, path: &str| match (records.len(), told(path)) {
-            // No server's pages are of one record: searches for a key need no second request.
-            (count @ 0..=1, _) if count < limit => Next::End,
             (_, Some(link)) if matches!(link.as_str(), "" | "false") => Next::End,
+            // What is filtered after paging may leave the first page empty.
+            (0, told) if number > 0 || next == number || told.is_none() => Next::End,
             (count, told) if count >= limit || told.is_some() => Next::Page(next.to_string()),
             _ => Next::Perhaps(next.to_string()),
         };
@@ -139,13 +155,76 @@ impl<'a> List<'a> {
                 told(&shape.next).filter(|next| !next.is_empty()).map_or(Next::End, Next::Page)
             }
         };
-        Ok((records, next))
+        let says_more = hints::says_more(&body, &answer, &shape.next, records.len());
+        let missing = match (&shape.paging, &next) {
+            (Paging::None, _) => Some("it says that there is more than it gives at once: set paging"),
+            (Paging::Link { .. } | Paging::Cursor { .. }, Next::End) if cursor.is_none() => {
+                Some("it says that there is more, and has nothing that leads there: check next, and paging")
+            }
+            _ => None,
+        };
+        match missing.filter(|_| says_more) {
+            Some(reason) => Err(CrmError::new(Problem::Protocol).reason(reason)),
+            None => Ok(Read { records, next, says_more }),
+        }
+    }
+
+    /// A page that repeats the one before is the end where the server gives its only page, or its last one, whatever is asked
+    /// for after it. One that heeds the size and not the number has more than that.
+    async fn hold_to_numbers(&self, talk: &Talk, repeated: &[Record]) -> Result<(), CrmError> {
+        let count = repeated.len();
+        let first = |records: &[Record]| records.first().map(|record| record.id.clone());
+        // Its second half; of one record: whether another one comes with it.
+        let (size, number) = match (&self.shape.paging, count) {
+            (_, 0 | 1) => (2, 0),
+            (Paging::Offset { .. }, _) => (count / 2, count / 2),
+            _ => (count / 2, 1),
+        };
+        let read = self.page(talk, size, Some(&number.to_string())).await?;
+        if first(&read.records) != first(repeated) {
+            return Ok(());
+        }
+        let heeds_size = match count {
+            0 | 1 => read.records.len() > count,
+            _ => read.records.len() < count,
+        };
+        if heeds_size || read.says_more || hints::is_full(&read.records, self.shape) {
+            return Err(CrmError::new(Problem::Protocol).reason(self.ignored()));
+        }
+        Ok(())
+    }
+
+    fn ignored(&self) -> &'static str {
+        match self.shape.paging {
+            Paging::Offset { .. } => {
+                "it gives the same records whatever the offset: check paging, offset_param and size_param"
+            }
+            Paging::Page { .. } | Paging::Link { .. } | Paging::Cursor { .. } | Paging::None => {
+                "it gives the same records whatever the page: check paging, page_param and size_param"
+            }
+        }
+    }
+
+    /// Whether an answer without pages is surely all that follows: else what comes after its last time is asked for.
+    fn is_whole(&self, rows: &[Record]) -> Result<bool, CrmError> {
+        if self.shape.paging != Paging::None || rows.len() < 2 {
+            return Ok(true);
+        }
+        if hints::is_full(rows, self.shape) {
+            let reason = format!(
+                "{} records of one time at once look like the first page of more: set paging; if it knows no pages, set \
+                 max_page above that",
+                rows.len()
+            );
+            return Err(CrmError::new(Problem::Protocol).reason(&reason));
+        }
+        Ok(hints::is_one_time(rows, self.shape))
     }
 
     /// A page of a search.
     pub(super) async fn find(self, page: Page<'_>) -> Result<Listed, CrmError> {
-        let (mut skip, at) = opened(page.cursor)?;
-        let mut walk = self.walk(page.limit, at);
+        let (mut skip, before, at) = opened(page.cursor)?;
+        let mut walk = Walk { before, ..self.walk(page.limit, at) };
         let mut records: Vec<Record> = Vec::new();
         loop {
             let here = walk.at.clone();
@@ -160,7 +239,12 @@ impl<'a> List<'a> {
             }
             skip = 0;
             if walk.ended || !walk.doubt || records.len() >= page.limit {
-                return Ok(Listed { records, next: walk.at.filter(|_| !walk.ended) });
+                let next = walk.at.filter(|_| !walk.ended);
+                let next = next.map(|next| match walk.before.filter(|_| self.counts()) {
+                    Some(before) => format!("{AFTER}{before}{AFTER}{next}"),
+                    None => next,
+                });
+                return Ok(Listed { records, next });
             }
         }
     }
@@ -206,15 +290,18 @@ impl<'a> List<'a> {
                 if walk.ended || size == 0 {
                     return Ok(Changed { records: Vec::new(), end: true, ..Changed::default() });
                 }
-                (self.walk(max_page, Some((offset / size).to_string())), offset % size)
+                let before = walk.before.take().filter(|_| offset >= size);
+                (Walk { at: Some((offset / size).to_string()), before, ..walk }, offset % size)
             }
             Paging::Page { .. } | Paging::None | Paging::Link { .. } | Paging::Cursor { .. } => {
                 (self.walk(max_page, None), offset)
             }
         };
         let mut records = Vec::new();
+        let mut whole = true;
         for _ in 0..MAX_WALKED {
             let Some(read) = walk.more().await? else { break };
+            whole = self.is_whole(&read)?;
             let count = read.len();
             records.extend(read.into_iter().skip(skip));
             skip = skip.saturating_sub(count);
@@ -226,7 +313,7 @@ impl<'a> List<'a> {
                 break;
             }
         }
-        let end = walk.ended && records.len() <= limit;
+        let end = walk.ended && records.len() <= limit && (whole || records.is_empty());
         if !end && records.is_empty() {
             return Err(CrmError::new(Problem::Protocol).reason("its list has no end"));
         }
@@ -239,8 +326,10 @@ impl<'a> List<'a> {
     async fn in_order(self, offset: usize, limit: usize) -> Result<Option<Changed>, CrmError> {
         let grain = |record: &Record| time(record).map(|time| floor_to(time, self.shape.granularity));
         let mut known: BTreeMap<String, Record> = BTreeMap::new();
+        let mut seen = Pages::new(self.talk);
         for _ in 0..MAX_READINGS {
-            let mut walk = self.walk(self.shape.max_page, None);
+            seen.again();
+            let mut walk = Walk { pages: seen, ..self.walk(self.shape.max_page, None) };
             let mut rows: Vec<Record> = Vec::new();
             let mut pages = 0;
             let is_whole = |rows: &[Record]| {
@@ -261,6 +350,7 @@ impl<'a> List<'a> {
             if !sorted {
                 return Ok(None);
             }
+            let whole = self.is_whole(&rows)?;
             let too_many = !walk.ended && !is_whole(&rows);
             // What is of the last time may go on.
             let bound = if walk.ended { None } else { rows.last().and_then(grain) };
@@ -274,7 +364,7 @@ impl<'a> List<'a> {
                 }
                 let mut records: Vec<Record> = known.into_values().filter(inside).collect();
                 records.sort_by(order);
-                let end = walk.ended && records.len() <= offset + limit;
+                let end = walk.ended && records.len() <= offset + limit && (whole || records.len() <= offset);
                 return Ok(Some(Changed {
                     records: records.into_iter().skip(offset).take(limit).collect(),
                     end,
@@ -284,6 +374,7 @@ impl<'a> List<'a> {
             if too_many {
                 break;
             }
+            seen = walk.pages;
         }
         let reason = "it sorts records of one time differently with each request, so that changes would be lost: \
                       let since_order sort by the last change, then by id";
@@ -297,14 +388,26 @@ impl Walk<'_> {
         if self.ended {
             return Ok(None);
         }
-        let (records, next) = self.list.page(self.size, self.at.as_deref()).await?;
-        let ids: Vec<String> = records.iter().map(|record| record.id.clone()).collect();
+        let counts = self.list.counts();
+        if let Some(at) = self.at.as_deref().filter(|_| !counts) {
+            self.pages.follow(at)?;
+        }
+        let Read { records, next, .. } =
+            self.list.page(&self.pages.talk, self.size, self.at.as_deref()).await?;
+        let repeats = self.pages.read(&records)?;
+        let print = pages::print(&records);
         // A server that knows no pages gives the first one for ever.
-        if self.list.counts() && !ids.is_empty() && ids == self.before {
+        if counts && print.is_some() && print == self.before {
+            self.list.hold_to_numbers(&self.pages.talk, &records).await?;
             self.ended = true;
             return Ok(None);
         }
-        self.before = ids;
+        if let (false, Next::Page(next)) = (counts, &next)
+            && (repeats || Some(next) == self.at.as_ref())
+        {
+            return Err(endless());
+        }
+        self.before = print;
         self.doubt = matches!(next, Next::Perhaps(_));
         match next {
             Next::End => self.ended = true,
@@ -314,15 +417,19 @@ impl Walk<'_> {
     }
 }
 
-/// Where a search goes on: how many records of which page are given.
-fn opened(cursor: Option<&str>) -> Result<(usize, Option<String>), CrmError> {
+/// Where a search goes on: how many records of which page are given, and the digest of the page before.
+fn opened(cursor: Option<&str>) -> Result<(usize, Option<String>, Option<String>), CrmError> {
+    let after = cursor.and_then(|cursor| cursor.strip_prefix(AFTER)?.split_once(AFTER));
+    if let Some((before, at)) = after {
+        return Ok((0, Some(before.to_owned()), Some(at.to_owned())));
+    }
     let Some(within) = cursor.and_then(|cursor| cursor.strip_prefix(WITHIN)) else {
-        return Ok((0, cursor.map(str::to_owned)));
+        return Ok((0, None, cursor.map(str::to_owned)));
     };
     let opened = within.split_once(WITHIN).and_then(|(skip, at)| Some((skip.parse().ok()?, at)));
     let (skip, at) =
         opened.ok_or_else(|| CrmError::new(Problem::Protocol).reason("a page's cursor makes no sense"))?;
-    Ok((skip, Some(at.to_owned()).filter(|at| !at.is_empty())))
+    Ok((skip, None, Some(at.to_owned()).filter(|at| !at.is_empty())))
 }
 
 fn time(record: &Record) -> Option<i64> {

@@ -33,6 +33,8 @@ pub(crate) struct RawShape {
     version_header: Option<String>,
     /// Where a record tells its last change.
     modified: Option<String>,
+    /// Where a record tells when it was made.
+    created: Option<String>,
     /// How pages follow one another.
     #[schemars(extend("enum" = ["page", "offset", "link", "cursor", "none"], "default" = "none"))]
     paging: Option<String>,
@@ -161,6 +163,8 @@ pub(crate) struct Shape {
     /// The header that makes a write conditional.
     pub(crate) version_header: Option<String>,
     pub(crate) modified: Option<String>,
+    /// Where a record tells when it was made.
+    pub(crate) created: Option<String>,
     pub(crate) paging: Paging,
     /// Where an answer has the next page's link or cursor.
     pub(crate) next: String,
@@ -201,6 +205,7 @@ impl RawShape {
             version,
             version_header,
             modified,
+            created,
             paging,
             page_param,
             size_param,
@@ -330,6 +335,7 @@ impl RawShape {
             version,
             version_header,
             modified: self.modified,
+            created: self.created,
             paging,
             next: text(self.next, "next"),
             max_page,

@@ -398,6 +398,13 @@ impl Dialect for SuiteCrm {
         })
     }
 
+    fn made<'a>(&'a self, talk: &'a Talk, entity: &'a Entity, id: &'a str) -> Boxed<'a, Option<Timestamp>> {
+        Box::pin(async move {
+            let row = self.resource(talk, entity, id).await?;
+            Ok(shape::at(&row, "attributes.date_entered").and_then(Value::as_str).and_then(timestamp))
+        })
+    }
+
     fn call<'a>(
         &'a self,
         talk: &'a Talk,

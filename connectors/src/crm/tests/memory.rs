@@ -30,6 +30,8 @@ pub struct Stored {
     pub version: u64,
     /// Microseconds.
     pub modified: i64,
+    /// Microseconds; 0 if nobody knows.
+    pub made: i64,
 }
 
 /// What goes wrong next.
@@ -65,6 +67,16 @@ pub struct Memory {
     pub shuffles: bool,
     /// Tells with each page of changes where it goes on.
     pub links: bool,
+    /// Searches without regard to case and spaces around texts.
+    pub folds: bool,
+    /// Gives at most one record a page, and an empty page before each.
+    pub sparse: bool,
+    /// Answers a creation with this record instead, and writes what was sent into its fields but those of these names.
+    pub merges: Option<(u64, &'static [&'static str])>,
+    /// Names this record in place of the one that was created.
+    pub misnames: Option<u64>,
+    /// Tells when records were made.
+    pub tells_making: bool,
     /// How many changed records were left out by offsets.
     pub skipped: Mutex<usize>,
 }
@@ -93,8 +105,18 @@ impl Memory {
             trims: false,
             shuffles: false,
             links: false,
+            folds: false,
+            sparse: false,
+            merges: None,
+            misnames: None,
+            tells_making: true,
             skipped: Mutex::new(0),
         }
+    }
+
+    /// From now on its clock is right: what was written before is old.
+    pub fn awake(&self) {
+        self.clock.lock().unwrap().0 = Timestamp::now().as_microsecond();
     }
 
     fn take(&self, mishaps: &[Mishap]) -> Option<Mishap> {
@@ -117,7 +139,8 @@ impl Memory {
         let id = *next;
         *next += 1;
         let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))).collect();
-        self.records.lock().unwrap().insert(id, Stored { fields, version: 1, modified: self.now() });
+        let now = self.now();
+        self.records.lock().unwrap().insert(id, Stored { fields, version: 1, modified: now, made: now });
         id
     }
 
@@ -213,10 +236,25 @@ impl Dialect for Memory {
             tokio::task::yield_now().await;
             let records = self.records.lock().unwrap();
             let from: u64 = page.cursor.map_or(0, |cursor| cursor.parse().unwrap());
-            let fits = |stored: &Stored| {
-                self.ignores_filter
-                    || filter.iter().all(|given| stored.fields.get(&given.field.target) == Some(given.value))
+            let folded = |value: &Value| value.as_str().map(|text| text.trim().to_lowercase());
+            let is = |found: &Value, value: &Value| {
+                found == value || (self.folds && folded(found) == folded(value))
             };
+            let fits = |stored: &Stored| {
+                let holds = |given: &Given<'_>| {
+                    stored.fields.get(&given.field.target).is_some_and(|found| is(found, given.value))
+                };
+                self.ignores_filter || filter.iter().all(holds)
+            };
+            if self.sparse {
+                // Its cursors count half steps: an empty page, then one of one record.
+                let id = from.div_ceil(2);
+                let full = from % 2 == 1;
+                let next = records.range(id..).any(|(_, stored)| full || fits(stored));
+                let record = records.get(&id).filter(|stored| full && fits(stored));
+                let found = record.map(|stored| self.record(id, stored, wanted)).into_iter().collect();
+                return Ok(Listed { records: found, next: next.then(|| (from + 1).to_string()) });
+            }
             let found: Vec<Record> = records
                 .range(from..)
                 .filter(|(_, stored)| fits(stored))
@@ -236,11 +274,21 @@ impl Dialect for Memory {
             if self.take(&[Mishap::CreateFirst]).is_some() {
                 self.insert(&[("guid", key.as_str().unwrap()), ("email", "other@x")]);
             }
+            if let Some((id, keeps)) = self.merges {
+                let sent: Vec<_> = fields
+                    .iter()
+                    .filter(|given| !keeps.contains(&given.field.target.as_str()))
+                    .copied()
+                    .collect();
+                self.store(self.records.lock().unwrap().get_mut(&id).unwrap(), &sent);
+                return Ok(Written { id: id.to_string(), version: None });
+            }
             let lost = self.take(&[Mishap::LoseReply, Mishap::LoseRequest]);
             let mut id = self.next.lock().unwrap().to_owned();
             if lost != Some(Mishap::LoseRequest) {
-                let mut stored = Stored { fields: Map::new(), version: 1, modified: 0 };
+                let mut stored = Stored { fields: Map::new(), version: 1, modified: 0, made: 0 };
                 self.store(&mut stored, fields);
+                stored.made = if self.tells_making { stored.modified } else { 0 };
                 let mut records = self.records.lock().unwrap();
                 if self.abilities.unique_keys && records.values().any(|stored| stored.fields["guid"] == key) {
                     return Err(CrmError::conflict(Clash::Duplicate, Vec::new()));
@@ -250,6 +298,7 @@ impl Dialect for Memory {
                 *next += 1;
                 records.insert(id, stored);
             }
+            let id = self.misnames.unwrap_or(id);
             self.lost(lost, Written { id: id.to_string(), version: None })
         })
     }
@@ -302,6 +351,13 @@ impl Dialect for Memory {
                 records.remove(&id);
             }
             self.lost(lost, ())
+        })
+    }
+
+    fn made<'a>(&'a self, _: &'a Talk, _: &'a Entity, id: &'a str) -> Boxed<'a, Option<Timestamp>> {
+        Box::pin(async move {
+            let made = self.records.lock().unwrap().get(&Self::id(id)?).map_or(0, |stored| stored.made);
+            Ok(Timestamp::from_microsecond(made).ok().filter(|_| self.tells_making))
         })
     }
 
@@ -383,6 +439,7 @@ pub fn exchange() -> Exchange {
         credentials: None,
         tokens: None,
         trust: Credentials::default(),
+        secrets: crate::hiding::Secrets::default(),
         max_response: 1 << 20,
         ahead_ms: AtomicI64::new(0),
     }

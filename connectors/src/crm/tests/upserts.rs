@@ -57,6 +57,7 @@ async fn many_at_once_of_one_new_key_make_one_record() {
 async fn two_agents_that_race_leave_one_record() {
     for round in 0..20 {
         let memory = Arc::new(Memory::new(abilities(false, false, false)));
+        memory.awake();
         // Each agent has locks of its own.
         let (one, two) = (crm(&memory), crm(&memory));
         let (a, b) = (upsert("a", &format!("{round}@one")), upsert("a", &format!("{round}@two")));
@@ -71,6 +72,7 @@ async fn two_agents_that_race_leave_one_record() {
 async fn a_race_is_settled_though_the_target_writes_values_in_its_own_way() {
     for round in 0..20 {
         let memory = Arc::new(Memory { trims: true, ..Memory::new(abilities(false, false, false)) });
+        memory.awake();
         let (one, two) = (crm(&memory), crm(&memory));
         let (a, b) = (upsert("a", &format!(" {round}@one ")), upsert("a", &format!(" {round}@two ")));
         let (first, second) = tokio::join!(run(&one, "upsert", &a), run(&two, "upsert", &b));
@@ -85,6 +87,7 @@ async fn a_record_that_does_not_show_its_key_is_a_strangers() {
     for unique in [false, true] {
         let memory = Memory::new(abilities(false, unique, false));
         let memory = Arc::new(Memory { drops: Some("guid"), ignores_filter: true, ..memory });
+        memory.awake();
         let crm = crm(&memory);
         let failure = run(&crm, "upsert", &upsert("a", "a@x")).await.unwrap_err();
         assert_eq!(refused(&failure), (Verdict::Permanent, Effect::NotApplied, Code::InvalidParams));
@@ -112,6 +115,7 @@ async fn a_record_that_does_not_show_its_key_is_a_strangers() {
 #[tokio::test]
 async fn a_person_who_was_quicker_keeps_the_record() {
     for memory in kinds() {
+        memory.awake();
         *memory.mishap.lock().unwrap() = Some(Mishap::CreateFirst);
         let crm = crm(&memory);
         let done = run(&crm, "upsert", &upsert("a", "a@x")).await.unwrap();
@@ -269,6 +273,7 @@ async fn a_dropped_field_is_named_and_a_dropped_key_leaves_nothing() {
         assert_eq!(memory.emails(), ["1: a@x"]);
     }
     let memory = Arc::new(Memory { drops: Some("guid"), ..Memory::new(abilities(false, false, false)) });
+    memory.awake();
     let failure = run(&crm(&memory), "upsert", &upsert("a", "a@x")).await.unwrap_err();
     assert!(failure.message.contains("fields.external_id"), "{failure}");
     assert!(memory.emails().is_empty(), "every repetition would make another one");

@@ -5,9 +5,9 @@ use crate::{
     Failure, Outcome,
     crm::{
         Crm,
-        dialect::Page,
+        error::Problem,
         exchange::Talk,
-        key::hold_to_key,
+        key::look,
         params::given,
         vocabulary::{Field, Given},
     },
@@ -19,15 +19,23 @@ pub(in crate::crm) async fn run(crm: &Crm, talk: &Talk, upsert: &Upsert<'_>) -> 
     let fields = given(&upsert.fields);
     let described = crm.described(talk, upsert.entity).await?;
     let mut errors = described.writable(upsert.key.0, &fields);
-    let key = [Given { field: upsert.key.0, value: &upsert.key.1 }];
+    let key = Given { field: upsert.key.0, value: &upsert.key.1 };
     let wanted: Vec<&Field> =
         fields.iter().map(|given| given.field).filter(|field| !described.is_missing(field)).collect();
     let wanted = [&[upsert.key.0][..], &wanted].concat();
-    let page = Page { limit: 2, cursor: None };
-    let found = crm.find(talk, upsert.entity, &wanted, &key, page).await?.records;
-    hold_to_key(&found, Given { field: upsert.key.0, value: &upsert.key.1 })?;
     let mut result = json!({ "dry_run": true });
+    let (found, alike) = match look(crm, talk, upsert.entity, &wanted, key).await {
+        Ok(found) => (found, Vec::new()),
+        Err(error) => match error.problem {
+            Problem::Conflict { candidates, .. } if !candidates.is_empty() => (Vec::new(), candidates),
+            _ => return Err(error.into()),
+        },
+    };
     let would = match found.as_slice() {
+        [] if !alike.is_empty() => {
+            result["candidates"] = json!(alike);
+            "conflict"
+        }
         [] if upsert.if_version.is_some() => "conflict",
         [] => {
             errors.extend(described.required_missing(upsert.entity, upsert.key.0, &fields));

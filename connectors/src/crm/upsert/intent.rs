@@ -31,7 +31,7 @@ impl<'a> Engine<'a> {
         (write, superseded)
     }
 
-    /// What the fields were before an earlier run of this job wrote; only if there was a record then.
+    /// What the fields were before an earlier run of this job wrote: nothing, if there was no record then.
     fn base(&self) -> Option<&Map<String, Value>> {
         self.call.prior_intent.as_ref()?.state.get("base")?.as_object()
     }
@@ -47,24 +47,17 @@ impl<'a> Engine<'a> {
 
     /// Journals what is about to be written.
     pub(super) async fn pass(&self, record: Option<&Record>) -> Result<(), Failure> {
+        let prints = |of: &dyn Fn(&str) -> Value| -> Map<String, Value> {
+            let print = |given: &Given<'_>| self.print(given.field, &of(&given.field.name));
+            self.fields.iter().map(|given| (given.field.name.clone(), Value::String(print(given)))).collect()
+        };
         let base = match (record, self.base()) {
             // The first run's view counts: what changed since is somebody's.
-            (_, Some(base)) => Some(base.clone()),
-            (Some(record), None) => Some(
-                self.fields
-                    .iter()
-                    .map(|given| {
-                        let found = record.fields.get(&given.field.name).unwrap_or(&Value::Null);
-                        (given.field.name.clone(), Value::String(self.print(given.field, found)))
-                    })
-                    .collect(),
-            ),
-            (None, None) => None,
+            (_, Some(base)) => base.clone(),
+            (Some(record), None) => prints(&|name| record.fields.get(name).cloned().unwrap_or_default()),
+            // Nothing was there: what a later run finds beside the wanted values was written after ours.
+            (None, None) => prints(&|_| Value::Null),
         };
-        let state = match base {
-            Some(base) => json!({ "crm": "upsert", "base": base }),
-            None => json!({ "crm": "upsert" }),
-        };
-        pass(self.call, state).await
+        pass(self.call, json!({ "crm": "upsert", "base": base })).await
     }
 }

@@ -8,9 +8,10 @@ use super::{
 };
 use crate::{
     Code, Failure, address,
+    causes::chain,
     file::{
         backend::{Backend, Connect, Interrupt, Problem},
-        dial::Dial,
+        dial::{Deadline, Dial},
     },
     http::fault,
 };
@@ -19,7 +20,7 @@ use std::{
     collections::HashMap,
     fmt::Display,
     io,
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -54,50 +55,17 @@ impl Connect for FtpServer {
         interrupt: &Interrupt,
         passed: &mut dyn FnMut(&'static str, String),
     ) -> Result<Box<dyn Backend>, Failure> {
-        let limits = Limits::new(timeout.min(self.connect_timeout));
         let addresses = self.address().resolve()?;
         let shown: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
         passed("name", format!("{} is {}", self.host, shown.join(", ")));
-        let stream = self.address().dial(&addresses, limits.get())?;
-        limits.apply(&stream).map_err(|error| self.unreachable(error))?;
+        let deadline = Deadline::after(timeout.min(self.connect_timeout));
+        let stream = self.address().dial(&addresses, deadline)?;
         interrupt.arm(stream.try_clone().map_err(|error| self.unreachable(error))?);
-        let (client, tickets) = match (&self.tls, self.mode) {
-            (Some(versions), Mode::Implicit) => {
-                let (client, tickets) = self.open_implicit(stream, versions, &limits, interrupt, passed)?;
-                (client, Some(tickets))
-            }
-            (tls, _) => {
-                let client = Client::connect_with_stream(stream).map_err(|error| self.no_greeting(&error))?;
-                passed("connection", self.with_address("TCP and FTP"));
-                match tls {
-                    Some(versions) => {
-                        let (client, tickets) = self.secure(client, versions, &limits, passed)?;
-                        (client, Some(tickets))
-                    }
-                    None => (client, None),
-                }
-            }
-        };
-        let mut client = client.passive_stream_builder(data_dialler(limits.clone(), interrupt.clone()));
-        // The address in a PASV answer is never used: behind NAT it is a wrong one, and a hostile server could name any.
-        client.set_passive_nat_workaround(true);
-        self.log_in(&mut client)?;
-        passed("log-in", format!("as {}", self.username));
-        let socket = client.get_ref().try_clone().map_err(|error| self.unreachable(error))?;
-        let (lister, extended) = self.settle(&mut client, &socket).map_err(|error| self.broken(&error))?;
-        let mut session = Session { ftp: client, interrupt: interrupt.clone(), lister, extended, here: None };
-        let root = self.find_root(&mut session)?;
-        passed("folder", format!("{root} is there"));
-        Ok(Box::new(Remote {
-            session: Arc::new(Mutex::new(session)),
-            socket,
-            limits,
-            root,
-            account: format!("{}@{}:{}", self.username, self.host, self.port),
-            resolved: HashMap::new(),
-            naming: Arc::clone(&self.naming),
-            tickets: tickets.zip(self.tls.clone()),
-        }))
+        let limits = Limits::new(deadline.left());
+        let remote = self
+            .address()
+            .within(deadline, interrupt, || self.open(stream, limits, deadline, interrupt, passed))?;
+        Ok(Box::new(remote))
     }
 }
 
@@ -122,6 +90,63 @@ fn data_dialler(
 }
 
 impl FtpServer {
+    /// Everything after TCP.
+    fn open(
+        &self,
+        stream: TcpStream,
+        limits: Limits,
+        deadline: Deadline,
+        interrupt: &Interrupt,
+        passed: &mut dyn FnMut(&'static str, String),
+    ) -> Result<Remote, Failure> {
+        limits.apply(&stream).map_err(|error| self.unreachable(error))?;
+        let (client, tickets) = match (&self.tls, self.mode) {
+            (Some(versions), Mode::Implicit) => {
+                let (client, tickets) = self.open_implicit(stream, versions, &limits, interrupt, passed)?;
+                (client, Some(tickets))
+            }
+            (tls, _) => {
+                let client = Client::connect_with_stream(stream).map_err(|error| self.no_greeting(&error))?;
+                passed("connection", self.with_address("TCP and FTP"));
+                match tls {
+                    Some(versions) => {
+                        limits.set(deadline.left());
+                        let (client, tickets) = self.secure(client, versions, &limits, passed)?;
+                        (client, Some(tickets))
+                    }
+                    None => (client, None),
+                }
+            }
+        };
+        let mut client = client.passive_stream_builder(data_dialler(limits.clone(), interrupt.clone()));
+        // The address in a PASV answer is never used: behind NAT it is a wrong one, and a hostile server could name any.
+        client.set_passive_nat_workaround(true);
+        let socket = client.get_ref().try_clone().map_err(|error| self.unreachable(error))?;
+        let what_is_left = || {
+            limits.set(deadline.left());
+            limits.apply(&socket).map_err(|error| self.unreachable(error))
+        };
+        what_is_left()?;
+        self.log_in(&mut client)?;
+        passed("log-in", format!("as {}", self.username));
+        what_is_left()?;
+        let (lister, extended) = self.settle(&mut client, &socket).map_err(|error| self.broken(&error))?;
+        let mut session = Session { ftp: client, interrupt: interrupt.clone(), lister, extended, here: None };
+        what_is_left()?;
+        let root = self.find_root(&mut session)?;
+        passed("folder", format!("{root} is there"));
+        Ok(Remote {
+            session: Arc::new(Mutex::new(session)),
+            socket,
+            limits,
+            root,
+            account: format!("{}@{}:{}", self.username, self.host, self.port),
+            resolved: HashMap::new(),
+            naming: Arc::clone(&self.naming),
+            tickets: tickets.zip(self.tls.clone()),
+        })
+    }
+
     fn address(&self) -> Dial<'_> {
         Dial { host: &self.host, port: self.port }
     }
@@ -208,14 +233,13 @@ impl FtpServer {
         let address = stream.peer_addr().map_err(|error| self.unreachable(error))?;
         passed("connection", self.with_address("TCP"));
         // The library connects for itself here, and without a time limit: to the address that has just answered.
+        drop(stream.shutdown(Shutdown::Both));
         drop(stream);
-        interrupt.fire();
         let fault = Fault::default();
         let (connector, tickets) = Connector::new(versions, limits.clone(), Arc::clone(&fault));
+        let connector = connector.arming(interrupt.clone());
         let mut client = Client::connect_secure_implicit(address, connector, &self.host)
             .map_err(|error| self.no_tls(&error, &fault))?;
-        let socket = client.get_ref().try_clone().map_err(|error| self.unreachable(error))?;
-        interrupt.arm(socket);
         for command in ["PBSZ 0", "PROT P"] {
             let done = client.custom_command(command, &[Status::CommandOk]);
             done.map_err(|error| self.broken(&error))?;
@@ -250,7 +274,7 @@ impl FtpServer {
                 "the file server ended the connection during the TLS handshake",
             ),
         };
-        failure.detail(self.with_address(fault::chain(&cause)))
+        failure.detail(self.with_address(chain(&cause)))
     }
 
     fn log_in(&self, client: &mut Client) -> Result<(), Failure> {

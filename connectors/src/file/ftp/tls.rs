@@ -7,7 +7,7 @@
 //! tickets, the resource's next ones speak TLS 1.2, whose sessions are resumed any number of times.
 
 use super::Limits;
-use crate::{BuildError, trust};
+use crate::{BuildError, file::backend::Interrupt, trust};
 use rustls::{
     ClientConfig, ClientConnection, NamedGroup, StreamOwned, SupportedProtocolVersion,
     client::{
@@ -153,6 +153,8 @@ pub(super) struct Connector {
     config: Arc<ClientConfig>,
     limits: Limits,
     fault: Fault,
+    /// What the first connection is armed with.
+    interrupt: Mutex<Option<Interrupt>>,
 }
 
 impl Connector {
@@ -161,13 +163,21 @@ impl Connector {
         let tickets = Arc::new(Tickets::new());
         let mut config = versions.for_next_session();
         config.resumption = Resumption::store(Arc::clone(&tickets) as Arc<dyn ClientSessionStore>);
-        (Self { config: Arc::new(config), limits, fault }, tickets)
+        (Self { config: Arc::new(config), limits, fault, interrupt: Mutex::new(None) }, tickets)
+    }
+
+    /// For a control connection that the library makes itself: in reach of the interrupt before its first byte.
+    pub(super) fn arming(self, interrupt: Interrupt) -> Self {
+        Self { interrupt: Mutex::new(Some(interrupt)), ..self }
     }
 
     fn handshake(&self, host: &str, mut socket: TcpStream) -> io::Result<Tls> {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         self.limits.apply(&socket)?;
+        if let Some(interrupt) = self.interrupt.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            interrupt.arm(socket.try_clone()?);
+        }
         let mut connection =
             ClientConnection::new(Arc::clone(&self.config), name).map_err(io::Error::other)?;
         // At once, not with the first byte: a server waits for it even where no byte follows.

@@ -158,10 +158,16 @@ async fn write_and_name(
             }
             Err(error) => error,
         };
-        let error = match refusal::of_a_part(lease, call, &part, &target, &intent, error).await {
+        let refusal = refusal::of_a_part(lease, call, &part, &target, on_conflict, &intent, error).await;
+        let error = match refusal {
             Refusal::Meant(error) => error,
-            Refusal::Untrue => return Ok(named_anyhow(lease, &target, &intent, written.synced).await),
+            Refusal::Untrue { atomic } => {
+                return Ok(named_anyhow(lease, &target, &intent, written.synced, atomic).await);
+            }
             Refusal::Unclear(failure) => return Err(Stopped::Before(failure)),
+            Refusal::Unseen(error) => {
+                return Err(Stopped::InEffect(Box::new(intent), effect_failure(error)));
+            }
         };
         match (error.problem, on_conflict) {
             (Problem::Exists, OnConflict::Suffix) if bound.is_none() => candidate = number + 1,
@@ -221,11 +227,11 @@ fn prepare(
             None
         };
         let target = bound.as_ref().unwrap_or(&place);
-        let file = match hands.fs.create_for(&part, target, size) {
+        let file = match hands.create_part(&part, target, size) {
             // Left by this very attempt when it was cut off before its intent.
             Err(error) if error.problem == Problem::Exists => {
                 remove_if_there(hands, &part)?;
-                hands.fs.create_for(&part, target, size)
+                hands.create_part(&part, target, size)
             }
             other => other,
         }?;
@@ -350,7 +356,7 @@ fn complete(hands: &mut Hands, size: u64) -> Result<Written, FsError> {
     let found = part.size()?;
     close(part);
     if found != size {
-        return Err(FsError::new(Problem::Other, format!("the part has {found} bytes instead of {size}")));
+        return Err(FsError::new(Problem::NotKept, format!("the part has {found} bytes instead of {size}")));
     }
     let folder = hands.doomed.as_ref().map_or(String::new(), |part| part.folder().to_owned());
     Ok(Written { synced, folder: identity(hands, &folder)? })
@@ -431,19 +437,20 @@ impl Named {
     }
 }
 
-/// The result where the target refused what it did all the same: nothing says in how many steps.
+/// The result where the target refused what it did all the same.
 pub(super) async fn named_anyhow(
     lease: &mut Lease,
     target: &Place,
     intent: &Intent,
     synced: bool,
+    atomic: bool,
 ) -> Outcome {
     let folder = target.folder().to_owned();
     let named = lease.run(move |hands| {
         let synced = hands.fs.sync_folder(&folder).unwrap_or(false);
-        Ok(Named { synced, atomic: true, leaves: hands.fs.leaves_part() })
+        Ok(Named { synced, atomic, leaves: hands.fs.leaves_part() })
     });
-    let named = named.await.unwrap_or(Named { synced: false, atomic: true, leaves: true });
+    let named = named.await.unwrap_or(Named { synced: false, atomic, leaves: true });
     named.outcome(intent, synced)
 }
 

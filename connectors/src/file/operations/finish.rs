@@ -179,11 +179,14 @@ async fn rename(
             Err(error) if error.is_broken() => return Err(effect_failure(error)),
             Err(error) => error,
         };
-        match refusal::of_a_part(lease, call, part, &target, &intent, error).await {
-            Refusal::Untrue => {
-                return Ok(Finished::Done(named_anyhow(lease, &target, &intent, kept.synced).await));
+        let on_conflict = params.on_conflict;
+        match refusal::of_a_part(lease, call, part, &target, on_conflict, &intent, error).await {
+            Refusal::Untrue { atomic } => {
+                let named = named_anyhow(lease, &target, &intent, kept.synced, atomic);
+                return Ok(Finished::Done(named.await));
             }
             Refusal::Unclear(failure) => return Err(failure),
+            Refusal::Unseen(error) => return Err(effect_failure(error)),
             Refusal::Meant(error) if error.problem == Problem::Exists => {
                 // Renaming without replacing is a link and an unlink on some targets: cut off between the two, it
                 // left the same content under both names. Then the second half is all that is missing.
@@ -192,7 +195,6 @@ async fn rename(
                     lease.run(remove(part)).await.map_err(effect_failure)?;
                     return Ok(Finished::Done(outcome(&intent, kept.synced, found.atomic(params))));
                 }
-                let on_conflict = params.on_conflict;
                 if on_conflict == OnConflict::Fail || on_conflict == OnConflict::Suffix && found.binds {
                     return Err(lost(lease, call, part.clone(), on_conflict, error).await);
                 }

@@ -125,7 +125,7 @@ pub(in crate::file) async fn walk(lease: &mut Lease, way: Way<'_>) -> Result<Wal
                     level.exhausted = !page.more;
                     level.entries = page.entries.into();
                 }
-                // A folder below went away, or is closed to us: its entry was shown, its content cannot be.
+                // A folder below went away, is closed to us, or lies elsewhere: its entry was shown, its content cannot be.
                 Err(error) if !is_first && skippable(error.problem) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -172,7 +172,10 @@ async fn read(lease: &mut Lease, path: String, after: Option<String>) -> Result<
 }
 
 fn skippable(problem: Problem) -> bool {
-    matches!(problem, Problem::NotFound | Problem::NotAFolder | Problem::Refused | Problem::Escapes)
+    matches!(
+        problem,
+        Problem::NotFound | Problem::NotAFolder | Problem::Refused | Problem::Escapes | Problem::DfsLink
+    )
 }
 
 fn shown(matcher: Option<&GlobMatcher>, name: &str) -> bool {

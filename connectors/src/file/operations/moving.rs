@@ -169,7 +169,8 @@ async fn refused(
         Ok((true, ..)) => Ok(Some(error)),
         Ok((false, false, false)) => Err(refusal::unclear(&error)),
         Ok((false, ..)) => Ok(None),
-        Err(second) if second.is_broken() => Err(refusal::unclear(&error).detail(second)),
+        // The next attempt looks over a new connection.
+        Err(second) if second.is_broken() => Err(effect_failure(second)),
         // A target that refuses even the look is believed.
         Err(_) => Ok(Some(error)),
     }

@@ -6,6 +6,7 @@
 use super::{
     super::{
         backend::{FsError, Links},
+        params::OnConflict,
         place::Place,
         pool::Lease,
     },
@@ -18,10 +19,12 @@ use crate::{Call, Code, Failure, Intent};
 pub(super) enum Refusal {
     /// The part is where it was.
     Meant(FsError),
-    /// The file has its name.
-    Untrue,
+    /// The file has its name, in one step or in several.
+    Untrue { atomic: bool },
     /// The part is gone, and nothing shows why.
     Unclear(Failure),
+    /// The connection broke before that was seen.
+    Unseen(FsError),
 }
 
 /// Looks whether the refused rename of a part to `target` was refused.
@@ -30,27 +33,50 @@ pub(super) async fn of_a_part(
     call: &Call,
     part: &Place,
     target: &Place,
+    on_conflict: OnConflict,
     intent: &Intent,
     error: FsError,
 ) -> Refusal {
     match is_there(lease, part).await {
         Ok(true) => return Refusal::Meant(error),
         Ok(false) => {}
-        Err(second) if second.is_broken() => return Refusal::Unclear(unclear(&error).detail(second)),
+        Err(second) if second.is_broken() => return Refusal::Unseen(second),
         // A target that refuses even the look is believed.
         Err(_) => return Refusal::Meant(error),
     }
-    let bound = lease.run(|hands| Ok(hands.fs.binds_parts())).await.unwrap_or(false);
-    if bound && lease.run(says_so(target, part)).await.unwrap_or(false) {
-        return Refusal::Untrue;
+    match has_its_name(lease, call, part, target, intent).await {
+        Ok(true) => {}
+        Ok(false) => return Refusal::Unclear(unclear(&error)),
+        Err(second) if second.is_broken() => return Refusal::Unseen(second),
+        Err(second) => return Refusal::Unclear(unclear(&error).detail(second)),
     }
-    let (Some(size), Some(sha256)) = (intent.size, intent.sha256) else {
-        return Refusal::Unclear(unclear(&error));
+    let atomic = match on_conflict {
+        OnConflict::Replace => !error.in_steps,
+        OnConflict::Fail | OnConflict::Suffix => {
+            lease.run(|hands| Ok(hands.fs.features().claims_names)).await.unwrap_or(false)
+        }
     };
-    match arrived(lease, call, target, size, sha256).await {
-        Ok(true) => Refusal::Untrue,
-        Ok(false) => Refusal::Unclear(unclear(&error)),
-        Err(second) => Refusal::Unclear(unclear(&error).detail(second)),
+    Refusal::Untrue { atomic }
+}
+
+/// Whether the target is what the part was.
+async fn has_its_name(
+    lease: &mut Lease,
+    call: &Call,
+    part: &Place,
+    target: &Place,
+    intent: &Intent,
+) -> Result<bool, FsError> {
+    let (of, at) = (part.clone(), target.clone());
+    let says_so = lease.run(move |hands| Ok(hands.fs.binds_parts() && says_so(&at, &of)(hands)?));
+    match says_so.await {
+        Ok(true) => return Ok(true),
+        Err(error) if error.is_broken() => return Err(error),
+        Ok(false) | Err(_) => {}
+    }
+    match (intent.size, intent.sha256) {
+        (Some(size), Some(sha256)) => arrived(lease, call, target, size, sha256).await,
+        _ => Ok(false),
     }
 }
 

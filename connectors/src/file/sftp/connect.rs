@@ -9,7 +9,7 @@ use crate::{
     Code, Failure,
     file::{
         backend::{Backend, Connect, Interrupt},
-        dial::Dial,
+        dial::{Deadline, Dial},
     },
 };
 use libssh2_sys as raw;
@@ -19,6 +19,7 @@ use std::{
     collections::HashMap,
     fmt::Display,
     io::Read as _,
+    net::TcpStream,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -50,6 +51,15 @@ pub(in crate::file) struct SftpServer {
     pub(in crate::file) naming: Arc<Mutex<()>>,
 }
 
+/// A session that was opened.
+struct Open {
+    // Dropped before the session that it belongs to.
+    sftp: Sftp,
+    session: Session,
+    host_key: String,
+    root: String,
+}
+
 impl Connect for SftpServer {
     fn links(&self) -> &'static [&'static str] {
         &["name", "connection", "host key", "log-in", "SFTP", "folder"]
@@ -61,37 +71,15 @@ impl Connect for SftpServer {
         interrupt: &Interrupt,
         passed: &mut dyn FnMut(&'static str, String),
     ) -> Result<Box<dyn Backend>, Failure> {
-        let limit = timeout.min(self.connect_timeout);
         let addresses = self.address().resolve()?;
         let shown: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
         passed("name", format!("{} is {}", self.host, shown.join(", ")));
-        let stream = self.address().dial(&addresses, limit)?;
+        let deadline = Deadline::after(timeout.min(self.connect_timeout));
+        let stream = self.address().dial(&addresses, deadline)?;
         let socket = stream.try_clone().map_err(|error| self.unreachable(error))?;
         interrupt.arm(stream.try_clone().map_err(|error| self.unreachable(error))?);
-
-        let mut session = Session::new().map_err(|error| self.unreachable(error))?;
-        // Always a limit: without one libssh2 waits for ever.
-        session.set_timeout(milliseconds(limit));
-        session.set_tcp_stream(stream);
-        let known_hosts = self.read_known_hosts()?;
-        let preference = known_hosts::preference(&session, &known_hosts, &self.host, self.port);
-        session.method_pref(MethodType::HostKey, &preference).map_err(|error| {
-            Failure::permanent(Code::Internal, "no host key algorithm is available").detail(error)
-        })?;
-        session.handshake().map_err(|error| match session.banner() {
-            // Whatever ended it: libssh2 passes over every line until one of SSH comes.
-            Some(line) if !line.starts_with("SSH-") => self.no_ssh(&error),
-            Some(_) | None => self.no_handshake(&error),
-        })?;
-        passed("connection", self.with_address("TCP and SSH"));
-        let host_key = self.check_host_key(&session, &known_hosts)?;
-        passed("host key", format!("{host_key} is in {}", self.known_hosts.display()));
-        self.log_in(&session)?;
-        passed("log-in", format!("as {}", self.login.username));
-        let sftp = session.sftp().map_err(|error| self.no_sftp(&session, &error))?;
-        passed("SFTP", "the account may use it".to_owned());
-        let root = self.find_root(&sftp)?;
-        passed("folder", format!("{root} is there"));
+        let Open { session, sftp, host_key, root } =
+            self.address().within(deadline, interrupt, || self.open(stream, deadline, passed))?;
         let is_openssh = session.banner().is_some_and(|banner| banner.contains("OpenSSH"));
         Ok(Box::new(Remote {
             posix_rename: None,
@@ -110,6 +98,44 @@ impl Connect for SftpServer {
 }
 
 impl SftpServer {
+    /// Everything after TCP.
+    fn open(
+        &self,
+        stream: TcpStream,
+        deadline: Deadline,
+        passed: &mut dyn FnMut(&'static str, String),
+    ) -> Result<Open, Failure> {
+        let mut session = Session::new().map_err(|error| self.unreachable(error))?;
+        // Always a limit: without one libssh2 waits for ever.
+        session.set_timeout(milliseconds(deadline.left()));
+        session.set_tcp_stream(stream);
+        let known_hosts = self.read_known_hosts()?;
+        let preference = known_hosts::preference(&session, &known_hosts, &self.host, self.port);
+        session.method_pref(MethodType::HostKey, &preference).map_err(|error| {
+            Failure::permanent(Code::Internal, "no host key algorithm is available").detail(error)
+        })?;
+        session.handshake().map_err(|error| match session.banner() {
+            // Whatever ended it: libssh2 passes over every line until one of SSH comes.
+            Some(line) if !line.starts_with("SSH-") => self.no_ssh(&error),
+            Some(_) | None => self.no_handshake(&error),
+        })?;
+        passed("connection", self.with_address("TCP and SSH"));
+        let host_key = self.check_host_key(&session, &known_hosts)?;
+        passed("host key", format!("{host_key} is in {}", self.known_hosts.display()));
+        session.set_timeout(milliseconds(deadline.left()));
+        self.log_in(&session)?;
+        passed("log-in", format!("as {}", self.login.username));
+        // Some of the time is kept to find out why there is none.
+        let left = deadline.left();
+        session.set_timeout(milliseconds(left - CHECK.min(left / 3)));
+        let sftp = session.sftp().map_err(|error| self.no_sftp(&session, deadline, &error))?;
+        passed("SFTP", "the account may use it".to_owned());
+        session.set_timeout(milliseconds(deadline.left()));
+        let root = self.find_root(&sftp)?;
+        passed("folder", format!("{root} is there"));
+        Ok(Open { session, sftp, host_key, root })
+    }
+
     fn address(&self) -> Dial<'_> {
         Dial { host: &self.host, port: self.port }
     }
@@ -167,14 +193,14 @@ impl SftpServer {
     }
 
     /// Why there is no SFTP after the log-in: refused, or begun by a shell or command that is none.
-    fn no_sftp(&self, session: &Session, error: &Error) -> Failure {
+    fn no_sftp(&self, session: &Session, deadline: Deadline, error: &Error) -> Failure {
         let is_timeout = matches!(
             error.code(),
             ErrorCode::Session(raw::LIBSSH2_ERROR_TIMEOUT | raw::LIBSSH2_ERROR_SOCKET_TIMEOUT)
         );
         // libssh2 says the same of a server that dies at this moment: one that gives none still opens channels. And it waits for
         // the answer of a command that has ended.
-        session.set_timeout(milliseconds(CHECK));
+        session.set_timeout(milliseconds(CHECK.min(deadline.left())));
         let is_given = session.channel_session().map(|channel| is_timeout && waits_to_be_asked(channel));
         match is_given {
             Ok(false) => {
@@ -307,7 +333,7 @@ impl SftpServer {
             )
             .detail(self.with_address(format!("{wanted}: {error}"))),
             ErrorCode::SFTP(_) => missing(&error),
-            ErrorCode::Session(_) => self.unreachable(error),
+            ErrorCode::Session(_) => self.no_handshake(&error),
         };
         let real = sftp.realpath(Path::new(&wanted)).map_err(refused)?;
         let found = sftp.stat(&real).map_err(refused)?;

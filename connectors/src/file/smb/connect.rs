@@ -10,13 +10,14 @@ use crate::{
     Code, Failure,
     file::{
         backend::{Backend, Connect, FsError, Interrupt, Problem},
-        dial::Dial,
+        dial::{Deadline, Dial},
     },
 };
 use passerelle_config::Secret;
 use smb2::{auth::NtlmCredentials, types::status::NtStatus};
 use std::{
     fmt::Display,
+    net::TcpStream,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -49,28 +50,15 @@ impl Connect for SmbServer {
         interrupt: &Interrupt,
         passed: &mut dyn FnMut(&'static str, String),
     ) -> Result<Box<dyn Backend>, Failure> {
-        let limit = timeout.min(self.connect_timeout);
         let addresses = self.address().resolve()?;
         let shown: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
         passed("name", format!("{} is {}", self.host, shown.join(", ")));
-        let stream = self.address().dial(&addresses, limit)?;
+        let deadline = Deadline::after(timeout.min(self.connect_timeout));
+        let stream = self.address().dial(&addresses, deadline)?;
         let armed = stream.try_clone().map_err(|error| self.address().unreachable(error))?;
         interrupt.arm(armed);
-        let mut wire = Wire::new(stream, limit);
-        wire.set_timeout(limit);
-        let agreed = negotiate(&mut wire).map_err(|error| self.no_answer(&error))?;
-        passed("connection", self.with_address(agreed.dialect));
-        self.log_in(&mut wire, &agreed)?;
-        passed("log-in", format!("as {}, {}", self.who(), protection(&wire)));
-        enter(&mut wire, &self.host, &self.share).map_err(|error| self.not_entered(error))?;
-        passed("share", format!("{} is there, {}", self.share, protection(&wire)));
-        let server = format!("{}:{}/{}", self.host, self.port, self.share);
-        let mut session = Session::new(wire, &agreed, server, self.root.clone());
-        let found = session.look("").map_err(|error| self.no_folder(error))?;
-        if !found.is_folder() {
-            return Err(self.missing("it is a file"));
-        }
-        passed("folder", format!("\\{} is there", self.root));
+        let mut session =
+            self.address().within(deadline, interrupt, || self.open(stream, deadline, interrupt, passed))?;
         session.wire.set_timeout(timeout);
         Ok(Box::new(Remote::new(session, Arc::clone(&self.naming))))
     }
@@ -81,6 +69,39 @@ fn protection(wire: &Wire) -> &'static str {
 }
 
 impl SmbServer {
+    /// Everything after TCP.
+    fn open(
+        &self,
+        stream: TcpStream,
+        deadline: Deadline,
+        interrupt: &Interrupt,
+        passed: &mut dyn FnMut(&'static str, String),
+    ) -> Result<Session, Failure> {
+        let mut wire = Wire::new(stream, deadline.left());
+        wire.set_timeout(deadline.left());
+        let agreed = negotiate(&mut wire).map_err(|error| match interrupt.has_fired() {
+            // It is not the server that has hung up.
+            true => self.broken(&error),
+            false => self.no_answer(&error),
+        })?;
+        passed("connection", self.with_address(agreed.dialect));
+        wire.set_timeout(deadline.left());
+        self.log_in(&mut wire, &agreed)?;
+        passed("log-in", format!("as {}, {}", self.who(), protection(&wire)));
+        wire.set_timeout(deadline.left());
+        enter(&mut wire, &self.host, &self.share).map_err(|error| self.not_entered(error))?;
+        passed("share", format!("{} is there, {}", self.share, protection(&wire)));
+        let server = format!("{}:{}/{}", self.host, self.port, self.share);
+        let mut session = Session::new(wire, &agreed, server, self.root.clone());
+        session.wire.set_timeout(deadline.left());
+        let found = session.look("").map_err(|error| self.no_folder(error))?;
+        if !found.is_folder() {
+            return Err(self.missing("it is a file"));
+        }
+        passed("folder", format!("\\{} is there", self.root));
+        Ok(session)
+    }
+
     fn address(&self) -> Dial<'_> {
         Dial { host: &self.host, port: self.port }
     }

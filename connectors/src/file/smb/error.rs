@@ -65,8 +65,8 @@ fn problem(status: NtStatus) -> Problem {
         NtStatus::NOT_SUPPORTED
         | NtStatus::NOT_IMPLEMENTED
         | NtStatus::INVALID_DEVICE_REQUEST
-        | NtStatus::INVALID_INFO_CLASS
-        | NtStatus(PATH_NOT_COVERED) => Problem::Unsupported,
+        | NtStatus::INVALID_INFO_CLASS => Problem::Unsupported,
+        NtStatus(PATH_NOT_COVERED) => Problem::DfsLink,
         NtStatus::LOGON_FAILURE
         | NtStatus::ACCOUNT_RESTRICTION
         | NtStatus::INVALID_LOGON_HOURS
@@ -121,7 +121,7 @@ mod tests {
             (0x8000_002D, Problem::Escapes),
             (0xC000_00D4, Problem::CrossDevice),
             (0xC000_00BB, Problem::Unsupported),
-            (0xC000_0257, Problem::Unsupported),
+            (0xC000_0257, Problem::DfsLink),
             (0xC000_006D, Problem::Auth),
             (0xC000_0234, Problem::Auth),
             (0xC000_0072, Problem::Auth),

@@ -8,11 +8,12 @@ use super::{
 };
 use crate::{
     Code, Failure, address,
+    causes::{chain, find},
     file::{
         backend::{Backend, Connect, FsError, Interrupt, Problem},
         over_http::{self, Idle, Waits as _},
     },
-    http::fault::{chain, find, unreachable},
+    http::fault::unreachable,
 };
 use reqwest::{Method, StatusCode, Url, header::HeaderMap};
 use rustls::ClientConfig;

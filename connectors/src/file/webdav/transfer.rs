@@ -87,7 +87,7 @@ impl PartFile for Part {
             && changed(stored, now)
         {
             let detail = format!("{} was {stored} when stored and is {now}", self.url.path());
-            return Err(FsError::new(Problem::Other, detail));
+            return Err(FsError::new(Problem::NotKept, detail));
         }
         Ok(found.size.unwrap_or_default())
     }

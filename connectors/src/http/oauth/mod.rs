@@ -8,7 +8,7 @@
 mod server;
 mod state;
 
-use crate::{Failure, address};
+use crate::{Failure, address, hiding::Secrets};
 use http::HeaderValue;
 use passerelle_config::{Secret, SecretRef};
 use state::State;
@@ -98,6 +98,19 @@ impl OauthSettings {
     /// Whether the token server is reached by TLS.
     pub(crate) fn speaks_tls(&self) -> bool {
         self.token_url.scheme() == "https"
+    }
+
+    /// Adds what the token server is shown, and no failure may repeat.
+    ///
+    /// # Errors
+    /// The key that is to blame, and why.
+    pub(crate) fn secrets(&self, base: &Path, secrets: &mut Secrets) -> Result<(), (&'static str, String)> {
+        let read = |key, secret: &SecretRef| secret.read(base).map_err(|e| (key, e.to_string()));
+        secrets.add_basic(&self.client_id, read("client_secret", &self.client_secret)?.expose());
+        if let Some((_, password)) = &self.user {
+            secrets.add(read("password", password)?.expose());
+        }
+        Ok(())
     }
 }
 

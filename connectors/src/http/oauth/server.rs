@@ -4,10 +4,8 @@ use super::{Ask, Fetched, Style};
 use crate::{
     Code, Failure,
     address::{self, Blocked, NotResolved},
-    http::{
-        answer::retry_after,
-        fault::{chain, find},
-    },
+    causes::{chain, find},
+    http::answer::retry_after,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{

@@ -7,11 +7,14 @@
 //! - XML is escaped, forms are percent-encoded; plain text takes no control characters.
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
-use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, value::ValueKind};
+use minijinja::{
+    Environment, Error, ErrorKind, UndefinedBehavior, Value,
+    value::{Object, ObjectRepr, ValueKind},
+};
 use serde_json::{Map, Value as Json};
 use std::{
-    collections::BTreeSet,
-    fmt::Write as _,
+    collections::{BTreeMap, BTreeSet},
+    fmt::{self, Write as _},
     io,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -122,8 +125,18 @@ impl Template {
         });
         let template = environment.template_from_str(&self.source).map_err(|e| said(&e))?;
         let mut text = Bounded(Vec::new());
+        let given = |(name, value): (&String, &Json)| {
+            let value = match value {
+                Json::Null if self.source.contains('~') => Value::from_object(Absent),
+                value => Value::from(minijinja::value::Serde(value)),
+            };
+            (name.clone(), value)
+        };
         template
-            .render_captured_to(Value::from(minijinja::value::Serde(args)), &mut text)
+            .render_captured_to(
+                Value::from(args.iter().map(given).collect::<BTreeMap<String, Value>>()),
+                &mut text,
+            )
             .map_err(|e| said(&e))?;
         let text = String::from_utf8(text.0).map_err(|e| e.to_string())?;
         let filled = std::mem::take(&mut *filled.lock().unwrap_or_else(PoisonError::into_inner));
@@ -138,7 +151,30 @@ fn environment<'a>() -> Environment<'a> {
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(DEPTH);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.add_test("none", |value: &Value| is_absent(value));
     environment
+}
+
+/// A parameter that was not given, where texts are put together: the library would write `None` there.
+#[derive(Debug)]
+struct Absent;
+
+impl Object for Absent {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn is_true(self: &Arc<Self>) -> bool {
+        false
+    }
+
+    fn render(self: &Arc<Self>, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
+}
+
+fn is_absent(value: &Value) -> bool {
+    value.is_none() || value.downcast_object_ref::<Absent>().is_some()
 }
 
 /// The error without the template's text around it.
@@ -170,6 +206,7 @@ fn fill(place: Place, value: &Value, mark: &str, filled: &mut Filled) -> Result<
     if value.is_undefined() {
         return Err(unfit("a value is not defined"));
     }
+    let value = if is_absent(value) { &Value::from(()) } else { value };
     filled.lacks |= value.is_none();
     if place == Place::Json {
         let json = serde_json::to_value(value).map_err(|_| unfit("a value cannot be written as JSON"))?;
@@ -417,6 +454,19 @@ mod tests {
         }
         assert_eq!(render("{{ v|upper }}{% if v == 'a' %}!{% endif %}", Place::Text, &v).unwrap(), "A!");
         let declared = ["v"].into_iter().collect();
+        let none = json!({ "v": null, "w": "a" });
+        for (source, place, text) in [
+            (r#"{{ "x" ~ v }}"#, Place::Text, "x"),
+            (r#"{{ w ~ "-" ~ v ~ w }}{{ v }}"#, Place::Text, "a-a"),
+            (r#"{"a": {{ "x" ~ v }}, "b": {{ v }}}"#, Place::Json, r#"{"a":"x","b":null}"#),
+            (
+                r#"{% if v is none %}{{ w ~ "!" }}{% endif %}{% if v %}{{ v ~ w }}{% endif %}"#,
+                Place::Text,
+                "a!",
+            ),
+        ] {
+            assert_eq!(render(source, place, &none).unwrap(), text, "{source}");
+        }
         let lacking = Template::new("{{ v }}", Place::Query, &declared).unwrap();
         assert!(lacking.render(json!({ "v": null }).as_object().unwrap()).unwrap().lacks);
         assert!(!lacking.render(v.as_object().unwrap()).unwrap().lacks);

@@ -174,15 +174,18 @@ pub async fn an_effect_that_was_done_and_refused_is_told_as_done(place: &mut Pla
     let server = place.server().unwrap().port();
     for refusal in words.refusals {
         let refused = |at| Line::cut_at(server, at, Cut::Answered(refusal));
-        for on_conflict in ["replace", "fail", "suffix"] {
-            let line = refused(words.rename);
+        for (cut, on_conflict) in [Cut::Answered(refusal), Cut::AnsweredLast(refusal)]
+            .into_iter()
+            .flat_map(|cut| ["replace", "fail", "suffix"].map(|on_conflict| (cut, on_conflict)))
+        {
+            let line = Line::cut_at(server, words.rename, cut);
             let params = json!({"path": "a.csv", "on_conflict": on_conflict});
             let dropped = run(&place.through(line.port), &call(), "drop", &params, Some(b"content")).await;
-            let outcome = dropped.unwrap_or_else(|e| panic!("{refusal:?} {on_conflict}: {e}"));
-            assert!(line.was_cut(), "{refusal:?} {on_conflict}");
-            assert_eq!(outcome.result["path"], "a.csv", "{refusal:?} {on_conflict}");
+            let outcome = dropped.unwrap_or_else(|e| panic!("{cut:?} {on_conflict}: {e}"));
+            assert!(line.was_cut(), "{cut:?} {on_conflict}");
+            assert_eq!(outcome.result["path"], "a.csv", "{cut:?} {on_conflict}");
             assert_eq!(place.read("a.csv"), b"content");
-            assert_eq!(std::fs::read_dir(&place.root).unwrap().count(), 1, "{refusal:?} {on_conflict}");
+            assert_eq!(std::fs::read_dir(&place.root).unwrap().count(), 1, "{cut:?} {on_conflict}");
             std::fs::remove_file(place.root.join("a.csv")).unwrap();
         }
         place.write("a.csv", b"content");

@@ -155,6 +155,10 @@ fn typed(column: &Column, field: Field, decimal_mark: char) -> Result<Value, Err
             let number = Decimal::parse(&text).filter(|_| !text.contains(other_mark));
             let plain = number.ok_or_else(|| Error::data("not a number"))?.text('.', "");
             let whole = plain.parse::<i64>().ok().map(Number::from);
+            let whole = whole.or_else(|| plain.parse::<u64>().ok().map(Number::from));
+            if whole.is_none() && !plain.contains('.') {
+                return Err(Error::data("a number with more digits than numbers keep: read it as text"));
+            }
             let number = whole.or_else(|| plain.parse().ok().and_then(Number::from_f64));
             number.map(Value::Number).ok_or_else(|| Error::data("not a number"))
         }

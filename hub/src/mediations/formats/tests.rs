@@ -115,6 +115,11 @@ fn files_cut_short_or_broken_are_refused_with_line_and_field() {
         (csv(), "", "the flow is empty"),
         (number(), "a;c\n1;2\n", "line 1: the header has no column \"b\""),
         (number(), "a;b\n1;2\n1;two\n", "line 3, field \"b\": not a number"),
+        (
+            number(),
+            "a;b\n1;18446744073709551615\n1;18446744073709551616\n",
+            "line 3, field \"b\": a number with more digits",
+        ),
         (number(), "a;b\n1;2,5\n", "line 2, field \"b\": not a number"),
         (json!({ "format": "ndjson" }), "{\"a\":1}\n{\"a\":\n", "line 2: the JSON ends too early"),
         (json!({ "format": "ndjson" }), "{\"a\":1}\n[1]\n", "line 2: expected an object"),
