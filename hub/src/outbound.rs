@@ -8,6 +8,7 @@
 
 pub mod trouble;
 
+use http::{HeaderMap, header::RETRY_AFTER};
 use passerelle_config::ByteSize;
 use passerelle_config::address::{is_blocked, is_blocked_host, is_private};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -26,6 +27,13 @@ use url::{Host, Url};
 const CONNECT: Duration = Duration::from_secs(10);
 /// The longest URL that is taken.
 pub const MAX_URL: usize = 2048;
+
+/// How long an answer asks to be left alone (`Retry-After`, RFC 9110), if it says so in seconds.
+#[must_use]
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
 
 /// Addresses that an operator lists: one, or those with a common prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

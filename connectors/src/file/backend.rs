@@ -228,6 +228,15 @@ pub(super) trait Backend: Send {
         let _ = (target, from, was);
         Ok(false)
     }
+    /// Whether there is nothing at `place` that a rename which replaces would have to heed, where that is told for less than
+    /// a look costs. A link that leads nowhere is nothing. `false` is no statement.
+    ///
+    /// # Errors
+    /// The connection broke.
+    fn is_free(&mut self, place: &Place) -> Result<bool, FsError> {
+        let _ = place;
+        Ok(false)
+    }
     /// Opens a regular file for reading.
     fn open(&mut self, place: &Place) -> Result<Box<dyn SourceFile>, FsError>;
     fn stat(&mut self, path: &str, links: Links) -> Result<Stat, FsError>;

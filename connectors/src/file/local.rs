@@ -8,7 +8,7 @@ use super::{
         Backend, Connect, EntryKind, Existing, Features, FsError, Interrupt, Links, Page, PartFile, Problem,
         Renamed, Smallest, SourceFile, Stat,
     },
-    place::Place,
+    place::{MARKER, Place},
 };
 use crate::{Code, Failure};
 use cap_std::{
@@ -18,8 +18,8 @@ use cap_std::{
 use jiff::Timestamp;
 use rustix::{
     fs::{
-        Advice, AtFlags, Mode, OFlags, RenameFlags, fadvise, fstat, fsync, linkat, openat, renameat,
-        renameat_with, statat, unlinkat,
+        Advice, AtFlags, FileType, Mode, OFlags, RenameFlags, fadvise, fstat, fsync, linkat, openat,
+        renameat, renameat_with, statat, unlinkat,
     },
     io::Errno,
 };
@@ -37,14 +37,12 @@ const SLICE: usize = 1024 * 1024;
 const AHEAD: u64 = 8 * 1024 * 1024;
 
 /// A local folder that can be opened.
+#[derive(Debug, Clone)]
 pub(super) struct LocalFolder {
-    root: PathBuf,
-}
-
-impl LocalFolder {
-    pub(super) fn new(root: PathBuf) -> Self {
-        Self { root }
-    }
+    /// Where it is.
+    pub(super) path: PathBuf,
+    /// Whether it is a folder of ours only while [`MARKER`] lies in it: the mount point of a share.
+    pub(super) marked: bool,
 }
 
 impl Connect for LocalFolder {
@@ -53,7 +51,7 @@ impl Connect for LocalFolder {
     }
 
     fn local_root(&self) -> Option<&Path> {
-        Some(&self.root)
+        Some(&self.path)
     }
 
     fn connect_telling(
@@ -62,9 +60,36 @@ impl Connect for LocalFolder {
         _: &Interrupt,
         passed: &mut dyn FnMut(&'static str, String),
     ) -> Result<Box<dyn Backend>, Failure> {
-        let root = open_root(&self.root)?;
-        passed("folder", format!("{} is there", self.root.display()));
-        Ok(Box::new(Local { path: self.root.clone(), root }))
+        let root = self.open()?;
+        let marked = if self.marked { format!(", with {MARKER} in it") } else { String::new() };
+        passed("folder", format!("{} is there{marked}", self.path.display()));
+        Ok(Box::new(Local { folder: self.clone(), root }))
+    }
+}
+
+impl LocalFolder {
+    fn open(&self) -> Result<Dir, Failure> {
+        let root = open_root(&self.path)?;
+        if self.marked {
+            let looked = statat(&root, MARKER, AtFlags::SYMLINK_NOFOLLOW);
+            let (message, detail) = match looked {
+                Ok(found) if FileType::from_raw_mode(found.st_mode).is_file() => return Ok(root),
+                Ok(_) => (format!("the {MARKER} of the resource's folder is no file"), String::new()),
+                Err(Errno::NOENT) => (
+                    format!(
+                        "the resource's folder holds no {MARKER}, so its share is taken for not mounted; mount it, or make that file in the share once"
+                    ),
+                    String::new(),
+                ),
+                Err(error) => (
+                    format!("the {MARKER} of the resource's folder cannot be looked at"),
+                    format!(": {error}"),
+                ),
+            };
+            let failure = Failure::retry(Code::TargetUnreachable, message);
+            return Err(failure.detail(format!("{}{detail}", self.path.display())));
+        }
+        Ok(root)
     }
 }
 
@@ -89,7 +114,7 @@ fn open_root(path: &Path) -> Result<Dir, Failure> {
 
 /// An opened root.
 struct Local {
-    path: PathBuf,
+    folder: LocalFolder,
     root: Dir,
 }
 
@@ -115,7 +140,7 @@ impl Backend for Local {
     fn begin(&mut self, _: Duration) {}
 
     fn alive(&mut self, _: Duration) -> bool {
-        match open_root(&self.path) {
+        match self.folder.open() {
             Ok(root) => {
                 self.root = root;
                 true

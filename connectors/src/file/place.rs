@@ -10,6 +10,8 @@ const MAX_NAME: usize = 255;
 const MAX_PATH: usize = 4096;
 /// How the names begin that this connector keeps for itself.
 const OWN_PREFIX: &str = ".passerelle-";
+/// What an operator puts into a share, so that its bare mount point can be told from it (`require_marker`).
+pub(super) const MARKER: &str = ".passerelle-share";
 const OWN_SUFFIX: &str = ".part";
 /// Of a file that was set aside to be deleted or moved.
 const TAKEN_SUFFIX: &str = ".taken";
@@ -130,9 +132,11 @@ impl fmt::Display for Place {
     }
 }
 
-/// Whether a name is never shown in lists: that of an unfinished file, or of one that was set aside for a moment.
+/// Whether a name is never shown in lists: that of an unfinished file, of one that was set aside for a moment, or the marker.
 pub(super) fn is_hidden(name: &[u8]) -> bool {
-    is_part(name) || name.starts_with(OWN_PREFIX.as_bytes()) && name.ends_with(TAKEN_SUFFIX.as_bytes())
+    is_part(name)
+        || name == MARKER.as_bytes()
+        || name.starts_with(OWN_PREFIX.as_bytes()) && name.ends_with(TAKEN_SUFFIX.as_bytes())
 }
 
 /// `folder/name`, where the root is `""`.
@@ -210,6 +214,7 @@ mod tests {
         let taken = Place::new("in/a.csv").unwrap().taken(Uuid::nil());
         assert_eq!(taken.as_str(), "in/.passerelle-00000000-0000-0000-0000-000000000000.taken");
         assert!(is_hidden(taken.name().as_bytes()) && !is_part(taken.name().as_bytes()));
+        assert!(is_hidden(MARKER.as_bytes()) && is_own(MARKER.as_bytes()));
         assert!(!is_hidden(b".passerelle-notes") && !is_hidden(b"a.taken"));
     }
 

@@ -4,6 +4,7 @@ use super::{
     backend::Connect,
     ftp::{self, FtpSettings},
     local::LocalFolder,
+    place::MARKER,
     s3::{self, S3Keys, S3Settings},
     sftp::{Login, SftpServer},
     smb::{self, SmbSettings},
@@ -72,6 +73,9 @@ pub(super) struct Raw {
     /// SMB: encrypted where server or share demand it, or always.
     #[schemars(extend("enum" = ["auto", "required"], "default" = "auto"))]
     pub(super) encryption: Option<String>,
+    /// `file://`: nothing is done unless a file `.passerelle-share` lies in the folder, as in a share that is mounted there.
+    #[schemars(extend("default" = false))]
+    pub(super) require_marker: Option<bool>,
     /// Not for `file://`: how long connecting may take, 1s to 5m.
     #[schemars(extend("default" = "15s"))]
     pub(super) connect_timeout: Option<HumanDuration>,
@@ -88,7 +92,7 @@ pub struct Settings {
 
 #[derive(Debug)]
 enum PlaceSettings {
-    Local { root: PathBuf },
+    Local(LocalFolder),
     Sftp(SftpSettings),
     Smb(SmbSettings),
     Ftp(FtpSettings),
@@ -166,6 +170,12 @@ impl Checker<'_> {
         if url.scheme() != "s3" {
             self.only_s3(&raw);
         }
+        if url.scheme() != "file" && raw.require_marker.is_some() {
+            self.wrong(
+                "require_marker",
+                format!("has a meaning for file:// only ({MARKER} in the folder); remove it"),
+            );
+        }
         match url.scheme() {
             "file" => self.local(&url, &raw),
             "sftp" => self.sftp(&url, raw),
@@ -198,7 +208,9 @@ impl Checker<'_> {
             }
         }
         match url.to_file_path() {
-            Ok(root) => Some(PlaceSettings::Local { root }),
+            Ok(path) => {
+                Some(PlaceSettings::Local(LocalFolder { path, marked: raw.require_marker.unwrap_or(false) }))
+            }
             Err(()) => {
                 self.wrong(
                     "url",
@@ -380,7 +392,7 @@ impl Settings {
     /// How many connections there may be at once.
     pub(super) fn max_sessions(&self) -> usize {
         match &self.place {
-            PlaceSettings::Local { .. } => LOCAL_THREADS,
+            PlaceSettings::Local(_) => LOCAL_THREADS,
             PlaceSettings::Sftp(sftp) => sftp.max_sessions,
             PlaceSettings::Smb(smb) => smb.max_sessions,
             PlaceSettings::Ftp(ftp) => ftp.max_sessions,
@@ -392,7 +404,7 @@ impl Settings {
     /// Reads the secrets; does not connect.
     pub(super) fn connect(&self, base: &Path) -> Result<Arc<dyn Connect>, BuildError> {
         match &self.place {
-            PlaceSettings::Local { root } => Ok(Arc::new(LocalFolder::new(root.clone()))),
+            PlaceSettings::Local(folder) => Ok(Arc::new(folder.clone())),
             PlaceSettings::Sftp(sftp) => sftp.connect(base),
             PlaceSettings::Smb(smb) => smb.connect(base),
             PlaceSettings::Ftp(ftp) => ftp.connect(base),

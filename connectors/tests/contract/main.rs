@@ -6,6 +6,7 @@
 
 mod cases;
 mod ftp;
+mod marker;
 mod memory;
 mod race;
 mod s3;

@@ -27,6 +27,7 @@ fn wrong_settings_are_refused_with_what_is_right() {
         &["resources.test.username", "no meaning for file://"],
     );
     refused("url = \"file:///srv\"\nfolder = \"x\"", &["folder"]);
+    refused("url = \"ftp://h/x\"\nrequire_marker = true", &["resources.test.require_marker", "file:// only"]);
     refused("url = \"ftp://h/x\"\ntls = \"explicit\"", &["resources.test.tls", "ftps://"]);
     refused("url = \"ftp://h/x\"\nca_file = \"ca.pem\"", &["resources.test.ca_file", "ftps://"]);
     refused("url = \"ftps://h/x\"\ntls = \"yes\"", &["resources.test.tls", "explicit", "implicit"]);

@@ -10,7 +10,7 @@ use super::rendering::filters::{self, Bounded};
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, machinery, syntax::SyntaxConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// Steps that one rendering may take.
 const FUEL: u64 = 200_000;
@@ -104,6 +104,8 @@ pub(crate) struct Source {
     pub(crate) text: String,
     pub(crate) dialect: Dialect,
     pub(crate) known: Vec<String>,
+    /// The steps that `steps` holds, if the text may ask for one.
+    pub(crate) steps: Vec<String>,
 }
 
 /// Which kind of text it is.
@@ -130,12 +132,12 @@ pub(super) fn findings(source: &Source) -> Vec<String> {
     let environment =
         if source.dialect == Dialect::Short { environment() } else { super::rendering::small() };
     let text = bare.unwrap_or(&source.text);
-    let names = match bare {
-        Some(_) => environment.compile_expression(text).map(|made| made.undeclared_variables(false)),
-        None => environment.template_from_str(text).map(|made| made.undeclared_variables(false)),
+    let paths = match bare {
+        Some(_) => environment.compile_expression(text).map(|made| made.undeclared_variables(true)),
+        None => environment.template_from_str(text).map(|made| made.undeclared_variables(true)),
     };
-    let names = match names {
-        Ok(names) => names,
+    let paths = match paths {
+        Ok(paths) => paths,
         Err(error) => {
             let what = if source.dialect == Dialect::Column { "an expression" } else { "a template" };
             return vec![format!("not {what}: {}", said(&error))];
@@ -147,13 +149,17 @@ pub(super) fn findings(source: &Source) -> Vec<String> {
             || used.own.contains(name)
             || environment.globals().any(|(global, _)| global == name)
     };
-    let mut names: Vec<String> = names.into_iter().filter(|name| !is_known(name)).collect();
-    names.sort();
+    let paths: BTreeSet<String> = paths.into_iter().collect();
+    let names: BTreeSet<String> = paths.iter().map(|path| head(path).0.to_owned()).collect();
+    let names = names.into_iter().filter(|name| !is_known(name));
     let unknown = |name: String| match source.dialect {
         Dialect::Column => format!("{name:?} is not known here; write record.{name}, or 'text' for a text"),
         _ => format!("{name:?} is not known here; a template sees {}", source.known.join(", ")),
     };
-    let mut found: Vec<String> = names.into_iter().map(unknown).collect();
+    let mut found: Vec<String> = names.map(unknown).collect();
+    if !used.own.contains("steps") {
+        found.extend(paths.iter().filter_map(|path| wrong_step(path, &source.steps)));
+    }
     let is = |kind: ErrorKind, probe: String| {
         let probed = environment.compile_expression(&probe).and_then(|probe| probe.eval(()).map(drop));
         probed.is_err_and(|error| error.kind() == kind)
@@ -164,6 +170,23 @@ pub(super) fn findings(source: &Source) -> Vec<String> {
     let tests = used.tests.into_iter().filter(|name| is(ErrorKind::UnknownTest, format!("none is {name}")));
     found.extend(tests.map(|name| format!("there is no test {name:?}")));
     found
+}
+
+/// The first name of a path, and what follows it.
+fn head(path: &str) -> (&str, Option<&str>) {
+    path.split_once('.').map_or((path, None), |(name, rest)| (name, Some(rest)))
+}
+
+/// What is wrong with a path into `steps`, where only what each of `names` left can be asked for.
+fn wrong_step(path: &str, names: &[String]) -> Option<String> {
+    let (_, rest) = Some(head(path)).filter(|(name, _)| *name == "steps")?;
+    let (step, rest) = head(rest?);
+    if !names.iter().any(|name| name == step) {
+        return Some(format!("there is no step {step:?}; the steps are {}", names.join(", ")));
+    }
+    let (what, _) = head(rest?);
+    (!["result", "flows"].contains(&what))
+        .then(|| format!("steps.{step} has no {what:?}, but result and flows"))
 }
 
 /// All texts in the values of an object, each with its path below `path`.
@@ -333,6 +356,37 @@ mod tests {
         assert!(why.ends_with("; not there: flow.x.y, nope, watermarks.a"), "{why}");
     }
 
+    fn source(text: &str, known: &[&str]) -> Source {
+        let all = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        Source {
+            text: text.to_owned(),
+            dialect: Dialect::Short,
+            known: all(known),
+            steps: all(&["make", "send"]),
+        }
+    }
+
+    #[test]
+    fn a_step_that_is_not_there_is_found_before_a_run_asks_for_it() {
+        let found = |text: &str| findings(&source(text, &["steps", "trigger"])).join("; ");
+        for good in [
+            "{{ steps.make.result.id }}",
+            "{{ steps.send.flows[0].label }}",
+            "{{ steps['a-b'] }}",
+            "{{ steps | length }}{{ steps.make }}",
+            "{% for steps in trigger.data %}{{ steps.other.x }}{% endfor %}",
+            "{{ trigger.steps.other }}",
+        ] {
+            assert_eq!(found(good), "", "{good}");
+        }
+        assert_eq!(found("{{ steps.mkae.result }}"), "there is no step \"mkae\"; the steps are make, send");
+        assert_eq!(
+            found("a{% if steps.none is defined %}b{% endif %}{{ steps.make.results }}"),
+            "steps.make has no \"results\", but result and flows; there is no step \"none\"; the steps are make, send"
+        );
+        assert_eq!(found("{{ stepz.make }}"), "\"stepz\" is not known here; a template sees steps, trigger");
+    }
+
     #[test]
     fn a_template_cannot_run_for_ever_or_fill_the_memory() {
         let endless = "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}";
@@ -345,11 +399,7 @@ mod tests {
         assert!(error.contains("too long to be written out"), "{error}");
         let error = value("{{ [[1] * 100000000] * 100000000 }}", &names()).unwrap_err();
         assert!(error.contains("too long to be written out"), "{error}");
-        let compiles = |text: &str| {
-            let source =
-                Source { text: text.to_owned(), dialect: Dialect::Short, known: vec!["a".to_owned()] };
-            findings(&source).is_empty()
-        };
+        let compiles = |text: &str| findings(&source(text, &["a"])).is_empty();
         assert!(compiles("{% if a %}{% set s = ';' %}{% else %}{% set s = ',' %}{% endif %}{{ s }}"));
         assert!(compiles(
             "{% set s %}{% for x in a %}{{ loop.index }}{% set t = x %}{{ t }}{% endfor %}{% endset %}{{ s }}"

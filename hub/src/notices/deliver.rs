@@ -196,9 +196,8 @@ fn judged(status: StatusCode, headers: &HeaderMap) -> Attempted {
     } else {
         format!("the subscriber answered {}", status.as_u16())
     };
-    let asked = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
     Attempted {
-        retry_after: asked.map(Duration::from_secs),
+        retry_after: outbound::retry_after(headers),
         ..Attempted::failed(Some(status.as_u16()), said)
     }
 }

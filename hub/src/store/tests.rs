@@ -303,6 +303,36 @@ async fn each_transaction_tells_a_change_once() {
 }
 
 #[tokio::test]
+async fn a_retry_that_a_wrong_clock_put_far_ahead_is_made_now() {
+    let hub = Hub::new().await;
+    let (far, soon) = (hub.store.submit(job()).await.unwrap(), hub.store.submit(job()).await.unwrap());
+    let dir = hub.dir;
+    drop(hub.store);
+    let waits = |id: JobId, hours: i64| {
+        let at = clock::now().checked_add(jiff::SignedDuration::from_mins(hours * 60)).unwrap();
+        let conn = Connection::open(dir.path().join(DATABASE)).unwrap();
+        let changed = conn.execute(
+            "UPDATE jobs SET state = 'waiting', next_attempt_at = ?2 WHERE id = ?1",
+            rusqlite::params![id.uuid().as_bytes(), at.as_millisecond()],
+        );
+        assert_eq!(changed.unwrap(), 1);
+    };
+    // No target, and no agent, is waited for so long; a clock that has been set back by five hours since looks like this.
+    waits(far.job.id, 5);
+    waits(soon.job.id, 1);
+    let store = loop {
+        match Store::open_to_serve(dir.path()) {
+            Ok(store) => break store,
+            Err(error) => assert!(error.to_string().contains("another hub"), "{error}"),
+        }
+    };
+    while store.job(name("acme"), far.job.id).await.unwrap().state != JobState::Queued {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(store.job(name("acme"), soon.job.id).await.unwrap().state, JobState::Waiting);
+}
+
+#[tokio::test]
 async fn a_second_serving_hub_is_refused_and_an_admin_command_is_not() {
     let hub = Hub::new().await;
     let refused = Store::open_to_serve(hub.dir.path()).err().map(|e| e.to_string()).unwrap();

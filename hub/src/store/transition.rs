@@ -17,7 +17,7 @@ const BACKOFF: Duration = Duration::from_secs(1);
 /// The longest backoff of our own.
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
 /// The longest wait that a target or an agent may ask for.
-const MAX_HINT: Duration = Duration::from_secs(3600);
+pub(super) const MAX_HINT: Duration = Duration::from_secs(3600);
 /// For how long a resource is not offered to an agent that declined without saying for how long.
 const HOLD: Duration = Duration::from_secs(1);
 /// The same for an agent that told of a fault of its own.

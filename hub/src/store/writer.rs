@@ -21,7 +21,7 @@ use crate::{
     model::ChangeKind,
     tunnel::registry::{Command, QueueKey},
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use passerelle_protocol::{AgentId, JobId, Name, session::Attempt};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use std::{
@@ -43,6 +43,8 @@ const LAZY: Duration = Duration::from_millis(20);
 const POLL: Duration = Duration::from_millis(200);
 /// When a transaction that failed is dispatched again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// A clock that goes back by more than this was set.
+const SET_BACK: SignedDuration = SignedDuration::from_secs(30);
 
 /// What a write sees.
 pub(crate) struct Tx<'a> {
@@ -166,6 +168,8 @@ pub(super) struct Writer {
     last_event: i64,
     data_version: i64,
     polled: Instant,
+    /// The clock when it was last looked at.
+    clock: Timestamp,
 }
 
 impl Writer {
@@ -190,6 +194,7 @@ impl Writer {
             last_event,
             data_version,
             polled: Instant::now(),
+            clock: clock::now(),
         })
     }
 
@@ -207,13 +212,24 @@ impl Writer {
             if self.serving {
                 self.queues.extend(self.shared.registry.holds_over());
             }
-            let due = self.serving && self.due.is_some_and(|due| due <= clock::now());
+            let due = self.serving && self.is_due();
             let silent = if self.serving { self.shared.registry.silent() } else { Vec::new() };
             if !batch.is_empty() || due || !silent.is_empty() || !self.queues.is_empty() {
                 self.commit(batch, due, &silent);
             }
         }
         tracing::debug!("Store writer ended");
+    }
+
+    /// Whether a timer is due, or the clock was set back: what waits by it may be too far ahead now.
+    fn is_due(&mut self) -> bool {
+        let now = clock::now();
+        let was = std::mem::replace(&mut self.clock, now);
+        let is_set_back = was.duration_since(now) > SET_BACK;
+        if is_set_back {
+            tracing::warn!(from = %was, to = %now, "The clock was set back");
+        }
+        is_set_back || self.due.is_some_and(|due| due <= now)
     }
 
     /// How long to wait for a write.

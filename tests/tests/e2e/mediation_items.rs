@@ -4,7 +4,7 @@
 use crate::common::{SITE, Site};
 use passerelle_tests::{App, Hub, PATIENCE, Reply, Request, until};
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Mutex, time::Duration};
 
 /// The items of a run.
 const ITEMS: usize = 6;
@@ -123,4 +123,45 @@ async fn killed_among_the_items_of_a_step_a_run_does_each_of_them_once() {
     }
     let listed = site.hub.api.get("/v1/jobs?limit=500").await.body;
     assert_eq!(listed["items"].as_array().unwrap().len(), cases.len() * ITEMS, "a job was submitted twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_whose_endpoint_asks_to_wait_is_sent_again_then_and_the_others_are_not() {
+    let hub = Hub::start_configured("[outbound]\nallow_addresses = [\"127.0.0.1\"]\n").await;
+    let refused = Mutex::new(BTreeSet::new());
+    let cloud = App::with(move |request, _| match subject(request) {
+        Some((_, item)) if item % 3 == 2 && refused.lock().unwrap().insert(item) => {
+            Reply::status(429).header("retry-after", "2")
+        }
+        _ => Reply::status(200),
+    })
+    .await;
+    let wish = json!({"url": format!("{}hook", cloud.url), "kinds": ["MediationTermineeErr"]});
+    let subscribed = hub.api.post("/v1/subscriptions", &wish).await;
+    let mut definition = definition(subscribed.body["id"].as_str().unwrap());
+    definition["steps"].as_array_mut().unwrap().remove(1);
+    let definitions = "/v1/mediations/definitions";
+    let made = hub.api.post(definitions, &json!({"definitions": [definition]})).await;
+    assert!(made.status < 300, "{:#}", made.body);
+    let started = hub
+        .api
+        .post(&format!("{definitions}/items/run"), &json!({"key": "k", "data": {"case": "wait"}}))
+        .await;
+    let path = format!("/v1/mediations/runs/{}", started.body["guid"].as_str().unwrap());
+    let ended = until("the run to end", PATIENCE, async || {
+        let shown = hub.api.get(&path).await.body;
+        shown["finished_at"].is_string().then_some(shown)
+    })
+    .await;
+    assert_eq!(ended["state"], "succeeded", "{ended:#}");
+    for item in 1..=ITEMS {
+        let (told, ids) = about(&cloud.requests(), "wait", item, "webhook-id");
+        assert_eq!((told, ids.len()), (if item % 3 == 2 { 2 } else { 1 }, 1), "item {item}: {ids:?}");
+    }
+    // A wait of its own would be of one second.
+    let said = ended["messages"].to_string();
+    assert!(
+        said.contains("4 of 6 items done, 2 failed; item 2") && said.contains("tried again in 2 s"),
+        "{said}"
+    );
 }

@@ -133,6 +133,11 @@ impl Remote {
         Ok(real)
     }
 
+    /// The same, where nothing is asked of the root: connecting has resolved it, and a command in it says if it is gone.
+    fn known(&mut self, folder: &str) -> Result<String, FsError> {
+        if folder.is_empty() { Ok(self.root.clone()) } else { self.folder(folder) }
+    }
+
     /// Why a folder cannot be entered: the first name on the way that is none.
     fn why_not(&self, folder: &str) -> FsError {
         let mut session = self.session();
@@ -163,7 +168,7 @@ impl Remote {
 
     fn path(&mut self, place: &Place) -> Result<(String, String), FsError> {
         wire(place.name())?;
-        let folder = self.folder(place.folder())?;
+        let folder = self.known(place.folder())?;
         let path = below(&folder, place.name());
         fits(&path)?;
         Ok((folder, path))
@@ -171,6 +176,7 @@ impl Remote {
 
     /// What is at a place; the last name not followed.
     fn find(&mut self, place: &Place) -> Result<Option<Entry>, FsError> {
+        self.folder(place.folder())?;
         let (folder, _) = self.path(place)?;
         self.session().find(&folder, place.name())
     }
@@ -269,8 +275,22 @@ impl Backend for Remote {
         }
         let mut session = self.session();
         let transfer = Transfer::open(&mut session, &format!("STOR {path}"));
-        let transfer = transfer.map_err(|error| session.failed(&path, &error))?;
-        Ok(Box::new(Part::new(transfer, Arc::clone(&self.session), path)))
+        let failed = match transfer {
+            Ok(transfer) => return Ok(Box::new(Part::new(transfer, Arc::clone(&self.session), path))),
+            Err(error) => session.failed(&path, &error),
+        };
+        drop(session);
+        if !failed.is_broken() {
+            // It may be that the folder is gone.
+            self.resolved.remove(place.folder());
+            self.folder(place.folder())?;
+        }
+        Err(failed)
+    }
+
+    fn is_free(&mut self, place: &Place) -> Result<bool, FsError> {
+        let (_, path) = self.path(place)?;
+        self.session().is_free(&path)
     }
 
     fn open(&mut self, place: &Place) -> Result<Box<dyn SourceFile>, FsError> {
@@ -358,10 +378,7 @@ impl Backend for Remote {
     }
 
     fn identity(&mut self, folder: &str) -> Result<Value, FsError> {
-        // Entered anew: what was resolved before may be gone.
-        self.resolved.remove(folder);
-        self.session().here = None;
-        let real = self.folder(folder)?;
+        let real = self.known(folder)?;
         Ok(json!({ "account": self.account, "folder": real }))
     }
 }
@@ -369,6 +386,7 @@ impl Backend for Remote {
 impl Remote {
     /// Where a place is on the server, and what is there.
     fn look(&mut self, place: &Place, links: Links) -> Result<(String, Stat), FsError> {
+        self.folder(place.folder())?;
         let (folder, path) = self.path(place)?;
         let mut session = self.session();
         let found = session.find(&folder, place.name())?;

@@ -201,6 +201,21 @@ impl Session {
         Ok(seen.map(|seen| if seen.stat.kind == EntryKind::File { told } else { seen }))
     }
 
+    /// Whether a server that tells of a name by a list only takes it for nothing, told by the first half of a rename: it is
+    /// allowed for whatever is there, and is nothing without the second half.
+    pub(super) fn is_free(&mut self, path: &str) -> Result<bool, FsError> {
+        if self.lister == Lister::Facts {
+            return Ok(false);
+        }
+        match self.command(format!("RNFR {path}"), &[Status::RequestFilePending]) {
+            Ok(_) => Ok(false),
+            Err(error) => match self.absent(path, &error) {
+                Err(error) if error.is_broken() => Err(error),
+                told => Ok(told.is_ok()),
+            },
+        }
+    }
+
     /// Whether a refusal means that there is nothing; every other error is one.
     fn absent(&self, path: &str, error: &FtpError) -> Result<(), FsError> {
         let told = from_ftp(path, error);

@@ -194,7 +194,8 @@ fn prepare(
         if create_dirs {
             make_folders(hands, place.folder())?;
         }
-        let there = look(hands.fs.as_mut(), &place, Links::Keep)?;
+        let is_free = on_conflict == OnConflict::Replace && hands.fs.is_free(&place)?;
+        let there = if is_free { None } else { look(hands.fs.as_mut(), &place, Links::Keep)? };
         if let Some(there) = there {
             match (there.kind, on_conflict) {
                 (EntryKind::Directory, OnConflict::Replace) => {

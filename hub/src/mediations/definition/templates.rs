@@ -30,7 +30,8 @@ const MAX_PATTERNS: usize = 64;
 
 /// The texts of a definition, with their places in its section; there may be too many of them.
 pub fn of(definition: &Definition, section: &Section, diagnostics: &mut Diagnostics) -> Vec<Text> {
-    let mut look = Look { section, diagnostics, found: Vec::new() };
+    let steps = definition.steps.iter().map(|entry| entry.name.to_string()).collect();
+    let mut look = Look { section, diagnostics, steps, found: Vec::new() };
     for (path, when) in definition.trigger.conditions() {
         look.condition(&format!("trigger.{path}"), Some(when));
     }
@@ -96,6 +97,8 @@ pub fn patterns(definition: &Definition) -> usize {
 struct Look<'l> {
     section: &'l Section,
     diagnostics: &'l mut Diagnostics,
+    /// The names of all steps: each is there from the beginning of a run.
+    steps: Vec<String>,
     found: Vec<Text>,
 }
 
@@ -107,7 +110,8 @@ impl Look<'_> {
             Dialect::Short | Dialect::File => ALWAYS.iter().chain(more).copied().collect(),
         };
         let known = known.into_iter().map(str::to_owned).collect();
-        let source = Source { text: text.to_owned(), dialect, known };
+        let steps = if text.contains("steps") { self.steps.clone() } else { Vec::new() };
+        let source = Source { text: text.to_owned(), dialect, known, steps };
         self.found.push(Text { place: self.section.finding(path, ""), source });
     }
 

@@ -23,6 +23,8 @@ use std::{
 const TRIES: u32 = 5;
 /// The wait after the first failure; doubled with each.
 const BACKOFF: Duration = Duration::from_secs(1);
+/// The longest wait that an endpoint may ask for.
+const LONGEST: Duration = Duration::from_secs(300);
 /// How often a hub may end in the middle of one unit before the run fails: it may be the unit that ends it.
 const HUBS: u32 = 20;
 /// When a store that failed is asked again.
@@ -141,11 +143,12 @@ impl Engine {
             if !failure.retryable || failure.stopped || tries >= TRIES {
                 return Err(failure);
             }
-            let said = format!("{failure}; it is tried again in {} s", wait.as_secs());
+            let wait_now = failure.after.map_or(wait, |asked| asked.clamp(wait, LONGEST));
+            let said = format!("{failure}; it is tried again in {} s", wait_now.as_secs());
             if let Err(error) = self.app.store.say_of_run(run.seq, MessageKind::Information, said).await {
                 tracing::warn!(%error, run = %run.guid, "Could not note why a step is tried again");
             }
-            if !self.pause(wait).await {
+            if !self.pause(wait_now).await {
                 return Err(StepFailure::stopped());
             }
             wait *= 2;

@@ -149,7 +149,7 @@ impl ForEachStep {
         }
         let Ended { done: done_items, mut jobs, failed } = self.carry_out(context, &names, &items).await?;
         if !failed.is_empty() {
-            return Err(worst(count, done_items, failed));
+            return Err(worst(count, done_items, failed, self.on_error));
         }
         jobs.sort_by_key(|(number, _)| *number);
         let mut done = StepDone {
@@ -394,15 +394,22 @@ impl Work {
     }
 }
 
-/// What the step says when items failed: the first of them, and whether any effect is unknown.
-fn worst(count: usize, done: usize, mut failed: Vec<(usize, StepFailure)>) -> StepFailure {
+/// What the step says when items failed: the first of them, and whether any effect is unknown. It is tried again while that may
+/// help an item: those that are done are not done again.
+fn worst(count: usize, done: usize, mut failed: Vec<(usize, StepFailure)>, on_error: OnError) -> StepFailure {
     failed.sort_by_key(|(number, failure)| (!failure.unknown, *number));
+    let mut may_pass = failed.iter().map(|(_, failure)| failure.retryable);
+    let retryable = match on_error {
+        OnError::Stop => may_pass.all(|may_pass| may_pass),
+        OnError::Continue => may_pass.any(|may_pass| may_pass),
+    };
+    let after = failed.iter().filter_map(|(_, failure)| failure.after).max();
     let others = failed.len();
     let unknown = failed.iter().any(|(_, failure)| failure.unknown);
     let (number, first) =
         failed.into_iter().next().unwrap_or_else(|| (0, StepFailure::permanent("no item failed")));
     let message = format!("{done} of {count} items done, {others} failed; item {number}: {}", first.message);
-    StepFailure { unknown, ..StepFailure::permanent(message) }
+    StepFailure { unknown, retryable, after, ..StepFailure::permanent(message) }
 }
 
 /// The results of all items, one a line.

@@ -34,7 +34,7 @@ use passerelle_config::{Diagnostics, Section};
 use passerelle_protocol::{JobId, Sha256};
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::runs::{Direction, MessageKind};
 
@@ -180,6 +180,8 @@ pub struct StepFailure {
     pub message: String,
     /// The same might go well in a while: the engine tries a few times more.
     pub retryable: bool,
+    /// When it asks to be tried again, at the earliest.
+    pub after: Option<Duration>,
     /// Something may have happened outside, and nobody knows: the run ends `unknown`.
     pub unknown: bool,
     /// The hub ends, or the run was taken back: nothing is noted, the unit begins anew later.
@@ -189,7 +191,7 @@ pub struct StepFailure {
 impl StepFailure {
     /// It would fail again.
     pub fn permanent(message: impl Into<String>) -> Self {
-        Self { message: message.into(), retryable: false, unknown: false, stopped: false }
+        Self { message: message.into(), retryable: false, after: None, unknown: false, stopped: false }
     }
 
     /// It may go well the next time.

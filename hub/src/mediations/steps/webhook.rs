@@ -185,7 +185,9 @@ impl WebhookStep {
                 limit.as_secs()
             ))
         };
-        judge(answer.map_err(|_| late())??.status())?;
+        let answer = answer.map_err(|_| late())??;
+        judge(answer.status())
+            .map_err(|failure| StepFailure { after: outbound::retry_after(answer.headers()), ..failure })?;
         context.note(&note, json!(true)).await
     }
 }
