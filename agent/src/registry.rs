@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
 };
 use tokio::sync::watch;
@@ -27,6 +27,7 @@ pub enum Cause {
 pub struct StopHandle {
     token: CancellationToken,
     cause: Arc<AtomicU8>,
+    given_up: Arc<AtomicBool>,
 }
 
 impl StopHandle {
@@ -48,6 +49,11 @@ impl StopHandle {
             2 => Some(Cause::Drain),
             _ => None,
         }
+    }
+
+    /// Whether the hub has given the attempt up: another agent may have gone on with it.
+    pub fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::SeqCst)
     }
 
     /// The token that fires.
@@ -81,11 +87,17 @@ pub struct Load {
 pub struct Registry {
     entries: Mutex<BTreeMap<Attempt, Entry>>,
     load: watch::Sender<Load>,
+    /// Whether a hub has said since the start which of the attempts go on.
+    heard: watch::Sender<bool>,
 }
 
 impl Default for Registry {
     fn default() -> Self {
-        Self { entries: Mutex::default(), load: watch::Sender::new(Load::default()) }
+        Self {
+            entries: Mutex::default(),
+            load: watch::Sender::new(Load::default()),
+            heard: watch::Sender::new(false),
+        }
     }
 }
 
@@ -168,6 +180,25 @@ impl Registry {
         if let Some(entry) = self.lock().get(&attempt) {
             entry.stop.stop(cause);
         }
+    }
+
+    /// Stops an attempt that the hub has given up, if it is held.
+    pub fn give_up(&self, attempt: Attempt) {
+        if let Some(entry) = self.lock().get(&attempt) {
+            entry.stop.given_up.store(true, Ordering::SeqCst);
+            entry.stop.stop(Cause::Hub);
+        }
+    }
+
+    /// The hub has said which attempts go on.
+    pub fn heard(&self) {
+        self.heard.send_replace(true);
+    }
+
+    /// Waits until a hub has said, since the start of this process, which attempts go on.
+    pub async fn until_heard(&self) {
+        // The sender is this registry's own.
+        let _ = self.heard.subscribe().wait_for(|heard| *heard).await;
     }
 
     /// Stops the attempts whose connector has not started; says how many.

@@ -99,6 +99,12 @@ pub trait Gate: Send + Sync {
         intent: &'a Intent,
     ) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>>;
 
+    /// Whether nobody else can have gone on with the prior intent. Where somebody can, that what was prepared is gone is no
+    /// proof that the effect happened: the other one may have taken it away.
+    fn is_alone(&self) -> bool {
+        true
+    }
+
     /// Says that the prior intent certainly had no effect and is given up. Only after `Ok` may the connector take away
     /// what shows so: cut off after that, the attempt begins afresh instead of taking what is gone for done.
     fn withdraw(&self) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + '_>> {

@@ -20,7 +20,7 @@ use crate::{
 };
 use jiff::Timestamp;
 use passerelle_connectors::{self as connectors, Call, Input, Intent, Output};
-use passerelle_protocol::{Code, Effect, Failure, Outcome, Progress, Repeat, Verdict};
+use passerelle_protocol::{Code, CommitMode, Effect, Failure, Outcome, Progress, Repeat, Verdict};
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -105,6 +105,13 @@ pub(super) async fn carry_out(
         turn = limits.turn() => turn,
         () = sleep_until(deadline), if !resumed => return fail(undecided(job, late())),
     };
+    // Where another agent may have been told to go on, what is found at the target means something else: the hub says so.
+    if begun && job.resumed && job.ticket.commit == CommitMode::Ask {
+        tokio::select! {
+            () = agent.registry.until_heard() => {}
+            () = called_off(stop, true) => return stopped(agent, job, judged, stop),
+        }
+    }
     // While it waited the operator may have changed the resource, what is allowed, or whose jobs are taken.
     let settings = agent.settings();
     let now = settings.resources.get(&job.envelope.resource);
@@ -200,7 +207,7 @@ async fn execute(
     };
     let cancel = stop.token().child_token();
     let evidence = leaves_evidence(job, judged);
-    let gate = Arc::new(AttemptGate::new(Arc::clone(agent), job, started_at, cancel.clone(), evidence));
+    let gate = Arc::new(AttemptGate::new(Arc::clone(agent), job, started_at, (stop, &cancel), evidence));
     let progress = connectors::Progress::default();
     let call = Call {
         job: job.attempt.job.uuid(),

@@ -1,6 +1,6 @@
 //! The gate before a final effect: the intent is journalled, and granted by the hub where it wants to be asked.
 
-use crate::{agent::Agent, job::Job, translate};
+use crate::{agent::Agent, job::Job, registry::StopHandle, translate};
 use passerelle_connectors::{Code, Failure, Gate, Intent};
 use passerelle_protocol::CommitMode;
 use std::{
@@ -18,6 +18,7 @@ pub struct AttemptGate {
     agent: Arc<Agent>,
     job: Job,
     started_at: jiff::Timestamp,
+    stop: StopHandle,
     cancel: CancellationToken,
     evidence: bool,
     passage: Passage,
@@ -55,12 +56,12 @@ impl Passage {
 
 impl AttemptGate {
     /// A gate that is open until the run ends. With `evidence` the intent is on disk before the effect; without, a
-    /// sync is saved.
+    /// sync is saved. `stop` is the attempt's, with the token of this run.
     pub fn new(
         agent: Arc<Agent>,
         job: &Job,
         started_at: jiff::Timestamp,
-        cancel: CancellationToken,
+        stop: (&StopHandle, &CancellationToken),
         evidence: bool,
     ) -> Self {
         Self {
@@ -68,7 +69,8 @@ impl AttemptGate {
             // The payload is not needed here and may be large.
             job: Job { payload: crate::job::Payload::None, ..job.clone() },
             started_at,
-            cancel,
+            stop: stop.0.clone(),
+            cancel: stop.1.clone(),
             evidence,
             passage: Passage::new(job.intent.is_some()),
             waiting: AtomicBool::new(false),
@@ -126,6 +128,10 @@ impl AttemptGate {
 }
 
 impl Gate for AttemptGate {
+    fn is_alone(&self) -> bool {
+        !self.stop.is_given_up()
+    }
+
     fn pass<'a>(
         &'a self,
         intent: &'a Intent,

@@ -361,9 +361,10 @@ impl Driver<'_> {
                 if held.granted {
                     self.agent.journal.disowned(attempt);
                 }
-                self.agent.registry.stop(attempt, Cause::Hub);
+                self.agent.registry.give_up(attempt);
             }
         }
+        self.agent.registry.heard();
         let row = Entry { count: Some(self.epoch), ..Entry::new(Kind::Connected) };
         self.agent.journal.refused(row.detail(&format!("session {}", welcome.session)));
         Refusal::forget(&self.agent.state);

@@ -163,6 +163,15 @@ pub(crate) fn reported(tx: &mut Tx<'_>, agent: AgentId, checked: &CheckedReport)
         return Ok(());
     }
     match &report.outcome {
+        Outcome::Succeeded { .. } if found_undone(tx.conn, &job, &row)? => {
+            tracing::warn!(
+                agent_id = %agent, job_id = %report.job, attempt = report.attempt,
+                "A success does not count: a later attempt had found that it did not happen"
+            );
+            let message = "told as succeeded after a later attempt had found that it did not happen, and that it cannot happen any more";
+            let failure = Failure::new(Verdict::Permanent, Effect::Unknown, Code::AgentLost, message);
+            failed(tx, &job, &row, &failure, report)
+        }
         Outcome::Succeeded { result, output, receipt } => {
             let output = output.as_ref();
             if let Some(output) = output
@@ -220,6 +229,17 @@ pub(crate) fn reported(tx: &mut Tx<'_>, agent: AgentId, checked: &CheckedReport)
         }
         Outcome::Failed(failure) => failed(tx, &job, &row, failure, report),
     }
+}
+
+/// Whether a later attempt that was granted what this one had been granted has told that it did not happen. It has taken away
+/// what this one had prepared then: that it is gone says nothing to the agent of this one, which may take it for its own work.
+fn found_undone(conn: &Connection, job: &JobRow, row: &AttemptRow) -> Result<bool, Error> {
+    if row.number == job.attempt || row.commit != CommitMode::Ask || row.repeat != Repeat::Safe {
+        return Ok(false);
+    }
+    let sql = "SELECT 1 FROM attempts a WHERE a.job = ?1 AND a.number > ?2 AND a.reported = 1 AND a.effect = 'not_applied' \
+               AND EXISTS (SELECT 1 FROM attempts g WHERE g.job = ?1 AND g.number = ?2 AND g.intent IS NOT NULL)";
+    Ok(conn.prepare_cached(sql)?.exists(params![job.seq, row.number])?)
 }
 
 fn failed(

@@ -310,3 +310,59 @@ async fn a_share_replaced_while_the_agent_was_frozen_gives_unknown_and_never_a_f
     assert!(told >= 3 && heard >= 2, "only {told} and {heard} messages were held");
     assert!(unknown + unknown_too > 0, "the share was never replaced between grant and report");
 }
+
+/// A drop that must not replace, whose agent is killed at each message in turn; somebody else takes the name, the other agent
+/// goes on, and then the first one comes back. Gives how many messages were tried, and how many drops were found taken.
+async fn killed_and_taken_at_each_message(answers: bool) -> (u64, usize) {
+    const THEIRS: &str = "somebody else's\n";
+    let mut pair = Pair::start().await;
+    let mut taken = 0;
+    for number in 0..MOST_MESSAGES {
+        pair.first_alone().await;
+        let mut wish = a_drop(number);
+        wish["params"]["on_conflict"] = json!("fail");
+        let Some(id) = pair.freeze_at(number, answers, &wish).await else { return (number, taken) };
+        let target = pair.share().join(format!("{number}.csv"));
+        pair.first.kill();
+        pair.tunnel.heal();
+        let theirs = !target.exists();
+        if theirs {
+            fs::write(&target, THEIRS).unwrap();
+        }
+        pair.second.start().await;
+        let told = pair.hub.api.end_of(&id, FINISHED).await;
+        let (state, effect) =
+            if theirs { ("failed", json!("not_applied")) } else { ("succeeded", Value::Null) };
+        assert_eq!((told["state"].as_str(), &told["error"]["effect"]), (Some(state), &effect), "{told:#}");
+        // The first one finds its part gone, and nothing at the target that is its own.
+        pair.first.start().await;
+        pair.first.ready().await;
+        pair.second.kill();
+        pair.hub.api.agents_online(SITE, 1).await;
+        pair.hub.api.succeed(&job("compta", "list", json!({}))).await;
+        let after = pair.hub.api.job(&id).await;
+        assert_eq!(
+            (&after["state"], &after["receipt"]),
+            (&told["state"], &told["receipt"]),
+            "message {number}: {after:#}"
+        );
+        let content = fs::read_to_string(&target).unwrap();
+        assert_eq!(content, if theirs { THEIRS } else { CONTENT }, "message {number}: {after:#}");
+        let shown = pair.first.output(&["audit", "show", "--json"]);
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        let applied = shown.lines().filter(|row| row.contains(&id)).any(|row| row.contains("\"applied\""));
+        assert!(!theirs || !applied, "message {number}: {shown}");
+        taken += usize::from(theirs);
+    }
+    panic!("a drop has more than {MOST_MESSAGES} messages");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_was_killed_and_finds_its_part_gone_claims_no_success() {
+    let ((told, lost), (heard, lost_too)) =
+        tokio::join!(killed_and_taken_at_each_message(false), killed_and_taken_at_each_message(true));
+    assert!(
+        told >= 3 && heard >= 2 && lost + lost_too >= 3,
+        "{told} and {heard} messages, {lost} and {lost_too} lost"
+    );
+}

@@ -5,6 +5,7 @@
 //! | there, whole | | it was not: ask the gate again and rename |
 //! | there, damaged | | it was not: withdraw the intent, remove the part and begin afresh |
 //! | gone | the intent's, part had been synced | it was, even if a consumer has taken the file away since |
+//! | gone | the same, but another agent was told to go on with it | it was, if the target is there with the intent's content |
 //! | gone | the intent's, part had not been synced | it was, if the target is there with the intent's content |
 //! | there or gone | bound to its target (an object store's upload), which says that it came from it | it was |
 //! | gone | bound to its target, which does not say so | it was, if the target has the intent's content; else nobody can tell |
@@ -127,19 +128,27 @@ async fn decide(
         return Ok(Finished::Done(Outcome { leaves: true, ..outcome(intent, kept.synced, atomic) }));
     }
     let Some(found_size) = found.part else {
-        if kept.synced && !found.binds && found.folder.as_ref() == Some(&kept.folder) {
+        let proves = kept.synced && !found.binds && call.gate.is_alone();
+        if proves && found.folder.as_ref() == Some(&kept.folder) {
             let folder = target.folder().to_owned();
             let synced = lease.run(move |hands| hands.fs.sync_folder(&folder)).await.unwrap_or(false);
             return Ok(Finished::Done(outcome(intent, synced, atomic)));
         }
-        // Not synced, the part may have been lost with the target's power. Content that is there was not.
+        // Not synced, the part may have been lost with the target's power; or another agent has taken it away, since the hub has
+        // given this attempt up. Content that is there was neither.
         if found.folder.as_ref() == Some(&kept.folder)
             && arrived(lease, call, &target, size, sha256).await.map_err(unknown)?
         {
             return Ok(Finished::Done(outcome(intent, false, atomic)));
         }
         let message = "the unfinished file of an earlier attempt is gone and the folder does not show why: whether the file arrived is not known";
-        let detail = format!("synced: {}, folder was {}, is {:?}", kept.synced, kept.folder, found.folder);
+        let detail = format!(
+            "alone: {}, synced: {}, folder was {}, is {:?}",
+            call.gate.is_alone(),
+            kept.synced,
+            kept.folder,
+            found.folder
+        );
         return Err(Failure::permanent(Code::TargetConflict, message).effect_unknown().detail(detail));
     };
     if cancel.is_cancelled() {

@@ -234,7 +234,14 @@ async fn a_path_is_granted_to_one_attempt_at_a_time() {
 }
 
 #[tokio::test]
-async fn what_was_granted_is_finished_by_the_next_agent_and_a_late_success_still_counts() {
+async fn what_was_granted_is_finished_by_the_next_agent_and_a_late_success_counts_while_nobody_has_found_it_undone()
+ {
+    for found_undone in [false, true] {
+        a_late_success(found_undone).await;
+    }
+}
+
+async fn a_late_success(found_undone: bool) {
     let hub = Hub::new().await;
     hub.store.set_lease(LEASE);
     let (first, second) = (hub.agent().await, hub.agent().await);
@@ -257,15 +264,30 @@ async fn what_was_granted_is_finished_by_the_next_agent_and_a_late_success_still
     let (third, offer) = other.offered().await;
     assert_eq!(opened(&second, &offer).1.granted, Some(intent()));
     other.accept(third).await;
-    other.report(third, failure(Verdict::Retry, Effect::NotApplied, Code::TargetUnreachable)).await;
+    let effect = if found_undone { Effect::NotApplied } else { Effect::Unknown };
+    other.report(third, failure(Verdict::Retry, effect, Code::TargetUnreachable)).await;
     let (fourth, offer) = other.offered().await;
-    assert_eq!(opened(&second, &offer).1.granted, None);
+    assert_eq!(opened(&second, &offer).1.granted, (!found_undone).then(intent));
     other.accept(fourth).await;
 
     let (mut late, _) = Agent::connect(served.address, &first, hello(&first)).await;
     late.report(attempt, success()).await;
-    assert_eq!(other.event().await, AgentEvent::CancelRequested(fourth));
-    assert_eq!(state(&hub, id).await, JobState::Succeeded);
+    if !found_undone {
+        assert_eq!(other.event().await, AgentEvent::CancelRequested(fourth));
+        assert_eq!(state(&hub, id).await, JobState::Succeeded);
+        return;
+    }
+    // Whoever took away what the first had prepared knows better than the first, who finds it gone.
+    other.nothing_comes().await;
+    let seen = hub.store.job(name("acme"), id).await.unwrap();
+    assert!(!seen.state.is_settled() && seen.receipt.is_none(), "{:?}", seen.state);
+    assert_eq!(seen.attempts[0].effect, Some(Effect::Unknown));
+    other.report(fourth, failure(Verdict::Permanent, Effect::NotApplied, Code::TargetConflict)).await;
+    let ended = hub.store.job(name("acme"), id).await.unwrap();
+    assert_eq!(
+        (ended.state, ended.error.map(|error| error.effect)),
+        (JobState::Failed, Some(Effect::NotApplied))
+    );
 }
 
 #[tokio::test]
