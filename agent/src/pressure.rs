@@ -92,7 +92,7 @@ impl Pressure {
     pub fn full_for_events(&self, journal: &Journal) -> Option<&'static str> {
         self.full(journal).or_else(|| self.is_disk_tight().then_some(ALMOST_FULL)).or_else(|| {
             (journal.bytes() >= self.journal_quota.load(Ordering::Relaxed) / 2).then_some(
-                "half of the agent's journal is in use (agent.journal_quota): it goes on when the hub has taken what waits",
+                "half of the agent's journal is in use (agent.journal_quota): it goes on when the hub has taken what waits, and the outcomes of jobs whose envelopes can still be replayed may be forgotten",
             )
         })
     }
@@ -106,9 +106,9 @@ impl Pressure {
         self.disk_free.load(Ordering::Relaxed) < TIGHT
     }
 
-    /// Whether the journal comes near its quota: then what it only remembers is worth less than room.
+    /// Whether the journal comes near what events may use of it: then what it only remembers is worth less than room.
     fn is_tight(&self, journal: &Journal) -> bool {
-        journal.bytes() / 4 >= self.journal_quota.load(Ordering::Relaxed) / 5
+        journal.bytes() / 2 >= self.journal_quota.load(Ordering::Relaxed) / 5
     }
 }
 
@@ -220,9 +220,15 @@ mod tests {
         journal.measure().await.unwrap();
         let used = journal.bytes();
         assert!(used > 0);
-        let pressure = Pressure::new(used * 2);
-        assert_eq!((pressure.full(&journal), pressure.disk_free()), (None, None));
+        let pressure = Pressure::new(used * 3);
+        assert_eq!((pressure.full_for_events(&journal), pressure.disk_free()), (None, None));
         assert!(!pressure.is_tight(&journal));
+        // What is only remembered is forgotten before it keeps events out.
+        pressure.set_journal_quota(used * 2);
+        assert!(pressure.is_tight(&journal) && pressure.full(&journal).is_none());
+        assert!(pressure.full_for_events(&journal).unwrap().contains("half"));
+        pressure.set_journal_quota(used * 9 / 4);
+        assert!(pressure.is_tight(&journal) && pressure.full_for_events(&journal).is_none());
         pressure.set_journal_quota(used + used / 10);
         assert!(pressure.is_tight(&journal) && pressure.full(&journal).is_none());
         pressure.set_journal_quota(used);

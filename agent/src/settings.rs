@@ -13,7 +13,6 @@ use passerelle_protocol::{
 };
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -136,7 +135,7 @@ impl Settings {
         let mut trusted_job_keys = Vec::new();
         for (index, file) in config.trust.job_keys.iter().enumerate() {
             let path = config.dir.join(file);
-            let key = fs::read(&path)
+            let key = passerelle_config::read_file(&path)
                 .map_err(|e| e.to_string())
                 .and_then(|pem| identity::public_key_from_pem(&pem));
             match key {
@@ -333,8 +332,9 @@ mod tests {
 
     fn load(text: &str) -> Result<Settings, Stop> {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("drop")).unwrap();
-        fs::write(dir.path().join("agent.toml"), text.replace("DIR", dir.path().to_str().unwrap())).unwrap();
+        std::fs::create_dir(dir.path().join("drop")).unwrap();
+        std::fs::write(dir.path().join("agent.toml"), text.replace("DIR", dir.path().to_str().unwrap()))
+            .unwrap();
         Settings::load(dir.path())
     }
 

@@ -61,6 +61,34 @@ pub(crate) fn list_resources(dir: &Path) -> Result<Vec<PathBuf>, Finding> {
     Ok(files)
 }
 
+/// Opens a file that a setting names, if it is one: opening a named pipe would wait for a writer, perhaps for ever.
+///
+/// # Errors
+/// As [`File::open`]; also if it is a folder, or neither folder nor file.
+pub fn open_file(path: &Path) -> io::Result<File> {
+    let found = fs::metadata(path)?;
+    if found.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if !found.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a pipe, socket or device, not a file"));
+    }
+    File::open(path)
+}
+
+/// Reads such a file.
+///
+/// # Errors
+/// As [`open_file`]; also if it is longer than the 1 MiB of a configuration file.
+pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_file(path)?.take(defaults::MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > defaults::MAX_FILE {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB"));
+    }
+    Ok(bytes)
+}
+
 /// Reads one file as text, without its byte order mark.
 pub(crate) fn read(file: &Path) -> Result<String, Finding> {
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

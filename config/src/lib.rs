@@ -39,6 +39,7 @@ pub use audit::{AuditSection, Syslog, WhenFull};
 pub use diagnostics::{Diagnostics, Finding};
 pub use document::without_place;
 pub use examples::{EXAMPLE_RESOURCES, EXAMPLES};
+pub use files::{open_file, read_file};
 pub use glob::path_glob;
 pub use listener::{ListenerAuth, ListenerConfig};
 pub use load::{

@@ -140,7 +140,18 @@ pub(crate) fn unreadable(path: &Path, error: &io::Error) -> String {
     let existing = path.ancestors().find_map(|path| Some((path, owner(path)?)));
     let whose = existing
         .map_or(String::new(), |(path, (uid, _))| format!("; {} belongs to uid {uid}", path.display()));
-    format!("not readable for uid {}{whose}: {}", account().0, give(path))
+    let (uid, gid) = account();
+    // A file whose rights can be seen is in the way itself; else a folder on the way to it. Who only reads need not own it.
+    let mend = match (Place::of(path), &existing) {
+        (Place::Here, Some((file, _))) if *file == path && path.is_file() => {
+            format!("run `chgrp {gid} {0} && chmod g+r {0}`", path.display())
+        }
+        (Place::Here, Some((folder, _))) => {
+            format!("run `chgrp {gid} {0} && chmod g+rx {0}`", folder.display())
+        }
+        (Place::Here | Place::Mapped { .. } | Place::Unmapped, _) => give(path),
+    };
+    format!("not readable for uid {uid}{whose}: {mend}")
 }
 
 /// What to do about a configuration folder without `agent.toml`.

@@ -9,7 +9,6 @@ use serde::{
 use std::{
     borrow::Cow,
     fmt,
-    fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
 };
@@ -136,7 +135,7 @@ impl SecretRef {
 
 /// Reads at most one byte more than the limit, into memory that is wiped and never reallocated.
 fn read_file(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    let file = File::open(path)?;
+    let file = crate::open_file(path)?;
     let limit = MAX_SECRET + 3;
     let mut bytes = Zeroizing::new(Vec::with_capacity(limit + 1));
     file.take(limit as u64).read_to_end(&mut bytes)?;
@@ -284,6 +283,14 @@ mod tests {
         assert!(told("none").starts_with("secret file none does not exist: create or mount "));
         fs::create_dir(dir.path().join("folder")).unwrap();
         assert!(told("folder").starts_with("secret file folder is a folder: name the file itself"));
+        // Opening it would wait for whoever writes there.
+        let made = std::process::Command::new("mkfifo").arg(dir.path().join("pipe")).status().unwrap();
+        assert!(made.success());
+        assert!(
+            told("pipe").ends_with("can't be read: a pipe, socket or device, not a file"),
+            "{}",
+            told("pipe")
+        );
         let unset = SecretRef::Env("PASSERELLE_TEST_OF_AN_UNSET_VARIABLE".to_owned()).read(base).unwrap_err();
         assert_eq!(
             unset.to_string(),

@@ -4,6 +4,7 @@
 //! metrics live in the agent's runner, once. Nothing here knows of the tunnel, the hub or the protocol.
 
 mod address;
+mod apart;
 mod call;
 mod connecting;
 mod connector;

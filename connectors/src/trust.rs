@@ -15,7 +15,7 @@ use rustls::{
     server::ParsedCertificate,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _};
-use std::{path::Path, sync::Arc};
+use std::{io::BufReader, path::Path, sync::Arc};
 
 /// Trusts what the system trusts, and what is named.
 ///
@@ -37,8 +37,9 @@ pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String>
     let wrong = |what: &dyn std::fmt::Display| {
         format!("{}: {what}; expected a PEM file of certificates", file.display())
     };
-    let found = CertificateDer::pem_file_iter(file)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+    let opened = passerelle_config::open_file(file).map_err(|e| wrong(&e))?;
+    let found = CertificateDer::pem_reader_iter(BufReader::new(opened))
+        .collect::<Result<Vec<_>, _>>()
         .map_err(|e| wrong(&e))?;
     if found.is_empty() { Err(wrong(&"no certificate in it")) } else { Ok(found) }
 }

@@ -73,7 +73,8 @@ impl Serving {
     /// If that file cannot be read.
     pub fn new(address: SocketAddr, certificate: Option<&Path>) -> Result<Self, Failure> {
         let digest = |file: &Path| -> Result<Sha256, String> {
-            let mut chain = CertificateDer::pem_file_iter(file).map_err(|error| error.to_string())?;
+            let pem = passerelle_config::read_file(file).map_err(|error| error.to_string())?;
+            let mut chain = CertificateDer::pem_slice_iter(&pem);
             let leaf = chain.next().ok_or("no certificate in it")?.map_err(|error| error.to_string())?;
             Ok(Sha256::of(&leaf))
         };

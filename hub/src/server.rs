@@ -79,13 +79,14 @@ pub enum TlsError {
 /// See [`TlsError`].
 pub fn tls(certificate: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
     let unreadable = |file: &Path, reason: String| TlsError::Unreadable { file: file.to_owned(), reason };
-    let chain = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+    let read = |file: &Path| passerelle_config::read_file(file).map_err(|e| unreadable(file, e.to_string()));
+    let chain = CertificateDer::pem_slice_iter(&read(certificate)?)
+        .collect::<Result<Vec<_>, _>>()
         .map_err(|e| unreadable(certificate, format!("not a PEM certificate: {e}")))?;
     if chain.is_empty() {
         return Err(unreadable(certificate, "no certificate in it".to_owned()));
     }
-    let private = PrivateKeyDer::from_pem_file(key)
+    let private = PrivateKeyDer::from_pem_slice(&read(key)?)
         .map_err(|e| unreadable(key, format!("not a PEM private key: {e}")))?;
     let refused = |reason| TlsError::Refused { file: certificate.to_owned(), reason };
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 use std::{
+    io,
     net::{SocketAddr, ToSocketAddrs as _},
     path::{Path, PathBuf},
     time::Duration,
@@ -213,7 +214,11 @@ impl File {
     /// # Errors
     /// One line, `file:line:column: key: what is wrong`.
     pub fn read(path: &Path) -> Result<Self, String> {
-        let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let read = passerelle_config::read_file(path).and_then(|bytes| {
+            String::from_utf8(bytes)
+                .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not text in UTF-8"))
+        });
+        let text = read.map_err(|error| format!("{}: {error}", path.display()))?;
         let mut file = Self::parse(&text).map_err(|place| format!("{}:{place}", path.display()))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         for inside in [&mut file.data, &mut file.tls_cert, &mut file.tls_key].into_iter().flatten() {

@@ -1,5 +1,6 @@
 //! Every bound of the protocol, in one place. Sizes in bytes.
 
+use serde_json::Value;
 use std::time::Duration;
 
 /// The longest control message, as text. A longer frame ends the session.
@@ -8,6 +9,19 @@ pub const MAX_FRAME: usize = 1024 * 1024;
 pub const MAX_INLINE_PAYLOAD: usize = 256 * 1024;
 /// The longest `params` of a job and `result` of an operation, as JSON text.
 pub const MAX_JSON: usize = 256 * 1024;
+/// How deep objects and lists may nest in them: readers of JSON end at 128 levels, of which messages and answers have some.
+pub const MAX_JSON_DEPTH: usize = 64;
+
+/// How deep objects and lists nest in a value that a reader of JSON gave: a text or number has depth 0.
+#[must_use]
+pub fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
+    }
+}
+
 /// The longest public sentence of a failure; longer ones are cut at a character boundary.
 pub const MAX_MESSAGE: usize = 1024;
 /// The longest `state` of an intent, as JSON text.

@@ -42,7 +42,7 @@ pub(super) async fn check(settings: &Settings, name: &Name, write: bool) -> Vec<
 
 fn fail(name: String, link: &str, failure: &Failure) -> Item {
     let code = translate::code(failure.code);
-    let mut fix = resource_fix(code).to_owned();
+    let mut fix = resource_fix(code, link).to_owned();
     let mut detail = failure.detail.clone().unwrap_or_default();
     // What to compare, and the very line to add, stand behind the first semicolon.
     if link == "host key"
@@ -80,8 +80,11 @@ fn plain_folder(glob: &str) -> String {
     plain.copied().collect::<Vec<_>>().join("/")
 }
 
-fn resource_fix(code: Code) -> &'static str {
+fn resource_fix(code: Code, link: &str) -> &'static str {
     match code {
+        Code::TargetUnreachable if link == "folder" => {
+            "see the cause; a share that belongs there may not be mounted"
+        }
         Code::TargetUnreachable => {
             "check name, port and certificate, and that a firewall lets this machine reach it"
         }

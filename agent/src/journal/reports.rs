@@ -2,10 +2,30 @@
 
 use super::{ACKED, FINISHED, Journal, JournalError, KEPT_REPORT, REPORTABLE, key, parse};
 use crate::clock;
-use passerelle_protocol::{Report, session::Attempt};
+use passerelle_protocol::{Code, Effect, Failure, JobId, Outcome, Report, Verdict, session::Attempt};
 use rusqlite::{OptionalExtension as _, params};
 use std::sync::{Arc, atomic::Ordering};
 use tokio::sync::futures::Notified;
+
+/// Number, job, attempt and report.
+type Row = (i64, [u8; 16], u32, String);
+
+/// What is told of an attempt whose report cannot be read: without it, all reports that come after would wait for ever.
+fn unreadable(attempt: Attempt, error: &JournalError) -> Report {
+    tracing::error!(
+        job_id = %attempt.job, attempt = attempt.number, %error,
+        "A report cannot be read from the journal: its attempt is told as unknown"
+    );
+    let message = "how the attempt ended cannot be read from the agent's journal";
+    let failure = Failure::new(Verdict::Permanent, Effect::Unknown, Code::Internal, message);
+    Report {
+        job: attempt.job,
+        attempt: attempt.number,
+        outcome: Outcome::Failed(failure),
+        started_at: None,
+        finished_at: clock::now(),
+    }
+}
 
 impl Journal {
     /// The report of a finished attempt whose output waits to be uploaded.
@@ -44,24 +64,27 @@ impl Journal {
             }
         }
         let (after, seq) = (cursor.unwrap_or(0), Arc::clone(&self.seq));
-        let (rows, given): (Vec<(i64, String)>, i64) = self
+        let (rows, given): (Vec<Row>, i64) = self
             .writer
             .read(move |c| {
                 let rows = c
                     .prepare_cached(
-                        "SELECT seq, report FROM attempts WHERE state = 3 AND seq > ?1 ORDER BY seq LIMIT ?2",
+                        "SELECT seq, job, attempt, report FROM attempts WHERE state = 3 AND seq > ?1 ORDER BY seq LIMIT ?2",
                     )?
                     .query_map(params![after, i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
-                        Ok((row.get(0)?, row.get(1)?))
+                        Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
                     })?
                     .collect::<Result<_, _>>()?;
                 // Numbers are given on this thread: all up to here are committed.
                 Ok((rows, seq.load(Ordering::Relaxed)))
             })
             .await?;
-        let next = if rows.len() < limit { Some(given) } else { rows.last().map(|(seq, _)| *seq) };
-        let reports = rows.iter().map(|(_, text)| parse(text).map(Arc::new)).collect::<Result<_, _>>()?;
-        Ok((reports, next.unwrap_or(given)))
+        let next = if rows.len() < limit { Some(given) } else { rows.last().map(|(seq, ..)| *seq) };
+        let reports = rows.iter().map(|(_, job, attempt, text)| {
+            let attempt = Attempt::new(JobId::from(uuid::Uuid::from_bytes(*job)), *attempt);
+            Arc::new(parse(text).unwrap_or_else(|error| unreadable(attempt, &error)))
+        });
+        Ok((reports.collect(), next.unwrap_or(given)))
     }
 
     /// Waits until a report has become ready, from this call on.

@@ -4,7 +4,7 @@ use super::*;
 use crate::{clock, job::Payload};
 use bytes::Bytes;
 use passerelle_protocol::{
-    AgentId, CommitMode, Effect, Envelope, Failure, JobId, KeyId, OutputPayload, PayloadDigest, Sha256,
+    AgentId, Code, CommitMode, Effect, Envelope, Failure, JobId, KeyId, OutputPayload, PayloadDigest, Sha256,
     Ticket, Verdict,
 };
 use serde_json::json;
@@ -80,7 +80,7 @@ pub(super) fn denied() -> Outcome {
     Outcome::Failed(Failure::new(
         Verdict::Denied,
         Effect::NotApplied,
-        passerelle_protocol::Code::PolicyDenied,
+        Code::PolicyDenied,
         "no rule allows it",
     ))
 }
@@ -145,6 +145,34 @@ async fn a_finished_attempt_is_reported_until_acknowledged_and_survives_a_lost_a
     let opened = reopen(dir.path(), opened.journal).await;
     assert!(opened.found.is_empty());
     assert_eq!(opened.journal.reports_after(None, 10).await.unwrap().0, []);
+}
+
+#[tokio::test]
+async fn a_report_that_cannot_be_read_is_told_as_unknown_and_keeps_no_other_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    let (one, other) = (job(1, 1), job(2, 1));
+    for job in [&one, &other] {
+        journal.accept(job, true, None, 1).await.unwrap();
+        journal.finish(&report(job, succeeded()), false, Some(row())).await.unwrap();
+    }
+    drop(journal);
+    let deep = format!("{{\"outcome\":{}{}}}", "[".repeat(200), "]".repeat(200));
+    let damaged = Connection::open(dir.path().join(FILE)).unwrap();
+    damaged
+        .execute("UPDATE attempts SET report = ?1 WHERE job = ?2", params![deep, key(one.attempt).0])
+        .unwrap();
+    drop(damaged);
+    let journal = Journal::open(dir.path()).unwrap().journal;
+    let (reports, _) = journal.reports_after(None, 10).await.unwrap();
+    let [told, whole] = &reports[..] else { panic!("{reports:?}") };
+    assert_eq!((told.job, told.attempt), (one.attempt.job, 1));
+    let Outcome::Failed(failure) = &told.outcome else { panic!("{told:?}") };
+    assert_eq!(
+        (failure.verdict, failure.effect, failure.code),
+        (Verdict::Permanent, Effect::Unknown, Code::Internal)
+    );
+    assert_eq!((whole.job, &whole.outcome), (other.attempt.job, &succeeded()));
 }
 
 #[tokio::test]
@@ -254,12 +282,8 @@ async fn a_later_attempt_learns_the_intent_of_one_that_failed_and_not_of_one_tha
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap().journal;
     let intent = json!({"part": ".passerelle-x-1.part"});
-    let lost = Outcome::Failed(Failure::new(
-        Verdict::Retry,
-        Effect::Unknown,
-        passerelle_protocol::Code::TargetTimeout,
-        "no answer",
-    ));
+    let lost =
+        Outcome::Failed(Failure::new(Verdict::Retry, Effect::Unknown, Code::TargetTimeout, "no answer"));
     for (n, outcome) in [(1, lost), (2, succeeded())] {
         let first = job(n, 1);
         journal.accept(&first, true, None, 1).await.unwrap();
@@ -353,7 +377,7 @@ async fn a_disk_that_takes_no_writes_is_told_and_recovers() {
 }
 
 pub(super) fn failed(verdict: Verdict, effect: Effect) -> Outcome {
-    Outcome::Failed(Failure::new(verdict, effect, passerelle_protocol::Code::TargetTimeout, "no answer"))
+    Outcome::Failed(Failure::new(verdict, effect, Code::TargetTimeout, "no answer"))
 }
 
 /// Accepts, journals an intent if `intent`, ends and has acknowledged an attempt that may leave `part-N`.

@@ -50,8 +50,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// # Errors
 /// Why they cannot be used.
 pub fn tls(cert: &Path, key: &SecretRef, base: &Path) -> Result<TlsAcceptor, String> {
-    let chain = CertificateDer::pem_file_iter(cert)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+    let opened = passerelle_config::open_file(cert).map_err(|e| format!("{}: {e}", cert.display()))?;
+    let chain = CertificateDer::pem_reader_iter(io::BufReader::new(opened))
+        .collect::<Result<Vec<_>, _>>()
         .map_err(|e| format!("{}: not a PEM certificate: {e}", cert.display()))?;
     if chain.is_empty() {
         return Err(format!("{}: no certificate in it", cert.display()));

@@ -5,7 +5,8 @@ use crate::{agent::Agent, clock, dispatch::Judged, job::Job};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use passerelle_connectors::{Outcome as Done, Produced};
 use passerelle_protocol::{
-    Code, Effect, Failure, Outcome, OutputPayload, Receipt, Sha256, Verdict, limits::MAX_JSON,
+    Code, Effect, Failure, Outcome, OutputPayload, Receipt, Sha256, Verdict,
+    limits::{self, MAX_JSON, MAX_JSON_DEPTH},
 };
 use serde_json::{Value, json};
 use tracing::error;
@@ -23,6 +24,11 @@ pub async fn success(
     spool: OutputSpool,
     recalled: bool,
 ) -> (Outcome, Option<Stored>) {
+    if limits::depth(&done.result) > MAX_JSON_DEPTH {
+        spool.discard();
+        let message = format!("the result nests deeper than the {MAX_JSON_DEPTH} levels allowed");
+        return (failed(Code::TooLarge, message), None);
+    }
     let text = done.result.to_string();
     if text.len() > MAX_JSON {
         spool.discard();

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     BuildError, address,
+    apart::{Client, Lane},
     connecting::Limited,
     hiding::Secrets,
     http::{
@@ -71,6 +72,7 @@ pub(super) fn exchange(settings: &Settings, base: &Path) -> Result<Exchange, Bui
         builder = builder.proxy(to);
     }
     let client = builder.build().map_err(|e| BuildError::at("url", e))?;
+    let client = Client::new(client, &Lane::default());
     let tokens = oauth.map(|oauth| Tokens::build(oauth, client.clone(), base)).transpose();
     let tokens = tokens.map_err(|(key, cause)| BuildError::at(format!("auth.{key}"), cause))?;
     Ok(Exchange {

@@ -13,6 +13,7 @@ use super::error::{CrmError, Problem};
 use crate::{
     Call, Code, Failure, Patience, Progress,
     address::{self, Blocked},
+    apart::Client,
     causes, connecting,
     hiding::Secrets,
     http::{
@@ -81,7 +82,7 @@ pub(crate) struct Exchange {
     /// Its path ends with `/`.
     pub(crate) base: Url,
     /// The client: no redirects, checked addresses, the resource's CA and proxy.
-    pub(crate) client: reqwest::Client,
+    pub(crate) client: Client,
     /// The header that authenticates each request, for the kinds of `auth` that are no more than that.
     pub(crate) credentials: Option<(HeaderName, HeaderValue)>,
     /// The access tokens that stand in its place.

@@ -196,6 +196,8 @@ pub(super) trait Backend: Send {
     }
     /// Called now and then while nothing else is asked of it.
     fn keep_warm(&mut self) {}
+    /// Lets go of what only operations need; [`Self::alive`] comes before the next one.
+    fn rest(&mut self) {}
     /// Creates a file for writing; `Exists` if there is one.
     fn create(&mut self, place: &Place) -> Result<Box<dyn PartFile>, FsError>;
     /// The same for a file that will have `size` bytes, which some servers want to hear first.

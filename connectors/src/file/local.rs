@@ -63,7 +63,7 @@ impl Connect for LocalFolder {
         let root = self.open()?;
         let marked = if self.marked { format!(", with {MARKER} in it") } else { String::new() };
         passed("folder", format!("{} is there{marked}", self.path.display()));
-        Ok(Box::new(Local { folder: self.clone(), root }))
+        Ok(Box::new(Local { folder: self.clone(), root: Some(root) }))
     }
 }
 
@@ -115,16 +115,21 @@ fn open_root(path: &Path) -> Result<Dir, Failure> {
 /// An opened root.
 struct Local {
     folder: LocalFolder,
-    root: Dir,
+    /// `None` while it waits for the next operation: a folder that somebody has open cannot be unmounted.
+    root: Option<Dir>,
 }
 
 impl Local {
+    fn root(&self) -> Result<&Dir, FsError> {
+        self.root.as_ref().ok_or_else(|| FsError::new(Problem::Lost, "the folder is not open"))
+    }
+
     /// The folder itself, resolved beneath the root.
     fn folder(&self, folder: &str) -> Result<Dir, FsError> {
         if folder.is_empty() {
-            return self.root.try_clone().map_err(from_io(folder));
+            return self.root()?.try_clone().map_err(from_io(folder));
         }
-        self.root.open_dir(folder).map_err(from_io(folder))
+        self.root()?.open_dir(folder).map_err(from_io(folder))
     }
 
     fn parent(&self, place: &Place) -> Result<Dir, FsError> {
@@ -142,11 +147,15 @@ impl Backend for Local {
     fn alive(&mut self, _: Duration) -> bool {
         match self.folder.open() {
             Ok(root) => {
-                self.root = root;
+                self.root = Some(root);
                 true
             }
             Err(_) => false,
         }
+    }
+
+    fn rest(&mut self) {
+        self.root = None;
     }
 
     fn create(&mut self, place: &Place) -> Result<Box<dyn PartFile>, FsError> {
@@ -163,7 +172,8 @@ impl Backend for Local {
         regular(self.stat(place.as_str(), Links::Follow)?.kind, place.as_str())?;
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-        let file = self.root.open_with(place.as_str(), &options).map_err(from_io(place.as_str()))?.into_std();
+        let file =
+            self.root()?.open_with(place.as_str(), &options).map_err(from_io(place.as_str()))?.into_std();
         let mut source = Source { file, path: place.to_string() };
         regular(source.stat()?.kind, place.as_str())?;
         Ok(Box::new(source))
@@ -172,8 +182,8 @@ impl Backend for Local {
     fn stat(&mut self, path: &str, links: Links) -> Result<Stat, FsError> {
         let at = if path.is_empty() { "." } else { path };
         let metadata = match links {
-            Links::Follow => self.root.metadata(at),
-            Links::Keep => self.root.symlink_metadata(at),
+            Links::Follow => self.root()?.metadata(at),
+            Links::Keep => self.root()?.symlink_metadata(at),
         };
         let metadata = metadata.map_err(from_io(path))?;
         Ok(Stat {

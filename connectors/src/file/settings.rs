@@ -422,7 +422,7 @@ impl SftpSettings {
         };
         let known_hosts = base.join(&self.known_hosts);
         // Read again at each connection, so that a line added after a first refusal counts at once.
-        std::fs::File::open(&known_hosts).map_err(|error| {
+        passerelle_config::open_file(&known_hosts).map_err(|error| {
             let message = format!(
                 "{} cannot be read ({error}): make it with ssh-keyscan and compare the fingerprint with the server's owner",
                 known_hosts.display()

@@ -81,6 +81,7 @@ impl Hands {
     /// Settles and waits for the next operation.
     pub(super) fn park(&mut self) {
         self.settle();
+        self.fs.rest();
         self.parked = Some(Instant::now());
     }
 }

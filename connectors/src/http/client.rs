@@ -6,7 +6,13 @@ use super::{
     settings::{Settings, Version},
     sign::Signer,
 };
-use crate::{BuildError, Failure, address, connecting::Limited, hiding::Secrets, trust};
+use crate::{
+    BuildError, Failure, address,
+    apart::{Client, Lane},
+    connecting::Limited,
+    hiding::Secrets,
+    trust,
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
 use passerelle_config::{Secret, SecretRef};
@@ -21,7 +27,7 @@ pub(crate) const MAX_HEADERS: usize = 1000;
 const HTTP2_PING: Duration = Duration::from_secs(20);
 const HTTP2_PONG: Duration = Duration::from_secs(60);
 
-/// Builds a client that speaks this version.
+/// Builds a client that speaks this version, with connections that `lane` serves.
 ///
 /// # Errors
 /// If a secret of the proxy cannot be used.
@@ -30,7 +36,8 @@ pub(super) fn client(
     base: &Path,
     mut tls: ClientConfig,
     version: Version,
-) -> Result<reqwest::Client, BuildError> {
+    lane: &Lane,
+) -> Result<Client, BuildError> {
     let protocols: &[&[u8]] = match version {
         Version::Auto => &[b"h2", b"http/1.1"],
         Version::One => &[b"http/1.1"],
@@ -70,7 +77,7 @@ pub(super) fn client(
         }
         builder = builder.proxy(to);
     }
-    builder.build().map_err(|e| BuildError::at("url", e))
+    builder.build().map(|client| Client::new(client, lane)).map_err(|e| BuildError::at("url", e))
 }
 
 /// What the client speaks TLS with.
@@ -222,7 +229,7 @@ impl From<Token> for Shown {
 pub(super) fn credentials(
     settings: &Settings,
     base: &Path,
-    client: &reqwest::Client,
+    client: &Client,
 ) -> Result<Credentials, BuildError> {
     let Some(auth) = &settings.auth else {
         return Ok(Credentials::None);

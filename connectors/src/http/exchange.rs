@@ -229,8 +229,8 @@ async fn once(
     content: &mut Content,
 ) -> Result<Response, Failure> {
     let Sent { body, fault } = content.body(waits).await?;
-    let request = http.client.request(params.method.clone(), url).headers(headers).body(body).send();
-    match waits.head(request).await? {
+    let request = http.client.request(params.method.clone(), url).headers(headers).body(body);
+    match waits.head(http.client.send(request)).await? {
         Ok(response) => {
             waits.call.progress.beat();
             Ok(response)
@@ -340,11 +340,11 @@ pub(super) async fn probe(http: &Http, timeout: Duration) -> Result<(), Failure>
 /// The same; gives the status of its answer.
 pub(super) async fn look(http: &Http, timeout: Duration) -> Result<StatusCode, Failure> {
     let look = async {
-        let mut request = http.client.head(http.base.clone());
+        let mut request = http.client.request(Method::HEAD, http.base.clone());
         if let Some(Shown { name, value, .. }) = http.credentials.shown().await? {
             request = request.header(name, value);
         }
-        request.send().await.map_err(|error| unanswered(http, error, true))
+        http.client.send(request).await.map_err(|error| unanswered(http, error, true))
     };
     match tokio::time::timeout(timeout, look).await {
         Ok(Ok(response)) => match response.status().as_u16() {

@@ -23,7 +23,9 @@ mod wait;
 
 use crate::{
     BuildError, Call, Capabilities, Connector, Demands, Examine, Failure, Input, Kind, Link, OperationSpec,
-    Outcome, Output, Repeat, hiding::Secrets,
+    Outcome, Output, Repeat,
+    apart::{Client, Lane},
+    hiding::Secrets,
 };
 use client::Credentials;
 use http::HeaderName;
@@ -46,7 +48,7 @@ pub struct HttpKind;
 pub struct Http {
     base: Url,
     version: Version,
-    client: reqwest::Client,
+    client: Client,
     /// What `client` speaks TLS with.
     tls: Arc<ClientConfig>,
     /// The resource's own proxy.
@@ -94,11 +96,12 @@ impl Kind for HttpKind {
 
     fn build(checked: &Settings, base: &Path) -> Result<Http, BuildError> {
         let tls = client::tls(checked, base)?;
-        let client = client::client(checked, base, tls.clone(), checked.version)?;
+        let lane = Lane::default();
+        let client = client::client(checked, base, tls.clone(), checked.version, &lane)?;
         // A token server need not speak what the application does.
         let fetching = match checked.version {
             Version::Auto => client.clone(),
-            Version::One | Version::Two => client::client(checked, base, tls.clone(), Version::Auto)?,
+            Version::One | Version::Two => client::client(checked, base, tls.clone(), Version::Auto, &lane)?,
         };
         Ok(Http {
             base: checked.url.clone(),

@@ -35,6 +35,16 @@ async fn nothing_is_done_in_a_bare_mount_point() {
         assert_eq!(failure.code, Code::PathInvalid, "{operation}: {failure:?}");
     }
 
+    // A folder that is open here could not be unmounted.
+    let open = || {
+        let files =
+            fs::read_dir("/proc/self/fd").unwrap().filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+        files.filter(|file| file == &place.root).count()
+    };
+    while open() > 0 {
+        tokio::task::yield_now().await;
+    }
+
     // Unmounted between two jobs, whatever connection is kept from the one before.
     fs::remove_file(&marker).unwrap();
     refused(drop().await.unwrap_err());

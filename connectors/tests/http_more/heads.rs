@@ -7,6 +7,11 @@ use crate::{
 };
 use passerelle_connectors::{Code, Effect, Verdict};
 use serde_json::json;
+use std::{
+    io::{Read as _, Write as _},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 use tokio::net::TcpListener;
 
 #[tokio::test]
@@ -56,4 +61,47 @@ async fn a_port_that_answers_no_handshake_is_said_to_be_silent() {
     let links = Resource::new(&url).examine().await;
     let tls = links.iter().find(|link| link.name == "TLS").unwrap();
     assert!(format!("{tls:?}").contains("did not answer the TLS handshake in time"), "{tls:?}");
+}
+
+/// A server, on threads of its own, that answers with interim answers until nobody takes them any more.
+fn endless_interim_answers() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            std::thread::spawn(move || {
+                let mut socket = socket.unwrap();
+                let _ = socket.read(&mut [0; 4096]);
+                let some = b"HTTP/1.1 100 Continue\r\n\r\n".repeat(20_000);
+                while socket.write_all(&some).is_ok() {}
+            });
+        }
+    });
+    format!("http://{address}/")
+}
+
+#[tokio::test]
+async fn endless_interim_answers_hold_up_nobody_else() {
+    let url = endless_interim_answers();
+    let resource = Resource::new(&format!("url = \"{url}\"\ntimeouts = {{ whole = \"3s\" }}"));
+    let ticks = AtomicUsize::new(0);
+    let others = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            ticks.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let ask = || resource.run("request", get("x"), None);
+    let floods = async { tokio::join!(ask(), ask(), ask(), ask()) };
+    let ended = tokio::select! {
+        ended = floods => ended,
+        () = others => unreachable!("it has no end"),
+    };
+    for done in <[_; 4]>::from(ended) {
+        let failure = done.failure();
+        assert_eq!(kind(&failure), (Verdict::Retry, Code::TargetTimeout, Effect::NotApplied), "{failure}");
+    }
+    // Some 300 where nothing holds them up; two or three where the connections share this thread.
+    let ticks = ticks.into_inner();
+    assert!(ticks > 40, "only {ticks} of 300 turns");
 }

@@ -145,11 +145,12 @@ pub async fn append(
     let expected = upload::digest(&headers)?;
     let (stream, cause) = upload::stream(body, app.max_blob);
     let (blobs, tenant) = (app.blobs.clone(), caller.tenant);
-    let stored = app.tasks.spawn(async move { blobs.append(tenant, blob, from, stream).await });
+    let stored = app.tasks.spawn(async move { blobs.append(tenant, blob, from, expected, stream).await });
     let stands = stored.await.map_err(|error| Problem::internal(&error))??;
     if let Some(problem) = cause.take() {
         return Err(problem.header(OFFSET, HeaderValue::from(stands.offset)));
     }
+    // Of a blob that was complete before.
     if let (Some(expected), Some(BlobInfo { sha256: actual, .. })) = (expected, &stands.blob)
         && expected != *actual
     {

@@ -5,7 +5,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName};
 use passerelle_protocol::{
     ApiCode, BlobId, EventId, Name, Sha256, is_traceparent,
-    limits::{MAX_INLINE_PAYLOAD, MAX_JSON},
+    limits::{MAX_INLINE_PAYLOAD, MAX_JSON, MAX_JSON_DEPTH, depth},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -17,8 +17,6 @@ pub const MAX_DEADLINE_S: u32 = 30 * 24 * 3600;
 pub const MAX_TIMEOUT_S: u32 = 3600;
 /// The most attempts a job may have.
 pub const MAX_ATTEMPTS: u32 = 100;
-/// How deep `params` may nest; well inside what every JSON reader on the way takes.
-const MAX_DEPTH: usize = 64;
 const MAX_ORDER_KEY: usize = 200;
 const MAX_LABELS: usize = 32;
 const MAX_LABEL_KEY: usize = 64;
@@ -226,8 +224,8 @@ impl Submission {
 
 /// Judges depth and length of the parameters.
 pub(super) fn check_params(params: &Value) -> Result<(), Problem> {
-    if depth(params) > MAX_DEPTH {
-        return Err(Problem::bad_request(format!("params: at most {MAX_DEPTH} levels deep")));
+    if depth(params) > MAX_JSON_DEPTH {
+        return Err(Problem::bad_request(format!("params: at most {MAX_JSON_DEPTH} levels deep")));
     }
     if params.to_string().len() > MAX_JSON {
         let detail = format!("params: at most {MAX_JSON} bytes as JSON; send content as a payload");
@@ -343,14 +341,6 @@ pub fn is_media_type(text: &str) -> bool {
 
 fn is_text(text: &str, least: usize, most: usize) -> bool {
     (least..=most).contains(&text.chars().count()) && !text.chars().any(char::is_control)
-}
-
-fn depth(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
-        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
-    }
 }
 
 #[cfg(test)]

@@ -65,15 +65,15 @@ async fn an_upload_goes_on_where_it_stood_after_a_cut_and_a_restart() {
     let blobs = Blobs::new(hub.store.clone());
     let expected = Some(Sha256::of(b"onetwothree"));
     let id = blobs.create_upload(name("acme"), None, 11, expected).await.unwrap();
-    let stands = blobs.append(name("acme"), id, 0, broken("one")).await.unwrap();
+    let stands = blobs.append(name("acme"), id, 0, None, broken("one")).await.unwrap();
     assert_eq!(stands, UploadOffset { offset: 3, length: 11, blob: None });
-    assert_eq!(blobs.append(name("acme"), id, 0, body(&["one"])).await, Err(Error::Offset(3)));
+    assert_eq!(blobs.append(name("acme"), id, 0, None, body(&["one"])).await, Err(Error::Offset(3)));
     drop(blobs);
     let hub = hub.restart().await;
     let blobs = Blobs::new(hub.store.clone());
     assert_eq!(blobs.upload_offset(name("acme"), id).await.unwrap().offset, 3);
-    assert_eq!(blobs.append(name("acme"), id, 3, body(&["two"])).await.unwrap().offset, 6);
-    let done = blobs.append(name("acme"), id, 6, body(&["th", "ree"])).await.unwrap();
+    assert_eq!(blobs.append(name("acme"), id, 3, None, body(&["two"])).await.unwrap().offset, 6);
+    let done = blobs.append(name("acme"), id, 6, None, body(&["th", "ree"])).await.unwrap();
     let blob = done.blob.clone().unwrap();
     assert_eq!((done.offset, blob.id, blob.sha256), (11, id, Sha256::of(b"onetwothree")));
     assert_eq!(blobs.upload_offset(name("acme"), id).await.unwrap(), done);
@@ -86,11 +86,14 @@ async fn a_wrong_upload_begins_anew_and_a_longer_one_is_refused() {
     let hub = Hub::new().await;
     let blobs = Blobs::new(hub.store.clone());
     let id = blobs.create_upload(name("acme"), None, 3, Some(Sha256::of(b"abc"))).await.unwrap();
-    let wrong = blobs.append(name("acme"), id, 0, body(&["abx"])).await;
+    let wrong = blobs.append(name("acme"), id, 0, None, body(&["abx"])).await;
     assert!(matches!(wrong, Err(Error::DigestMismatch { .. })));
     assert_eq!(blobs.upload_offset(name("acme"), id).await.unwrap().offset, 0);
-    assert!(matches!(blobs.append(name("acme"), id, 0, body(&["abcd"])).await, Err(Error::TooLarge(_))));
-    assert!(blobs.append(name("acme"), id, 0, body(&["abc"])).await.unwrap().blob.is_some());
+    assert!(matches!(
+        blobs.append(name("acme"), id, 0, None, body(&["abcd"])).await,
+        Err(Error::TooLarge(_))
+    ));
+    assert!(blobs.append(name("acme"), id, 0, None, body(&["abc"])).await.unwrap().blob.is_some());
     for (tenant, id) in [("other", id), ("acme", BlobId::from(clock::new_uuid7()))] {
         assert!(matches!(blobs.upload_offset(name(tenant), id).await, Err(Error::NotFound(_))));
     }
@@ -113,14 +116,14 @@ async fn a_newer_request_ends_one_that_hangs() {
     sent.send(Ok(Bytes::from_static(b"abc"))).await.unwrap();
     let stream = stream::unfold(hanging, |mut rx| async { rx.recv().await.map(|item| (item, rx)) });
     let older = blobs.clone();
-    let older = tokio::spawn(async move { older.append(name("acme"), id, 0, stream).await });
+    let older = tokio::spawn(async move { older.append(name("acme"), id, 0, None, stream).await });
     // Taken: the channel of one place is empty again.
     let _place = sent.reserve().await.unwrap();
     let stands = blobs.upload_offset(name("acme"), id).await.unwrap();
     assert_eq!(stands.offset, 3);
     // Who still listens learns that not all was taken, and from where to go on.
     assert!(matches!(older.await.unwrap(), Err(Error::Offset(3))));
-    assert!(blobs.append(name("acme"), id, 3, body(&["def"])).await.unwrap().blob.is_some());
+    assert!(blobs.append(name("acme"), id, 3, None, body(&["def"])).await.unwrap().blob.is_some());
 }
 
 /// Bytes that come one by one, as from a slow line.
@@ -136,7 +139,7 @@ async fn of_several_requests_that_are_alive_one_goes_on() {
     let hub = Hub::new().await;
     let blobs = Blobs::new(hub.store.clone());
     let id = blobs.create_upload(name("acme"), None, 30, None).await.unwrap();
-    let one = || blobs.append(name("acme"), id, 0, slow(30));
+    let one = || blobs.append(name("acme"), id, 0, None, slow(30));
     let asked = async {
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
         blobs.upload_offset(name("acme"), id).await.unwrap()
@@ -159,12 +162,12 @@ async fn of_two_that_are_silent_the_newer_has_its_turn() {
     let id = blobs.create_upload(name("acme"), None, 3, None).await.unwrap();
     let silent = stream::pending::<Result<Bytes, Infallible>>();
     let older = blobs.clone();
-    let older = tokio::spawn(async move { older.append(name("acme"), id, 0, silent).await });
+    let older = tokio::spawn(async move { older.append(name("acme"), id, 0, None, silent).await });
     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     // One that is wrong about the offset ends nobody.
-    assert_eq!(blobs.append(name("acme"), id, 2, body(&["abc"])).await, Err(Error::Offset(0)));
+    assert_eq!(blobs.append(name("acme"), id, 2, None, body(&["abc"])).await, Err(Error::Offset(0)));
     assert!(!older.is_finished());
-    assert!(blobs.append(name("acme"), id, 0, body(&["abc"])).await.unwrap().blob.is_some());
+    assert!(blobs.append(name("acme"), id, 0, None, body(&["abc"])).await.unwrap().blob.is_some());
     assert_eq!(older.await.unwrap(), Err(Error::Busy(0)));
 }
 
@@ -174,9 +177,9 @@ async fn whoever_asks_while_an_upload_completes_is_told_where_it_stands() {
     let blobs = Blobs::new(hub.store.clone());
     for _ in 0..40 {
         let id = blobs.create_upload(name("acme"), None, 6, None).await.unwrap();
-        blobs.append(name("acme"), id, 0, body(&["abcde"])).await.unwrap();
+        blobs.append(name("acme"), id, 0, None, body(&["abcde"])).await.unwrap();
         let last = blobs.clone();
-        let last = tokio::spawn(async move { last.append(name("acme"), id, 5, body(&["f"])).await });
+        let last = tokio::spawn(async move { last.append(name("acme"), id, 5, None, body(&["f"])).await });
         loop {
             let stands = blobs.upload_offset(name("acme"), id).await.unwrap();
             assert!([5, 6].contains(&stands.offset), "{stands:?}");
@@ -185,13 +188,13 @@ async fn whoever_asks_while_an_upload_completes_is_told_where_it_stands() {
             }
             // The request may have been ended before it began.
             if last.is_finished() && stands.offset == 5 {
-                blobs.append(name("acme"), id, 5, body(&["f"])).await.unwrap();
+                blobs.append(name("acme"), id, 5, None, body(&["f"])).await.unwrap();
             }
         }
         assert!(matches!(last.await.unwrap(), Ok(_) | Err(Error::Offset(5))));
         // Twice at once: one of them finds it complete.
         let id = blobs.create_upload(name("acme"), None, 3, None).await.unwrap();
-        let one = || blobs.append(name("acme"), id, 0, body(&["abc"]));
+        let one = || blobs.append(name("acme"), id, 0, None, body(&["abc"]));
         for answer in <[_; 2]>::from(tokio::join!(one(), one())) {
             assert!(matches!(answer, Ok(_) | Err(Error::Offset(0 | 3))), "{answer:?}");
         }
@@ -205,11 +208,11 @@ async fn nothing_is_added_to_what_is_complete() {
     for length in [0, 3] {
         let id = blobs.create_upload(name("acme"), None, length, None).await.unwrap();
         if length > 0 {
-            blobs.append(name("acme"), id, 0, body(&["abc"])).await.unwrap();
+            blobs.append(name("acme"), id, 0, None, body(&["abc"])).await.unwrap();
         }
-        let more = blobs.append(name("acme"), id, length, body(&["d"])).await;
+        let more = blobs.append(name("acme"), id, length, None, body(&["d"])).await;
         assert!(matches!(more, Err(Error::TooLarge(_))), "{more:?}");
-        let nothing = blobs.append(name("acme"), id, length, body(&[])).await.unwrap();
+        let nothing = blobs.append(name("acme"), id, length, None, body(&[])).await.unwrap();
         assert_eq!((nothing.offset, nothing.blob.is_some()), (length, true));
     }
 }

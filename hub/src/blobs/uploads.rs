@@ -125,7 +125,8 @@ impl Blobs {
         }
     }
 
-    /// Adds bytes to an upload. A body that breaks off keeps what came: the answer says how far.
+    /// Adds bytes to an upload; `expected` is the digest of the whole, if this request says it. A body that breaks off keeps what
+    /// came: the answer says how far.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Offset`] if `offset` is not where the upload stands; [`Error::Busy`] while another
@@ -137,6 +138,7 @@ impl Blobs {
         tenant: Name,
         id: BlobId,
         offset: u64,
+        expected: Option<Sha256>,
         stream: S,
     ) -> Result<UploadOffset, Error>
     where
@@ -144,7 +146,7 @@ impl Blobs {
         E: std::fmt::Display + Send,
     {
         match self.find(tenant, id).await? {
-            Found::Upload(upload) => self.extend(upload, offset, stream).await,
+            Found::Upload(upload) => self.extend(upload, offset, expected, stream).await,
             Found::Blob(info) => nothing_more(complete(info), offset, stream).await,
         }
     }
@@ -223,7 +225,7 @@ impl Blobs {
         let path = self.store.files().upload(upload.id);
         let receiver = Receiver::open(&path).await?;
         if receiver.offset() >= upload.length {
-            self.complete(upload, receiver).await
+            self.complete(upload, receiver, None).await
         } else {
             Ok(under_way(&upload, &receiver))
         }
@@ -234,6 +236,7 @@ impl Blobs {
         &self,
         upload: Upload,
         offset: u64,
+        expected: Option<Sha256>,
         stream: S,
     ) -> Result<UploadOffset, Error>
     where
@@ -270,7 +273,7 @@ impl Blobs {
         }
         receiver.sync().await?;
         if receiver.offset() >= upload.length {
-            self.complete(upload, receiver).await
+            self.complete(upload, receiver, expected).await
         } else if superseded && receiver.offset() == offset {
             // It stands where this one wanted to go on, and the other one does.
             Err(Error::Busy(offset))
@@ -302,10 +305,21 @@ impl Blobs {
             .await
     }
 
-    /// Checks the whole content and gives it its name.
-    async fn complete(&self, upload: Upload, receiver: Receiver) -> Result<UploadOffset, Error> {
+    /// Checks the whole content, by what was said when it was opened and with the last of it, and gives it its name.
+    async fn complete(
+        &self,
+        upload: Upload,
+        receiver: Receiver,
+        expected: Option<Sha256>,
+    ) -> Result<UploadOffset, Error> {
         let path = self.store.files().upload(upload.id);
-        let (size, sha256) = match receiver.finish(&path, upload.sha256).await {
+        let finished = match (receiver.finish(&path, upload.sha256).await, expected) {
+            (Ok((_, actual)), Some(expected)) if expected != actual => {
+                Err(Error::DigestMismatch { expected, actual })
+            }
+            (finished, _) => finished,
+        };
+        let (size, sha256) = match finished {
             Err(error @ Error::DigestMismatch { .. }) => {
                 // Nothing of it can be trusted: the next offset is 0.
                 self.store.files().remove_upload(upload.id).await;

@@ -118,7 +118,7 @@ impl Tunnel {
         E: std::fmt::Display + Send,
     {
         let upload = self.event_upload(agent, event).await?;
-        Blobs::new(self.store.clone()).extend(upload, offset, stream).await
+        Blobs::new(self.store.clone()).extend(upload, offset, None, stream).await
     }
 
     async fn event_upload(&self, agent: AgentId, event: EventId) -> Result<Upload, Error> {

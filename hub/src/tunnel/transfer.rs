@@ -147,7 +147,7 @@ impl Tunnel {
             return self.transfers.append(agent, job, offset, stream).await;
         }
         let upload = self.output_upload(agent, job, attempt).await?;
-        Blobs::new(self.store.clone()).extend(upload, offset, stream).await
+        Blobs::new(self.store.clone()).extend(upload, offset, None, stream).await
     }
 
     async fn output_upload(&self, agent: AgentId, job: JobId, attempt: u32) -> Result<Upload, Error> {

@@ -124,9 +124,18 @@ async fn a_wrong_part_or_digest_is_refused() {
     let path = open(&hub, 4, Some(&repr_digest(b"good"))).await;
     patch(&hub, &path, 0, b"evil").await.expect_problem(422, "digest_mismatch");
     let late = open(&hub, 4, None).await;
-    let request = hub.request(Method::PATCH, &late).header("content-type", PATCH).header("upload-offset", 0);
-    let answer = Answer::of(request.header("repr-digest", repr_digest(b"good")).body("evil")).await;
-    answer.expect_problem(422, "digest_mismatch");
+    let said = async |content: &'static str| {
+        let request =
+            hub.request(Method::PATCH, &late).header("content-type", PATCH).header("upload-offset", 0);
+        Answer::of(request.header("repr-digest", repr_digest(b"good")).body(content)).await
+    };
+    said("evil").await.expect_problem(422, "digest_mismatch");
+    // Nothing of it is kept: no job can take it, and it begins anew.
+    let stands = Answer::of(hub.request(Method::HEAD, &late)).await.expect(200);
+    assert_eq!(stands.header("upload-offset"), "0");
+    Answer::of(hub.request(Method::GET, &late)).await.expect(404);
+    said("good").await.expect(204);
+    assert_eq!(Answer::of(hub.request(Method::GET, &late)).await.expect(200).body, b"good");
 
     let path = open(&hub, 4, None).await;
     patch(&hub, &path, 0, b"longer").await.expect_problem(413, "too_large");

@@ -1,6 +1,6 @@
 //! Concurrency, rate, and several agents in one site.
 
-use crate::common::{SITE, Site, drop_into, files_below, notify_job};
+use crate::common::{SITE, Site, drop_into, files_below, job, notify_job, with};
 use passerelle_tests::{Agent, App, FakeIdentity, Hub, Reply, resources};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, time::Duration};
@@ -135,9 +135,7 @@ async fn an_offer_says_ask_as_soon_as_a_site_has_two_agents() {
     assert_eq!(offer["job"], json!(shared));
     assert_eq!(claims(&offer["ticket"])["commit"], "ask");
     let attempt = json!({"job": shared, "attempt": 1});
-    let message = |kind: &str, more: Value| {
-        crate::common::with(crate::common::with(attempt.clone(), json!({"type": kind})), more)
-    };
+    let message = |kind: &str, more: Value| with(with(attempt.clone(), json!({"type": kind})), more);
     tunnel.send(&message("accept", json!({}))).await;
     tunnel.send(&message("commit", json!({"intent": {"target": "a.csv"}}))).await;
     let granted = tunnel.receive(&["commit_granted"]).await;
@@ -148,4 +146,41 @@ fn claims(token: &Value) -> Value {
     use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
     let middle = token.as_str().and_then(|t| t.split('.').nth(1)).expect("a compact JWS");
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(middle).expect("base64url")).expect("claims")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_nests_too_deeply_fails_its_own_job_alone() {
+    let mut site = Site::prepared(|request, _| {
+        let depth: usize = request.uri.rsplit('/').next().and_then(|word| word.parse().ok()).unwrap_or(0);
+        let body = format!("{}1{}", "{\"a\":".repeat(depth), "}".repeat(depth));
+        Reply::status(200).header("content-type", "application/json").body(body)
+    })
+    .await;
+    let crm = format!(
+        "[resources.crm]\nconnector = \"crm\"\ndialect = \"rest\"\nurl = \"{}\"\n\
+         [resources.crm.entities.contact]\ntarget = \"contacts/\"\nkey = [\"external_id\"]\n\
+         fields = {{ external_id = \"guid\", last_name = \"nom\" }}\n\
+         [resources.crm.calls.deep]\nmethod = \"GET\"\npath = \"deep/{{n}}\"\nargs = {{ n = \"text\" }}\n\
+         [[resources.crm.allow]]\noperations = [\"call\"]\ncalls = [\"deep\"]\n",
+        site.app.url
+    );
+    site.agent.resource("crm", &crm);
+    site.agent.start().await;
+    let ask = |depth: usize| job("crm", "call", json!({"name": "deep", "args": {"n": depth.to_string()}}));
+    site.hub.api.succeed(&ask(64)).await;
+    let sessions = || {
+        let rows = site.agent.output(&["audit", "show", "--json"]).stdout;
+        String::from_utf8(rows).unwrap().lines().filter(|row| row.contains("\"connected\"")).count()
+    };
+    let before = sessions();
+    for depth in [65, 120, 126, 2000] {
+        let told = site.hub.api.run(&with(ask(depth), json!({"max_attempts": 1}))).await;
+        let code = told["error"]["code"].as_str().unwrap();
+        assert!(["too_large", "target_protocol"].contains(&code) && told["state"] != "succeeded", "{told:#}");
+        // As a call it is answered too, and ends nobody's session.
+        let call = site.hub.api.post("/v1/calls", &ask(depth)).await;
+        assert!([413, 502, 504].contains(&call.status), "{depth}: {} {:#}", call.status, call.body);
+    }
+    site.hub.api.succeed(&crate::common::drop_job("after.csv", "x")).await;
+    assert_eq!(sessions(), before, "the session was ended");
 }

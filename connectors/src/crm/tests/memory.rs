@@ -2,6 +2,7 @@
 
 use crate::{
     Call, Connector as _, Failure, Gate, Input, Intent, Outcome, Output, Progress, Visible,
+    apart::{Client, Lane},
     crm::{
         Crm,
         cursor::CursorKey,
@@ -430,12 +431,13 @@ pub fn crm(memory: &Arc<Memory>) -> Crm {
 
 /// A way to a place where nobody listens.
 pub fn exchange() -> Exchange {
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(crate::http::client::tls_of(false, None, &[]).unwrap())
+        .build()
+        .unwrap();
     Exchange {
         base: url::Url::parse("http://127.0.0.1:1/").unwrap(),
-        client: reqwest::Client::builder()
-            .tls_backend_preconfigured(crate::http::client::tls_of(false, None, &[]).unwrap())
-            .build()
-            .unwrap(),
+        client: Client::new(client, &Lane::default()),
         credentials: None,
         tokens: None,
         trust: Credentials::default(),

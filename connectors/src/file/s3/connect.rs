@@ -2,12 +2,14 @@
 
 use super::{
     Remote,
-    exchange::{Background, Bucket, NoAnswer, Request, Session, refused},
+    exchange::{Bucket, NoAnswer, Request, Session, refused},
+    list::LIST,
     sign::Keys,
     xml,
 };
 use crate::{
     BuildError, Code, Failure, address,
+    apart::Background,
     causes::{chain, find},
     file::{
         backend::{Backend, Connect, FsError, Interrupt, Problem},
@@ -139,7 +141,7 @@ impl ObjectStore {
         let mut listed = false;
         let body = session.body(response).map_err(|error| self.failed(error, None))?;
         let read = xml::read(&body, |path, _| {
-            listed |= matches!(path, ["ListBucketResult", ..]);
+            listed |= LIST.is_shown_by(path);
             Ok(())
         });
         if read.is_err() || !listed {

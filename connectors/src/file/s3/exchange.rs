@@ -4,10 +4,12 @@
 //! thread goes on sending while the session's own thread waits for the next bytes of a payload.
 
 use super::{
+    answer::{Root, Said},
     sign::{Keys, Signed, encode, query},
     xml,
 };
 use crate::{
+    apart::Background,
     file::{
         backend::{FsError, Problem},
         over_http::{Waits, lost},
@@ -17,7 +19,7 @@ use crate::{
 use bytes::Bytes;
 use jiff::Timestamp;
 use reqwest::{
-    Client, Method, Response, StatusCode, Url,
+    Client, Method, Response, Url,
     header::{HeaderMap, HeaderValue},
 };
 use std::{
@@ -29,10 +31,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{
-    runtime::{Handle, Runtime},
-    time::sleep,
-};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 /// The longest key that a store takes, in bytes.
@@ -63,28 +62,6 @@ pub(super) struct Bucket {
     pub(super) conditional: Mutex<Option<bool>>,
     /// Names that drops under way will take if they are free.
     pub(super) reserved: Mutex<HashSet<String>>,
-}
-
-/// A runtime that may be let go of anywhere.
-pub(super) struct Background(Option<Runtime>);
-
-impl Background {
-    pub(super) fn new(runtime: Runtime) -> Self {
-        Self(Some(runtime))
-    }
-
-    pub(super) fn handle(&self) -> Option<&Handle> {
-        self.0.as_ref().map(Runtime::handle)
-    }
-}
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        // The ordinary end would wait, which is not allowed on the threads of another runtime.
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
 }
 
 /// What is asked.
@@ -277,30 +254,13 @@ impl Session {
     pub(super) fn xml(
         &self,
         request: &Request<'_>,
-        root: &str,
-        mut each: impl FnMut(&[&str], &str) -> Result<(), FsError>,
+        root: Root,
+        each: impl FnMut(&[&str], &str) -> Result<(), FsError>,
     ) -> Result<(), FsError> {
         let response = self.succeed(request)?;
         let status = response.status();
-        let body = self.body(response)?;
-        let mut found = Said::default();
-        let mut wrong = None;
-        xml::read(&body, |path, text| {
-            found.take(path, text);
-            match path {
-                [first, ..] if *first == root => each(path, text),
-                [first] => {
-                    wrong = Some((*first).to_owned());
-                    Ok(())
-                }
-                _ => Ok(()),
-            }
-        })?;
-        if found.code.is_some() {
-            return Err(found.error(&request.method, request.key, status, None));
-        }
-        match wrong {
-            Some(other) => Err(xml::wrong(format!("asked for {root}, it sends {other}"))),
+        match root.read(&self.body(response)?, each)? {
+            Some(said) => Err(said.error(&request.method, request.key, status, None)),
             None => Ok(()),
         }
     }
@@ -346,127 +306,4 @@ pub(super) async fn refused(method: &Method, key: Option<&str>, response: Respon
         Ok(())
     }));
     said.error(method, key, status, after)
-}
-
-/// What an `Error` says.
-#[derive(Debug, Default)]
-struct Said {
-    code: Option<String>,
-    message: String,
-    region: Option<String>,
-}
-
-impl Said {
-    fn take(&mut self, path: &[&str], text: &str) {
-        match path {
-            ["Error", "Code"] => self.code = Some(text.trim().to_owned()),
-            ["Error", "Message"] => text.trim().clone_into(&mut self.message),
-            ["Error", "Region"] => self.region = Some(text.trim().to_owned()),
-            _ => {}
-        }
-    }
-
-    fn error(
-        self,
-        method: &Method,
-        key: Option<&str>,
-        status: StatusCode,
-        after: Option<Duration>,
-    ) -> FsError {
-        let code = self.code.unwrap_or_default();
-        let problem = problem(&code, status.as_u16());
-        let region =
-            self.region.map(|region| format!("; the bucket's region is {region}")).unwrap_or_default();
-        let detail = format!(
-            "{method} {}: the object store answered {status} {code} {}{region}",
-            key.unwrap_or("the bucket"),
-            self.message
-        );
-        FsError { retry_after: after.filter(|_| problem == Problem::Busy), ..FsError::new(problem, detail) }
-    }
-}
-
-/// What a store's own word means, or its status where it has none.
-pub(super) fn problem(code: &str, status: u16) -> Problem {
-    match code {
-        "InvalidAccessKeyId"
-        | "SignatureDoesNotMatch"
-        | "InvalidToken"
-        | "ExpiredToken"
-        | "NotSignedUp"
-        | "AccountProblem"
-        | "InvalidSecurity"
-        | "AuthorizationHeaderMalformed" => Problem::Auth,
-        "RequestTimeTooSkewed" | "RequestExpired" => Problem::Clock,
-        "AccessDenied" | "AllAccessDisabled" | "InvalidObjectState" => Problem::Refused,
-        "NoSuchKey" | "NoSuchBucket" | "NoSuchUpload" | "NoSuchVersion" => Problem::NotFound,
-        "PreconditionFailed" => Problem::Exists,
-        "ConditionalRequestConflict" | "OperationAborted" => Problem::Locked,
-        "SlowDown"
-        | "SlowDownRead"
-        | "SlowDownWrite"
-        | "ServiceUnavailable"
-        | "TooManyRequests"
-        | "RequestLimitExceeded"
-        | "Throttling"
-        | "ThrottlingException" => Problem::Busy,
-        "EntityTooLarge" => Problem::TooLarge,
-        "KeyTooLongError" => Problem::NameTooLong,
-        "InvalidObjectName" | "XMinioInvalidObjectName" => Problem::BadName,
-        "QuotaExceeded" | "XMinioAdminBucketQuotaExceeded" => Problem::Quota,
-        "XMinioStorageFull" | "InsufficientStorage" | "ServiceStorageFull" => Problem::Full,
-        "NotImplemented" => Problem::Unsupported,
-        "RequestTimeout" => Problem::TimedOut,
-        "InternalError" => Problem::Other,
-        _ => match status {
-            401 | 407 => Problem::Auth,
-            403 => Problem::Refused,
-            404 | 410 => Problem::NotFound,
-            405 | 501 => Problem::Unsupported,
-            408 => Problem::TimedOut,
-            409 => Problem::Locked,
-            412 => Problem::Exists,
-            413 => Problem::TooLarge,
-            414 => Problem::NameTooLong,
-            429 | 503 => Problem::Busy,
-            507 => Problem::Full,
-            // Of something between us and the store: what the store did is not known.
-            502 | 504 => Problem::Lost,
-            400..600 => Problem::Other,
-            // Redirections among them: they are never followed.
-            _ => Problem::Protocol,
-        },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_stores_word_counts_before_its_status() {
-        for (code, status, expected) in [
-            ("InvalidAccessKeyId", 403, Problem::Auth),
-            ("SignatureDoesNotMatch", 403, Problem::Auth),
-            ("RequestTimeTooSkewed", 403, Problem::Clock),
-            ("AccessDenied", 403, Problem::Refused),
-            ("NoSuchUpload", 404, Problem::NotFound),
-            ("PreconditionFailed", 412, Problem::Exists),
-            ("ConditionalRequestConflict", 409, Problem::Locked),
-            ("SlowDown", 503, Problem::Busy),
-            ("QuotaExceeded", 409, Problem::Quota),
-            ("XMinioStorageFull", 507, Problem::Full),
-            ("EntityTooLarge", 400, Problem::TooLarge),
-            ("", 301, Problem::Protocol),
-            ("", 403, Problem::Refused),
-            ("", 404, Problem::NotFound),
-            ("", 412, Problem::Exists),
-            ("", 500, Problem::Other),
-            ("", 502, Problem::Lost),
-            ("", 503, Problem::Busy),
-            ("Unheard", 400, Problem::Other),
-        ] {
-            assert_eq!(problem(code, status), expected, "{code} {status}");
-        }
-    }
 }

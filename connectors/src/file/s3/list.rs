@@ -1,6 +1,7 @@
 //! Folders, which a store does not have: a name before a slash in the keys of objects.
 
 use super::{
+    answer::Root,
     exchange::{Request, Session},
     xml,
 };
@@ -11,6 +12,8 @@ use crate::file::{
 use jiff::Timestamp;
 use reqwest::Method;
 
+/// What a list is called, and what every list has in it.
+pub(super) const LIST: Root = Root("ListBucketResult", "IsTruncated");
 /// How many items a store gives at once.
 const PAGE: &str = "1000";
 
@@ -97,7 +100,7 @@ impl Session {
         let mut chunk = Chunk { entries: Vec::new(), seen: false, next: None };
         let (mut key, mut stat) = (String::new(), None);
         let (mut size, mut modified, mut truncated) = (0, None, false);
-        self.xml(&request, "ListBucketResult", |path, text| {
+        self.xml(&request, LIST, |path, text| {
             match path {
                 [_, "IsTruncated"] => truncated = text.trim() == "true",
                 [_, "NextContinuationToken"] => {

@@ -7,6 +7,7 @@
 //! A store knows no rename. What takes its place in a drop is the completion of an upload: one step, before which nothing
 //! can be seen. A move is a copy and a delete, and the copy says what it was made from, so that a later attempt knows it.
 
+mod answer;
 mod connect;
 mod exchange;
 mod list;

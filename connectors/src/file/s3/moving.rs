@@ -2,6 +2,7 @@
 
 use super::{
     Head, Remote,
+    answer::Root,
     exchange::{Piece, Request, Session},
     sign::hex_digest,
     upload::{MADE_FROM_PART, MAX_PIECES, copy_source},
@@ -112,7 +113,7 @@ impl Session {
         if let Some(etag) = &head.etag {
             request = request.header("x-amz-copy-source-if-match", etag)?;
         }
-        self.xml(&request, "CopyObjectResult", |_, _| Ok(())).map_err(changed)
+        self.xml(&request, Root("CopyObjectResult", "ETag"), |_, _| Ok(())).map_err(changed)
     }
 
     fn copy_in_pieces(
@@ -160,7 +161,7 @@ impl Session {
                 request = request.header("x-amz-copy-source-if-match", etag)?;
             }
             let mut etag = String::new();
-            self.xml(&request, "CopyPartResult", |path, text| {
+            self.xml(&request, Root("CopyPartResult", "ETag"), |path, text| {
                 if let [_, "ETag"] = path {
                     text.trim().clone_into(&mut etag);
                 }

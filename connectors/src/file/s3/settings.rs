@@ -2,12 +2,12 @@
 
 use super::{
     connect::ObjectStore,
-    exchange::Background,
     sign::{Keys, encode},
 };
 use crate::{
     BuildError,
     address::{BLOCKED_HERE, is_blocked_host},
+    apart::Background,
     file::backend::Connect,
     http::client::tls_of,
 };
@@ -19,7 +19,6 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::runtime;
 
 /// What stores that know no regions are told.
 const DEFAULT_REGION: &str = "us-east-1";
@@ -199,11 +198,7 @@ impl S3Settings {
             secret: secret("secret_access_key", &self.secret_access_key)?,
             region: self.region.clone(),
         };
-        let runtime = runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("object-store")
-            .enable_all()
-            .build()
+        let runtime = Background::start("object-store")
             .map_err(|error| BuildError::at("url", format!("the agent cannot start a thread: {error}")))?;
         let store = ObjectStore::new(
             self.base.clone(),
@@ -212,7 +207,7 @@ impl S3Settings {
             keys,
             tls,
             self.connect_timeout,
-            Background::new(runtime),
+            runtime,
         );
         Ok(Arc::new(store?))
     }

@@ -6,6 +6,7 @@
 //! upload and the target, and shows to a later attempt, or to another agent, what there is to go on with or to give up.
 
 use super::{
+    answer::Root,
     exchange::{Bucket, Piece, Request, Session},
     sign::encode,
     xml,
@@ -59,7 +60,7 @@ impl Session {
         let mut request = Request::new(Method::POST, key).query(&[("uploads", "")]);
         request.headers = headers;
         let mut upload = String::new();
-        self.xml(&request, "InitiateMultipartUploadResult", |path, text| {
+        self.xml(&request, Root("InitiateMultipartUploadResult", "UploadId"), |path, text| {
             if let [_, "UploadId"] = path {
                 text.trim().clone_into(&mut upload);
             }
@@ -84,7 +85,8 @@ impl Session {
             let query = [("uploadId", upload), ("part-number-marker", after.as_str())];
             let (mut number, mut etag, mut size) = (None, String::new(), None);
             let (mut more, mut next) = (false, String::new());
-            self.xml(&Request::new(Method::GET, key).query(&query), "ListPartsResult", |path, text| {
+            let request = Request::new(Method::GET, key).query(&query);
+            self.xml(&request, Root("ListPartsResult", "UploadId"), |path, text| {
                 match path {
                     [_, "IsTruncated"] => more = text.trim() == "true",
                     [_, "NextPartNumberMarker"] => text.trim().clone_into(&mut next),
@@ -142,7 +144,7 @@ impl Session {
         if only_if_free {
             request = request.header("if-none-match", "*")?;
         }
-        self.xml(&request, "CompleteMultipartUploadResult", |_, _| Ok(()))
+        self.xml(&request, Root("CompleteMultipartUploadResult", "ETag"), |_, _| Ok(()))
     }
 
     /// Sends one piece and waits for the store's word.

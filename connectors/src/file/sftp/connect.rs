@@ -154,11 +154,14 @@ impl SftpServer {
             Failure::retry(Code::Internal, "the agent's known_hosts file cannot be used")
                 .detail(format!("{path}: {cause}"))
         };
-        let size = std::fs::metadata(&self.known_hosts).map_err(|error| unusable(&error))?.len();
-        if size > MAX_KNOWN_HOSTS {
-            return Err(unusable(&"larger than 4 MiB"));
+        let mut text = String::new();
+        let opened = passerelle_config::open_file(&self.known_hosts);
+        let read = opened.and_then(|file| file.take(MAX_KNOWN_HOSTS + 1).read_to_string(&mut text));
+        match read {
+            Ok(size) if size as u64 > MAX_KNOWN_HOSTS => Err(unusable(&"larger than 4 MiB")),
+            Ok(_) => Ok(text),
+            Err(error) => Err(unusable(&error)),
         }
-        std::fs::read_to_string(&self.known_hosts).map_err(|error| unusable(&error))
     }
 
     fn no_handshake(&self, error: &Error) -> Failure {

@@ -74,7 +74,7 @@ pub(super) fn read(
             // Empty elements come as a start and an end.
             Event::Empty(_) | Event::Comment(_) | Event::Decl(_) | Event::PI(_) => {}
             Event::End(_) => {
-                if let Some(item) = state.close() {
+                if let Some(item) = state.close()? {
                     each(item)?;
                 }
             }
@@ -115,6 +115,9 @@ struct State {
     found: Item,
     field: Option<Field>,
     text: String,
+    /// A size of this `propstat`, and of this item, that is none.
+    found_no_size: bool,
+    no_size: bool,
     seen: bool,
 }
 
@@ -129,8 +132,8 @@ impl State {
         self.text.clear();
         match self.names().as_slice() {
             [b"multistatus"] => self.seen = true,
-            [_, b"response"] => self.item = Item::default(),
-            [_, b"response", b"propstat"] => self.found = Item::default(),
+            [_, b"response"] => (self.item, self.no_size) = (Item::default(), false),
+            [_, b"response", b"propstat"] => (self.found, self.found_no_size) = (Item::default(), false),
             // The first one counts: a status may name several.
             [_, b"response", b"href"] if self.item.href.is_empty() => self.field = Some(Field::Href),
             [_, b"response", b"status"] | [_, b"response", b"propstat", b"status"] => {
@@ -161,11 +164,18 @@ impl State {
     }
 
     /// Takes in what the closing element held: an item, when it was the item's own.
-    fn close(&mut self) -> Option<Item> {
+    ///
+    /// # Errors
+    /// If it is a file whose size is no number, or beyond all: as nothing it would pass for an empty one.
+    fn close(&mut self) -> Result<Option<Item>, FsError> {
         let text = self.text.trim();
         match self.field.take() {
             Some(Field::Href) => self.item.href = text.to_owned(),
-            Some(Field::Size) => self.found.size = text.parse().ok(),
+            Some(Field::Size) => {
+                self.found.size = text.parse().ok();
+                // Servers that do not have it may name it all the same.
+                self.found_no_size = self.found.size.is_none() && !text.is_empty();
+            }
             Some(Field::Modified) => {
                 self.found.modified = http_date(text);
             }
@@ -181,9 +191,16 @@ impl State {
         }
         let closed = self.path.pop().unwrap_or_default();
         match (self.path.len(), closed.as_slice()) {
-            (1, b"response") => return Some(std::mem::take(&mut self.item)),
+            (1, b"response") => {
+                let item = std::mem::take(&mut self.item);
+                if self.no_size && !item.collection {
+                    return Err(wrong(format!("the size of {} is no number of bytes", item.href)));
+                }
+                return Ok(Some(item));
+            }
             (2, b"propstat") if self.found.status == Some(200) => {
                 let Item { collection, size, modified, etag, .. } = std::mem::take(&mut self.found);
+                self.no_size |= self.found_no_size;
                 self.item.collection |= collection;
                 self.item.size = size.or(self.item.size);
                 self.item.modified = modified.or(self.item.modified);
@@ -191,7 +208,7 @@ impl State {
             }
             _ => {}
         }
-        None
+        Ok(None)
     }
 
     fn finish(self) -> Result<(), FsError> {
@@ -291,6 +308,27 @@ mod tests {
 <status>HTTP/1.1 403 Forbidden</status></propstat></response></multistatus>"#;
         let found = items(text).unwrap();
         assert_eq!(found, [Item { href: "/a".to_owned(), ..Item::default() }]);
+    }
+
+    #[test]
+    fn a_size_that_is_none_is_not_taken_for_nothing() {
+        let item = |kind: &str, size: &str, status: &str| {
+            items(&format!(
+                "<multistatus xmlns=\"DAV:\"><response><href>/a</href><propstat><prop><resourcetype>{kind}</resourcetype>\
+                 <getcontentlength>{size}</getcontentlength></prop><status>HTTP/1.1 {status}</status></propstat></response>\
+                 </multistatus>"
+            ))
+        };
+        for size in ["-5", "18446744073709551616", "99999999999999999999999", "1.5", "many"] {
+            let error = item("", size, "200 OK").unwrap_err();
+            assert_eq!(error.problem, Problem::Protocol, "{size}");
+            assert!(error.detail.contains("the size of /a"), "{}", error.detail);
+            // Of a folder nobody asks it, and what the server does not have does not count.
+            assert_eq!(item("<collection/>", size, "200 OK").unwrap()[0].size, None, "{size}");
+            assert_eq!(item("", size, "404 Not Found").unwrap()[0].size, None, "{size}");
+        }
+        assert_eq!(item("", " 18446744073709551615 ", "200 OK").unwrap()[0].size, Some(u64::MAX));
+        assert_eq!(item("", "", "200 OK").unwrap()[0].size, None);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 mod server;
 mod state;
 
-use crate::{Failure, address, hiding::Secrets};
+use crate::{Failure, address, apart::Client, hiding::Secrets};
 use http::HeaderValue;
 use passerelle_config::{Secret, SecretRef};
 use state::State;
@@ -128,7 +128,7 @@ pub(crate) struct Token {
 pub(crate) struct Tokens(Arc<Inner>);
 
 struct Inner {
-    client: reqwest::Client,
+    client: Client,
     ask: Ask,
     state: Mutex<State>,
     /// Held by the one who fetches.
@@ -153,7 +153,7 @@ impl Tokens {
     /// The key that is to blame (`client_secret`), and why.
     pub(crate) fn build(
         settings: &OauthSettings,
-        client: reqwest::Client,
+        client: Client,
         base: &Path,
     ) -> Result<Self, (&'static str, String)> {
         let read = |key, secret: &SecretRef| secret.read(base).map_err(|e| (key, e.to_string()));

@@ -4,6 +4,7 @@ use super::{Ask, Fetched, Style};
 use crate::{
     Code, Failure,
     address::{self, Blocked, NotResolved},
+    apart::Client,
     causes::{chain, find},
     http::answer::retry_after,
 };
@@ -13,7 +14,7 @@ use http::{
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE},
 };
 use jiff::Timestamp;
-use reqwest::{Client, Response};
+use reqwest::{Method, Response};
 use serde_json::Value;
 use std::time::Duration;
 use url::form_urlencoded;
@@ -49,14 +50,14 @@ pub(super) async fn fetch(client: &Client, ask: &Ask) -> Result<Fetched, Failure
 
 async fn exchange(client: &Client, ask: &Ask) -> Result<Fetched, Failure> {
     let request = client
-        .post(ask.url.clone())
+        .request(Method::POST, ask.url.clone())
         .header(ACCEPT, "application/json")
         .header(CONTENT_TYPE, "application/x-www-form-urlencoded");
     let request = match ask.style {
         Style::Basic => request.header(AUTHORIZATION, ask.basic()?),
         Style::Body => request,
     };
-    let response = request.body(ask.form()).send().await.map_err(unanswered)?;
+    let response = client.send(request.body(ask.form())).await.map_err(unanswered)?;
     let (status, headers) = (response.status(), response.headers().clone());
     let body = read(response).await?;
     judge(status, &headers, &body)
