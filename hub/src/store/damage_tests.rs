@@ -81,6 +81,7 @@ async fn a_damaged_database_is_not_served_from_and_a_backup_brings_it_back() {
     let file = backups.path().join("hub.backup");
     backup::backup(hub.dir.path(), &file).unwrap();
     let after = hub.store.submit(job()).await.unwrap().job.id;
+    let told = hub.store.last_event().await.unwrap();
     let key = hub.store.signing_key().public().clone();
     let audience = hub.store.audience().to_owned();
     let served = restore::restore(hub.dir.path(), &file).unwrap_err().to_string();
@@ -105,6 +106,10 @@ async fn a_damaged_database_is_not_served_from_and_a_backup_brings_it_back() {
     }
     assert!(matches!(store.job(name("acme"), after).await, Err(Error::NotFound(_))));
     assert!(store.submit(job()).await.unwrap().created);
+    // No number that a client has seen since the backup is given again.
+    let again = store.last_event().await.unwrap();
+    assert!(again > told + 1_000_000, "{told}, then {again}");
+    assert!(store.last_event().await.unwrap() < 1 << 53, "a number that JavaScript can hold");
 }
 
 #[tokio::test]

@@ -11,10 +11,19 @@ use std::collections::HashSet;
 
 /// How many are kept.
 const KEPT: i64 = 10_000;
+/// How many numbers a restore leaves out: more than are given from one backup to the next.
+const LEFT_OUT: i64 = 1_000_000_000;
 
 /// The highest number given so far.
 pub(super) fn last(conn: &Connection) -> Result<i64, Error> {
     Ok(conn.query_row("SELECT coalesce(max(seq), 0) FROM events", [], |row| row.get(0))?)
+}
+
+/// Goes on with numbers that were never given, in the copy of a backup: a client that has seen some of those which were
+/// given since the backup would pass over what gets them now.
+pub(super) fn leave_numbers_out(copy: &Connection) -> rusqlite::Result<()> {
+    copy.execute("UPDATE events SET seq = seq + ?1 WHERE seq = (SELECT max(seq) FROM events)", [LEFT_OUT])
+        .map(drop)
 }
 
 /// Stores the changes of a transaction. The answer also holds those of other processes that came in between.
@@ -43,7 +52,11 @@ pub(super) fn store(
             stored.push(Change { seq: number, tenant: tenant.clone(), kind: *kind });
         }
         if seq % 1000 == 0 {
-            conn.prepare_cached("DELETE FROM events WHERE seq <= ?1")?.execute([seq - KEPT])?;
+            // Counted, since numbers may be left out.
+            conn.prepare_cached(
+                "DELETE FROM events WHERE seq <= (SELECT seq FROM events ORDER BY seq DESC LIMIT 1 OFFSET ?1)",
+            )?
+            .execute([KEPT])?;
         }
         *last = seq;
     }

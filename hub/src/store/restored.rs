@@ -7,6 +7,7 @@
 use super::{
     Error, Store,
     attempts::{self, AttemptRow, JobRow},
+    events,
     row::ms,
     transition::{Event, next},
     writer::Tx,
@@ -25,6 +26,7 @@ const DOUBTFUL: &str = "FROM jobs INDEXED BY jobs_open WHERE finished_at IS NULL
 pub(crate) fn mark(copy: &Connection, made_at: Timestamp) -> rusqlite::Result<u64> {
     copy.execute_batch("CREATE TABLE restored (made_at INTEGER NOT NULL) STRICT")?;
     copy.execute("INSERT INTO restored (made_at) VALUES (?1)", [ms(made_at)])?;
+    events::leave_numbers_out(copy)?;
     let jobs: i64 = copy.query_row(&format!("SELECT count(*) {DOUBTFUL}"), [], |row| row.get(0))?;
     Ok(u64::try_from(jobs).unwrap_or_default())
 }

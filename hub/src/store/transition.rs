@@ -223,7 +223,9 @@ fn after_failure(job: &Facts, failure: &Failure, repeat: Repeat, now: Timestamp,
     let ended = |state| Next::ended(state, failure.code, failure.message.clone(), failure.effect);
     let settled = |state| ended(if unknown { JobState::Unknown } else { state });
     match failure.verdict {
-        Verdict::Denied => ended(JobState::Denied),
+        Verdict::Denied if !unknown => ended(JobState::Denied),
+        // What was denied has no effect: an agent that says both knows neither.
+        Verdict::Denied => settled(JobState::Failed),
         Verdict::Cancelled => settled(JobState::Cancelled),
         Verdict::Permanent if failure.code == Code::Deadline => settled(JobState::Expired),
         Verdict::Permanent => settled(JobState::Failed),
