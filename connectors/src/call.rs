@@ -90,6 +90,18 @@ pub struct Intent {
     pub state: Value,
 }
 
+/// Who may have gone on with a prior intent beside the one that looks at it. Where somebody may have, that what was prepared is
+/// gone proves less: the other one may have found the effect impossible, and taken it away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Company {
+    /// Nobody: the site had one agent.
+    Alone,
+    /// Other agents of the site, one after the other, each ended before the next.
+    Possible,
+    /// Another agent was told to.
+    Certain,
+}
+
 /// The right to the final effect.
 pub trait Gate: Send + Sync {
     /// Journals the intent and, where the hub wants to be asked, waits for its grant. Only after `Ok` may the effect
@@ -99,10 +111,9 @@ pub trait Gate: Send + Sync {
         intent: &'a Intent,
     ) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>>;
 
-    /// Whether nobody else can have gone on with the prior intent. Where somebody can, that what was prepared is gone is no
-    /// proof that the effect happened: the other one may have taken it away.
-    fn is_alone(&self) -> bool {
-        true
+    /// Who else may have gone on with the prior intent.
+    fn company(&self) -> Company {
+        Company::Alone
     }
 
     /// Says that the prior intent certainly had no effect and is given up. Only after `Ok` may the connector take away

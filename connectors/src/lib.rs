@@ -23,7 +23,7 @@ pub mod file;
 pub mod http;
 pub mod trust;
 
-pub use call::{Call, Gate, Intent, Outcome, Progress, Visible};
+pub use call::{Call, Company, Gate, Intent, Outcome, Progress, Visible};
 pub use connector::{BuildError, Capabilities, Connector, Demands, Kind, OperationSpec, Repeat, Right};
 pub use erased::DynConnector;
 pub use examine::{Examine, Found, Link};

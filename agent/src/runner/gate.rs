@@ -1,7 +1,7 @@
 //! The gate before a final effect: the intent is journalled, and granted by the hub where it wants to be asked.
 
 use crate::{agent::Agent, job::Job, registry::StopHandle, translate};
-use passerelle_connectors::{Code, Failure, Gate, Intent};
+use passerelle_connectors::{Code, Company, Failure, Gate, Intent};
 use passerelle_protocol::CommitMode;
 use std::{
     future::Future,
@@ -128,8 +128,13 @@ impl AttemptGate {
 }
 
 impl Gate for AttemptGate {
-    fn is_alone(&self) -> bool {
-        !self.stop.is_given_up()
+    fn company(&self) -> Company {
+        match self.job.ticket.commit {
+            // A hub that was restored does not know it, perhaps; but nobody else does either.
+            CommitMode::Free => Company::Alone,
+            CommitMode::Ask if self.stop.is_given_up() => Company::Certain,
+            CommitMode::Ask => Company::Possible,
+        }
     }
 
     fn pass<'a>(

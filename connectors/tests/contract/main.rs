@@ -86,6 +86,7 @@ cases: {
         an_intent_with_its_part_is_finished,
         a_cancelled_attempt_looks_what_the_one_before_did,
         an_intent_whose_part_is_gone_was_done,
+        a_part_that_another_agent_may_have_taken_away_proves_less,
         a_part_gone_from_another_folder_is_unknown,
         a_part_gone_that_was_never_synced_is_unknown,
         an_unsynced_part_that_became_the_target_was_renamed,

@@ -15,7 +15,8 @@ use aws_lc_rs::digest::{Context, SHA256, digest};
 use dav::Dav;
 use passerelle_config::Diagnostics;
 use passerelle_connectors::{
-    Call, Demands, DynConnector, Failure, Gate, Input, Intent, Outcome, Output, Produced, Progress, REGISTRY,
+    Call, Company, Demands, DynConnector, Failure, Gate, Input, Intent, Outcome, Output, Produced, Progress,
+    REGISTRY,
 };
 use proftpd::Proftpd;
 use samba::Samba;
@@ -308,6 +309,7 @@ pub fn call() -> Call {
 pub struct Recorder {
     pub intents: Mutex<Vec<Intent>>,
     shut: bool,
+    company: Option<Company>,
 }
 
 impl Recorder {
@@ -321,6 +323,11 @@ impl Recorder {
         Arc::new(Self { shut: true, ..Self::default() })
     }
 
+    /// One of an agent beside others.
+    pub fn beside(company: Company) -> Arc<Self> {
+        Arc::new(Self { company: Some(company), ..Self::default() })
+    }
+
     pub fn last(&self) -> Intent {
         self.intents.lock().unwrap().last().cloned().expect("the gate was not asked")
     }
@@ -331,6 +338,10 @@ impl Recorder {
 }
 
 impl Gate for Recorder {
+    fn company(&self) -> Company {
+        self.company.unwrap_or(Company::Alone)
+    }
+
     fn pass<'a>(
         &'a self,
         intent: &'a Intent,

@@ -233,12 +233,14 @@ pub(crate) fn reported(tx: &mut Tx<'_>, agent: AgentId, checked: &CheckedReport)
 
 /// Whether a later attempt that was granted what this one had been granted has told that it did not happen. It has taken away
 /// what this one had prepared then: that it is gone says nothing to the agent of this one, which may take it for its own work.
+/// One that was declined has looked at nothing; and what left no part is not told by one that is gone.
 fn found_undone(conn: &Connection, job: &JobRow, row: &AttemptRow) -> Result<bool, Error> {
     if row.number == job.attempt || row.commit != CommitMode::Ask || row.repeat != Repeat::Safe {
         return Ok(false);
     }
     let sql = "SELECT 1 FROM attempts a WHERE a.job = ?1 AND a.number > ?2 AND a.reported = 1 AND a.effect = 'not_applied' \
-               AND EXISTS (SELECT 1 FROM attempts g WHERE g.job = ?1 AND g.number = ?2 AND g.intent IS NOT NULL)";
+               AND a.accepted_at IS NOT NULL AND EXISTS (SELECT 1 FROM attempts g WHERE g.job = ?1 AND g.number = ?2 \
+               AND json_extract(g.intent, '$.part') IS NOT NULL)";
     Ok(conn.prepare_cached(sql)?.exists(params![job.seq, row.number])?)
 }
 

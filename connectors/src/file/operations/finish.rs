@@ -6,6 +6,7 @@
 //! | there, damaged | | it was not: withdraw the intent, remove the part and begin afresh |
 //! | gone | the intent's, part had been synced | it was, even if a consumer has taken the file away since |
 //! | gone | the same, but another agent was told to go on with it | it was, if the target is there with the intent's content |
+//! | gone | the same at a site of several agents, and the name, which must not be replaced, is somebody else's | nobody can tell |
 //! | gone | the intent's, part had not been synced | it was, if the target is there with the intent's content |
 //! | there or gone | bound to its target (an object store's upload), which says that it came from it | it was |
 //! | gone | bound to its target, which does not say so | it was, if the target has the intent's content; else nobody can tell |
@@ -26,7 +27,7 @@ use super::{
     refusal::{self, Refusal},
     state,
 };
-use crate::{Call, Code, Failure, Intent, Outcome};
+use crate::{Call, Code, Company, Failure, Intent, Outcome};
 use aws_lc_rs::digest::{Context, SHA256};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -128,7 +129,12 @@ async fn decide(
         return Ok(Finished::Done(Outcome { leaves: true, ..outcome(intent, kept.synced, atomic) }));
     }
     let Some(found_size) = found.part else {
-        let proves = kept.synced && !found.binds && call.gate.is_alone();
+        let company = call.gate.company();
+        // Whoever goes on with an intent takes the part away only where somebody else has the name.
+        let may_be_lost = company == Company::Possible
+            && params.on_conflict == OnConflict::Fail
+            && is_taken(lease, call, &target, size, sha256).await.map_err(unknown)?;
+        let proves = kept.synced && !found.binds && company != Company::Certain && !may_be_lost;
         if proves && found.folder.as_ref() == Some(&kept.folder) {
             let folder = target.folder().to_owned();
             let synced = lease.run(move |hands| hands.fs.sync_folder(&folder)).await.unwrap_or(false);
@@ -143,11 +149,8 @@ async fn decide(
         }
         let message = "the unfinished file of an earlier attempt is gone and the folder does not show why: whether the file arrived is not known";
         let detail = format!(
-            "alone: {}, synced: {}, folder was {}, is {:?}",
-            call.gate.is_alone(),
-            kept.synced,
-            kept.folder,
-            found.folder
+            "{company:?}, synced: {}, folder was {}, is {:?}",
+            kept.synced, kept.folder, found.folder
         );
         return Err(Failure::permanent(Code::TargetConflict, message).effect_unknown().detail(detail));
     };
@@ -275,6 +278,19 @@ pub(super) async fn arrived(
         }
         Some(_) | None => Ok(false),
     }
+}
+
+/// Whether somebody else has the name.
+async fn is_taken(
+    lease: &mut Lease,
+    call: &Call,
+    target: &Place,
+    size: u64,
+    sha256: [u8; 32],
+) -> Result<bool, FsError> {
+    let looked_at = target.clone();
+    let found = lease.run(move |hands| look(hands.fs.as_mut(), &looked_at, Links::Keep)).await?;
+    Ok(found.is_some() && !arrived(lease, call, target, size, sha256).await?)
 }
 
 /// Reads a file and compares its digest.

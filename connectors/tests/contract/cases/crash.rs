@@ -2,7 +2,7 @@
 
 use super::failed;
 use crate::support::{Place, Recorder, call, payload};
-use passerelle_connectors::{Call, Code, Effect, Failure, Gate, Intent, Outcome, Verdict};
+use passerelle_connectors::{Call, Code, Company, Effect, Failure, Gate, Intent, Outcome, Verdict};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -88,6 +88,38 @@ pub async fn an_intent_whose_part_is_gone_was_done(place: &Place) {
     assert_eq!((&outcome.result["path"], &outcome.result["size"]), (&json!("a.csv"), &json!(7)));
     assert!(!place.has("a.csv"), "a consumed file is not delivered again");
     assert_eq!(gate.count(), 0, "nothing is done, so nothing is asked");
+}
+
+pub async fn a_part_that_another_agent_may_have_taken_away_proves_less(place: &Place) {
+    let params = json!({"path": "a.csv", "on_conflict": "fail"});
+    // What is at the target, who else there is, and whether the drop counts as done.
+    for (target, company, done) in [
+        (None, Company::Possible, place.abilities.syncs),
+        (Some("content"), Company::Possible, true),
+        (Some("another"), Company::Possible, false),
+        (Some("another"), Company::Alone, place.abilities.syncs),
+        (None, Company::Certain, false),
+        (Some("content"), Company::Certain, true),
+        (Some("another"), Company::Certain, false),
+    ] {
+        let (next, intent) = cut_off(place, &params, b"content").await;
+        std::fs::remove_file(place.root.join(intent.part.unwrap())).unwrap();
+        if let Some(text) = target {
+            place.write("a.csv", text.as_bytes());
+        }
+        let next = Call { gate: Recorder::beside(company) as Arc<dyn Gate>, ..next };
+        let result = place.run(&next, "drop", &params, Some(payload(b"content"))).await;
+        if done {
+            result.unwrap_or_else(|failure| panic!("{target:?} {company:?}: {failure:?}"));
+        } else {
+            failed(result, Verdict::Permanent, Code::TargetConflict, Effect::Unknown);
+        }
+        let left = place.has("a.csv").then(|| place.read("a.csv"));
+        assert_eq!(left.as_deref(), target.map(str::as_bytes), "{company:?}: something was written");
+        if target.is_some() {
+            std::fs::remove_file(place.root.join("a.csv")).unwrap();
+        }
+    }
 }
 
 pub async fn a_part_gone_from_another_folder_is_unknown(place: &Place) {

@@ -9,7 +9,7 @@ use crate::{
 use bytes::Bytes;
 use futures_util::stream;
 use passerelle_protocol::{
-    Code, CommitMode, Effect, Intent, JobId, Sha256, Verdict,
+    Code, CommitMode, Decline, Effect, Intent, JobId, Sha256, Verdict,
     session::{AgentEvent, Attempt},
 };
 use std::{
@@ -234,8 +234,7 @@ async fn a_path_is_granted_to_one_attempt_at_a_time() {
 }
 
 #[tokio::test]
-async fn what_was_granted_is_finished_by_the_next_agent_and_a_late_success_counts_while_nobody_has_found_it_undone()
- {
+async fn what_was_granted_is_finished_by_the_next_agent_and_a_late_success_counts_unless_found_undone() {
     for found_undone in [false, true] {
         a_late_success(found_undone).await;
     }
@@ -288,6 +287,31 @@ async fn a_late_success(found_undone: bool) {
         (ended.state, ended.error.map(|error| error.effect)),
         (JobState::Failed, Some(Effect::NotApplied))
     );
+}
+
+#[tokio::test]
+async fn a_late_success_counts_though_another_agent_would_not_go_on() {
+    let hub = Hub::new().await;
+    hub.store.set_lease(LEASE);
+    let (first, second) = (hub.agent().await, hub.agent().await);
+    let served = Served::start(&hub.store).await;
+    let (mut frozen, _) = Agent::connect(served.address, &first, hello(&first)).await;
+    let id = hub.store.submit(drop_job()).await.unwrap().job.id;
+    let (attempt, _) = frozen.offered().await;
+    frozen.accept(attempt).await;
+    frozen.session.commit(attempt, intent(), Instant::now());
+    assert_eq!(frozen.event().await, AgentEvent::CommitGranted(attempt));
+    let (mut other, _) = Agent::connect(served.address, &second, hello(&second)).await;
+    let (moved, _) = other.offered().await;
+    let message = "not allowed here".to_owned();
+    let code = Code::SignatureInvalid;
+    other.session.decline(Decline { job: id, attempt: moved.number, code, message, retry_after_ms: None });
+    other.flush().await;
+    // Nobody has looked.
+    until(&hub.store, id, |job| job.state == JobState::Unknown).await;
+    let (mut late, _) = Agent::connect(served.address, &first, hello(&first)).await;
+    late.report(attempt, success()).await;
+    assert_eq!(state(&hub, id).await, JobState::Succeeded);
 }
 
 #[tokio::test]
