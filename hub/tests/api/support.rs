@@ -123,7 +123,9 @@ impl Hub {
             Server { listener, tls: None, max_connections: MAX_CONNECTIONS, per_address: MAX_PER_ADDRESS };
         let server = tokio::spawn(server.run(app.router(), stop.clone()));
         app.tasks.spawn(passerelle_hub::mediations::engine::run(app.clone()));
-        Self { url, key, store, client: reqwest::Client::new(), app, stop, server, _data: data }
+        // Well before the hub closes an idle connection: a request that meets its end is lost.
+        let client = reqwest::Client::builder().pool_idle_timeout(Duration::from_secs(5)).build().unwrap();
+        Self { url, key, store, client, app, stop, server, _data: data }
     }
 
     /// What SIGTERM begins; [`Self::end`] waits for the rest.
