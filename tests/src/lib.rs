@@ -115,7 +115,8 @@ pub fn http_client_trusting(certificate: Option<&str>) -> reqwest::Client {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     // Another test of this process may have installed it already.
     let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let mut builder = reqwest::Client::builder();
+    // Well before a hub closes an idle connection, ten seconds after its last request: one that meets its end is lost.
+    let mut builder = reqwest::Client::builder().pool_idle_timeout(Duration::from_secs(5));
     if let Some(pem) = certificate {
         let named = CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate");
         let verifier = trust::verifier(vec![named], Arc::clone(&provider)).expect("roots");
