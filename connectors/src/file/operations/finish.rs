@@ -133,7 +133,7 @@ async fn decide(
         // Whoever goes on with an intent takes the part away only where somebody else has the name.
         let may_be_lost = company == Company::Possible
             && params.on_conflict == OnConflict::Fail
-            && is_taken(lease, call, &target, size, sha256).await.map_err(unknown)?;
+            && holds(lease, call, &target, size, sha256).await.map_err(unknown)? == Holds::Another;
         let proves = kept.synced && !found.binds && company != Company::Certain && !may_be_lost;
         if proves && found.folder.as_ref() == Some(&kept.folder) {
             let folder = target.folder().to_owned();
@@ -262,6 +262,15 @@ fn remove(place: &Place) -> impl FnOnce(&mut Hands) -> Result<(), FsError> + Sen
     move |hands| hands.fs.delete(&place)
 }
 
+/// What is at the target.
+#[derive(PartialEq, Eq)]
+enum Holds {
+    Nothing,
+    /// A file with the intent's content.
+    Ours,
+    Another,
+}
+
 /// Whether the target is a file with the intent's content.
 pub(super) async fn arrived(
     lease: &mut Lease,
@@ -270,27 +279,22 @@ pub(super) async fn arrived(
     size: u64,
     sha256: [u8; 32],
 ) -> Result<bool, FsError> {
-    let looked_at = target.clone();
-    let found = lease.run(move |hands| look(hands.fs.as_mut(), &looked_at, Links::Keep)).await?;
-    match found {
-        Some(stat) if stat.kind == EntryKind::File && stat.size == size => {
-            has_content(lease, call, target, sha256).await
-        }
-        Some(_) | None => Ok(false),
-    }
+    Ok(holds(lease, call, target, size, sha256).await? == Holds::Ours)
 }
 
-/// Whether somebody else has the name.
-async fn is_taken(
+async fn holds(
     lease: &mut Lease,
     call: &Call,
     target: &Place,
     size: u64,
     sha256: [u8; 32],
-) -> Result<bool, FsError> {
+) -> Result<Holds, FsError> {
     let looked_at = target.clone();
     let found = lease.run(move |hands| look(hands.fs.as_mut(), &looked_at, Links::Keep)).await?;
-    Ok(found.is_some() && !arrived(lease, call, target, size, sha256).await?)
+    let Some(stat) = found else { return Ok(Holds::Nothing) };
+    let may_be = stat.kind == EntryKind::File && stat.size == size;
+    let ours = may_be && has_content(lease, call, target, sha256).await?;
+    Ok(if ours { Holds::Ours } else { Holds::Another })
 }
 
 /// Reads a file and compares its digest.
