@@ -80,7 +80,7 @@ fn the_protocol_and_the_connectors_reach_for_no_network_or_disk_of_their_own_kin
             "passerelle-config",
             ["reqwest", "hyper", "axum", "rusqlite", "tokio-tungstenite", "ssh2"].as_slice(),
         ),
-        ("passerelle-connectors", ["axum", "rusqlite", "tokio-tungstenite", "jsonwebtoken"].as_slice()),
+        ("passerelle-connectors", ["axum", "rusqlite", "tokio-tungstenite", "ed25519-dalek"].as_slice()),
         ("passerelle-hub", ["ssh2"].as_slice()),
     ]);
     for package in &metadata.packages {
