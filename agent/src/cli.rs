@@ -384,6 +384,9 @@ async fn status(listen: SocketAddr, json: bool) -> Result<(), Stop> {
     for reason in &status.reasons {
         text.push_str(&format!("not ready: {reason}\n"));
     }
+    if let Some(clock) = &status.clock {
+        text.push_str(&format!("clock: {clock}\n"));
+    }
     for trigger in &status.triggers {
         text.push_str(&trigger.sentence());
     }

@@ -25,7 +25,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use passerelle_connectors::Visible;
 use passerelle_protocol::{
     Code, Decline, Effect, Envelope, Failure, HeldState, Offer, Outcome, PayloadSource, Repeat, Report,
-    Sha256, Verdict, VerifyingKey, is_traceparent, limits::MAX_INLINE_PAYLOAD, session::Attempt,
+    Sha256, Verdict, VerifyingKey, is_traceparent,
+    limits::{CLOCK_SKEW, MAX_INLINE_PAYLOAD},
+    session::Attempt,
 };
 use std::{sync::Arc, time::Duration};
 use tracing::{debug, info, warn};
@@ -101,6 +103,11 @@ impl Agent {
         }
     }
 
+    /// How far this machine's clock is off the hub's, if by more than what is signed may be off.
+    pub fn wrong_clock(&self) -> Option<String> {
+        self.status.clock(CLOCK_SKEW.as_secs().cast_signed())
+    }
+
     /// Deals with an offer; the answer is for the hub. `None` if another task is at the same attempt.
     pub async fn dispatch(self: Arc<Self>, offer: Offer, epoch: u64) -> Option<Answer> {
         let attempt = Attempt::new(offer.job, offer.attempt);
@@ -120,9 +127,15 @@ impl Agent {
         let verified = match verify(&offer, &trust, clock::unix_seconds()) {
             Ok(verified) => verified,
             Err(Rejected { code, message }) => {
+                let clock = self.wrong_clock().filter(|_| code == Code::EnvelopeExpired);
+                let message = clock.as_ref().map_or(message.clone(), |clock| format!("{message}: {clock}"));
                 warn!(job_id = %offer.job, attempt = offer.attempt, %code, reason = message, "Declined an offer");
                 self.journal.refused(Entry::of(Kind::OfferRefused, attempt).code(code).detail(&message));
-                return decline(code, message, None);
+                return match clock {
+                    // No fault of the job's: it waits until the clock is right.
+                    Some(_) => decline(Code::Busy, message, Some(BUSY_RETRY * 5)),
+                    None => decline(code, message, None),
+                };
             }
         };
         if self.is_draining() {

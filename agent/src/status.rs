@@ -10,12 +10,15 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
+    time::Instant,
 };
 
 /// How many ended attempts are shown.
 const LAST_JOBS: usize = 20;
 /// The main loop ticks every second; without a tick for so long it hangs.
 const STALLED_MS: i64 = 15_000;
+/// A difference of the clocks that is worth telling, in seconds.
+pub const CLOCK_TOLD: i64 = 10;
 
 /// The connection to the hub.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +131,9 @@ pub struct Snapshot {
     pub identity: Option<Who>,
     /// The connection.
     pub connection: Link,
+    /// How far this machine's clock is off the hub's, in a sentence, if it is by more than ten seconds.
+    #[serde(default)]
+    pub clock: Option<String>,
     /// Whether jobs are taken.
     pub ready: bool,
     /// Why not.
@@ -155,10 +161,19 @@ pub struct Snapshot {
 #[derive(Debug)]
 struct Inner {
     link: Link,
+    /// What the hub's clock said, and when by the monotonic one here; while it is connected.
+    hub_clock: Option<(Timestamp, Instant)>,
     who: Option<Who>,
     resources: BTreeMap<Name, ResourceStatus>,
     last_jobs: VecDeque<JobStatus>,
     reload: Reload,
+}
+
+impl Inner {
+    fn clock(&self, tolerated: i64) -> Option<String> {
+        let (told, at) = self.hub_clock?;
+        clock::difference(told.checked_add(at.elapsed()).unwrap_or(told), tolerated)
+    }
 }
 
 /// See the [module](self).
@@ -180,6 +195,7 @@ impl Status {
             ticked: AtomicI64::new(now.as_millisecond()),
             inner: Mutex::new(Inner {
                 link,
+                hub_clock: None,
                 who: None,
                 resources,
                 last_jobs: VecDeque::new(),
@@ -204,7 +220,22 @@ impl Status {
 
     /// The connection changed.
     pub fn set_link(&self, link: Link) {
-        self.lock().link = link;
+        let mut inner = self.lock();
+        if !matches!(link, Link::Connected { .. }) {
+            inner.hub_clock = None;
+        }
+        inner.link = link;
+    }
+
+    /// The hub has told its time.
+    pub fn set_hub_clock(&self, server_time: Timestamp) {
+        self.lock().hub_clock = Some((server_time, Instant::now()));
+    }
+
+    /// How far this machine's clock is off the hub's now, if it is connected and they differ by more than `tolerated`
+    /// seconds. A clock that is set right, or wrong, while the connection lasts counts from then on.
+    pub fn clock(&self, tolerated: i64) -> Option<String> {
+        self.lock().clock(tolerated)
     }
 
     /// The agent is enrolled.
@@ -278,6 +309,7 @@ impl Status {
             hub: hub.to_owned(),
             identity: inner.who.clone(),
             connection: inner.link.clone(),
+            clock: inner.clock(CLOCK_TOLD),
             ready: reasons.is_empty(),
             reasons,
             configuration: inner.reload.clone(),
@@ -305,5 +337,24 @@ impl Readiness {
     /// As an error of a command.
     pub fn into_result(self) -> Result<(), Stop> {
         if self.ready { Ok(()) } else { Err(Stop::Failed(format!("not ready: {}", self.reasons.join("; ")))) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_difference_of_the_clocks_is_told_while_connected() {
+        let status = Status::new(BTreeMap::new());
+        let hub = Timestamp::from_second(clock::unix_seconds() + 90).unwrap();
+        assert_eq!(status.clock(CLOCK_TOLD), None);
+        status.set_link(Link::Connected { session: SessionId::new(0, &[0; 10]), since: clock::now() });
+        status.set_hub_clock(hub);
+        let told = status.clock(60).unwrap();
+        assert!(told.contains("90 s behind the hub's") || told.contains("89 s behind the hub's"), "{told}");
+        assert_eq!(status.clock(120), None);
+        status.set_link(Link::Disconnected { why: "gone".to_owned() });
+        assert_eq!(status.clock(CLOCK_TOLD), None);
     }
 }

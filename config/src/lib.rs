@@ -4,6 +4,7 @@
 //! and all findings are collected before anything is refused.
 
 mod load;
+mod log_level;
 
 pub mod address;
 mod agent;
@@ -45,6 +46,7 @@ pub use listener::{ListenerAuth, ListenerConfig};
 pub use load::{
     DEFAULT_DIR, LISTEN_FILE, Readable, listen_address, load, readable, readable_resources, state_dir,
 };
+pub use log_level::{LOG_LEVELS, is_log_level};
 pub use redact::redacted;
 pub use schema::{schema, without_null};
 pub use secret::{Secret, SecretError, SecretRef};

@@ -7,7 +7,7 @@ use crate::{
     store::{quota, retention},
     tunnel::registry::LEASE,
 };
-use passerelle_config::{ByteSize, HumanDuration, LogFormat};
+use passerelle_config::{ByteSize, HumanDuration, LOG_LEVELS, LogFormat, is_log_level};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
@@ -229,29 +229,62 @@ impl File {
 
     fn parse(text: &str) -> Result<Self, String> {
         let place = |key: &str, error: &toml::de::Error| {
-            let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or_default();
-            let line = before.matches('\n').count() + 1;
-            let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
             let reason = error.message().replace('\n', " ");
             let key = if key == "." { String::new() } else { format!("{key}: ") };
-            format!("{line}:{column}: {key}{reason}")
+            format!("{}: {key}{reason}", line_and_column(text, error.span().map_or(0, |span| span.start)))
         };
         let toml = toml::Deserializer::parse(text).map_err(|error| place(".", &error))?;
         let file: Self = serde_path_to_error::deserialize(toml)
             .map_err(|error| place(&error.path().to_string(), error.inner()))?;
-        if file.limits.max_connections == 0 {
-            return Err("limits.max_connections: must be at least 1".to_owned());
-        }
-        if file.limits.max_connections_per_address == 0 {
-            return Err("limits.max_connections_per_address: must be at least 1".to_owned());
-        }
-        check_lease(file.limits.lease).map_err(|wrong| format!("limits.lease: {wrong}"))?;
-        let findings = [file.retention.finding(), file.notices.finding(), file.outbound.finding()];
-        match findings.into_iter().flatten().next() {
-            Some(finding) => Err(finding),
+        match file.finding() {
             None => Ok(file),
+            Some(finding) => {
+                let key = finding.split(':').next().unwrap_or_default();
+                let at = offset(text, key).map_or(String::new(), |at| line_and_column(text, at) + ": ");
+                Err(format!("{at}{finding}"))
+            }
         }
     }
+
+    /// What is of the right type and cannot be used all the same: `key: what is wrong`.
+    fn finding(&self) -> Option<String> {
+        let limits = &self.limits;
+        let none =
+            |key: &str, count: usize| (count == 0).then(|| format!("limits.{key}: must be at least 1"));
+        let data = self.data.as_ref().filter(|data| data.as_os_str().is_empty());
+        data.map(|_| "data: must not be empty: name a folder".to_owned())
+            .or_else(|| none("max_connections", limits.max_connections))
+            .or_else(|| none("max_connections_per_address", limits.max_connections_per_address))
+            .or_else(|| check_lease(limits.lease).err().map(|wrong| format!("limits.lease: {wrong}")))
+            .or_else(|| {
+                let level = &self.log.level;
+                (!is_log_level(level)).then(|| format!("log.level: expected {LOG_LEVELS}, found {level:?}"))
+            })
+            .or_else(|| self.retention.finding())
+            .or_else(|| self.notices.finding())
+            .or_else(|| self.outbound.finding())
+    }
+}
+
+/// Where the value of a dotted key stands, in bytes.
+fn offset(text: &str, key: &str) -> Option<usize> {
+    let document = toml::de::DeTable::parse(text).ok()?;
+    let (mut table, mut at) = (document.get_ref(), None);
+    for part in key.split('.') {
+        let value = table.get(part)?;
+        at = Some(value.span().start);
+        let toml::de::DeValue::Table(inner) = value.get_ref() else { break };
+        table = inner;
+    }
+    at
+}
+
+/// A place for people, both counted from 1; columns count characters.
+fn line_and_column(text: &str, at: usize) -> String {
+    let before = text.get(..at).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    format!("{line}:{column}")
 }
 
 /// Judges the length of a lease.
@@ -327,12 +360,18 @@ mod tests {
             ("[limits]\nmax_blob = \"lots\"\n", "2:12: limits.max_blob: "),
             ("[log]\nformat = \"xml\"\n", "2:10: log.format: unknown variant `xml`"),
             ("listen = \n", "1:"),
-            ("[limits]\nlease = \"1s\"\n", "limits.lease: must be 2 s to 86400 s"),
-            ("[limits]\nmax_connections = 0\n", "limits.max_connections: must be at least 1"),
-            ("[limits]\nmax_connections_per_address = 0\n", "limits.max_connections_per_address: must be"),
+            ("[limits]\nlease = \"1s\"\n", "2:9: limits.lease: must be 2 s to 86400 s"),
+            ("[limits]\nmax_connections = 0\n", "2:19: limits.max_connections: must be at least 1"),
+            (
+                "[limits]\nmax_connections_per_address = 0\n",
+                "2:31: limits.max_connections_per_address: must be",
+            ),
+            ("data = \"\"\n", "1:8: data: must not be empty"),
+            ("[log]\nlevel = \"verbose\"\n", "2:9: log.level: expected \"error\", "),
+            ("[notices]\ntimeout = \"0s\"\n", "2:11: notices.timeout: must be"),
             ("[quotas]\nblob_bytes = 7.5\n", "2:14: quotas.blob_bytes: "),
             ("[quotas]\njobs = 7\n", "2:1: quotas.jobs: unknown field"),
-            ("[retention]\njobs = \"0s\"\n", "retention.jobs: must be at least 1s"),
+            ("[retention]\njobs = \"0s\"\n", "2:8: retention.jobs: must be at least 1s"),
             ("[retention]\nblobs = 7\n", "2:9: retention.blobs: "),
             ("[retention]\nbackups = \"7d\"\n", "2:1: retention.backups: unknown field"),
         ] {

@@ -2,6 +2,7 @@
 
 pub mod ask;
 mod page;
+mod words;
 
 use crate::{
     agent::Agent,
@@ -17,7 +18,8 @@ use crate::{
 use axum::{
     Json, Router,
     extract::State,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
+    middleware::map_response,
     response::{Html, IntoResponse, Response},
     routing::get,
 };
@@ -89,6 +91,7 @@ impl Local {
         let mut reasons: Vec<String> = self.status.not_connected().into_iter().collect();
         let full = self.journal.get().and_then(|journal| self.pressure.full(journal));
         reasons.extend(full.map(str::to_owned));
+        reasons.extend(self.agent.get().and_then(|agent| agent.wrong_clock()));
         if self.draining.load(Ordering::Relaxed) {
             reasons.push("the agent is being stopped".to_owned());
         }
@@ -133,7 +136,8 @@ pub async fn serve(listener: TcpListener, local: Arc<Local>, stop: CancellationT
         .route("/metrics", get(metrics))
         .route("/status.json", get(status))
         .route("/", get(index))
-        .with_state(local);
+        .with_state(local)
+        .layer(map_response(hardened));
     let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!(%error, "The local port has failed");
@@ -168,7 +172,25 @@ async fn status(State(local): State<Arc<Local>>) -> Json<crate::status::Snapshot
     Json(local.snapshot())
 }
 
-async fn index(State(local): State<Arc<Local>>) -> impl IntoResponse {
-    const POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'");
-    ([(header::CONTENT_SECURITY_POLICY, POLICY)], Html(page::render(&local.snapshot())))
+async fn index(State(local): State<Arc<Local>>, uri: Uri, headers: HeaderMap) -> impl IntoResponse {
+    let accepted = headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok());
+    let language = words::language(uri.query(), accepted);
+    ([(header::VARY, "accept-language")], Html(page::render(&local.snapshot(), language)))
+}
+
+/// What is shown is of this moment, what it claims to be, and of no use within another page.
+async fn hardened(mut response: Response) -> Response {
+    const HEADERS: [(HeaderName, &str); 4] = [
+        (header::CACHE_CONTROL, "no-store"),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+        ),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    for (name, value) in HEADERS {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
 }

@@ -168,6 +168,9 @@ pub fn unwritable_folder(what: &str, path: &Path, error: &io::Error) -> String {
     let whose = owner.map_or(String::new(), |(p, owner)| format!("; {} belongs to uid {owner}", p.display()));
     let mend = match error.kind() {
         io::ErrorKind::ReadOnlyFilesystem => mapped::writable(path),
+        _ if existing.is_some_and(|p| !p.is_dir()) => {
+            "that is no folder: name another place, or move away what stands there".to_owned()
+        }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space on its disk".to_owned(),
         _ => mapped::give(path),
     };
@@ -186,6 +189,15 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_in_place_of_the_folder_is_told_as_such() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for path in [file.path().to_owned(), file.path().join("state")] {
+            let told = StateDir::open(&path).unwrap_err().to_string();
+            assert!(told.contains("that is no folder") && !told.contains("chown"), "{told}");
+        }
+    }
 
     #[test]
     fn a_second_agent_is_refused_and_the_folder_is_private() {
@@ -234,8 +246,8 @@ mod tests {
     #[test]
     fn a_folder_that_cannot_be_made_is_told_with_owner_and_command() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("file"), b"").unwrap();
-        let error = StateDir::open(&dir.path().join("file/state")).unwrap_err().to_string();
+        // Root, who may run this, is refused nothing.
+        let error = unwritable(&dir.path().join("state"), &io::ErrorKind::PermissionDenied.into());
         assert!(error.contains("cannot be written") && error.contains("belongs to uid"), "{error}");
         assert!(error.contains("chown -R"), "{error}");
     }

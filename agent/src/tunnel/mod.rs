@@ -1,6 +1,7 @@
 //! Keeps one connection to the hub: dial, upgrade, session, and again. Jobs hang on the process, not on this.
 
 pub mod backoff;
+mod opening;
 mod session;
 mod upgrade;
 

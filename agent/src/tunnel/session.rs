@@ -1,28 +1,23 @@
 //! Drives the protocol's session over a WebSocket: one loop that never waits for a write, so that a stalled socket
 //! neither hides a dead hub nor delays a heartbeat. Writes go through a bounded channel to a task of their own.
 
-use super::{
-    Ended,
-    upgrade::{RE_ENROL, Socket},
-};
+use super::{Ended, opening, upgrade::Socket};
 use crate::{
-    VERSION,
     agent::Agent,
     audit::{Entry, Kind},
-    clock, listeners,
+    clock,
     outbox::{Answer, CallAnswer},
     registry::Cause,
     report,
     state::Refusal,
-    status::Link,
+    status::{CLOCK_TOLD, Link},
     triggers::send,
 };
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
 use passerelle_connectors::causes::chain;
 use passerelle_protocol::{
-    CallResult, HeldAction, Hello, PROTOCOL_VERSION, Refuse, VersionRange, Welcome,
-    limits::{MAX_HUB_KEYS, MAX_JOBS},
+    CallResult, HeldAction, Refuse, Welcome,
     session::{AgentEvent, AgentSession, Attempt, Frame},
 };
 use std::{sync::Arc, time::Duration};
@@ -54,7 +49,7 @@ enum Write {
 pub async fn drive(agent: &Arc<Agent>, socket: Socket, heard: &mut u64) -> Ended {
     // Before the settings are read: a change in between is then not missed.
     let mut announced = agent.announced.subscribe();
-    let session = match AgentSession::new(hello(agent).await, std::time::Instant::now()) {
+    let session = match AgentSession::new(opening::hello(agent).await, std::time::Instant::now()) {
         Ok(session) => session,
         Err(reason) => return Ended::Failed { why: reason.to_string(), hint: None },
     };
@@ -153,7 +148,7 @@ pub async fn drive(agent: &Arc<Agent>, socket: Socket, heard: &mut u64) -> Ended
     let code = reason.as_ref().map_or(code, |reason| reason.close_code());
     goodbye(&writes, &mut writer, code).await;
     if let Some(refuse) = tunnel.refused {
-        return refusal(agent, refuse);
+        return opening::refusal(agent, refuse);
     }
     let why = ended.or_else(|| reason.map(|reason| reason.to_string()));
     Ended::Failed { why: why.unwrap_or_else(|| "the session ended".to_owned()), hint: None }
@@ -351,7 +346,7 @@ impl Driver<'_> {
                 "The hub counts this agent to another tenant or site than at enrolment; jobs for it are refused"
             );
         }
-        if let Some(clock) = clock::difference(welcome.server_time, 10) {
+        if let Some(clock) = clock::difference(welcome.server_time, CLOCK_TOLD) {
             warn!("{clock}");
         }
         self.epoch = welcome.epoch;
@@ -369,73 +364,11 @@ impl Driver<'_> {
         self.agent.journal.refused(row.detail(&format!("session {}", welcome.session)));
         Refusal::forget(&self.agent.state);
         self.agent.status.set_link(Link::Connected { session: welcome.session, since: clock::now() });
+        self.agent.status.set_hub_clock(welcome.server_time);
         // What waits is for this connection from here on.
         self.agent.outbox.reconnected();
         info!(epoch = welcome.epoch, version = welcome.version, "Connected to the hub");
     }
-}
-
-async fn hello(agent: &Agent) -> Hello {
-    let settings = agent.settings();
-    let (connectors, mut resources) = settings.announcements();
-    for (name, paused) in agent.pauses.now() {
-        if let Some(resource) = resources.iter_mut().find(|resource| resource.name == name) {
-            resource.paused = Some(paused.announced());
-        }
-    }
-    let mut hub_keys = agent.identity.hub_key_names();
-    hub_keys.truncate(MAX_HUB_KEYS);
-    let mut held = agent.registry.held();
-    // A session may not hold more than this; the others are re-offered, found in the journal, and accepted.
-    held.truncate(MAX_JOBS as usize * 2);
-    Hello {
-        versions: VersionRange { min: PROTOCOL_VERSION, max: PROTOCOL_VERSION },
-        agent: agent.identity.enrolled.agent,
-        name: settings.name.clone(),
-        agent_version: VERSION.to_owned(),
-        instance: agent.instance.clone(),
-        max_jobs: settings.max_jobs(),
-        connectors,
-        resources,
-        held,
-        hub_keys,
-        triggers: settings.triggers(),
-        calls: settings.calls(agent.calls.issued_after()),
-        listeners: listeners::announcements(agent).await,
-    }
-}
-
-fn refusal(agent: &Agent, refuse: Refuse) -> Ended {
-    let clock = clock::difference(refuse.server_time, 60);
-    let mut message = refuse.message;
-    if refuse.code == "version" {
-        message = format!(
-            "{message} (the hub speaks protocol versions {} to {}, this agent {PROTOCOL_VERSION}: update the older one)",
-            refuse.versions.min, refuse.versions.max
-        );
-    }
-    if let Some(clock) = clock {
-        message = format!("{message}; {clock}");
-    }
-    let kind = if refuse.code == "fenced" { Kind::Fenced } else { Kind::RefusedByHub };
-    agent.journal.refused(Entry::new(kind).hub_code(&refuse.code).detail(&message));
-    if refuse.code == "revoked" {
-        message.push_str(RE_ENROL);
-    }
-    if refuse.code == "fenced" {
-        agent.metrics.fenced.inc();
-        error!(
-            "Another connection with this agent's identity took over. If this machine or its state folder was copied, two \
-             processes use one identity: stop one of them, and give it an identity of its own with `passerelle-agent \
-             re-enrol`; if nobody of yours did that, revoke the agent at the hub"
-        );
-    }
-    if refuse.permanent {
-        let subject = agent.identity.enrolled.agent.to_string();
-        return Ended::Refused(Refusal::now(refuse.code, message, subject));
-    }
-    let hint = refuse.retry_after_s.map(|s| Duration::from_secs(s.into()));
-    Ended::Failed { why: format!("the hub refuses the session: {}: {message}", refuse.code), hint }
 }
 
 /// Whether the hub broke the rules of WebSocket (RFC 6455), not the connection itself.

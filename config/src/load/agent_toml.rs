@@ -2,10 +2,10 @@
 
 use super::Loader;
 use crate::{
-    AgentSection, AuditSection, ByteSize, ClassicLog, HubSection, HumanDuration, KeyRotation, LogFormat,
-    LogSection, ProxySection, Section, TrustSection, audit,
+    AgentSection, AuditSection, ByteSize, ClassicLog, HubSection, HumanDuration, KeyRotation, LOG_LEVELS,
+    LogFormat, LogSection, ProxySection, Section, TrustSection, audit,
     check::{self, Use},
-    defaults, raw,
+    defaults, is_log_level, raw,
 };
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -190,9 +190,7 @@ impl Loader {
     fn check_log(&mut self, root: &Section, raw: raw::Log) -> LogSection {
         let level = raw.level.unwrap_or_else(|| defaults::LOG_LEVEL.to_owned());
         if !is_log_level(&level) {
-            let message = "expected \"error\", \"warn\", \"info\", \"debug\", \"trace\" or \"off\", \
-                           or a list such as \"info,passerelle_agent=debug\"";
-            self.diagnostics.push(root.finding("log.level", message));
+            self.diagnostics.push(root.finding("log.level", format!("expected {LOG_LEVELS}")));
         }
         LogSection {
             format: raw.format.unwrap_or(LogFormat::Text),
@@ -247,20 +245,6 @@ impl Loader {
         check::not_empty(root, key, path.as_os_str().is_empty(), &mut self.diagnostics);
         Some(self.dir.join(path))
     }
-}
-
-/// Whether a text is a level or a list of `target=level`, as `tracing` reads it.
-fn is_log_level(text: &str) -> bool {
-    let level = |text: &str| {
-        ["error", "warn", "info", "debug", "trace", "off"]
-            .iter()
-            .any(|level| level.eq_ignore_ascii_case(text))
-    };
-    let directive = |text: &str| match text.rsplit_once('=') {
-        Some((target, part)) => !target.is_empty() && !target.contains(char::is_whitespace) && level(part),
-        None => level(text),
-    };
-    text.split(',').map(str::trim).all(directive)
 }
 
 /// The host's name, made to fit.

@@ -3,6 +3,8 @@
 use super::{
     App, List,
     auth::{Allowed, SitesRead},
+    body::StrictQuery,
+    page_size,
     problem::{Problem, ProblemDocument},
     with_header,
 };
@@ -17,18 +19,38 @@ use axum::{
 };
 use http::HeaderName;
 use passerelle_protocol::{ApiCode, Name};
+use serde::Deserialize;
 
 /// Names the tenant of the key that asks.
 const TENANT: HeaderName = HeaderName::from_static("passerelle-tenant");
 
-/// Lists the sites; the header `Passerelle-Tenant` names the tenant they belong to.
+/// Which sites to list.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// At most so many, 1 to 500; default 500.
+    limit: Option<u64>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// Lists the sites by name; the header `Passerelle-Tenant` names the tenant they belong to.
 #[utoipa::path(
-    get, path = "/v1/sites", tag = "sites",
+    get, path = "/v1/sites", tag = "sites", params(ListQuery),
     responses((status = 200, body = List<SiteSummary>), (status = "default", body = ProblemDocument))
 )]
-pub async fn list(caller: Allowed<SitesRead>, State(app): State<App>) -> Result<Response, Problem> {
+pub async fn list(
+    caller: Allowed<SitesRead>,
+    State(app): State<App>,
+    StrictQuery(query): StrictQuery<ListQuery>,
+) -> Result<Response, Problem> {
+    let limit = page_size(query.limit.or(Some(500)))?;
+    let after = query.cursor.map(|cursor| cursor.parse()).transpose();
+    let after = after.map_err(|_| Problem::bad_request("cursor: not one that a page of this list gave"))?;
     let tenant = caller.tenant.clone();
-    let list = Json(List { items: app.store.sites(caller.tenant).await?, next_cursor: None });
+    let page = app.store.sites(caller.tenant, limit, after).await?;
+    let list = Json(List { items: page.items, next_cursor: page.next_cursor });
     // What a client that signs its own jobs has to put into them.
     Ok(with_header(list.into_response(), TENANT, tenant.as_str()))
 }

@@ -5,7 +5,7 @@ use super::{
     row::{is_secret, ms, name, new_id, new_secret, opt_json, opt_time, parsed, split_secret, time, to_json},
     writer::Tx,
 };
-use crate::model::{ApiKeyRecord, Caller, EnrolmentTokenRecord, SiteSummary, TenantRecord, Tier};
+use crate::model::{ApiKeyRecord, Caller, EnrolmentTokenRecord, Page, SiteSummary, TenantRecord, Tier};
 use passerelle_protocol::Name;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use std::{sync::Arc, time::Duration};
@@ -251,11 +251,16 @@ impl Store {
         .await
     }
 
-    /// The sites of a tenant, by name.
+    /// A page of the sites of a tenant, by name: at most `limit`, those after a name.
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub async fn sites(&self, tenant: Name) -> Result<Vec<SiteSummary>, Error> {
+    pub async fn sites(
+        &self,
+        tenant: Name,
+        limit: usize,
+        after: Option<Name>,
+    ) -> Result<Page<SiteSummary>, Error> {
         let wanted = tenant.clone();
         let mut sites: Vec<SiteSummary> = self
             .read(move |conn| {
@@ -266,9 +271,11 @@ impl Store {
                      (SELECT count(*) FROM jobs j WHERE j.tenant = s.tenant AND j.site = s.name AND j.state = 'queued' \
                       AND j.ready = 1) + (SELECT count(*) FROM jobs j WHERE j.tenant = s.tenant AND j.site = s.name \
                       AND j.blocks = 1 AND j.ready = 0 AND j.state = 'queued') \
-                     FROM sites s WHERE s.tenant = ?1 ORDER BY name",
+                     FROM sites s WHERE s.tenant = ?1 AND (?2 IS NULL OR name > ?2) ORDER BY name LIMIT ?3",
                 )?;
-                let rows = statement.query_map([wanted.as_str()], |row| {
+                let most = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);
+                let given = params![wanted.as_str(), after.as_ref().map(Name::as_str), most];
+                let rows = statement.query_map(given, |row| {
                     Ok(SiteSummary {
                         name: name(row, 0)?,
                         agents: super::row::size(row, 1)?,
@@ -279,10 +286,13 @@ impl Store {
                 Ok(rows.collect::<Result<_, _>>()?)
             })
             .await?;
+        let more = sites.len() > limit;
+        sites.truncate(limit);
         for site in &mut sites {
             site.agents_online = self.shared().registry.online_at(&tenant, &site.name);
         }
-        Ok(sites)
+        let next_cursor = sites.last().filter(|_| more).map(|site| site.name.to_string());
+        Ok(Page { items: sites, next_cursor })
     }
 
     /// Whether the tenant has this site.

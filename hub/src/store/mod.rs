@@ -45,6 +45,7 @@ mod timers;
 pub(crate) mod transition;
 pub(crate) mod triggers;
 mod wait;
+mod work;
 pub(crate) mod writer;
 
 #[cfg(test)]
@@ -77,7 +78,8 @@ use std::{
     thread::JoinHandle,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, oneshot};
-use writer::{Order, Tx, Write};
+use work::{Order, Write};
+use writer::Tx;
 
 /// The database's file in the data folder.
 pub const DATABASE: &str = "hub.sqlite";

@@ -1,7 +1,7 @@
 //! Sites, resources and agents, with and without a tunnel.
 
 use crate::{
-    agent::Agent,
+    agent::{Agent, token},
     support::{Hub, eventually},
 };
 use serde_json::{Value, json};
@@ -55,6 +55,20 @@ async fn sites_agents_and_resources_show_what_is_connected() {
 
     hub.get("/v1/sites/lyon/resources").await.expect_problem(404, "site_unknown");
     hub.get("/v1/sites/LYON/resources").await.expect_problem(404, "site_unknown");
+    for site in ["lyon", "nice"] {
+        token(&hub, "acme", site, 1).await;
+    }
+    let names = |page: &Value| {
+        page["items"].as_array().unwrap().iter().map(|site| site["name"].clone()).collect::<Vec<_>>()
+    };
+    let first = hub.get("/v1/sites?limit=2").await.expect(200).json();
+    assert_eq!(names(&first), ["lyon", "nice"]);
+    let next = format!("/v1/sites?limit=2&cursor={}", first["next_cursor"].as_str().unwrap());
+    let last = hub.get(&next).await.expect(200).json();
+    assert_eq!((names(&last), &last["next_cursor"]), (vec![json!("paris")], &Value::Null));
+    for wrong in ["limit=0", "limit=501", "cursor=A%20B", "color=red"] {
+        hub.get(&format!("/v1/sites?{wrong}")).await.expect_problem(400, "bad_request");
+    }
     hub.get("/v1/agents?limit=0").await.expect_problem(400, "bad_request");
     hub.get("/v1/agents?color=red").await.expect_problem(400, "bad_request");
     hub.end().await;

@@ -1,7 +1,8 @@
 //! Bad input at the start: each has a message that says what to do, and its documented exit code.
 
 use crate::common::{SITE, Site, drop_job};
-use passerelle_tests::{Agent, Hub, Nginx, SmallDisk, is_root, resources};
+use passerelle_tests::{Agent, Hub, Nginx, SmallDisk, is_root, resources, shifted_clock};
+use serde_json::Value;
 use std::{fs, process::Output, time::Duration};
 
 const CONFIGURATION: i32 = 64;
@@ -173,6 +174,36 @@ async fn a_wrong_clock_is_told_with_the_difference() {
     assert_eq!(site.agent.readiness().await, Some(503));
     assert_eq!(site.hub.api.job(&id).await["state"], "queued");
     assert!(site.agent.process().is_running(), "a wrong clock may be put right: the agent goes on trying");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_wait_while_the_clock_is_too_far_behind_for_what_is_signed() {
+    let mut site = Site::start().await;
+    site.agent.kill();
+    let clock = tempfile::NamedTempFile::new().unwrap();
+    fs::write(clock.path(), "-90").unwrap();
+    // Unlike a fixed difference, one that is read from a file can be put right while the agent runs.
+    for (name, value) in shifted_clock("").into_iter().filter(|(name, _)| name != "FAKETIME") {
+        site.agent.env(name, value);
+    }
+    site.agent.env("FAKETIME_TIMESTAMP_FILE", clock.path()).env("FAKETIME_NO_CACHE", "1");
+    site.hub.api.agents_online(SITE, 0).await;
+    let id = site.hub.api.submit(&drop_job("a.csv", "x")).await;
+    site.agent.spawn();
+    // The hub still believes its token. What it signs now is of the future, for longer than is tolerated.
+    let line = site.agent.process().logged("Declined an offer", SOON).await;
+    assert!(line.contains("s behind the hub's; set it right (NTP)"), "{line}");
+    assert_eq!(site.agent.readiness().await, Some(503));
+    let status = site.agent.status().await;
+    assert_eq!(status["connection"]["state"], "connected");
+    assert!(status["clock"].as_str().unwrap().contains("s behind the hub's"), "{status}");
+    // No fault of the job's, which goes on waiting: not one of the few times that it may be refused so.
+    site.agent.counted("passerelle_agent_offers_declined_total{code=\"busy\"}", 2.0).await;
+    assert_eq!(site.hub.api.job(&id).await["state"], "queued");
+    fs::write(clock.path(), "+0").unwrap();
+    site.hub.api.reach(&id, &["succeeded"]).await;
+    site.agent.ready().await;
+    assert_eq!(site.agent.status().await["clock"], Value::Null);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -111,7 +111,7 @@ async fn a_resource_that_nobody_announced_waits_and_an_operation_is_offered_to_b
     let views = served.tunnel.resources(&name("acme"), &name("paris"));
     let names: Vec<_> = views.iter().map(|view| (view.name.as_str(), view.operations.len())).collect();
     assert_eq!(names, [("compta", 1), ("orders", 1)]);
-    assert_eq!(hub.store.sites(name("acme")).await.unwrap()[0].agents_online, 1);
+    assert_eq!(hub.store.sites(name("acme"), 500, None).await.unwrap().items[0].agents_online, 1);
 }
 
 #[tokio::test]
